@@ -1,0 +1,190 @@
+//! The auction's messages: call, bid or refusal, award, stop.
+//!
+//! Every message of a scheduler carries its authority; a node keeps, durably,
+//! the highest that it has heard from anyone and refuses lower ones for every
+//! slot.
+
+use potluck_specs::{
+    Epoch, Generation, JobName, Millis, NodeId, PackageId, Reign, SlotId,
+    job::{PortSpec, Resources, SignedJob},
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Whose word it is. Ordered by epoch, then reign.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Authority {
+    /// The cluster's epoch.
+    pub epoch: Epoch,
+    /// The leadership.
+    pub reign: Reign,
+}
+
+impl Authority {
+    /// The generation number `sequence` of this authority.
+    pub fn generation(self, sequence: u64) -> Generation {
+        Generation {
+            epoch: self.epoch,
+            reign: self.reign,
+            sequence,
+        }
+    }
+}
+
+/// Who can take some of these alike slots?
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// Whose call.
+    pub authority: Authority,
+    /// Names the call among those of its authority.
+    pub call: u64,
+    /// The job.
+    pub job: JobName,
+    /// Its version.
+    pub version: u64,
+    /// How many slots are to be filled in all.
+    pub wanted: u32,
+    /// What each needs.
+    pub resources: Resources,
+    /// Ports that each needs.
+    pub ports: Vec<PortSpec>,
+    /// The program.
+    pub package: PackageId,
+    /// The program's size.
+    pub package_bytes: u64,
+    /// How many of the job's tasks each rack has already.
+    pub tasks_by_rack: BTreeMap<String, u32>,
+}
+
+/// A node's answer to a call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CallAnswer {
+    /// It can; what it offers is reserved until the bid's end.
+    Bid(Bid),
+    /// It can't, and says why.
+    Refusal(Refusal),
+}
+
+/// An offer, from the truth that the node has and the scheduler has not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bid {
+    /// The call that it answers.
+    pub call: u64,
+    /// How many of the wanted slots it can take; reserved.
+    pub slots: u32,
+    /// Free before the reservation.
+    pub free: Resources,
+    /// All that the node has.
+    pub total: Resources,
+    /// Bytes of the package that are not here yet.
+    pub missing_bytes: u64,
+    /// Tasks of this job that failed here lately.
+    pub failures: u32,
+    /// How long the reservation holds, from when the node answered.
+    pub holds: Millis,
+}
+
+/// Why a node does not take a slot.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Refusal {
+    /// It has heard of a later scheduler.
+    StaleAuthority {
+        /// The highest that it knows.
+        highest: Authority,
+    },
+    /// Too few cores free.
+    Cpu {
+        /// Thousandths of a core that one slot needs.
+        need: u32,
+        /// Thousandths of a core that are free.
+        free: u32,
+    },
+    /// Too little memory free.
+    Memory {
+        /// Bytes that one slot needs.
+        need: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// A fixed port is taken here.
+    PortTaken {
+        /// Its number.
+        port: u16,
+    },
+    /// The node takes no new work.
+    Draining,
+    /// It still adopts the tasks of its former life.
+    Adopting,
+    /// As many calls as it keeps reservations for are open.
+    Busy,
+    /// The job's signature or author is not accepted here.
+    Untrusted {
+        /// What the check says.
+        why: String,
+    },
+    /// The slot is filled here under a later generation.
+    StaleGeneration {
+        /// The generation that it has.
+        holds: Generation,
+    },
+    /// A kind of refusal that a newer version knows.
+    #[serde(other)]
+    Other,
+}
+
+/// Fill these slots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Award {
+    /// Whose award.
+    pub authority: Authority,
+    /// The call that it ends, whose reservation it uses if it still holds.
+    pub call: u64,
+    /// Slots, each with the generation under which it is to be filled.
+    pub slots: Vec<(SlotId, Generation)>,
+    /// The whole job again: the node keeps no state for a call but its
+    /// reservation, and checks the signature itself.
+    pub job: SignedJob,
+    /// Bytes of the package, for the plan of fetching.
+    pub package_bytes: u64,
+    /// Nodes that hold the package.
+    pub holders: Vec<NodeId>,
+}
+
+/// A node's answer to an award, slot by slot. A slot that is committed stays
+/// so: repeats of the award get the same answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AwardAnswer {
+    /// In the award's order.
+    pub slots: Vec<(SlotId, Result<(), Refusal>)>,
+}
+
+/// End what fills a slot, if it is of this generation or an earlier one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopOrder {
+    /// Whose order.
+    pub authority: Authority,
+    /// The slot.
+    pub slot: SlotId,
+    /// Not later than this.
+    pub generation: Generation,
+    /// For people.
+    pub reason: StopReason,
+}
+
+/// Why a task is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum StopReason {
+    /// A person stopped the job.
+    JobStopped,
+    /// A newer version takes its place.
+    Replaced,
+    /// The job has fewer slots now.
+    ScaledDown,
+    /// The node is being drained.
+    Drained,
+    /// The slot is filled elsewhere.
+    Double,
+    /// A reason that a newer version knows.
+    #[serde(other)]
+    Other,
+}

@@ -1,0 +1,8 @@
+//! Everything that a node or a scheduler decides.
+//!
+//! This crate decides and does nothing: `step(event, now) -> effects`. No
+//! clock, socket, file, async, randomness or unordered map. The node drives it
+//! with real events, the simulator drives the same lines with virtual ones.
+
+pub mod auction;
+pub mod session;

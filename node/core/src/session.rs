@@ -1,0 +1,110 @@
+//! The session between an agent and the scheduler: heartbeats with what the
+//! host runs.
+
+use crate::auction::Authority;
+use potluck_specs::{Generation, JobName, Millis, NodeId, SlotId, job::Resources};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What a task is doing.
+///
+/// ```text
+/// Fetching -> Starting -> Running -> Stopping -> Stopped
+///     |           |          |
+///     +-----------+----------+--> Backoff -> Fetching
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum TaskState {
+    /// In the journal, not yet found again after the agent's restart.
+    Adopting,
+    /// Its package is being fetched.
+    Fetching,
+    /// Its helper is being started.
+    Starting,
+    /// Its process runs.
+    Running,
+    /// It ended by itself and waits to be started again.
+    Backoff,
+    /// It has been told to stop.
+    Stopping,
+    /// It is gone; reported until the scheduler has heard of it.
+    Stopped,
+    /// A state that a newer version knows.
+    #[serde(other)]
+    Other,
+}
+
+/// One slot as its host sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotReport {
+    /// The slot.
+    pub slot: SlotId,
+    /// Under which generation it is filled.
+    pub generation: Generation,
+    /// The job's version that runs.
+    pub version: u64,
+    /// What the task is doing.
+    pub state: TaskState,
+    /// It passes its health check; without one: it runs.
+    pub healthy: bool,
+    /// Chosen port numbers by name.
+    pub ports: BTreeMap<String, u16>,
+    /// What it needs, as reserved on the host.
+    pub resources: Resources,
+    /// Starts of its process under this generation, from 1; 0 before.
+    pub starts: u32,
+    /// How its last process ended, or why it could not start, for people.
+    pub last_end: Option<String>,
+    /// Since when it is in this state, Unix time.
+    pub since: Millis,
+}
+
+/// What an agent sends to the scheduler each second, and at once when
+/// something changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// The sender.
+    pub node: NodeId,
+    /// Changes with each start of the agent.
+    pub incarnation: u64,
+    /// The highest authority that the node has heard of.
+    pub highest: Authority,
+    /// Free now, after reservations.
+    pub free: Resources,
+    /// All that the node has for tasks.
+    pub total: Resources,
+    /// Takes no new work.
+    pub draining: bool,
+    /// What it runs.
+    pub inventory: Inventory,
+}
+
+/// All that a host runs, or what changed since a number that the scheduler
+/// confirmed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inventory {
+    /// `None`: `slots` is everything. `Some(n)`: what changed after report `n`.
+    pub since: Option<u64>,
+    /// The number of this report.
+    pub number: u64,
+    /// Slots, in order.
+    pub slots: Vec<SlotReport>,
+    /// Slots that the host has forgotten since then.
+    pub gone: Vec<SlotId>,
+}
+
+/// The scheduler's answer to a heartbeat.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeartbeatAnswer {
+    /// Whose answer.
+    pub authority: Authority,
+    /// The report up to which the scheduler knows the host; the next
+    /// inventory may be relative to it. `None` asks for everything.
+    pub confirmed: Option<u64>,
+    /// Jobs of stopped slots that the host may forget: `Stopped` reports that
+    /// are acknowledged.
+    pub forget: Vec<(SlotId, Generation)>,
+}
+
+/// A summary of a job for the bidder's history: failures by job.
+pub type FailuresByJob = BTreeMap<JobName, u32>;

@@ -1,0 +1,3 @@
+//! The program `potluck-helper`: a task's parent.
+
+fn main() {}

@@ -1,0 +1,25 @@
+//! The machine: agent, network, control group, API and command line of one
+//! potluck node.
+//!
+//! ```text
+//! cli ── api ──┐
+//!              ▼
+//!           runtime ── agent ── helpers and tasks
+//!           │ │  │
+//!   control ┘ │  └ packages, discovery
+//!             network (libp2p), gossip
+//! ```
+//!
+//! `runtime` starts the actors in order and stops them in reverse. Decisions
+//! are `potluck-core`'s; this crate carries them out.
+
+pub mod agent;
+pub mod api;
+pub mod cli;
+pub mod clock;
+pub mod control;
+pub mod identity;
+pub mod network;
+pub mod runtime;
+pub mod spawn;
+pub mod wire;

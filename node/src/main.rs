@@ -1,0 +1,3 @@
+//! The program `potluck`: one per host.
+
+fn main() {}

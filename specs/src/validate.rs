@@ -1,0 +1,1 @@
+//! Checks of a job draft: every finding at once, each with a way to mend it.

@@ -1,0 +1,3 @@
+//! The program `potluck-testnet`: the cluster in a box.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! A small HTTP service for the demo and the tests.
+
+fn main() {}
