@@ -1,0 +1,194 @@
+//! Changes: signed by the person who asks, checked by the node that receives
+//! them and again by the scheduler, so that a node on the way can neither
+//! forge nor alter one.
+
+use potluck_specs::{
+    ChangeId, FleetId, JobName, Millis, NodeId,
+    codec::{self, CodecError},
+    job::{JOB_BYTES_MAX, SignedJob},
+    trust::{
+        Context, NodeRole, SecretKey, SignatureError, Signed, TokenSecretHash, TrustError,
+        UserCertificate, UserCredential,
+    },
+};
+use serde::{Deserialize, Serialize};
+
+/// Largest change: a signed job and what is around it.
+pub const CHANGE_BYTES_MAX: usize = JOB_BYTES_MAX + (16 << 10);
+
+/// How old a change may be when it reaches the scheduler: retries of a client
+/// end long before, and a recorded change can't be played back next week.
+pub const CHANGE_AGE_MAX: Millis = Millis(10 * 60_000);
+
+/// What a person asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub enum Change {
+    /// Run this version of a job.
+    RunJob {
+        /// Signed by the same user.
+        job: Box<SignedJob>,
+    },
+    /// Stop a job: no slot of it is wanted any more.
+    StopJob {
+        /// Which.
+        job: JobName,
+    },
+    /// Let somebody join.
+    CreateToken {
+        /// The token's public name.
+        id: String,
+        /// BLAKE3 of its secret; the secret stays with the person.
+        secret_hash: TokenSecretHash,
+        /// What its nodes may be chosen for.
+        roles: Vec<NodeRole>,
+        /// The only rack that it admits to.
+        rack: Option<String>,
+        /// How many nodes.
+        uses: u32,
+        /// Its end, Unix time.
+        expires: Millis,
+    },
+    /// Take a node out of, or back into, the choice for new work; its tasks
+    /// move away.
+    Drain {
+        /// Which.
+        node: NodeId,
+        /// Out or in.
+        draining: bool,
+    },
+    /// Forget a node that has left for good.
+    Remove {
+        /// Which.
+        node: NodeId,
+    },
+}
+
+/// A change with its id, as it is signed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeRequest {
+    /// Made by the client: a repeat gets the first answer.
+    pub id: ChangeId,
+    /// For which fleet.
+    pub fleet: FleetId,
+    /// For which cluster.
+    pub cluster: String,
+    /// When, Unix time.
+    pub made: Millis,
+    /// What.
+    pub change: Change,
+}
+
+/// A change's exact bytes with who signed them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignedChange {
+    /// Canonical bytes of a [`ChangeRequest`].
+    pub request: Signed,
+    /// Who signed.
+    pub author: UserCredential,
+}
+
+/// A change that is refused before it is looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// The author's certificate is not accepted.
+    #[error("the author of the change is not trusted")]
+    Author(#[source] TrustError),
+    /// The author's key did not sign these bytes.
+    #[error("the change's signature does not hold")]
+    Signature(#[from] SignatureError),
+    /// The bytes are no change.
+    #[error("the change can't be read")]
+    Malformed(#[from] CodecError),
+    /// For another fleet or cluster.
+    #[error("the change is for {theirs}, this is {ours}")]
+    Elsewhere {
+        /// Its fleet and cluster.
+        theirs: String,
+        /// Ours.
+        ours: String,
+    },
+    /// Signed too long ago, or in the future.
+    #[error("the change was signed {} s away from this host's clock", .away.0 / 1000)]
+    WrongTime {
+        /// Distance from now.
+        away: Millis,
+    },
+    /// The author lacks the right.
+    #[error("user {user:?} may not do this: {need} is needed")]
+    Forbidden {
+        /// The author.
+        user: String,
+        /// The missing right.
+        need: String,
+    },
+}
+
+impl SignedChange {
+    /// Signs a change.
+    pub fn new(key: &SecretKey, author: UserCredential, request: &ChangeRequest) -> SignedChange {
+        let request = Signed::new(key, Context::Change, codec::encode(request));
+        SignedChange { request, author }
+    }
+
+    /// The change and its author, if everything about them holds at `now`
+    /// (Unix time) and the author has the right.
+    ///
+    /// # Errors
+    /// Any [`ChangeError`].
+    pub fn verify(
+        &self,
+        fleet: FleetId,
+        cluster: &str,
+        now: Millis,
+    ) -> Result<(ChangeRequest, UserCertificate), ChangeError> {
+        let author = self
+            .author
+            .verify(fleet, now)
+            .map_err(ChangeError::Author)?;
+        let bytes = self.request.verify(&author.key, Context::Change)?;
+        let request: ChangeRequest = codec::decode_canonical("change", bytes, CHANGE_BYTES_MAX)?;
+        if request.fleet != fleet || request.cluster != cluster {
+            return Err(ChangeError::Elsewhere {
+                theirs: format!("{}/{}", request.fleet, request.cluster),
+                ours: format!("{fleet}/{cluster}"),
+            });
+        }
+        let away = now.since(request.made).max(request.made.since(now));
+        if away > CHANGE_AGE_MAX {
+            return Err(ChangeError::WrongTime { away });
+        }
+        check_right(&author, &request.change)?;
+        Ok((request, author))
+    }
+}
+
+fn check_right(author: &UserCertificate, change: &Change) -> Result<(), ChangeError> {
+    let (may, need) = match change {
+        // Which namespace a job is for is checked with the job's own signature.
+        Change::RunJob { job } => {
+            let namespace = job.decode_unchecked()?.name.namespace;
+            (
+                author.may_deploy(&namespace),
+                format!("deployer of namespace {namespace:?}"),
+            )
+        }
+        Change::StopJob { job } => (
+            author.may_deploy(&job.namespace),
+            format!("deployer of namespace {:?}", job.namespace),
+        ),
+        Change::CreateToken { .. } | Change::Drain { .. } | Change::Remove { .. } => {
+            (author.may_operate(), "operator".into())
+        }
+    };
+    if may {
+        Ok(())
+    } else {
+        Err(ChangeError::Forbidden {
+            user: author.user.clone(),
+            need,
+        })
+    }
+}

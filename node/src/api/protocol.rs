@@ -1,0 +1,346 @@
+//! The messages of the API. Every answer that people see as JSON is one of
+//! these types, so `-o json` shows what the protocol says.
+
+use super::{change::SignedChange, error::ApiError};
+use potluck_core::{auction::Refusal, session::TaskState};
+use potluck_specs::{
+    ChunkHash, FleetId, Generation, JobName, Millis, NodeId, PackageId, SlotId, Topology,
+    job::Resources, trust::UserCredential,
+};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, net::SocketAddr};
+
+/// Version of the handshake.
+pub const API_VERSION: u32 = 1;
+
+/// First frame of a client.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`API_VERSION`] of the client.
+    pub version: u32,
+    /// Who asks.
+    pub credential: UserCredential,
+}
+
+/// The node's answer to [`Hello`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The fleet.
+    pub fleet: FleetId,
+    /// The cluster.
+    pub cluster: String,
+    /// The node.
+    pub node: NodeId,
+    /// What people call it.
+    pub name: String,
+    /// To be signed by the client's key (`trust::Context::Session`), with the
+    /// node's id behind it.
+    #[serde(with = "serde_bytes")]
+    pub challenge: [u8; 32],
+}
+
+/// The client's answer to [`Welcome`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Proof {
+    /// Ed25519 over challenge and node id.
+    #[serde(with = "serde_bytes")]
+    pub signature: [u8; 64],
+}
+
+/// A request; one at a time on a session.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum ApiRequest {
+    /// What node and cluster is this?
+    Info,
+    /// All nodes ever admitted.
+    Nodes,
+    /// Jobs in short, or one job with its tasks.
+    Jobs {
+        /// Only this job, with its tasks.
+        job: Option<JobName>,
+    },
+    /// A manifest of a package to come; answered with the chunks that the
+    /// node lacks.
+    PutManifest(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// Chunks of a package to come, uncompressed.
+    PutChunks(Vec<ChunkUpload>),
+    /// A signed change; answered when it is durable, or refused.
+    Change(Box<SignedChange>),
+    /// Where is this service?
+    Resolve {
+        /// The namespace.
+        namespace: String,
+        /// The service.
+        service: String,
+    },
+    /// A task's log.
+    Logs(LogsRequest),
+    /// Why is this slot where it is, or nowhere?
+    Explain(SlotId),
+    /// Packages on this node, with where their bytes came from.
+    Packages,
+}
+
+/// A chunk on its way into a node's store.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ChunkUpload {
+    /// BLAKE3 of the bytes.
+    pub hash: ChunkHash,
+    /// The bytes.
+    #[serde(with = "serde_bytes")]
+    pub bytes: Vec<u8>,
+}
+
+/// Which lines of a task's log.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LogsRequest {
+    /// Whose.
+    pub slot: SlotId,
+    /// Go on with new lines as they come.
+    pub follow: bool,
+    /// Only the last so many lines, then what follows.
+    pub tail: Option<u64>,
+}
+
+/// A frame from the node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum ApiFrame {
+    /// The only answer.
+    Answer(Box<ApiAnswer>),
+    /// Lines of a log; more may follow.
+    Lines(Vec<LogLine>),
+    /// The end of a stream of frames.
+    End,
+    /// Something that takes long goes on; for a person who waits.
+    Progress(String),
+    /// Refused or failed.
+    Failure(ApiError),
+    /// A request of a newer version.
+    #[serde(other)]
+    Unsupported,
+}
+
+/// Answers to requests that have one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum ApiAnswer {
+    /// To `Info`.
+    Info(Info),
+    /// To `Nodes`.
+    Nodes(Vec<NodeStatus>),
+    /// To `Jobs`.
+    Jobs(Vec<JobStatus>),
+    /// To `PutManifest` and `PutChunks`: what is still missing (at most
+    /// some thousand at a time).
+    Missing(Vec<ChunkHash>),
+    /// To `Change`.
+    Changed(Changed),
+    /// To `Resolve`.
+    Resolved(Resolved),
+    /// To `Explain`.
+    Explained(Vec<HostVerdict>),
+    /// To `Packages`.
+    Packages(Vec<PackageStatus>),
+}
+
+/// What node and cluster this is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Info {
+    /// The fleet.
+    pub fleet: FleetId,
+    /// The cluster.
+    pub cluster: String,
+    /// The node's key.
+    pub node: NodeId,
+    /// What people call it.
+    pub name: String,
+    /// Where it stands.
+    pub topology: Topology,
+    /// Version of the program.
+    pub version: String,
+    /// The scheduler, if there is one.
+    pub leader: Option<String>,
+    /// Names of the voters.
+    pub voters: Vec<String>,
+    /// Epoch and reign.
+    pub authority: (u64, u64),
+    /// Things that a person should know: one rack holds a majority, the brake
+    /// is on, isolation that can't be had here.
+    pub warnings: Vec<String>,
+    /// Datagrams dropped by the gossip seal.
+    pub gossip_dropped: u64,
+    /// Its pid.
+    pub pid: u32,
+}
+
+/// One node, present or absent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its key.
+    pub node: NodeId,
+    /// What people call it.
+    pub name: String,
+    /// Where it stands.
+    pub topology: Topology,
+    /// `up`, `out`, `unreachable`, `dead`, `unknown`.
+    pub state: String,
+    /// Takes no new work.
+    pub draining: bool,
+    /// `leader`, `voter`, `learner` or nothing.
+    pub role: Option<String>,
+    /// Where it can be reached.
+    pub address: Option<SocketAddr>,
+    /// Free for tasks.
+    pub free: Option<Resources>,
+    /// All that it has for tasks.
+    pub total: Option<Resources>,
+    /// Tasks on it.
+    pub tasks: u32,
+}
+
+/// One job.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JobStatus {
+    /// Namespace and name.
+    pub name: JobName,
+    /// Its current version.
+    pub version: u64,
+    /// Slots wanted.
+    pub replicas: u32,
+    /// Nothing of it is wanted any more.
+    pub stopped: bool,
+    /// Tasks that run.
+    pub running: u32,
+    /// Tasks that run and are healthy.
+    pub healthy: u32,
+    /// Who submitted the current version.
+    pub author: String,
+    /// Its package.
+    pub package: PackageId,
+    /// Services that it offers.
+    pub services: Vec<String>,
+    /// One for each slot that is wanted or still filled.
+    pub tasks: Vec<TaskStatus>,
+}
+
+/// One slot of a job.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TaskStatus {
+    /// The slot.
+    pub slot: SlotId,
+    /// `None`: waits for a place.
+    pub node: Option<String>,
+    /// The node's rack.
+    pub rack: Option<String>,
+    /// What the task is doing.
+    pub state: Option<TaskState>,
+    /// It passes its health check.
+    pub healthy: bool,
+    /// Under which generation.
+    pub generation: Option<Generation>,
+    /// The job's version that it runs.
+    pub version: Option<u64>,
+    /// Its address and ports by name.
+    pub ports: BTreeMap<String, SocketAddr>,
+    /// Pid of its first process, as its host sees it.
+    pub pid: Option<u32>,
+    /// Starts of its process.
+    pub starts: u32,
+    /// How its last process ended, or why it could not start.
+    pub last_end: Option<String>,
+    /// Since when it is in this state, Unix time.
+    pub since: Option<Millis>,
+    /// Why it waits, in one line.
+    pub waits_for: Option<String>,
+}
+
+/// What came of a change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Changed {
+    /// The job is accepted: it and its package survive the loss of any node.
+    JobAccepted {
+        /// Its name.
+        job: JobName,
+        /// Its version.
+        version: u64,
+        /// Who holds the package.
+        holders: Vec<String>,
+    },
+    /// The job is stopped.
+    JobStopped {
+        /// Its name.
+        job: JobName,
+    },
+    /// The token can be used.
+    TokenCreated,
+    /// The node's drain is switched.
+    Drained,
+    /// The node is forgotten.
+    Removed,
+}
+
+/// Where a service is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Resolved {
+    /// The service.
+    pub service: String,
+    /// Epoch, reign, counter of the slice.
+    pub revision: (u64, u64, u64),
+    /// Past its expiry, or out of suspects only.
+    pub stale: bool,
+    /// `cache` or `dht`.
+    pub source: String,
+    /// Where.
+    pub endpoints: Vec<EndpointStatus>,
+}
+
+/// One address behind a service.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EndpointStatus {
+    /// Which task.
+    pub slot: SlotId,
+    /// Its node.
+    pub node: NodeId,
+    /// The node's rack.
+    pub rack: String,
+    /// Where to connect.
+    pub address: SocketAddr,
+}
+
+/// One line of a log.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Its number in the task's log.
+    pub sequence: u64,
+    /// When the helper read it, Unix time.
+    pub at: Millis,
+    /// From standard error rather than standard output.
+    pub stderr: bool,
+    /// The text.
+    pub text: String,
+}
+
+/// What the scheduler thinks of a host for a slot.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HostVerdict {
+    /// The host.
+    pub node: String,
+    /// Its rack.
+    pub rack: String,
+    /// In one line.
+    pub verdict: String,
+    /// What the host itself answered, if it refused.
+    pub refusal: Option<Refusal>,
+}
+
+/// One package on a node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PackageStatus {
+    /// Its id.
+    pub package: PackageId,
+    /// Uncompressed size.
+    pub bytes: u64,
+    /// All chunks are here.
+    pub complete: bool,
+    /// Bytes fetched, by the name of the node they came from.
+    pub bytes_by_source: BTreeMap<String, u64>,
+}
