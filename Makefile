@@ -1,0 +1,30 @@
+# Two commands on a fresh machine: `make demo` and `make test`.
+# Everything else here is a part of one of them.
+
+CARGO ?= cargo
+DEBUG := $(or $(CARGO_TARGET_DIR),target)/debug
+
+.PHONY: demo test lint build tools help
+
+help:
+	@echo "make demo   build potluck and show the main job end to end, on loopback"
+	@echo "make test   build and run every check and test"
+	@echo "make lint   formatting and lints only"
+	@echo "make build  the programs only, into $(DEBUG)"
+
+tools:
+	@./scripts/tools
+
+build: tools
+	$(CARGO) build --workspace --bins --locked
+
+demo: build
+	@$(DEBUG)/potluck-testnet demo
+
+lint: tools
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+# The programs first: end-to-end tests use them as users do.
+test: lint build
+	$(CARGO) test --workspace --locked

@@ -1,0 +1,226 @@
+//! The arguments as people write them, and nothing else: what they mean is
+//! decided in the commands.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use potluck_specs::{JobName, SlotId};
+use std::{net::SocketAddr, path::PathBuf};
+
+/// A fleet manager with no server tier: every host runs this program.
+#[derive(Debug, Parser)]
+#[command(
+    name = "potluck",
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 done, 1 failed, 2 bad request, 3 not found, 4 conflict, \
+                  5 unavailable or timed out, 70 a fault of potluck, 77 denied."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Settings of every command.
+    #[command(flatten)]
+    pub global: Global,
+}
+
+/// Settings of every command.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// Node to ask: HOST:PORT, or the path of a node's socket. Without it the
+    /// node of this host is asked, then the nodes that the profile knows.
+    #[arg(long, global = true, env = "POTLUCK_NODE", value_name = "ADDR")]
+    pub node: Option<String>,
+    /// Data folder of this host's node.
+    #[arg(long, global = true, env = "POTLUCK_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Folder of the person's keys (default: ~/.config/potluck).
+    #[arg(long, global = true, env = "POTLUCK_CONFIG", value_name = "DIR")]
+    pub config: Option<PathBuf>,
+    /// How to print the answer.
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+}
+
+/// How to print answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// For programs: one JSON document.
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a new fleet with this host as its first node.
+    Init(InitArgs),
+    /// Run this host's node until it is told to stop.
+    Node(NodeArgs),
+    /// Join tokens.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Submit a job from a spec file.
+    Run(RunArgs),
+    /// Jobs in short, or one job with its tasks.
+    Status {
+        /// Only this job.
+        job: Option<JobName>,
+    },
+    /// All nodes ever admitted, absent ones included.
+    Nodes,
+    /// What the asked node and its cluster are.
+    Info,
+    /// A task's log.
+    Logs {
+        /// The task, for example web[0].
+        task: SlotId,
+        /// Go on with new lines as they come.
+        #[arg(short, long)]
+        follow: bool,
+        /// Only the last so many lines.
+        #[arg(long, value_name = "N")]
+        tail: Option<u64>,
+        /// Print time and stream before each line.
+        #[arg(long)]
+        timestamps: bool,
+    },
+    /// Stop a job: no task of it is wanted any more.
+    Stop {
+        /// The job.
+        job: JobName,
+        /// Return when it is accepted, without waiting for the tasks to end.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Where a service is, by the DHT.
+    Resolve {
+        /// The service, or namespace/service.
+        service: JobName,
+    },
+    /// Why a task is where it is, or nowhere: every host with its reason.
+    Explain {
+        /// The task, for example web[0].
+        task: SlotId,
+    },
+    /// Packages on the asked node and where their bytes came from.
+    Packages,
+    /// Take a node out of the choice for new work and move its tasks away.
+    Drain {
+        /// The node's name.
+        name: String,
+        /// Take it back into the choice.
+        #[arg(long)]
+        undo: bool,
+    },
+    /// Drain this host's node, wait until it is empty, and stop it.
+    Leave {
+        /// Longest wait for its tasks to move, in seconds.
+        #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+        wait: u64,
+    },
+    /// A cluster in a box, on loopback: see `potluck testnet --help`.
+    #[command(disable_help_flag = true)]
+    Testnet {
+        /// Handed to potluck-testnet.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Evaluates a spec file under the limits of its parent.
+    #[command(hide = true)]
+    InternalEvaluate {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+/// `potluck init`.
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// Name of the cluster.
+    #[arg(long, default_value = "main")]
+    pub cluster: String,
+    /// What to call this node (default: the host's name).
+    #[arg(long)]
+    pub name: Option<String>,
+    /// The rack that the host stands in.
+    #[arg(long, default_value = "default")]
+    pub rack: String,
+    /// Name of the first admin.
+    #[arg(long, default_value = "admin")]
+    pub user: String,
+}
+
+/// `potluck node`.
+#[derive(Debug, Args)]
+pub struct NodeArgs {
+    /// Address of any member, for the first start on this host.
+    #[arg(long, value_name = "ADDRESS", requires = "token")]
+    pub join: Option<SocketAddr>,
+    /// Token from `potluck token create`.
+    #[arg(long, env = "POTLUCK_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// The rack that the host stands in.
+    #[arg(long)]
+    pub rack: Option<String>,
+    /// What to call this node (default: the host's name).
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Address to listen on, for TCP and for gossip's UDP.
+    #[arg(long, default_value = "0.0.0.0:7400", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+    /// Address that others reach this host at (default: the one listened on).
+    #[arg(long, value_name = "ADDRESS")]
+    pub advertise: Option<SocketAddr>,
+    /// Thousandths of a core for tasks (default: all of the host's).
+    #[arg(long, value_name = "MILLIS")]
+    pub cpu: Option<u32>,
+    /// Mebibytes of memory for tasks (default: all of the host's but 512).
+    #[arg(long, value_name = "MIB")]
+    pub memory: Option<u64>,
+    /// First and last port for tasks that leave the choice to the node.
+    #[arg(long, default_value = "20000-29999", value_name = "FIRST-LAST")]
+    pub ports: String,
+    /// How long a voter must be silent before another takes its place.
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    pub replace_voter_after: u64,
+    /// Seconds that tasks outlive an agent that is gone.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    pub agent_lease: u64,
+}
+
+/// `potluck token …`.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token that lets hosts join.
+    Create {
+        /// How many hosts.
+        #[arg(long, default_value_t = 1)]
+        uses: u32,
+        /// Valid for so many minutes.
+        #[arg(long, default_value_t = 60, value_name = "MINUTES")]
+        ttl: u64,
+        /// The only rack that it admits to.
+        #[arg(long)]
+        rack: Option<String>,
+        /// Its nodes are never chosen as voters.
+        #[arg(long)]
+        no_voter: bool,
+    },
+}
+
+/// `potluck run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The spec.
+    pub file: PathBuf,
+    /// Return when the job is accepted, without waiting for healthy tasks.
+    #[arg(long)]
+    pub no_wait: bool,
+    /// Longest wait for healthy tasks, in seconds.
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    pub wait: u64,
+    /// Other number of replicas than the spec says.
+    #[arg(long, value_name = "N")]
+    pub replicas: Option<u32>,
+}

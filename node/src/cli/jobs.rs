@@ -1,0 +1,184 @@
+//! `potluck status`, `stop` and `explain`.
+
+use super::{args::Global, connect::{Session, connect}, output};
+use crate::api::{
+    change::Change,
+    client::unexpected,
+    error::{ApiError, ErrorCode},
+    protocol::{ApiAnswer, ApiRequest, JobStatus, TaskStatus},
+};
+use potluck_core::session::TaskState;
+use potluck_specs::{JobName, SlotId};
+use std::{process::ExitCode, time::Duration};
+
+/// Pause between two looks at a job that is waited for.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Longest wait of `stop`: the longest grace is an hour, but few use it.
+const STOP_WAIT: Duration = Duration::from_secs(120);
+
+impl Session {
+    /// The job, or all jobs.
+    ///
+    /// # Errors
+    /// What the node says.
+    pub async fn jobs(&mut self, job: Option<JobName>) -> Result<Vec<JobStatus>, ApiError> {
+        match self.client.ask(&ApiRequest::Jobs { job }).await? {
+            ApiAnswer::Jobs(jobs) => Ok(jobs),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Looks at a job until `done` says so.
+    ///
+    /// # Errors
+    /// What the node says, or [`ErrorCode::Timeout`].
+    pub async fn wait_for(
+        &mut self,
+        job: &JobName,
+        limit: Duration,
+        what: &str,
+        mut done: impl FnMut(&JobStatus) -> bool,
+    ) -> Result<JobStatus, ApiError> {
+        let end = tokio::time::Instant::now() + limit;
+        loop {
+            let found = self.jobs(Some(job.clone())).await;
+            match found {
+                Ok(found) => {
+                    if let Some(status) = found.into_iter().next()
+                        && done(&status)
+                    {
+                        return Ok(status);
+                    }
+                }
+                Err(error) if error.is_worth_a_retry() => {}
+                Err(error) => return Err(error),
+            }
+            if tokio::time::Instant::now() >= end {
+                let message = format!("{job} is not {what} after {} s", limit.as_secs());
+                return Err(ApiError::new(ErrorCode::Timeout, message)
+                    .hint(format!("it goes on; look with: potluck status {job}, or potluck explain '{job}[0]'")));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
+
+/// `potluck status [JOB]`.
+pub async fn status(job: Option<JobName>, global: &Global) -> Result<ExitCode, ApiError> {
+    let mut session = connect(global).await?;
+    let jobs = session.jobs(job.clone()).await?;
+    output::print(global.output, &jobs, |jobs| match job {
+        Some(_) => jobs.iter().map(show_job).collect::<Vec<_>>().join("\n\n"),
+        None if jobs.is_empty() => "no jobs; submit one with: potluck run FILE.star".into(),
+        None => show_jobs(jobs),
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show_jobs(jobs: &[JobStatus]) -> String {
+    output::table(
+        ["JOB", "VERSION", "STATE", "HEALTHY", "SERVICES", "AUTHOR"],
+        jobs.iter().map(|job| {
+            [
+                job.name.to_string(),
+                job.version.to_string(),
+                job_state(job).into(),
+                format!("{}/{}", job.healthy, job.replicas),
+                job.services.join(","),
+                job.author.clone(),
+            ]
+        }),
+    )
+}
+
+fn job_state(job: &JobStatus) -> &'static str {
+    match job {
+        _ if job.stopped && job.tasks.iter().all(|task| task.node.is_none()) => "stopped",
+        _ if job.stopped => "stopping",
+        _ if job.healthy == job.replicas => "healthy",
+        _ => "pending",
+    }
+}
+
+fn show_job(job: &JobStatus) -> String {
+    let head = format!(
+        "{} version {}: {}, {}/{} healthy, package {}",
+        job.name,
+        job.version,
+        job_state(job),
+        job.healthy,
+        job.replicas,
+        job.package,
+    );
+    if job.tasks.is_empty() {
+        return head;
+    }
+    let tasks = output::table(
+        ["TASK", "NODE", "RACK", "STATE", "HEALTHY", "STARTS", "ADDRESS", "NOTE"],
+        job.tasks.iter().map(task_row),
+    );
+    format!("{head}\n{tasks}")
+}
+
+fn task_row(task: &TaskStatus) -> [String; 8] {
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+    let ports: Vec<String> = task.ports.values().map(ToString::to_string).collect();
+    [
+        task.slot.to_string(),
+        or_dash(&task.node),
+        or_dash(&task.rack),
+        task.state.map_or("waiting", state_name).into(),
+        if task.healthy { "yes" } else { "no" }.into(),
+        task.starts.to_string(),
+        ports.join(","),
+        task.waits_for.clone().or_else(|| task.last_end.clone()).unwrap_or_default(),
+    ]
+}
+
+/// A task's state in one word.
+pub fn state_name(state: TaskState) -> &'static str {
+    match state {
+        TaskState::Adopting => "adopting",
+        TaskState::Fetching => "fetching",
+        TaskState::Starting => "starting",
+        TaskState::Running => "running",
+        TaskState::Backoff => "backoff",
+        TaskState::Stopping => "stopping",
+        TaskState::Stopped => "stopped",
+        TaskState::Other => "unknown",
+    }
+}
+
+/// `potluck stop JOB`.
+pub async fn stop(job: JobName, no_wait: bool, global: &Global) -> Result<ExitCode, ApiError> {
+    let mut session = connect(global).await?;
+    let bar = output::spinner(&format!("stopping {job}"));
+    let change = Change::StopJob { job: job.clone() };
+    session.change(change, |text| bar.set_message(text.to_owned())).await?;
+    if !no_wait {
+        bar.set_message(format!("waiting for the tasks of {job} to end"));
+        let ended = |status: &JobStatus| status.tasks.iter().all(|task| task.node.is_none());
+        session.wait_for(&job, STOP_WAIT, "stopped", ended).await?;
+    }
+    bar.finish_and_clear();
+    let done = serde_json::json!({ "job": job.to_string(), "stopped": true });
+    output::print(global.output, &done, |_| format!("{job} is stopped"));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `potluck explain TASK`.
+pub async fn explain(task: SlotId, global: &Global) -> Result<ExitCode, ApiError> {
+    let mut session = connect(global).await?;
+    let verdicts = match session.client.ask(&ApiRequest::Explain(task)).await? {
+        ApiAnswer::Explained(verdicts) => verdicts,
+        other => return Err(unexpected(&other)),
+    };
+    output::print(global.output, &verdicts, |verdicts| {
+        output::table(
+            ["NODE", "RACK", "VERDICT"],
+            verdicts.iter().map(|v| [v.node.clone(), v.rack.clone(), v.verdict.clone()]),
+        )
+    });
+    Ok(ExitCode::SUCCESS)
+}

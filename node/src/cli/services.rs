@@ -1,0 +1,65 @@
+//! `potluck resolve` and `packages`.
+
+use super::{args::Global, connect::connect, output};
+use crate::api::{
+    client::unexpected,
+    error::ApiError,
+    protocol::{ApiAnswer, ApiRequest},
+};
+use potluck_specs::JobName;
+use std::process::ExitCode;
+
+/// `potluck resolve SERVICE`.
+pub async fn resolve(service: JobName, global: &Global) -> Result<ExitCode, ApiError> {
+    let mut session = connect(global).await?;
+    let request = ApiRequest::Resolve { namespace: service.namespace, service: service.name };
+    let resolved = match session.client.ask(&request).await? {
+        ApiAnswer::Resolved(resolved) => resolved,
+        other => return Err(unexpected(&other)),
+    };
+    if resolved.stale {
+        eprintln!("warning: this answer is stale: there was no newer one to be had");
+    }
+    output::print(global.output, &resolved, |resolved| {
+        output::table(
+            ["ADDRESS", "TASK", "RACK", "NODE"],
+            resolved.endpoints.iter().map(|endpoint| {
+                [
+                    endpoint.address.to_string(),
+                    endpoint.slot.to_string(),
+                    endpoint.rack.clone(),
+                    endpoint.node.to_string(),
+                ]
+            }),
+        )
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `potluck packages`.
+pub async fn packages(global: &Global) -> Result<ExitCode, ApiError> {
+    let mut session = connect(global).await?;
+    let packages = match session.client.ask(&ApiRequest::Packages).await? {
+        ApiAnswer::Packages(packages) => packages,
+        other => return Err(unexpected(&other)),
+    };
+    output::print(global.output, &packages, |packages| {
+        output::table(
+            ["PACKAGE", "SIZE", "COMPLETE", "FETCHED FROM"],
+            packages.iter().map(|package| {
+                let sources: Vec<String> = package
+                    .bytes_by_source
+                    .iter()
+                    .map(|(node, count)| format!("{node} {}", output::bytes(*count)))
+                    .collect();
+                [
+                    package.package.to_string(),
+                    output::bytes(package.bytes),
+                    if package.complete { "yes" } else { "no" }.into(),
+                    if sources.is_empty() { "-".into() } else { sources.join(", ") },
+                ]
+            }),
+        )
+    });
+    Ok(ExitCode::SUCCESS)
+}
