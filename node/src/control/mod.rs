@@ -1,1 +1,102 @@
-//! Placeholder head: replaced by its owner's first commit.
+//! The control group: the 1, 3 or 5 nodes of a cluster that keep its
+//! replicated state, and the learners that follow them.
+//!
+//! Answers for: an ordered, durable log of commands and the state that
+//! applying them gives; who leads; who votes. It is openraft behind a handle
+//! of our own, so that nothing outside this folder names it. Leaves to others:
+//! what commands mean ([`Replicated`]), who should vote (the scheduler's core
+//! decides, [`ControlGroup::change_voters`] carries out), and how bytes reach
+//! another node ([`RaftPeers`]).
+//!
+//! ```text
+//! propose ──► openraft ──► store/log.rs   log and vote, one writer thread
+//!                │  └────► store/state.rs state in memory, snapshots on disk
+//!                ▼
+//!            network.rs ──► RaftPeers ──► … ──► ControlGroup::receive
+//! ```
+//!
+//! Genesis happens once, by [`ControlGroup::bootstrap`]; nothing else ever
+//! initializes a group. A node that joins starts with an empty store and waits
+//! until the leader adds it as a learner.
+
+mod config;
+mod handle;
+
+pub use config::{Settings, Timing};
+pub use handle::{
+    Applied, ChangeError, ControlGroup, Follower, Leadership, LinearizableError, Membership,
+    ProposeError, StartError,
+};
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use potluck_specs::NodeId;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// Largest command, encoded: a job of 256 KiB and its frame, twice over. An
+/// append always carries at least one entry, so this plus its frame must stay
+/// under what one message may hold (1 MiB).
+pub const COMMAND_BYTES_MAX: usize = 512 << 10;
+
+/// What the group replicates: a state that only commands change.
+///
+/// `apply` must be deterministic and total: the same commands at the same
+/// indexes give the same state on every node, and none of them panics.
+pub trait Replicated:
+    Default + Clone + Serialize + DeserializeOwned + Send + Sync + 'static
+{
+    /// A change.
+    type Command: Serialize + DeserializeOwned + Send + Sync + 'static;
+    /// What the proposer of a command hears.
+    type Reply: Serialize + DeserializeOwned + Send + Sync + 'static;
+
+    /// Carries out one command. Indexes rise, with gaps.
+    fn apply(&mut self, index: u64, command: &Self::Command) -> Self::Reply;
+}
+
+/// Who stands behind a Raft id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The node.
+    pub node: NodeId,
+    /// Its rack, for the spread of voters.
+    pub rack: String,
+    /// Where it was last reachable, for whoever has no gossip yet.
+    pub addresses: Vec<String>,
+}
+
+impl Default for Member {
+    fn default() -> Member {
+        Member {
+            node: NodeId([0; 32]),
+            rack: String::new(),
+            addresses: Vec::new(),
+        }
+    }
+}
+
+/// Why a message did not come back with an answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PeerError {
+    /// There is no connection: waiting a little before the next try makes
+    /// sense.
+    #[error("node {0} is unreachable")]
+    Unreachable(NodeId),
+    /// No answer within the limit.
+    #[error("node {0} did not answer in time")]
+    Timeout(NodeId),
+}
+
+/// Carries messages to other nodes; the answer is what their
+/// [`ControlGroup::receive`] gave. Messages and answers are at most 1 MiB.
+#[async_trait]
+pub trait RaftPeers: Send + Sync + 'static {
+    /// Sends one message and waits for its answer, at most for `limit`.
+    async fn send(
+        &self,
+        to: NodeId,
+        message: Vec<u8>,
+        limit: Duration,
+    ) -> Result<Vec<u8>, PeerError>;
+}
