@@ -5,4 +5,5 @@
 //! with real events, the simulator drives the same lines with virtual ones.
 
 pub mod auction;
+pub mod host;
 pub mod session;
