@@ -6,6 +6,7 @@
 
 pub mod auction;
 pub mod cluster;
+pub mod host;
 pub mod scheduler;
 pub mod session;
 pub mod voters;

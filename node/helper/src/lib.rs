@@ -1,1 +1,16 @@
-//! Placeholder head: replaced by its owner's first commit.
+//! What a task's parent and its agent have in common: the description of a
+//! task, the messages between the two, the log and the record of the end.
+//!
+//! This crate answers for the helper and for every byte that it leaves on
+//! disk or on its socket. What should run, when, and what follows an end is
+//! decided by the agent. There is no async runtime here: a helper is one
+//! thread, and there is one for each task of a host.
+
+pub mod description;
+pub mod end;
+pub mod log;
+pub mod protocol;
+
+pub use description::TaskDescription;
+pub use end::{EndRecord, ExitReason, TaskEnd, TaskExit};
+pub use protocol::{AgentMessage, Channel, HelperMessage, Listener, TaskKey};

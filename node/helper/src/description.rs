@@ -1,0 +1,201 @@
+//! The file that the agent writes before it starts a helper: everything that
+//! the helper needs to know, so that it never has to ask.
+//!
+//! It lies in the folder of one start of a task; the record of the end
+//! ([`crate::end`]) is written beside it.
+
+use crate::protocol::TaskKey;
+use potluck_specs::{
+    codec::{self, CodecError},
+    job::StopPolicy,
+};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, fs, io, path::PathBuf};
+use std::{io::Read, path::Path};
+
+/// What this version writes; a helper refuses a higher one.
+pub const DESCRIPTION_VERSION: u32 = 1;
+
+/// Name of the file in the folder of a start.
+pub const DESCRIPTION_FILE: &str = "task";
+
+/// Longest file: a job of at most 256 KiB with its environment twice over.
+pub const DESCRIPTION_BYTES_MAX: usize = 1 << 20;
+
+/// One start of a task, as the agent wants it. Paths must be UTF-8.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskDescription {
+    /// [`DESCRIPTION_VERSION`].
+    pub version: u32,
+    /// Which start of which task.
+    pub key: TaskKey,
+    /// Absolute on the host, or relative to `package`.
+    pub command: String,
+    /// After the command.
+    pub args: Vec<String>,
+    /// The whole environment; the helper adds only `POTLUCK_PACKAGE`.
+    pub env: BTreeMap<String, String>,
+    /// The unpacked package, not to be written to. Told to the task as
+    /// `POTLUCK_PACKAGE`.
+    pub package: PathBuf,
+    /// The task's own folder: its working directory.
+    pub task_folder: PathBuf,
+    /// Where the log's segments go; shared by all starts of the slot here.
+    pub log_folder: PathBuf,
+    /// Where the agent listens. May be longer than a socket address holds.
+    pub agent_socket: PathBuf,
+    /// The agent that wrote this; an older one is refused.
+    pub agent_generation: u64,
+    /// The host's short node id, for `ps` and for people.
+    pub node: String,
+    /// The task is killed this long after the last answered ping was sent.
+    pub lease_ms: u64,
+    /// How it is told to stop, unless the agent's message says otherwise.
+    pub stop: StopPolicy,
+    /// Who the task runs as. `None`: as the helper does.
+    pub user: Option<UserIds>,
+    /// `cgroup.procs` files that the task joins before it runs (each
+    /// hierarchy of cgroup v1, or the one of v2). The helper joins none.
+    pub cgroup_procs: Vec<PathBuf>,
+    /// A folder of the unified hierarchy that holds the task and nothing else
+    /// (its `cgroup.procs` is among `cgroup_procs`): its `cgroup.kill` ends
+    /// what a missing pid namespace would let escape.
+    pub kill_group: Option<PathBuf>,
+    /// Files with the peak of memory use in bytes (`memory.peak`,
+    /// `memory.max_usage_in_bytes`), read at the end; the first readable one
+    /// counts.
+    pub memory_peak_files: Vec<PathBuf>,
+    /// The namespaces that it gets.
+    pub isolation: Isolation,
+}
+
+/// A user and group of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserIds {
+    /// User id.
+    pub uid: u32,
+    /// Group id; there are no supplementary groups.
+    pub gid: u32,
+}
+
+/// Which namespaces a task gets, and what follows if the host forbids one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Isolation {
+    /// A user namespace: only made where the helper is not root, since the
+    /// others need it there.
+    pub user: bool,
+    /// Own process ids, with our init as process 1: the boundary of a kill.
+    pub pid: bool,
+    /// Own System V and POSIX queues.
+    pub ipc: bool,
+    /// Own host name.
+    pub uts: bool,
+    /// Own mounts.
+    pub mount: bool,
+    /// What to do without one of them.
+    pub if_missing: IfMissing,
+}
+
+impl Default for Isolation {
+    fn default() -> Isolation {
+        Isolation {
+            user: true,
+            pid: true,
+            ipc: true,
+            uts: true,
+            mount: true,
+            if_missing: IfMissing::Report,
+        }
+    }
+}
+
+/// What follows when the host forbids a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IfMissing {
+    /// Run with what is possible and say what is missing in `Hello`.
+    Report,
+    /// Do not run.
+    Refuse,
+}
+
+/// A description that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DescriptionError {
+    /// The file can't be read.
+    #[error("task file {path} can't be read")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Not a description.
+    #[error("task file {path} is malformed")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: CodecError,
+    },
+    /// Written by a later potluck.
+    #[error("task file {path} has version {version}, this helper knows {DESCRIPTION_VERSION}")]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+    },
+}
+
+impl TaskDescription {
+    /// Reads what [`Self::write`] wrote.
+    ///
+    /// # Errors
+    /// Any [`DescriptionError`].
+    pub fn read(path: &Path) -> Result<TaskDescription, DescriptionError> {
+        let bytes =
+            read_limited(path, DESCRIPTION_BYTES_MAX).map_err(|source| DescriptionError::Read {
+                path: path.into(),
+                source,
+            })?;
+        let description: TaskDescription =
+            codec::decode("task description", &bytes, DESCRIPTION_BYTES_MAX).map_err(|source| {
+                DescriptionError::Malformed {
+                    path: path.into(),
+                    source,
+                }
+            })?;
+        if description.version > DESCRIPTION_VERSION {
+            return Err(DescriptionError::TooNew {
+                path: path.into(),
+                version: description.version,
+            });
+        }
+        Ok(description)
+    }
+
+    /// Writes the file. It holds the task's environment: readable by its
+    /// owner only. Not synced: after a crash of the host nobody reads it.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(path)?;
+        io::Write::write_all(&mut file, &codec::encode(self))
+    }
+}
+
+/// At most `bytes_max + 1` bytes of a file: enough to see that it is too long.
+pub(crate) fn read_limited(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?
+        .take(bytes_max as u64 + 1)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

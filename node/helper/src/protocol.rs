@@ -1,0 +1,406 @@
+//! The messages between a helper and its agent, and the socket they travel on.
+//!
+//! A helper dials the agent's `SOCK_SEQPACKET` socket and dials again whenever
+//! it is lost; the agent never looks for helpers. Each message is one packet of
+//! CBOR. Helpers live for months under newer agents: unknown fields are
+//! ignored, and a packet that is no known message is reported as
+//! [`ReceiveError::Unknown`] and skipped, the connection stays.
+//!
+//! ```text
+//! helper                                agent
+//!   Hello  ------------------------------>       first, on every connection
+//!          <------------------------------  Welcome | Refused (and close)
+//!   Ping each second -------------------->
+//!          <------------------------------  Pong
+//!   Started | StartFailed --------------->
+//!          <------------------------------  Stop, Kill
+//!   Exited, repeated after each Welcome ->
+//!          <------------------------------  Ack   (of Exited or StartFailed)
+//! ```
+
+use crate::end::TaskEnd;
+use nix::{
+    errno::Errno,
+    sys::socket::{
+        AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, connect,
+        getsockopt, listen, recv, send, socket, sockopt::PeerCredentials,
+    },
+};
+use potluck_specs::{
+    Generation, Millis, SlotId,
+    codec::{self, CodecError},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{
+    fmt, fs, io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::fs::OpenOptionsExt,
+    },
+    path::{Path, PathBuf},
+};
+
+/// Spoken by this version. Rises only with a change that an older side would
+/// get wrong; new fields and messages don't need it.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Longest message: far above all that there are, and small enough that a
+/// packet always fits into a socket's buffer.
+pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
+
+/// How often a helper pings.
+pub const PING_INTERVAL_MS: u64 = 1_000;
+
+/// Which start of which task: what a helper stands for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TaskKey {
+    /// The slot that it fills.
+    pub slot: SlotId,
+    /// Under which generation.
+    pub generation: Generation,
+    /// Counts the starts under this generation, from 1.
+    pub start: u32,
+}
+
+impl fmt::Display for TaskKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}#{}", self.slot, self.generation, self.start)
+    }
+}
+
+/// A kind of namespace that a task should have had.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingIsolation {
+    /// `user`, `pid`, `ipc`, `uts`, `mount`, `proc`, `cgroup`.
+    pub kind: String,
+    /// What the kernel said, for people.
+    pub why: String,
+}
+
+/// What a helper's task is doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// Its sandbox is being built.
+    Starting,
+    /// Its process runs.
+    Running {
+        /// On the host.
+        pid: i32,
+    },
+    /// It is over; the record is on disk.
+    Ended(TaskEnd),
+}
+
+/// A helper's first message on every connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`PROTOCOL_VERSION`] of the helper.
+    pub protocol: u32,
+    /// Whose helper it is.
+    pub key: TaskKey,
+    /// The host's boot, so that pids can't be taken for those of another.
+    pub boot_id: String,
+    /// The helper itself.
+    pub helper_pid: i32,
+    /// Version of the helper's crate.
+    pub helper_version: String,
+    /// Highest generation of an agent that it knows; a lower one is refused.
+    pub agent_generation: u64,
+    /// What the task is doing.
+    pub phase: Phase,
+    /// Namespaces that the host forbade, and others parts of the sandbox that
+    /// could not be built. Complete once the phase is `Running`.
+    pub isolation_missing: Vec<MissingIsolation>,
+}
+
+/// From helper to agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HelperMessage {
+    /// The first one.
+    Hello(Hello),
+    /// Asks to prolong the lease.
+    Ping {
+        /// On the helper's boot-time clock.
+        sent_at: Millis,
+    },
+    /// The task's process runs.
+    Started {
+        /// On the host.
+        pid: i32,
+        /// As in [`Hello`].
+        isolation_missing: Vec<MissingIsolation>,
+    },
+    /// It could not be started. Repeated until acknowledged.
+    StartFailed {
+        /// For people.
+        why: String,
+    },
+    /// It is over: a [`TaskEnd::Exited`]. Repeated until acknowledged.
+    Exited(crate::end::TaskExit),
+}
+
+/// From agent to helper.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AgentMessage {
+    /// The helper is known and stays.
+    Welcome {
+        /// Rises with each start of the agent on this host.
+        agent_generation: u64,
+        /// The lease from now on.
+        lease_ms: u64,
+    },
+    /// The answer to a ping. The lease runs from the time at which the ping
+    /// was *sent*.
+    Pong {
+        /// Taken from the ping.
+        sent_at: Millis,
+        /// The lease from now on.
+        lease_ms: u64,
+    },
+    /// The helper is not wanted: it kills its task, writes the record and
+    /// leaves without an acknowledgement.
+    Refused {
+        /// For people.
+        why: String,
+    },
+    /// Signal the task; kill it when the grace is over.
+    Stop {
+        /// Signal number.
+        signal: i32,
+        /// Until the kill.
+        grace_ms: u64,
+    },
+    /// Kill the task at once.
+    Kill,
+    /// The end is in the agent's journal: the helper may leave.
+    Ack,
+}
+
+/// A message that could not be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The other side is slow: on a non-blocking socket, try later.
+    #[error("the socket's buffer is full")]
+    WouldBlock,
+    /// The other side is gone.
+    #[error("the other side has closed the connection")]
+    Closed,
+    /// Longer than [`MESSAGE_BYTES_MAX`]: a bug or hostile content.
+    #[error("message of {bytes} bytes is too long")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+    },
+    /// Anything else.
+    #[error("sending failed")]
+    Io(#[source] io::Error),
+}
+
+/// Why there is no message.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// None has arrived: on a non-blocking socket, wait until it is readable.
+    #[error("no message has arrived")]
+    WouldBlock,
+    /// The other side is gone.
+    #[error("the other side has closed the connection")]
+    Closed,
+    /// A packet that is no message known here. Skip it and go on.
+    #[error("unknown message")]
+    Unknown(#[source] CodecError),
+    /// Anything else.
+    #[error("receiving failed")]
+    Io(#[source] io::Error),
+}
+
+/// One connection, from either side. Blocks or not as its descriptor is set;
+/// [`AsRawFd`] lets it be polled by whatever the caller uses.
+#[derive(Debug)]
+pub struct Channel(OwnedFd);
+
+impl Channel {
+    /// Dials an agent; the connection does not block.
+    ///
+    /// # Errors
+    /// What the kernel says; `ConnectionRefused` and `NotFound` while the
+    /// agent is away, `WouldBlock` while its queue is full.
+    pub fn connect(path: &Path) -> io::Result<Channel> {
+        let fd = seqpacket()?;
+        with_address(path, |address| connect(fd.as_raw_fd(), address))?;
+        Ok(Channel(fd))
+    }
+
+    /// Wraps a connected `SOCK_SEQPACKET` socket.
+    pub fn from_fd(fd: OwnedFd) -> Channel {
+        Channel(fd)
+    }
+
+    /// The socket itself.
+    pub fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+
+    /// Sends one message as one packet.
+    ///
+    /// # Errors
+    /// Any [`SendError`].
+    pub fn send<T: Serialize>(&self, message: &T) -> Result<(), SendError> {
+        let bytes = codec::encode(message);
+        if bytes.len() > MESSAGE_BYTES_MAX {
+            return Err(SendError::TooLong { bytes: bytes.len() });
+        }
+        loop {
+            return match send(self.0.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL) {
+                Ok(_) => Ok(()),
+                Err(Errno::EINTR) => continue,
+                Err(Errno::EAGAIN) => Err(SendError::WouldBlock),
+                Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => Err(SendError::Closed),
+                Err(errno) => Err(SendError::Io(errno.into())),
+            };
+        }
+    }
+
+    /// Receives one message.
+    ///
+    /// # Errors
+    /// Any [`ReceiveError`]; after [`ReceiveError::Unknown`] the connection
+    /// goes on.
+    pub fn receive<T: DeserializeOwned>(&self) -> Result<T, ReceiveError> {
+        // The length first, so that a helper does not keep 64 KiB for
+        // messages of a hundred bytes.
+        let length = self.receive_into(&mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC)?;
+        if length == 0 {
+            // Nobody sends empty packets: this is the end of the connection.
+            return Err(ReceiveError::Closed);
+        }
+        let mut bytes = vec![0; length.min(MESSAGE_BYTES_MAX + 1)];
+        let taken = self.receive_into(&mut bytes, MsgFlags::empty())?;
+        codec::decode("message", &bytes[..taken], MESSAGE_BYTES_MAX).map_err(ReceiveError::Unknown)
+    }
+
+    fn receive_into(&self, bytes: &mut [u8], flags: MsgFlags) -> Result<usize, ReceiveError> {
+        loop {
+            return match recv(self.0.as_raw_fd(), bytes, flags) {
+                Ok(length) => Ok(length),
+                Err(Errno::EINTR) => continue,
+                Err(Errno::EAGAIN) => Err(ReceiveError::WouldBlock),
+                Err(Errno::ECONNRESET | Errno::ENOTCONN) => Err(ReceiveError::Closed),
+                Err(errno) => Err(ReceiveError::Io(errno.into())),
+            };
+        }
+    }
+
+    /// The process at the other end, as the kernel knows it.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn peer_pid(&self) -> io::Result<i32> {
+        Ok(getsockopt(&self.0, PeerCredentials)?.pid())
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Channel {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// Where an agent waits for helpers. Does not block.
+#[derive(Debug)]
+pub struct Listener {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+/// Helpers that may wait to be accepted: all tasks of a large host dial at
+/// once after a restart of its agent. The kernel caps it at `somaxconn`.
+const BACKLOG: i32 = 4_096;
+
+impl Listener {
+    /// Listens, replacing what an earlier agent left there. The socket is
+    /// for its owner only. The caller holds the lock of the data folder, so
+    /// that no other agent is live behind the path.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn bind(path: &Path) -> io::Result<Listener> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let fd = seqpacket()?;
+        with_address(path, |address| bind(fd.as_raw_fd(), address))?;
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+        let backlog = Backlog::new(BACKLOG).expect("the backlog is positive");
+        listen(&fd, backlog)?;
+        Ok(Listener {
+            fd,
+            path: path.into(),
+        })
+    }
+
+    /// The next helper, `WouldBlock` if there is none. The connection does
+    /// not block.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn accept(&self) -> io::Result<Channel> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let fd = accept4(self.fd.as_raw_fd(), flags)?;
+        // SAFETY: accept4 just made this descriptor, nobody else owns it.
+        Ok(Channel(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+fn seqpacket() -> io::Result<OwnedFd> {
+    Ok(socket(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        None,
+    )?)
+}
+
+/// Calls with the address of a path. One that is too long for an address (108
+/// bytes) is reached through a descriptor of its folder.
+fn with_address(path: &Path, call: impl FnOnce(&UnixAddr) -> nix::Result<()>) -> io::Result<()> {
+    match UnixAddr::new(path) {
+        Ok(address) => Ok(call(&address)?),
+        Err(Errno::ENAMETOOLONG) => {
+            let missing = || io::Error::from(io::ErrorKind::InvalidInput);
+            let folder = fs::OpenOptions::new()
+                .read(true)
+                .custom_flags(nix::libc::O_PATH | nix::libc::O_DIRECTORY)
+                .open(path.parent().ok_or_else(missing)?)?;
+            let name = path.file_name().ok_or_else(missing)?;
+            let short = Path::new("/proc/self/fd")
+                .join(folder.as_raw_fd().to_string())
+                .join(name);
+            Ok(call(&UnixAddr::new(&short)?)?)
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
