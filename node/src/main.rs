@@ -1,3 +1,7 @@
-//! The program `potluck`: one per host.
+//! The program `potluck`: one per host, and what people type.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    potluck_node::cli::main()
+}

@@ -7,8 +7,14 @@ use potluck_core::{
     auction::{Authority, Award, AwardAnswer, Call, CallAnswer, StopOrder},
     session::{Heartbeat, HeartbeatAnswer},
 };
-use potluck_specs::NodeId;
+use potluck_specs::{JobName, NodeId, PackageId, SlotId, job::Resources};
 use serde::{Deserialize, Serialize};
+
+use crate::api::{
+    change::SignedChange,
+    error::ApiError,
+    protocol::{ApiAnswer, Changed},
+};
 
 /// Largest request: a Raft append of 512 KiB with its frame, or an award with
 /// a job of 256 KiB.
@@ -41,6 +47,58 @@ pub enum Request {
     Stop(StopOrder),
     /// Can you reach this node?
     Probe(NodeId),
+    /// A node tells a new scheduler what the log should know of it.
+    Introduce(Introduction),
+    /// A person's change, handed on to the scheduler.
+    Change {
+        /// The change.
+        change: Box<SignedChange>,
+        /// Who holds the job's package so far: the node that received it.
+        holder: NodeId,
+    },
+    /// A person's question that the scheduler answers.
+    Query(Query),
+    /// A stranger's request to join, handed on to the scheduler.
+    Join {
+        /// The stranger, proven by its connection to the sender.
+        from: NodeId,
+        /// Its message, as it came.
+        #[serde(with = "serde_bytes")]
+        payload: Vec<u8>,
+    },
+    /// Fetch this package and keep it.
+    HoldPackage {
+        /// Which.
+        package: PackageId,
+        /// Who has it.
+        holders: Vec<NodeId>,
+    },
+    /// Keep this signed slice, unless a newer one is here.
+    StoreSlice(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// The signed slice under this key.
+    GetSlice(#[serde(with = "serde_bytes")] [u8; 32]),
+}
+
+/// What the log should know of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Introduction {
+    /// Its id in the control group.
+    pub raft_id: u64,
+    /// Where it is reached.
+    pub addresses: Vec<String>,
+    /// All that it has for tasks.
+    pub capacity: Resources,
+}
+
+/// What people ask the scheduler.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Query {
+    /// All nodes.
+    Nodes,
+    /// Jobs in short, or one with its tasks.
+    Jobs(Option<JobName>),
+    /// Why a slot is where it is.
+    Explain(SlotId),
 }
 
 /// A node's response.
@@ -61,6 +119,16 @@ pub enum Response {
         /// It answered a request of ours just now.
         reachable: bool,
     },
+    /// To [`Request::Change`].
+    Changed(Result<Changed, ApiError>),
+    /// To [`Request::Query`].
+    Answer(Box<Result<ApiAnswer, ApiError>>),
+    /// To [`Request::Join`], for the stranger.
+    Joined(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// To [`Request::StoreSlice`] when a newer one is here: that one.
+    Newer(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// To [`Request::GetSlice`].
+    Slice(Option<serde_bytes::ByteBuf>),
     /// Done, nothing to say.
     Done,
     /// The node is not the scheduler; here is who is, if known.

@@ -1,1 +1,31 @@
-//! Placeholder head: replaced by its owner's first commit.
+//! One node, put together: starts the actors in order, connects them, and
+//! stops them in reverse.
+//!
+//! ```text
+//! network ─▶ dispatch ─▶ agent, scheduling, control, packages, discovery
+//! gossip ──▶ members ──▶ addresses for the network, hints for scheduling
+//! control ─▶ scheduling (while this node leads): reign, calls, awards
+//!                └▶ voters, discovery's publisher
+//! agent ───▶ session ──▶ heartbeats to whoever leads
+//! api ─────▶ operations ─▶ changes and queries, handed to whoever leads
+//! ```
+
+mod admission;
+mod changes;
+mod discovery;
+mod dispatch;
+mod logs;
+mod members;
+mod operations;
+mod packages;
+mod peers;
+mod queries;
+mod scheduling;
+mod session;
+mod settings;
+mod shared;
+mod start;
+mod voters;
+
+pub use settings::{JoinWish, NodeSettings};
+pub use start::{Node, StartError};

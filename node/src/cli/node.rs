@@ -1,0 +1,120 @@
+//! `potluck node`: this host's node, until SIGTERM or SIGINT.
+
+use super::{
+    admin::host_name,
+    args::{Global, NodeArgs},
+    connect::data_folder,
+    exit::chain,
+};
+use crate::{
+    api::error::{ApiError, ErrorCode},
+    runtime::{JoinWish, Node, NodeSettings, StartError},
+};
+use potluck_specs::{Millis, job::Resources};
+use std::{ops::RangeInclusive, process::ExitCode, time::Duration};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Memory of the host that is not offered to tasks by default: the agent, the
+/// helpers and the kernel need some.
+const MEMORY_KEPT: u64 = 512 << 20;
+
+/// `potluck node`.
+pub async fn run(args: NodeArgs, global: &Global) -> Result<ExitCode, ApiError> {
+    start_logging();
+    let settings = resolve(args, global)?;
+    let node = Node::start(settings).await.map_err(|error| start_failed(&error))?;
+    wait_for_signal().await?;
+    tracing::info!("node stops; its tasks go on and are adopted by the next start");
+    node.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn start_logging() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("POTLUCK_LOG")
+        .unwrap_or_else(|_| "info,libp2p=warn,openraft=warn,chitchat=warn".into());
+    // A second subscriber can only be there in a test.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
+
+async fn wait_for_signal() -> Result<(), ApiError> {
+    let failed = |error: std::io::Error| ApiError::new(ErrorCode::Internal, error.to_string());
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Arguments with their defaults filled in.
+fn resolve(args: NodeArgs, global: &Global) -> Result<NodeSettings, ApiError> {
+    let bad = |message: String| ApiError::new(ErrorCode::BadRequest, message);
+    let join = match (args.join, &args.token) {
+        (Some(address), Some(token)) => Some(JoinWish {
+            address,
+            token: token.parse().map_err(|error: potluck_specs::trust::TokenError| {
+                bad(error.to_string()).hint("make one on a member with: potluck token create")
+            })?,
+        }),
+        _ => None,
+    };
+    let advertise = args.advertise.unwrap_or(args.listen);
+    if advertise.ip().is_unspecified() {
+        return Err(bad(format!("{advertise} is no address that others can reach this host at"))
+            .hint("give one with --advertise IP:PORT, or listen on one with --listen IP:PORT"));
+    }
+    let host = host_resources();
+    Ok(NodeSettings {
+        data: data_folder(global),
+        join,
+        name: args.name.unwrap_or_else(host_name),
+        rack: args.rack,
+        listen: args.listen,
+        advertise,
+        total: Resources {
+            cpu_millis: args.cpu.unwrap_or(host.cpu_millis),
+            memory_bytes: args.memory.map_or(host.memory_bytes, |mib| mib << 20),
+        },
+        ports: parse_ports(&args.ports).ok_or_else(|| {
+            bad(format!("{:?} is no range of ports", args.ports))
+                .hint("write FIRST-LAST, such as 20000-29999")
+        })?,
+        agent_lease: Millis(args.agent_lease * 1_000),
+        replace_voter_after: Duration::from_secs(args.replace_voter_after),
+    })
+}
+
+fn parse_ports(text: &str) -> Option<RangeInclusive<u16>> {
+    let (first, last) = text.split_once('-')?;
+    let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+    (1..=last).contains(&first).then_some(first..=last)
+}
+
+fn host_resources() -> Resources {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let memory = nix::sys::sysinfo::sysinfo().map_or(1 << 30, |info| info.ram_total());
+    Resources {
+        cpu_millis: u32::try_from(cores * 1_000).unwrap_or(u32::MAX),
+        memory_bytes: memory.saturating_sub(MEMORY_KEPT),
+    }
+}
+
+fn start_failed(error: &StartError) -> ApiError {
+    let mut shown = ApiError::new(error.code(), chain(error));
+    shown.hint = error.hint();
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn port_ranges_are_ordered() {
+        assert_eq!(parse_ports("20000-20010"), Some(20_000..=20_010));
+        for bad in ["", "1", "2-1", "0-5", "1-70000", "a-b"] {
+            assert_eq!(parse_ports(bad), None, "{bad}");
+        }
+    }
+}

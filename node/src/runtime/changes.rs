@@ -1,0 +1,354 @@
+//! Changes that people ask for, carried out by the leader: checked, made
+//! durable, committed. "Accepted" means that the job and its package survive
+//! the loss of any one node.
+
+use super::shared::Shared;
+use crate::{
+    api::{
+        change::{Change, ChangeRequest, SignedChange},
+        error::{ApiError, ErrorCode},
+        protocol::Changed,
+    },
+    cli::chain,
+    clock,
+    control::ProposeError,
+    wire::{Introduction, Request, Response},
+};
+use futures::{StreamExt, stream::FuturesUnordered};
+use potluck_core::{
+    cluster::{Cluster, Command, Refused, Reply},
+    scheduler::{HostView, SessionState},
+};
+use potluck_specs::{
+    Job, JobName, NodeId, PackageId,
+    job::SignedJob,
+    trust::UserCertificate,
+    validate,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+/// Nodes that must hold a package before its job is accepted; all, if there
+/// are fewer.
+const HOLDERS: usize = 3;
+
+/// How long one node may take to fetch a package for keeping. A large package
+/// over a slow link takes longer: the client's retry finds the chunks that
+/// came so far.
+const HOLD_WAIT: Duration = Duration::from_secs(100);
+
+/// Carries out a change on the leader.
+///
+/// # Errors
+/// Whatever the person must hear.
+pub async fn carry_out(
+    shared: &Arc<Shared>,
+    signed: &SignedChange,
+    holder: NodeId,
+) -> Result<Changed, ApiError> {
+    let me = &shared.me;
+    let (request, author) = signed
+        .verify(me.fleet, &me.cluster, clock::unix_now())
+        .map_err(|error| ApiError::new(ErrorCode::Denied, chain(&error)))?;
+    match &request.change {
+        Change::RunJob { job } => run_job(shared, &request, &author, job, holder).await,
+        _ => simple(shared, &request, &author).await,
+    }
+}
+
+async fn simple(
+    shared: &Arc<Shared>,
+    request: &ChangeRequest,
+    author: &UserCertificate,
+) -> Result<Changed, ApiError> {
+    let (change, now, author) = (request.id, clock::unix_now(), author.user.clone());
+    let (command, changed) = match request.change.clone() {
+        Change::RunJob { .. } => unreachable!("has a function of its own"),
+        Change::StopJob { job } => (
+            Command::StopJob { change, job: job.clone(), author, now },
+            Changed::JobStopped { job },
+        ),
+        Change::CreateToken { id, secret_hash, roles, rack, uses, expires } => (
+            Command::CreateToken { change, id, secret_hash, roles, rack, uses, expires, now },
+            Changed::TokenCreated,
+        ),
+        Change::Drain { node, draining } => {
+            (Command::SetDraining { change, node, draining }, Changed::Drained)
+        }
+        Change::Remove { node } => (Command::RemoveMember { node, now }, Changed::Removed),
+    };
+    match propose(shared, command).await? {
+        Reply::Done => Ok(changed),
+        Reply::Refused { why } => Err(refused(&why)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+async fn run_job(
+    shared: &Arc<Shared>,
+    request: &ChangeRequest,
+    author: &UserCertificate,
+    signed: &SignedJob,
+    holder: NodeId,
+) -> Result<Changed, ApiError> {
+    let me = &shared.me;
+    let (job, signer) = signed
+        .verify(me.fleet, &me.cluster, clock::unix_now())
+        .map_err(|error| ApiError::new(ErrorCode::Denied, chain(&error)))?;
+    if signer.key != author.key {
+        return Err(ApiError::new(ErrorCode::Denied, "the job was signed by another user"));
+    }
+    check(&job)?;
+    // A repeat, or a version that has passed, needs no package to be moved.
+    let known = shared.control.read(|state| state.answer_to(request.id).cloned());
+    if known.is_none() {
+        check_version(shared, &job)?;
+    }
+    let (holders, package_bytes) = keep_package(shared, job.package, holder).await?;
+    let names = holders.iter().map(|node| shared.directory.name(*node)).collect();
+    let command = Command::SubmitJob {
+        change: request.id,
+        job: Box::new(signed.clone()),
+        author: author.user.clone(),
+        message: String::new(),
+        holders,
+        package_bytes,
+        now: clock::unix_now(),
+        expected_version: None,
+    };
+    match propose(shared, command).await? {
+        Reply::Accepted { version } => {
+            Ok(Changed::JobAccepted { job: job.name, version, holders: names })
+        }
+        Reply::Conflict { current } => Err(conflict(&job.name, current)),
+        Reply::Refused { why: Refused::WrongVersion { next, .. } } => {
+            Err(conflict(&job.name, next - 1))
+        }
+        Reply::Refused { why } => Err(refused(&why)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn check(job: &Job) -> Result<(), ApiError> {
+    let findings = validate::check_job(job);
+    let errors: Vec<String> = findings
+        .iter()
+        .filter(|finding| finding.is_error())
+        .map(ToString::to_string)
+        .collect();
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let message = format!("job {} is not valid: {}", job.name, errors.join("; "));
+    Err(ApiError::new(ErrorCode::BadRequest, message))
+}
+
+fn check_version(shared: &Shared, job: &Job) -> Result<(), ApiError> {
+    let current = shared.control.read(|state: &Cluster| {
+        state.jobs().get(&job.name).map_or(0, |record| record.current().version)
+    });
+    if job.version == current + 1 { Ok(()) } else { Err(conflict(&job.name, current)) }
+}
+
+fn conflict(job: &JobName, current: u64) -> ApiError {
+    ApiError::new(ErrorCode::Conflict, format!("job {job} is at version {current} by now"))
+        .hint("somebody else changed it at the same time; look at it and run again")
+}
+
+fn refused(why: &Refused) -> ApiError {
+    let code = match why {
+        Refused::NoSuchJob { .. } | Refused::NoSuchToken { .. } | Refused::NotAMember { .. } => {
+            ErrorCode::NotFound
+        }
+        Refused::NotBegun | Refused::StaleReign => ErrorCode::Unavailable,
+        Refused::WrongVersion { .. } | Refused::TokenExists { .. } => ErrorCode::Conflict,
+        _ => ErrorCode::BadRequest,
+    };
+    ApiError::new(code, why.to_string())
+}
+
+fn unexpected(reply: &Reply) -> ApiError {
+    ApiError::new(ErrorCode::Internal, format!("the log answered {reply:?}"))
+}
+
+async fn propose(shared: &Shared, command: Command) -> Result<Reply, ApiError> {
+    match shared.control.propose(command).await {
+        Ok(applied) => Ok(applied.reply),
+        Err(error) => {
+            let code = match error {
+                ProposeError::TooLarge { .. } => ErrorCode::BadRequest,
+                _ => ErrorCode::Unavailable,
+            };
+            Err(ApiError::new(code, chain(&error)))
+        }
+    }
+}
+
+/// Waits until enough nodes hold the package, in different racks where
+/// possible. Returns who, and its size.
+async fn keep_package(
+    shared: &Arc<Shared>,
+    package: PackageId,
+    holder: NodeId,
+) -> Result<(Vec<NodeId>, u64), ApiError> {
+    let hosts = shared
+        .scheduling
+        .look(|scheduler, state| scheduler.hosts(state))
+        .await
+        .ok_or_else(|| ApiError::new(ErrorCode::Unavailable, "this node leads no longer"))?;
+    let up: BTreeSet<NodeId> = hosts
+        .iter()
+        .filter(|host| host.session == SessionState::Up)
+        .map(|host| host.node)
+        .collect();
+    let recorded = shared.control.read(|state: &Cluster| state.packages().get(&package).cloned());
+    let mut holders: BTreeSet<NodeId> =
+        recorded.iter().flat_map(|record| &record.holders).copied().collect();
+    holders.retain(|node| up.contains(node));
+    if let Some(record) = &recorded
+        && holders.len() >= HOLDERS.min(up.len())
+    {
+        return Ok((holders.into_iter().collect(), record.bytes));
+    }
+    holders.insert(holder);
+    let racks = racks(shared, &hosts);
+    let mut waiting: Vec<NodeId> = spread(&up, &holders, &racks);
+    let wanted = HOLDERS.min(up.len().max(1));
+    let mut failures = Vec::new();
+    let mut asked = FuturesUnordered::new();
+    let sources: Vec<NodeId> = holders.iter().copied().collect();
+    // The holder itself is asked too: it may have lost the package since.
+    let mut confirmed = BTreeSet::new();
+    for node in holders.iter().copied().collect::<Vec<_>>() {
+        asked.push(hold(shared, node, package, sources.clone()));
+    }
+    let mut in_flight: BTreeSet<NodeId> = holders.clone();
+    loop {
+        while confirmed.len() + in_flight.len() < wanted
+            && let Some(node) = waiting.pop()
+        {
+            in_flight.insert(node);
+            asked.push(hold(shared, node, package, sources.clone()));
+        }
+        let Some((node, outcome)) = asked.next().await else { break };
+        in_flight.remove(&node);
+        match outcome {
+            Ok(()) => {
+                confirmed.insert(node);
+            }
+            Err(why) => failures.push(format!("{}: {why}", shared.directory.name(node))),
+        }
+        if confirmed.len() >= wanted {
+            break;
+        }
+    }
+    if confirmed.len() < wanted {
+        let message = format!(
+            "package {package} is on {} nodes, {wanted} are needed before the job is accepted ({})",
+            confirmed.len(),
+            failures.join("; "),
+        );
+        return Err(ApiError::new(ErrorCode::Unavailable, message)
+            .hint("a repeat goes on where this one stopped"));
+    }
+    let bytes = shared.packages.bytes_of(package).await.unwrap_or_else(|| {
+        recorded.map_or(0, |record| record.bytes)
+    });
+    Ok((confirmed.into_iter().collect(), bytes))
+}
+
+async fn hold(
+    shared: &Arc<Shared>,
+    node: NodeId,
+    package: PackageId,
+    holders: Vec<NodeId>,
+) -> (NodeId, Result<(), String>) {
+    let request = Request::HoldPackage { package, holders };
+    let outcome = match shared.ask(node, request, HOLD_WAIT).await {
+        Ok(Response::Done) => Ok(()),
+        Ok(Response::Refused(why)) => Err(why),
+        Ok(_) => Err("it gave an answer that makes no sense".into()),
+        Err(error) => Err(chain(&error)),
+    };
+    (node, outcome)
+}
+
+fn racks(shared: &Shared, hosts: &[HostView]) -> BTreeMap<NodeId, String> {
+    shared.control.read(|state: &Cluster| {
+        hosts
+            .iter()
+            .filter_map(|host| {
+                let member = state.members().get(&host.node)?;
+                Some((host.node, member.topology.rack.clone()))
+            })
+            .collect()
+    })
+}
+
+/// Who else may hold the package, best last: racks that have no copy first.
+fn spread(
+    up: &BTreeSet<NodeId>,
+    holders: &BTreeSet<NodeId>,
+    racks: &BTreeMap<NodeId, String>,
+) -> Vec<NodeId> {
+    let mut taken: BTreeSet<&String> = holders.iter().filter_map(|node| racks.get(node)).collect();
+    let mut first = Vec::new();
+    let mut second = Vec::new();
+    for node in up.iter().filter(|node| !holders.contains(node)) {
+        let fresh = racks.get(node).is_some_and(|rack| taken.insert(rack));
+        if fresh { first.push(*node) } else { second.push(*node) }
+    }
+    second.into_iter().chain(first).collect()
+}
+
+/// Puts into the log what a node says of itself.
+pub async fn introduce(shared: &Arc<Shared>, from: NodeId, told: Introduction) -> Response {
+    if !shared.we_lead() {
+        return Response::NotLeader(shared.leader());
+    }
+    let known = shared.control.read(|state: &Cluster| {
+        state.members().get(&from).is_some_and(|member| {
+            member.raft_id == Some(told.raft_id)
+                && member.addresses == told.addresses
+                && member.capacity == Some(told.capacity)
+        })
+    });
+    if known {
+        return Response::Done;
+    }
+    let command = Command::RecordMember {
+        node: from,
+        addresses: Some(told.addresses.into_iter().take(8).collect()),
+        capacity: Some(told.capacity),
+        raft_id: Some(told.raft_id),
+        feature_level: None,
+    };
+    match propose(shared, command).await {
+        Ok(Reply::Done) => Response::Done,
+        Ok(other) => Response::Refused(format!("{other:?}")),
+        Err(error) => Response::Refused(error.message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fresh_racks_come_first() {
+        let node = |k: u8| NodeId([k; 32]);
+        let racks: BTreeMap<NodeId, String> = [(1, "a"), (2, "a"), (3, "b"), (4, "c")]
+            .into_iter()
+            .map(|(k, rack)| (node(k), rack.to_owned()))
+            .collect();
+        let up: BTreeSet<NodeId> = racks.keys().copied().collect();
+        let holders = BTreeSet::from([node(1)]);
+        let mut order = spread(&up, &holders, &racks);
+        let best = BTreeSet::from([order.pop().unwrap(), order.pop().unwrap()]);
+        assert_eq!(best, BTreeSet::from([node(3), node(4)]));
+        assert_eq!(order, vec![node(2)]);
+    }
+}

@@ -1,0 +1,279 @@
+//! The API's requests, carried out: here what this node knows itself, by the
+//! leader what only the leader knows.
+
+use super::{logs, shared::Shared};
+use crate::{
+    api::{
+        change::{Change, SignedChange},
+        client::Transport,
+        error::{ApiError, ErrorCode},
+        protocol::{
+            ApiAnswer, ApiFrame, ApiRequest, Changed, EndpointStatus, Info, Resolved, Welcome,
+        },
+        server::{self, Frames, Operations},
+    },
+    cli::chain,
+    clock,
+    identity::random,
+    network::{InboundStream, Purpose},
+    spawn::spawn,
+    wire::{Query, Request, Response},
+};
+use async_trait::async_trait;
+use potluck_core::cluster::Cluster;
+use potluck_specs::{Millis, NodeId, trust::UserCertificate};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    net::UnixListener,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Sessions at the same time, local and remote: people and CI, not services.
+const SESSIONS_MAX: usize = 256;
+
+/// How long the leader may take over a change: packages move meanwhile.
+const CHANGE_WAIT: Duration = Duration::from_secs(120);
+
+/// How long the leader may take over a question.
+const QUERY_WAIT: Duration = Duration::from_secs(5);
+
+/// Serves API sessions on the node's Unix socket.
+pub async fn serve_socket(shared: Arc<Shared>, listener: UnixListener, token: CancellationToken) {
+    let sessions = Arc::new(Semaphore::new(SESSIONS_MAX));
+    loop {
+        let stream = tokio::select! {
+            () = token.cancelled() => return,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(error = %error, "API connection was not accepted");
+                    continue;
+                }
+            },
+        };
+        serve_session(shared.clone(), Box::new(stream), &sessions);
+    }
+}
+
+/// Serves the streams that peers open.
+pub async fn serve_streams(shared: Arc<Shared>, mut streams: mpsc::Receiver<InboundStream>) {
+    let sessions = Arc::new(Semaphore::new(SESSIONS_MAX));
+    while let Some(InboundStream { purpose, stream, .. }) = streams.recv().await {
+        match purpose {
+            Purpose::Api => serve_session(shared.clone(), Box::new(stream.compat()), &sessions),
+            Purpose::Chunks => {
+                let packages = shared.packages.clone();
+                spawn("chunk server", async move { packages.serve(stream).await });
+            }
+            Purpose::Logs => {
+                let shared = shared.clone();
+                spawn("log server", async move { logs::serve(shared, stream.compat()).await });
+            }
+            // Snapshots travel as messages of the control group so far.
+            Purpose::Snapshot => {}
+        }
+    }
+}
+
+fn serve_session(shared: Arc<Shared>, stream: Box<dyn Transport>, sessions: &Arc<Semaphore>) {
+    let Ok(permit) = sessions.clone().try_acquire_owned() else {
+        tracing::warn!(limit = SESSIONS_MAX, "API session refused, too many are open");
+        return;
+    };
+    spawn("api session", session(shared, stream, permit));
+}
+
+async fn session(shared: Arc<Shared>, stream: Box<dyn Transport>, _permit: OwnedSemaphorePermit) {
+    if let Err(error) = server::serve(stream, Arc::new(Api(shared))).await {
+        tracing::debug!(error = %chain(&error), "API session ended");
+    }
+}
+
+struct Api(Arc<Shared>);
+
+#[async_trait]
+impl Operations for Api {
+    fn welcome(&self) -> Welcome {
+        let me = &self.0.me;
+        Welcome {
+            fleet: me.fleet,
+            cluster: me.cluster.clone(),
+            node: me.node,
+            name: me.name.clone(),
+            challenge: random(),
+        }
+    }
+
+    fn now(&self) -> Millis {
+        clock::unix_now()
+    }
+
+    async fn serve(&self, _who: &UserCertificate, request: ApiRequest, frames: Frames) {
+        let shared = &self.0;
+        let answer = match request {
+            ApiRequest::Logs(request) => return logs::stream(shared, request, frames).await,
+            ApiRequest::Info => Ok(ApiAnswer::Info(info(shared))),
+            ApiRequest::Nodes => query(shared, Query::Nodes).await,
+            ApiRequest::Jobs { job } => query(shared, Query::Jobs(job)).await,
+            ApiRequest::Explain(slot) => query(shared, Query::Explain(slot)).await,
+            ApiRequest::PutManifest(bytes) => {
+                shared.packages.put_manifest(bytes).await.map(ApiAnswer::Missing)
+            }
+            ApiRequest::PutChunks(chunks) => {
+                shared.packages.put_chunks(chunks).await.map(ApiAnswer::Missing)
+            }
+            ApiRequest::Change(signed) => {
+                change(shared, *signed, &frames).await.map(ApiAnswer::Changed)
+            }
+            ApiRequest::Resolve { namespace, service } => {
+                resolve(shared, &namespace, &service).await.map(ApiAnswer::Resolved)
+            }
+            ApiRequest::Packages => Ok(ApiAnswer::Packages(
+                shared.packages.statuses(&shared.directory).await,
+            )),
+        };
+        let frame = match answer {
+            Ok(answer) => ApiFrame::Answer(Box::new(answer)),
+            Err(error) => ApiFrame::Failure(error),
+        };
+        // The client may have left.
+        let _ = frames.send(frame).await;
+    }
+}
+
+fn info(shared: &Shared) -> Info {
+    let me = &shared.me;
+    let group = shared.control.membership();
+    let voters: Vec<NodeId> = group.voters.iter().map(|voter| voter.member.node).collect();
+    let authority = shared.control.read(Cluster::authority);
+    let mut warnings = shared.agent.isolation_missing();
+    if let Some(rack) = rack_of_majority(&group) {
+        warnings.push(format!("rack {rack} holds a majority of the voters"));
+    }
+    Info {
+        fleet: me.fleet,
+        cluster: me.cluster.clone(),
+        node: me.node,
+        name: me.name.clone(),
+        topology: me.topology.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        leader: shared.leader().map(|node| shared.directory.name(node)),
+        voters: voters.iter().map(|node| shared.directory.name(*node)).collect(),
+        authority: (authority.epoch.0, authority.reign.0),
+        warnings,
+        gossip_dropped: shared.gossip.counters().dropped(),
+        pid: std::process::id(),
+    }
+}
+
+fn rack_of_majority(group: &crate::control::Membership) -> Option<String> {
+    if group.voters.len() < 2 {
+        return None;
+    }
+    let racks = group.voters.iter().map(|voter| &voter.member.rack);
+    let majority = group.voters.len() / 2 + 1;
+    racks
+        .clone()
+        .find(|rack| racks.clone().filter(|other| other == rack).count() >= majority)
+        .cloned()
+}
+
+async fn query(shared: &Arc<Shared>, query: Query) -> Result<ApiAnswer, ApiError> {
+    match ask_leader(shared, Request::Query(query), QUERY_WAIT).await? {
+        Response::Answer(answer) => *answer,
+        other => Err(crate::api::client::unexpected(&other)),
+    }
+}
+
+async fn change(
+    shared: &Arc<Shared>,
+    signed: SignedChange,
+    frames: &Frames,
+) -> Result<Changed, ApiError> {
+    let (request, _) = signed
+        .verify(shared.me.fleet, &shared.me.cluster, clock::unix_now())
+        .map_err(|error| ApiError::new(ErrorCode::Denied, chain(&error)))?;
+    if let Change::RunJob { .. } = request.change {
+        let text = "waiting until the package is on three nodes and the job in the log";
+        let _ = frames.send(ApiFrame::Progress(text.into())).await;
+    }
+    let request = Request::Change { change: Box::new(signed), holder: shared.me.node };
+    match ask_leader(shared, request, CHANGE_WAIT).await? {
+        Response::Changed(changed) => changed,
+        other => Err(crate::api::client::unexpected(&other)),
+    }
+}
+
+/// Asks whoever leads; follows one hint to somebody else.
+pub async fn ask_leader(
+    shared: &Arc<Shared>,
+    request: Request,
+    limit: Duration,
+) -> Result<Response, ApiError> {
+    let mut leader = shared.leader().ok_or_else(no_leader)?;
+    for _ in 0..2 {
+        match shared.ask(leader, request.clone(), limit).await {
+            Ok(Response::NotLeader(Some(hint))) if hint != leader => leader = hint,
+            Ok(Response::NotLeader(_)) => return Err(no_leader()),
+            Ok(Response::Refused(why)) => return Err(ApiError::new(ErrorCode::Unavailable, why)),
+            Ok(answer) => return Ok(answer),
+            Err(error) => {
+                let name = shared.directory.name(leader);
+                let message = format!("the scheduler on {name} does not answer: {}", chain(&error));
+                return Err(ApiError::new(ErrorCode::Unavailable, message));
+            }
+        }
+    }
+    Err(no_leader())
+}
+
+fn no_leader() -> ApiError {
+    ApiError::new(ErrorCode::Unavailable, "the cluster has no scheduler at this moment")
+        .hint("a new one is elected within seconds while most voters are up; see potluck info")
+}
+
+async fn resolve(
+    shared: &Arc<Shared>,
+    namespace: &str,
+    service: &str,
+) -> Result<Resolved, ApiError> {
+    let resolution = shared.discovery.resolve(namespace, service).await?;
+    Ok(Resolved {
+        service: service.into(),
+        revision: resolution.revision,
+        stale: resolution.stale,
+        source: resolution.source,
+        endpoints: resolution
+            .endpoints
+            .into_iter()
+            .map(|endpoint| EndpointStatus {
+                slot: endpoint.slot,
+                node: endpoint.node,
+                rack: endpoint.rack,
+                address: SocketAddr::new(endpoint.address, endpoint.port),
+            })
+            .collect(),
+    })
+}
+
+/// Listens on the node's Unix socket, replacing what a dead node left.
+///
+/// # Errors
+/// If the folder can't be written, or the path is too long for a socket.
+pub fn bind_socket(path: &PathBuf) -> std::io::Result<UnixListener> {
+    use std::os::unix::fs::PermissionsExt;
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    // Sessions prove a person's key; the mode only keeps the noise out.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
+    Ok(listener)
+}

@@ -1,0 +1,308 @@
+//! What people ask, answered by the leader from the scheduler's picture.
+
+use super::{shared::Shared, voters};
+use crate::{
+    api::{
+        error::{ApiError, ErrorCode},
+        protocol::{ApiAnswer, HostVerdict, JobStatus, NodeStatus, TaskStatus},
+    },
+    wire::Query,
+};
+use potluck_core::{
+    auction::Refusal,
+    cluster::{Cluster, JobRecord, Member},
+    scheduler::{HostView, Scheduler, SessionState, SlotPhase, SlotView, Verdict},
+    session::{SlotReport, TaskState},
+};
+use potluck_specs::{JobName, NodeId, SlotId, job::Resources};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+/// Answers a question on the leader.
+///
+/// # Errors
+/// What it names does not exist, or this node leads no longer.
+pub async fn answer(shared: &Arc<Shared>, query: Query) -> Result<ApiAnswer, ApiError> {
+    let answer = match query {
+        Query::Nodes => {
+            let group = voters::membership(&shared.control.membership());
+            let me = shared.me.node;
+            shared
+                .scheduling
+                .look(move |scheduler, state| {
+                    let hosts = scheduler.hosts(state);
+                    Ok(ApiAnswer::Nodes(nodes(state, &hosts, &group, me)))
+                })
+                .await
+        }
+        Query::Jobs(job) => {
+            shared.scheduling.look(move |scheduler, state| jobs(scheduler, state, job)).await
+        }
+        Query::Explain(slot) => {
+            shared.scheduling.look(move |scheduler, state| explain(scheduler, state, &slot)).await
+        }
+    };
+    answer.unwrap_or_else(|| {
+        Err(ApiError::new(ErrorCode::Unavailable, "the scheduler has only just changed"))
+    })
+}
+
+fn nodes(
+    state: &Cluster,
+    hosts: &[HostView],
+    group: &potluck_core::voters::Membership,
+    leader: NodeId,
+) -> Vec<NodeStatus> {
+    let seen: BTreeMap<NodeId, &HostView> = hosts.iter().map(|host| (host.node, host)).collect();
+    let mut nodes: Vec<NodeStatus> = state
+        .members()
+        .values()
+        .map(|member| node_status(member, seen.get(&member.node).copied(), group, leader))
+        .collect();
+    nodes.sort_by(|a, b| a.name.cmp(&b.name));
+    nodes
+}
+
+fn node_status(
+    member: &Member,
+    host: Option<&HostView>,
+    group: &potluck_core::voters::Membership,
+    leader: NodeId,
+) -> NodeStatus {
+    let role = match member.node {
+        node if node == leader => Some("leader"),
+        node if group.voters.contains(&node) => Some("voter"),
+        node if group.learners.contains(&node) => Some("learner"),
+        _ => None,
+    };
+    let heard = host.filter(|host| host.heard_at.is_some());
+    NodeStatus {
+        node: member.node,
+        name: member.name.0.clone(),
+        topology: member.topology.clone(),
+        state: host.map_or("unknown", |host| session_name(host.session)).into(),
+        draining: member.draining,
+        role: role.map(str::to_owned),
+        address: member.addresses.first().and_then(|text| text.parse().ok()),
+        free: heard.map(|host| host.free),
+        total: heard.map(|host| host.total).or(member.capacity),
+        tasks: host.map_or(0, |host| host.slots),
+    }
+}
+
+fn session_name(session: SessionState) -> &'static str {
+    match session {
+        SessionState::Unknown => "unknown",
+        SessionState::Up => "up",
+        SessionState::Out => "out",
+        SessionState::Unreachable => "unreachable",
+        SessionState::Dead => "dead",
+    }
+}
+
+fn jobs(
+    scheduler: &Scheduler,
+    state: &Cluster,
+    only: Option<JobName>,
+) -> Result<ApiAnswer, ApiError> {
+    if let Some(job) = &only
+        && !state.jobs().contains_key(job)
+    {
+        return Err(no_such_job(state, job));
+    }
+    let mut slots: BTreeMap<JobName, Vec<SlotView>> = BTreeMap::new();
+    for slot in scheduler.slots(state) {
+        if only.as_ref().is_none_or(|job| *job == slot.slot.job) {
+            slots.entry(slot.slot.job.clone()).or_default().push(slot);
+        }
+    }
+    let statuses = state
+        .jobs()
+        .iter()
+        .filter(|(name, _)| only.as_ref().is_none_or(|job| job == *name))
+        .map(|(name, record)| {
+            let views = slots.remove(name).unwrap_or_default();
+            job_status(state, name, record, &views, only.is_some())
+        })
+        .collect();
+    Ok(ApiAnswer::Jobs(statuses))
+}
+
+fn no_such_job(state: &Cluster, job: &JobName) -> ApiError {
+    let error = ApiError::new(ErrorCode::NotFound, format!("there is no job {job}"));
+    let known: Vec<String> = state.jobs().keys().take(10).map(ToString::to_string).collect();
+    match known.is_empty() {
+        true => error.hint("there are no jobs at all; submit one with potluck run FILE.star"),
+        false => error.hint(format!("jobs are: {}", known.join(", "))),
+    }
+}
+
+fn job_status(
+    state: &Cluster,
+    name: &JobName,
+    record: &JobRecord,
+    views: &[SlotView],
+    with_tasks: bool,
+) -> JobStatus {
+    let current = record.current();
+    let tasks: Vec<TaskStatus> = views.iter().map(|view| task_status(state, view)).collect();
+    let count = |test: fn(&TaskStatus) -> bool| tasks.iter().filter(|task| test(task)).count();
+    let running = count(|task| task.state == Some(TaskState::Running));
+    let services = current.job.decode_unchecked().map_or_else(
+        |_| Vec::new(),
+        |job| job.task.services.iter().map(|service| service.name.clone()).collect(),
+    );
+    JobStatus {
+        name: name.clone(),
+        version: current.version,
+        replicas: current.replicas,
+        stopped: record.stopped,
+        running: running as u32,
+        healthy: count(|task| task.healthy && task.version.is_some()) as u32,
+        author: current.author.clone(),
+        package: current.package,
+        services,
+        tasks: if with_tasks { tasks } else { Vec::new() },
+    }
+}
+
+fn task_status(state: &Cluster, view: &SlotView) -> TaskStatus {
+    let shown = shown(view);
+    let member = shown.and_then(|(node, _)| state.members().get(node));
+    let report = shown.map(|(_, report)| report);
+    let address = member
+        .and_then(|member| member.addresses.first())
+        .and_then(|text| text.parse::<SocketAddr>().ok())
+        .map(|address| address.ip());
+    TaskStatus {
+        slot: view.slot.clone(),
+        node: shown.map(|(node, _)| {
+            member.map_or_else(|| node.short(), |member| member.name.0.clone())
+        }),
+        rack: member.map(|member| member.topology.rack.clone()),
+        state: report.map(|report| report.state),
+        healthy: report.is_some_and(|report| report.healthy),
+        generation: report.map(|report| report.generation),
+        version: report.map(|report| report.version),
+        ports: report.map_or_else(BTreeMap::new, |report| ports(report, address)),
+        pid: report.and_then(|report| report.pid),
+        starts: report.map_or(0, |report| report.starts),
+        last_end: report.and_then(|report| report.last_end.clone()),
+        since: report.map(|report| report.since),
+        waits_for: waits_for(state, view, shown.is_some()),
+    }
+}
+
+fn ports(report: &SlotReport, address: Option<IpAddr>) -> BTreeMap<String, SocketAddr> {
+    let Some(address) = address else { return BTreeMap::new() };
+    let socket = |(name, port): (&String, &u16)| (name.clone(), SocketAddr::new(address, *port));
+    report.ports.iter().map(socket).collect()
+}
+
+/// The holder that people are shown: a healthy one, else a running one, else
+/// any that is not stopped.
+fn shown(view: &SlotView) -> Option<(&NodeId, &SlotReport)> {
+    view.holders
+        .iter()
+        .filter(|(_, report)| report.state != TaskState::Stopped)
+        .max_by_key(|(_, report)| {
+            (report.healthy, report.state == TaskState::Running, report.generation)
+        })
+        .map(|(node, report)| (node, report))
+}
+
+fn waits_for(state: &Cluster, view: &SlotView, is_held: bool) -> Option<String> {
+    let name = |node: &NodeId| {
+        state.members().get(node).map_or_else(|| node.short(), |member| member.name.0.clone())
+    };
+    match &view.phase {
+        SlotPhase::Waiting { holder: Some(holder) } => {
+            Some(format!("a word from {}, which held it last", name(holder)))
+        }
+        SlotPhase::Waiting { holder: None } => Some("all nodes to report to the scheduler".into()),
+        SlotPhase::Missing if !is_held => {
+            Some(format!("a node that takes it (potluck explain '{}')", view.slot))
+        }
+        SlotPhase::Calling => Some("bids".into()),
+        SlotPhase::Awarded { node, .. } if !is_held => Some(format!("{} to confirm", name(node))),
+        _ => None,
+    }
+}
+
+fn explain(
+    scheduler: &Scheduler,
+    state: &Cluster,
+    slot: &SlotId,
+) -> Result<ApiAnswer, ApiError> {
+    if !state.jobs().contains_key(&slot.job) {
+        return Err(no_such_job(state, &slot.job));
+    }
+    let verdicts = scheduler
+        .explain(state, slot)
+        .into_iter()
+        .map(|(node, verdict)| {
+            let member = state.members().get(&node);
+            let refusal = match &verdict {
+                Verdict::Refused { refusal } => Some(refusal.clone()),
+                _ => None,
+            };
+            HostVerdict {
+                node: member.map_or_else(|| node.short(), |member| member.name.0.clone()),
+                rack: member.map_or_else(String::new, |member| member.topology.rack.clone()),
+                verdict: verdict_text(&verdict),
+                refusal,
+            }
+        })
+        .collect();
+    Ok(ApiAnswer::Explained(verdicts))
+}
+
+fn verdict_text(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Chosen { generation } => format!("it is here, generation {generation}"),
+        Verdict::Refused { refusal } => refusal_text(refusal),
+        Verdict::Draining => "the node takes no new work".into(),
+        Verdict::Session { state } => format!("the node is {}", session_name(*state)),
+        Verdict::TooSmall { need, free } => too_small(need, free),
+        Verdict::Avoided => "it failed here lately, left alone for a while".into(),
+        Verdict::RankedLower => "it fits; another node ranked higher".into(),
+        Verdict::NotCalled => "it fits; it was not asked".into(),
+    }
+}
+
+fn too_small(need: &Resources, free: &Resources) -> String {
+    let mut lacks = Vec::new();
+    if need.cpu_millis > free.cpu_millis {
+        lacks.push(cpu_text(need.cpu_millis, free.cpu_millis));
+    }
+    if need.memory_bytes > free.memory_bytes {
+        lacks.push(memory_text(need.memory_bytes, free.memory_bytes));
+    }
+    lacks.join("; ")
+}
+
+fn cpu_text(need: u32, free: u32) -> String {
+    format!("needs {need} thousandths of a core, {free} are free")
+}
+
+fn memory_text(need: u64, free: u64) -> String {
+    format!("needs {} MiB of memory, {} are free", need >> 20, free >> 20)
+}
+
+fn refusal_text(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::StaleAuthority { .. } => "it obeys a later scheduler".into(),
+        Refusal::Cpu { need, free } => cpu_text(*need, *free),
+        Refusal::Memory { need, free } => memory_text(*need, *free),
+        Refusal::PortTaken { port } => format!("port {port} is taken"),
+        Refusal::Draining => "the node takes no new work".into(),
+        Refusal::Adopting => "it still looks for the tasks of its former life".into(),
+        Refusal::Busy => "too many calls are open there".into(),
+        Refusal::Untrusted { why } => format!("it does not trust the job: {why}"),
+        Refusal::StaleGeneration { holds } => format!("it holds a later generation, {holds}"),
+        Refusal::Other => "it refused for a reason that this version does not know".into(),
+    }
+}

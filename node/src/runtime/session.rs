@@ -1,0 +1,83 @@
+//! The agent's session with whoever leads: a heartbeat each second, and at
+//! once when something changed.
+//!
+//! Inputs: the agent's change counter, the control group's leadership.
+//! Outputs: requests to the leader. Never waits for more than one of them at
+//! a time, so a slow leader gets fewer heartbeats, not a queue of them.
+
+use super::shared::Shared;
+use crate::wire::{Request, Response};
+use potluck_specs::NodeId;
+use std::{sync::Arc, time::Duration};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+/// Time between two heartbeats when nothing changes. The session is out after
+/// four of them.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// Least time between two heartbeats: a burst of changes travels as one.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(2);
+
+/// How long a heartbeat may take before it is given up for the next.
+const ANSWER_WAIT: Duration = Duration::from_millis(1_500);
+
+/// Pause while nobody is known to lead.
+const LEADERLESS_PAUSE: Duration = Duration::from_millis(100);
+
+/// Keeps the session until told to stop.
+pub async fn run(shared: Arc<Shared>, token: CancellationToken) {
+    let mut changed = shared.agent.changed();
+    let mut leadership = shared.control.leadership();
+    let mut introduced_to = None;
+    loop {
+        let sent = Instant::now();
+        let answered = beat(&shared, &mut introduced_to).await;
+        let pause = if answered { HEARTBEAT } else { LEADERLESS_PAUSE };
+        tokio::select! {
+            () = token.cancelled() => return,
+            () = sleep_until(sent + pause) => {}
+            changed = changed.changed(), if answered => {
+                if changed.is_err() { return }
+                sleep_until(sent + HEARTBEAT_MIN).await;
+            }
+            changed = leadership.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Sends one heartbeat; was it answered by a scheduler?
+async fn beat(shared: &Arc<Shared>, introduced_to: &mut Option<NodeId>) -> bool {
+    let Some(leader) = shared.leader().or_else(|| anybody(shared)) else { return false };
+    let Ok(heartbeat) = shared.agent.heartbeat().await else { return false };
+    match shared.ask(leader, Request::Heartbeat(heartbeat), ANSWER_WAIT).await {
+        Ok(Response::Heartbeat(answer)) => {
+            if *introduced_to != Some(leader) && introduce(shared, leader).await {
+                *introduced_to = Some(leader);
+            }
+            shared.agent.heartbeat_answered(answer).await.is_ok()
+        }
+        Ok(Response::NotLeader(Some(hint))) if hint != leader => {
+            shared.directory.hint_leader(hint);
+            false
+        }
+        Ok(_) => false,
+        Err(error) => {
+            tracing::debug!(leader = %leader, error = %error, "heartbeat was not answered");
+            false
+        }
+    }
+}
+
+async fn introduce(shared: &Arc<Shared>, leader: NodeId) -> bool {
+    let request = Request::Introduce(shared.me.introduction.clone());
+    matches!(shared.ask(leader, request, ANSWER_WAIT).await, Ok(Response::Done))
+}
+
+/// Somebody to ask who leads: a member of gossip that is not this node.
+fn anybody(shared: &Shared) -> Option<NodeId> {
+    let alive = shared.directory.alive();
+    let others: Vec<NodeId> = alive.into_iter().filter(|node| *node != shared.me.node).collect();
+    let pick = crate::clock::boot_now().0 as usize / 100;
+    (!others.is_empty()).then(|| others[pick % others.len()])
+}

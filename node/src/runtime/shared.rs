@@ -1,0 +1,91 @@
+//! What every actor of a node may reach: the handles of the others.
+
+use super::{
+    admission::Admission, discovery::Discovery, dispatch, members::Directory, packages::Packages,
+    scheduling::Scheduling,
+};
+use crate::{
+    agent::Agent,
+    control::ControlGroup,
+    network::{Network, RequestError},
+    wire::{Introduction, Request, Response},
+};
+use potluck_core::cluster::Cluster;
+use potluck_gossip::Gossip;
+use potluck_specs::{FleetId, NodeId, Topology, trust::SecretKey};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+/// Who this node is.
+#[derive(Clone, Debug)]
+pub struct Me {
+    /// Its id.
+    pub node: NodeId,
+    /// Its key.
+    pub key: SecretKey,
+    /// What people call it.
+    pub name: String,
+    /// Where it stands.
+    pub topology: Topology,
+    /// Its fleet.
+    pub fleet: FleetId,
+    /// Its cluster.
+    pub cluster: String,
+    /// Where others reach it.
+    pub address: SocketAddr,
+    /// What the log should know of it.
+    pub introduction: Introduction,
+}
+
+/// The handles of one node's actors.
+pub struct Shared {
+    /// Who this is.
+    pub me: Me,
+    /// libp2p.
+    pub network: Network,
+    /// Who is there.
+    pub gossip: Gossip,
+    /// The replicated state.
+    pub control: ControlGroup<Cluster>,
+    /// What runs here.
+    pub agent: Agent,
+    /// What is stored here.
+    pub packages: Packages,
+    /// Where services are.
+    pub discovery: Discovery,
+    /// The scheduler, while it is here.
+    pub scheduling: Scheduling,
+    /// Who may come in.
+    pub admission: Admission,
+    /// Names, racks and the scheduler's whereabouts.
+    pub directory: Directory,
+}
+
+impl Shared {
+    /// Asks a node; this one is asked directly, without the network.
+    ///
+    /// # Errors
+    /// The network's.
+    pub async fn ask(
+        self: &Arc<Self>,
+        to: NodeId,
+        request: Request,
+        limit: Duration,
+    ) -> Result<Response, RequestError> {
+        if to != self.me.node {
+            return self.network.request(to, request, limit).await;
+        }
+        let local = Box::pin(dispatch::handle(self.clone(), to, request));
+        tokio::time::timeout(limit, local).await.map_err(|_| RequestError::local_timeout())
+    }
+
+    /// The node that leads, as far as anybody here knows: by the control
+    /// group, or by who greeted this node last.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.control.leadership().borrow().leader.or_else(|| self.directory.greeted_by())
+    }
+
+    /// Does this node lead?
+    pub fn we_lead(&self) -> bool {
+        self.control.leadership().borrow().we_lead
+    }
+}
