@@ -7,6 +7,7 @@ use potluck_core::{
     auction::{Authority, Award, AwardAnswer, Call, CallAnswer, StopOrder},
     session::{Heartbeat, HeartbeatAnswer},
 };
+use potluck_dht::slice::{SliceRequest, SliceResponse};
 use potluck_specs::{JobName, NodeId, PackageId, SlotId, job::Resources};
 use serde::{Deserialize, Serialize};
 
@@ -73,10 +74,8 @@ pub enum Request {
         /// Who has it.
         holders: Vec<NodeId>,
     },
-    /// Keep this signed slice, unless a newer one is here.
-    StoreSlice(#[serde(with = "serde_bytes")] Vec<u8>),
-    /// The signed slice under this key.
-    GetSlice(#[serde(with = "serde_bytes")] [u8; 32]),
+    /// About a signed slice of a service's endpoints.
+    Slice(SliceRequest),
 }
 
 /// What the log should know of a node.
@@ -125,10 +124,8 @@ pub enum Response {
     Answer(Box<Result<ApiAnswer, ApiError>>),
     /// To [`Request::Join`], for the stranger.
     Joined(#[serde(with = "serde_bytes")] Vec<u8>),
-    /// To [`Request::StoreSlice`] when a newer one is here: that one.
-    Newer(#[serde(with = "serde_bytes")] Vec<u8>),
-    /// To [`Request::GetSlice`].
-    Slice(Option<serde_bytes::ByteBuf>),
+    /// To [`Request::Slice`].
+    Slice(SliceResponse),
     /// Done, nothing to say.
     Done,
     /// The node is not the scheduler; here is who is, if known.

@@ -104,7 +104,8 @@ fn targets(global: &Global, profile: &Profile) -> Result<Vec<Target>, ApiError> 
     if socket.exists() {
         targets.push(Target::Socket(socket));
     }
-    targets.extend(profile.nodes.iter().copied().map(Target::Remote));
+    let known = profile.nodes.iter().flat_map(|node| &node.addresses);
+    targets.extend(known.copied().map(Target::Remote));
     Ok(targets)
 }
 
@@ -168,7 +169,7 @@ async fn open_remote(
         .await
         .map_err(|e| unreachable(&e))?;
     let client =
-        Client::open(Box::new(stream.compat()), &profile.key, profile.credential.clone()).await?;
+        Client::open(Box::new(stream.into_tokio()), &profile.key, profile.credential.clone()).await?;
     Ok((client, network))
 }
 

@@ -134,15 +134,12 @@ async fn run_job(
 
 fn check(job: &Job) -> Result<(), ApiError> {
     let findings = validate::check_job(job);
-    let errors: Vec<String> = findings
-        .iter()
-        .filter(|finding| finding.is_error())
-        .map(ToString::to_string)
-        .collect();
-    if errors.is_empty() {
+    if !validate::refused(&findings) {
         return Ok(());
     }
-    let message = format!("job {} is not valid: {}", job.name, errors.join("; "));
+    let list: Vec<String> =
+        findings.iter().map(|finding| format!("{}: {}", finding.field, finding.message)).collect();
+    let message = format!("job {} is not valid: {}", job.name, list.join("; "));
     Err(ApiError::new(ErrorCode::BadRequest, message))
 }
 

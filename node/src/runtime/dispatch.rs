@@ -95,10 +95,7 @@ pub async fn handle(shared: Arc<Shared>, from: NodeId, request: Request) -> Resp
                 Err(why) => Response::Refused(why),
             }
         }
-        Request::StoreSlice(bytes) => shared.discovery.store(&bytes),
-        Request::GetSlice(key) => {
-            Response::Slice(shared.discovery.stored(key).map(serde_bytes::ByteBuf::from))
-        }
+        Request::Slice(request) => Response::Slice(shared.discovery.answer(request)),
     }
 }
 

@@ -144,7 +144,7 @@ async fn remote(
         .open_stream(node, Purpose::Logs, ASK_WAIT)
         .await
         .map_err(|error| lost(&error))?;
-    let mut stream = stream.compat();
+    let mut stream = stream.into_tokio();
     frame::write(&mut stream, request).await.map_err(|error| lost(&error))?;
     loop {
         let next = tokio::select! {

@@ -56,6 +56,12 @@ impl Directory {
         self.get(node).map_or_else(|| node.short(), |known| known.name)
     }
 
+    /// The node that people call so.
+    pub fn named(&self, name: &str) -> Option<NodeId> {
+        let inner = self.lock();
+        inner.members.iter().find(|(_, known)| known.name == name).map(|(node, _)| *node)
+    }
+
     /// All nodes that gossip believes to be alive.
     pub fn alive(&self) -> Vec<NodeId> {
         let inner = self.lock();

@@ -21,6 +21,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use potluck_core::cluster::Cluster;
+use potluck_dht::slice::{ResolvedEndpoint, Source};
 use potluck_specs::{Millis, NodeId, trust::UserCertificate};
 use std::{
     net::SocketAddr,
@@ -66,14 +67,14 @@ pub async fn serve_streams(shared: Arc<Shared>, mut streams: mpsc::Receiver<Inbo
     let sessions = Arc::new(Semaphore::new(SESSIONS_MAX));
     while let Some(InboundStream { purpose, stream, .. }) = streams.recv().await {
         match purpose {
-            Purpose::Api => serve_session(shared.clone(), Box::new(stream.compat()), &sessions),
+            Purpose::Api => serve_session(shared.clone(), Box::new(stream.into_tokio()), &sessions),
             Purpose::Chunks => {
                 let packages = shared.packages.clone();
                 spawn("chunk server", async move { packages.serve(stream).await });
             }
             Purpose::Logs => {
                 let shared = shared.clone();
-                spawn("log server", async move { logs::serve(shared, stream.compat()).await });
+                spawn("log server", async move { logs::serve(shared, stream.into_tokio()).await });
             }
             // Snapshots travel as messages of the control group so far.
             Purpose::Snapshot => {}
@@ -243,22 +244,24 @@ async fn resolve(
     namespace: &str,
     service: &str,
 ) -> Result<Resolved, ApiError> {
-    let resolution = shared.discovery.resolve(namespace, service).await?;
+    let resolved = shared.discovery.resolve(namespace, service).await?;
+    let revision = resolved.resolution.revision;
+    let endpoint = |found: ResolvedEndpoint| EndpointStatus {
+        slot: found.endpoint.slot,
+        node: found.endpoint.node,
+        rack: found.endpoint.rack,
+        address: SocketAddr::new(found.endpoint.address, found.endpoint.port),
+    };
     Ok(Resolved {
         service: service.into(),
-        revision: resolution.revision,
-        stale: resolution.stale,
-        source: resolution.source,
-        endpoints: resolution
-            .endpoints
-            .into_iter()
-            .map(|endpoint| EndpointStatus {
-                slot: endpoint.slot,
-                node: endpoint.node,
-                rack: endpoint.rack,
-                address: SocketAddr::new(endpoint.address, endpoint.port),
-            })
-            .collect(),
+        revision: (revision.epoch.0, revision.reign.0, revision.counter),
+        stale: resolved.resolution.stale,
+        source: match resolved.source {
+            Source::Cache => "cache",
+            Source::Dht => "dht",
+        }
+        .into(),
+        endpoints: resolved.resolution.endpoints.into_iter().map(endpoint).collect(),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     control::{PeerError, RaftPeers},
-    network::Network,
+    network::{Network, RequestError},
     wire::{Request, Response},
 };
 use async_trait::async_trait;
@@ -22,7 +22,7 @@ impl RaftPeers for Peers {
     ) -> Result<Vec<u8>, PeerError> {
         match self.0.request(to, Request::Raft(message), limit).await {
             Ok(Response::Raft(answer)) => Ok(answer),
-            Err(error) if error.is_timeout() => Err(PeerError::Timeout(to)),
+            Err(RequestError::Timeout) => Err(PeerError::Timeout(to)),
             Ok(_) | Err(_) => Err(PeerError::Unreachable(to)),
         }
     }

@@ -75,7 +75,7 @@ impl Shared {
             return self.network.request(to, request, limit).await;
         }
         let local = Box::pin(dispatch::handle(self.clone(), to, request));
-        tokio::time::timeout(limit, local).await.map_err(|_| RequestError::local_timeout())
+        tokio::time::timeout(limit, local).await.map_err(|_| RequestError::Timeout)
     }
 
     /// The node that leads, as far as anybody here knows: by the control

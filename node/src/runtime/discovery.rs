@@ -1,0 +1,271 @@
+//! Where services are: the scheduler's publisher, what this node holds for
+//! others, and the resolver that answers people and programs.
+
+use super::shared::Shared;
+use crate::{
+    api::error::{ApiError, ErrorCode},
+    cli::chain,
+    clock,
+    network::Network,
+    wire::{Request, Response},
+};
+use async_trait::async_trait;
+use potluck_core::{
+    cluster::Cluster,
+    scheduler::{SessionState, ServiceEndpoints},
+};
+use potluck_dht::slice::{
+    Endpoint, LookupError, Resolved, Resolver, Revision, ServiceName, SignedSlice, Slice,
+    SliceKey, SliceLookup, SliceRequest, SliceResponse, SliceStore, split,
+};
+use potluck_specs::{Millis, NodeId, trust::NodeCertificate};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+/// How long a slice is fresh: a node that missed a change asks anew at half of
+/// it.
+const SLICE_LIFE: Millis = Millis(30_000);
+
+/// How often each slice is published again, so that new holders get it.
+const REPUBLISH: Duration = Duration::from_secs(10);
+
+/// How often the clock of the publisher ticks.
+const TICK: Duration = Duration::from_millis(500);
+
+/// How long one holder may take to answer.
+const ANSWER_WAIT: Duration = Duration::from_secs(1);
+
+/// Handle of this node's discovery.
+#[derive(Clone)]
+pub struct Discovery {
+    cluster: String,
+    store: Arc<Mutex<SliceStore>>,
+    resolver: Resolver,
+}
+
+impl Discovery {
+    /// With nothing known yet.
+    pub fn new(certificate: &NodeCertificate, network: Network, me: NodeId) -> Discovery {
+        let store = Arc::new(Mutex::new(SliceStore::new(certificate.fleet)));
+        let lookup = Lookup { network, me, store: store.clone() };
+        let resolver =
+            Resolver::new(certificate.fleet, Arc::new(lookup), Arc::new(clock::unix_now));
+        Discovery { cluster: certificate.topology.cluster.clone(), store, resolver }
+    }
+
+    /// Answers a request about slices that this node holds. What it is given
+    /// to hold also freshens its own cache.
+    pub fn answer(&self, request: SliceRequest) -> SliceResponse {
+        if let SliceRequest::Put(bytes) = &request
+            && let Ok(signed) = SignedSlice::decode(bytes)
+            && let Err(error) = self.resolver.learn(&signed)
+        {
+            tracing::debug!(error = %chain(&error), "a slice that was put here does not hold");
+        }
+        let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        store.answer(request, clock::unix_now())
+    }
+
+    /// Where a service is.
+    ///
+    /// # Errors
+    /// Nobody knows it, or nobody answered.
+    pub async fn resolve(&self, namespace: &str, service: &str) -> Result<Resolved, ApiError> {
+        let name = ServiceName {
+            cluster: self.cluster.clone(),
+            namespace: namespace.into(),
+            service: service.into(),
+        };
+        self.resolver.resolve(&name).await.map_err(|error| {
+            ApiError::new(ErrorCode::NotFound, chain(&error))
+                .hint("services are named in a job's spec; see potluck status")
+        })
+    }
+
+    /// Which hosts are held for dead.
+    pub fn set_dead(&self, dead: BTreeSet<NodeId>) {
+        self.resolver.set_dead(dead);
+    }
+}
+
+/// Slices over the network's hash table.
+struct Lookup {
+    network: Network,
+    me: NodeId,
+    store: Arc<Mutex<SliceStore>>,
+}
+
+#[async_trait]
+impl SliceLookup for Lookup {
+    async fn closest(&self, key: SliceKey) -> Vec<NodeId> {
+        self.network.closest(key.0).await
+    }
+
+    async fn ask(&self, to: NodeId, request: SliceRequest) -> Result<SliceResponse, LookupError> {
+        if to == self.me {
+            let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+            return Ok(store.answer(request, clock::unix_now()));
+        }
+        match self.network.request(to, Request::Slice(request), ANSWER_WAIT).await {
+            Ok(Response::Slice(response)) => Ok(response),
+            Ok(_) => Err(LookupError::BadAnswer),
+            Err(error) => Err(LookupError::Unreachable(chain(&error))),
+        }
+    }
+}
+
+/// A service as it was last published.
+struct Publication {
+    service: ServiceEndpoints,
+    due: Instant,
+}
+
+/// Publishes what the scheduler says, and again before it expires, while this
+/// node leads.
+pub async fn publish(
+    shared: Arc<Shared>,
+    mut services: mpsc::Receiver<ServiceEndpoints>,
+    token: CancellationToken,
+) {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut known: BTreeMap<(String, String), Publication> = BTreeMap::new();
+    let mut counter = 0;
+    loop {
+        let due: Vec<ServiceEndpoints> = tokio::select! {
+            () = token.cancelled() => return,
+            service = services.recv() => match service {
+                Some(service) => vec![service],
+                None => return,
+            },
+            _ = ticks.tick() => {
+                see_dead(&shared).await;
+                if !may_publish(&shared).await {
+                    known.clear();
+                    continue;
+                }
+                let now = Instant::now();
+                let due = known.values().filter(|publication| publication.due <= now);
+                due.map(|publication| publication.service.clone()).collect()
+            }
+        };
+        for service in due {
+            counter += 1;
+            let key = (service.namespace.clone(), service.service.clone());
+            publish_one(&shared, &service, counter).await;
+            known.insert(key, Publication { service, due: Instant::now() + REPUBLISH });
+        }
+    }
+}
+
+/// Only a scheduler that most voters still follow may speak.
+async fn may_publish(shared: &Arc<Shared>) -> bool {
+    shared.we_lead()
+        && shared
+            .scheduling
+            .look(|scheduler, _| scheduler.may_act(clock::boot_now()))
+            .await
+            .unwrap_or(false)
+}
+
+/// Hosts that the scheduler holds for dead, on the leader; elsewhere those
+/// that gossip suspects are left to the slices, which the leader renews.
+async fn see_dead(shared: &Arc<Shared>) {
+    let dead = shared
+        .scheduling
+        .look(|scheduler, state| {
+            let hosts = scheduler.hosts(state).into_iter();
+            hosts.filter(|host| host.session == SessionState::Dead).map(|host| host.node).collect()
+        })
+        .await;
+    if let Some(dead) = dead {
+        shared.discovery.set_dead(dead);
+    }
+}
+
+async fn publish_one(shared: &Arc<Shared>, service: &ServiceEndpoints, counter: u64) {
+    let slices = match split(slice(shared, service, counter)) {
+        Ok(slices) => slices,
+        Err(error) => {
+            let service = &service.service;
+            tracing::error!(service, error = %chain(&error), "a service can't be published");
+            return;
+        }
+    };
+    for slice in slices {
+        let name = slice.name.to_string();
+        let signed =
+            SignedSlice::sign(&slice, &shared.me.key, shared.admission.credential());
+        let published = match signed {
+            Ok(signed) => shared.discovery.resolver.publish(&signed).await,
+            Err(error) => Err(error),
+        };
+        match published {
+            Ok(report) if report.newer.is_some() => {
+                tracing::warn!(service = name, "a newer scheduler has published this service");
+            }
+            Ok(report) => {
+                tracing::debug!(
+                    service = name,
+                    endpoints = slice.endpoints.len(),
+                    stored = report.stored,
+                    asked = report.asked,
+                    "service published",
+                );
+            }
+            Err(error) => {
+                tracing::error!(service = name, error = %chain(&error), "service not published");
+            }
+        }
+    }
+}
+
+fn slice(shared: &Shared, service: &ServiceEndpoints, counter: u64) -> Slice {
+    let now = clock::unix_now();
+    let (authority, addresses) = shared.control.read(|state: &Cluster| {
+        let addresses: BTreeMap<NodeId, SocketAddr> = state
+            .members()
+            .values()
+            .filter_map(|member| Some((member.node, member.addresses.first()?.parse().ok()?)))
+            .collect();
+        (state.authority(), addresses)
+    });
+    let endpoints = service
+        .endpoints
+        .iter()
+        .filter_map(|endpoint| {
+            Some(Endpoint {
+                slot: endpoint.slot.clone(),
+                node: endpoint.node,
+                address: addresses.get(&endpoint.node)?.ip(),
+                port: endpoint.port,
+                rack: endpoint.rack.clone(),
+                healthy: endpoint.healthy,
+                weight: 1,
+            })
+        })
+        .collect();
+    Slice {
+        fleet: shared.me.fleet,
+        name: ServiceName {
+            cluster: shared.me.cluster.clone(),
+            namespace: service.namespace.clone(),
+            service: service.service.clone(),
+        },
+        revision: Revision { epoch: authority.epoch, reign: authority.reign, counter },
+        published: now,
+        expires: now + SLICE_LIFE,
+        part: 0,
+        parts: 1,
+        endpoints,
+    }
+}

@@ -1,0 +1,148 @@
+//! What goes on slowly: certificates renewed, revocations obeyed, the folder
+//! told who is there, drains passed to the agent, capacity to gossip.
+
+use super::{join, shared::Shared};
+use crate::{
+    cli::chain,
+    clock,
+    identity::{ClusterFile, DataFolder, KnownMember, MEMBERS_MAX, needs_renewal},
+    network::Credential,
+};
+use potluck_core::cluster::Cluster;
+use potluck_gossip::Capacity;
+use potluck_specs::Millis;
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+/// How often these things are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Looks between two tries to renew: a cluster without a leader is not asked
+/// each second.
+const RENEW_EVERY: u32 = 60;
+
+/// Looks until told to stop.
+pub async fn run(
+    shared: Arc<Shared>,
+    folder: Arc<DataFolder>,
+    has_leader: Arc<AtomicBool>,
+    token: CancellationToken,
+) {
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = BTreeSet::new();
+    let mut count = 0_u32;
+    loop {
+        tokio::select! {
+            () = token.cancelled() => return,
+            _ = looks.tick() => {}
+        }
+        has_leader.store(shared.leader().is_some(), Ordering::Relaxed);
+        obey_revocations(&shared);
+        pass_drain(&shared).await;
+        publish_capacity(&shared).await;
+        remember_members(&shared, &folder, &mut told);
+        if count.is_multiple_of(RENEW_EVERY) {
+            renew(&shared, &folder).await;
+        }
+        count = count.wrapping_add(1);
+    }
+}
+
+fn obey_revocations(shared: &Shared) {
+    let serials: BTreeSet<u64> =
+        shared.control.read(|state: &Cluster| state.revoked().keys().copied().collect());
+    shared.gossip.set_revoked(serials.clone());
+    shared.network.set_revoked(serials);
+}
+
+async fn pass_drain(shared: &Shared) {
+    let draining = shared.control.read(|state: &Cluster| {
+        state.members().get(&shared.me.node).is_some_and(|member| member.draining)
+    });
+    shared.gossip.set_draining(draining);
+    // The agent may be stopping.
+    let _ = shared.agent.set_draining(draining).await;
+}
+
+async fn publish_capacity(shared: &Shared) {
+    if let Ok(slots) = shared.agent.slots().await {
+        let total = shared.me.introduction.capacity;
+        let used = slots.iter().fold(potluck_specs::job::Resources::default(), |sum, slot| {
+            sum.plus(slot.resources)
+        });
+        shared.gossip.set_capacity(Capacity { free: total.minus(used), total });
+    }
+}
+
+/// Keeps the folder's list of members fresh: after a restart of every host
+/// somebody must know where the others are.
+fn remember_members(shared: &Shared, folder: &DataFolder, told: &mut BTreeSet<SocketAddr>) {
+    let members = shared.gossip.members().borrow().clone();
+    let addresses: BTreeSet<SocketAddr> =
+        members.iter().filter(|m| m.alive).map(|m| m.record.gossip).collect();
+    if addresses.is_subset(told) {
+        return;
+    }
+    let Ok(Some(file)) = folder.cluster() else { return };
+    let fresh = members.iter().filter(|m| m.alive && m.node != shared.me.node);
+    let list = fresh
+        .take(MEMBERS_MAX)
+        .map(|member| KnownMember {
+            node: member.node,
+            network: member.record.network.clone(),
+            gossip: Some(member.record.gossip),
+        })
+        .collect();
+    let epoch = shared.control.read(Cluster::authority).epoch.max(file.epoch);
+    match folder.set_cluster(&ClusterFile { members: list, epoch, ..file }) {
+        Ok(()) => *told = addresses,
+        Err(error) => {
+            tracing::warn!(error = %chain(&error), "the list of members was not written");
+        }
+    }
+}
+
+async fn renew(shared: &Arc<Shared>, folder: &DataFolder) {
+    let credential = shared.admission.credential();
+    let now = clock::unix_now();
+    let Ok(certificate) = credential.verify(shared.me.fleet, now, Millis(u64::MAX / 2)) else {
+        return;
+    };
+    if !needs_renewal(&certificate, now) {
+        return;
+    }
+    let addresses: Vec<SocketAddr> = shared
+        .directory
+        .alive()
+        .into_iter()
+        .filter(|node| *node != shared.me.node)
+        .filter_map(|node| shared.directory.get(node)?.address)
+        .take(5)
+        .collect();
+    match join::renew(&shared.network, &addresses, &credential, &certificate).await {
+        Ok(admission) => {
+            if let Err(error) = folder.set_credential(&admission.credential) {
+                tracing::warn!(error = %chain(&error), "the new certificate was not written");
+            }
+            shared.network.set_credential(Credential::Node(admission.credential.clone()));
+            if let Err(error) = shared.gossip.update_credential(admission.credential.clone()) {
+                tracing::warn!(error = %chain(&error), "gossip refuses the new certificate");
+            }
+            shared.admission.set_credential(admission.credential);
+            tracing::info!("certificate renewed");
+        }
+        Err(error) => {
+            tracing::warn!(error = %chain(&error), "the certificate is due and was not renewed");
+        }
+    }
+}

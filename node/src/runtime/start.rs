@@ -1,0 +1,476 @@
+//! The order in which a node's actors start, and stop.
+
+use super::{
+    admission::{self, Admission},
+    discovery,
+    discovery::Discovery,
+    dispatch,
+    join::{self, Door},
+    members::{self, Directory},
+    operations,
+    packages::Packages,
+    peers::Peers,
+    renewal, scheduling, session,
+    settings::NodeSettings,
+    shared::{Me, Shared},
+    voters,
+};
+use crate::{
+    agent::{self, AgentConfig, AgentError},
+    api::error::ErrorCode,
+    cli::chain,
+    clock,
+    control::{self, ControlGroup, Settings as ControlSettings, Timing},
+    identity::{ClusterFile, DataFolder, FolderError, Genesis, JoinError, random},
+    network::{self, Credential, Inbound, Network, NetworkConfig},
+    spawn::spawn,
+    wire::Introduction,
+};
+use potluck_core::{
+    cluster::{self, Cluster, Command, GossipKey},
+    voters::VotersConfig,
+};
+use potluck_gossip::{Gossip, GossipConfig, GossipError};
+use potluck_specs::{
+    Millis,
+    job::SignedJob,
+    trust::{GRACE_WITHOUT_LEADER, NodeCertificate, NodeCredential, SecretKey},
+};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// How long actors may take to end when the node stops.
+const STOP_WAIT: Duration = Duration::from_secs(5);
+
+/// Services whose endpoints wait to be published.
+const PUBLICATIONS_QUEUED_MAX: usize = 1_024;
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data folder.
+    #[error("can't use the data folder")]
+    Folder(#[from] FolderError),
+    /// It is in no cluster and was not told to join one.
+    #[error("{0} belongs to no cluster")]
+    NoCluster(PathBuf),
+    /// The cluster did not let it in.
+    #[error("can't join")]
+    Join(#[from] JoinError),
+    /// libp2p.
+    #[error("can't start the network")]
+    Network(#[from] network::StartError),
+    /// Gossip.
+    #[error("can't start gossip")]
+    Gossip(#[from] GossipError),
+    /// The control group's store.
+    #[error("can't start the control group")]
+    Control(#[from] control::StartError),
+    /// The agent.
+    #[error("can't start the agent")]
+    Agent(#[from] AgentError),
+    /// The package store.
+    #[error("can't open the package store")]
+    Packages(#[from] potluck_dht::store::StoreError),
+    /// The helper program is not beside this one.
+    #[error("the program potluck-helper is not at {0}")]
+    NoHelper(PathBuf),
+    /// The API's socket.
+    #[error("can't listen on {path}")]
+    Socket {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl StartError {
+    /// For the exit code.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            StartError::Join(error) if error.is_temporary() => ErrorCode::Unavailable,
+            StartError::Join(_) => ErrorCode::Denied,
+            StartError::NoCluster(_) | StartError::NoHelper(_) => ErrorCode::BadRequest,
+            _ => ErrorCode::Unavailable,
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            StartError::NoCluster(_) => {
+                "begin a fleet with potluck init, or join one with --join ADDRESS --token TOKEN"
+            }
+            StartError::Join(error) => return error.hint().map(str::to_owned),
+            StartError::NoHelper(_) => "install potluck-helper beside potluck",
+            StartError::Folder(FolderError::InUse { .. }) => {
+                "is a node running here already? see potluck info; another needs its own --data"
+            }
+            _ => return None,
+        };
+        Some(hint.into())
+    }
+}
+
+/// A running node.
+pub struct Node {
+    shared: Arc<Shared>,
+    token: CancellationToken,
+    network_token: CancellationToken,
+    agent_token: CancellationToken,
+    actors: Vec<JoinHandle<()>>,
+    socket: PathBuf,
+    // Held until the end: one node per folder.
+    _folder: Arc<DataFolder>,
+}
+
+/// What the folder, or the cluster, says about this node.
+struct Admitted {
+    key: SecretKey,
+    credential: NodeCredential,
+    certificate: NodeCertificate,
+    cluster: ClusterFile,
+}
+
+impl Node {
+    /// Starts a node: from its folder, by genesis, or by joining.
+    ///
+    /// # Errors
+    /// Any [`StartError`].
+    pub async fn start(settings: NodeSettings) -> Result<Node, StartError> {
+        let folder = Arc::new(DataFolder::open(&settings.data)?);
+        let helper = helper_program()?;
+        let admitted = admit(&folder, &settings).await?;
+        let boot_epoch = folder.next_boot_epoch(clock::unix_now())?;
+        let has_leader = Arc::new(AtomicBool::new(false));
+        let (network_token, agent_token) = (CancellationToken::new(), CancellationToken::new());
+        let (network, inbound) =
+            start_network(&settings, &admitted, &has_leader, network_token.clone()).await?;
+        for member in &admitted.cluster.members {
+            network.learn(member.node, member.network.clone());
+        }
+        let control = start_control(&folder, &settings, &admitted, &network).await?;
+        let directory = Directory::default();
+        let me = admitted.key.node();
+        let rack = admitted.certificate.topology.rack.clone();
+        let packages = Packages::open(
+            &settings.data.join("packages"),
+            network.clone(),
+            directory.clone(),
+            me,
+            rack,
+        )?;
+        let agent_config = agent_config(&settings, &admitted, helper);
+        let agent =
+            agent::start(agent_config, Arc::new(packages.clone()), agent_token.clone()).await?;
+        let gossip = start_gossip(&settings, &admitted, boot_epoch)?;
+        let (scheduling, driver) = scheduling::channel();
+        let discovery = Discovery::new(&admitted.certificate, network.clone(), me);
+        let shared = Arc::new(Shared {
+            me: Me {
+                node: me,
+                key: admitted.key.clone(),
+                name: admitted.certificate.name.0.clone(),
+                topology: admitted.certificate.topology.clone(),
+                fleet: admitted.cluster.fleet,
+                cluster: admitted.cluster.cluster.clone(),
+                address: settings.advertise,
+                introduction: Introduction {
+                    raft_id: control.raft_id(),
+                    addresses: vec![settings.advertise.to_string()],
+                    capacity: settings.total,
+                },
+            },
+            network,
+            gossip,
+            control,
+            agent,
+            packages,
+            discovery,
+            scheduling,
+            admission: Admission::new(admitted.credential.clone()),
+            directory,
+        });
+        let mut node = Node {
+            socket: settings.data.join("api.sock"),
+            shared,
+            token: CancellationToken::new(),
+            network_token,
+            agent_token,
+            actors: Vec::new(),
+            _folder: folder.clone(),
+        };
+        node.start_actors(&settings, inbound, driver, folder, has_leader)?;
+        tracing::info!(
+            node = %node.shared.me.node,
+            name = node.shared.me.name,
+            address = %settings.advertise,
+            "node runs",
+        );
+        Ok(node)
+    }
+
+    fn start_actors(
+        &mut self,
+        settings: &NodeSettings,
+        inbound: Inbound,
+        driver: scheduling::Driver,
+        folder: Arc<DataFolder>,
+        has_leader: Arc<AtomicBool>,
+    ) -> Result<(), StartError> {
+        let listener = operations::bind_socket(&self.socket)
+            .map_err(|source| StartError::Socket { path: self.socket.clone(), source })?;
+        let (published, publications) = tokio::sync::mpsc::channel(PUBLICATIONS_QUEUED_MAX);
+        let voters = VotersConfig {
+            replace_after: Millis(settings.replace_voter_after.as_millis() as u64),
+            ..VotersConfig::default()
+        };
+        let (shared, token) = (self.shared.clone(), self.token.clone());
+        let genesis = folder.genesis()?;
+        self.actors.extend([
+            spawn("dispatch", dispatch::run(shared.clone(), inbound, token.clone())),
+            spawn("members", members::run(shared.clone(), token.clone())),
+            spawn("session", session::run(shared.clone(), token.clone())),
+            spawn("scheduling", scheduling::run(shared.clone(), driver, published, token.clone())),
+            spawn("voters", voters::run(shared.clone(), voters, token.clone())),
+            spawn("publisher", discovery::publish(shared.clone(), publications, token.clone())),
+            spawn("renewal", renewal::run(shared.clone(), folder, has_leader, token.clone())),
+            spawn("api socket", operations::serve_socket(shared.clone(), listener, token.clone())),
+        ]);
+        if let Some(genesis) = genesis {
+            self.actors.push(spawn("genesis", found(shared.clone(), genesis, token)));
+        }
+        let packages = self.shared.packages.clone();
+        self.actors.push(spawn("announcements", async move { packages.announce_all().await }));
+        Ok(())
+    }
+
+    /// Stops in reverse order. Tasks go on; the next start adopts them.
+    pub async fn stop(self) {
+        // Somebody else should lead before this node is gone.
+        hand_over(&self.shared).await;
+        self.token.cancel();
+        let _ = std::fs::remove_file(&self.socket);
+        let ended = futures::future::join_all(self.actors);
+        if tokio::time::timeout(STOP_WAIT, ended).await.is_err() {
+            tracing::warn!("some actors did not end in time");
+        }
+        self.agent_token.cancel();
+        self.shared.agent.stopped().await;
+        let shared = self.shared;
+        let end = async {
+            shared.gossip.shutdown().await;
+            shared.control.shutdown().await;
+            self.network_token.cancel();
+            shared.network.stopped().await;
+        };
+        if tokio::time::timeout(STOP_WAIT, end).await.is_err() {
+            tracing::warn!("the node's network did not end in time");
+        }
+    }
+}
+
+/// A leader that stops on purpose asks a follower that keeps up to take over,
+/// so that nobody waits for an election timeout.
+async fn hand_over(shared: &Arc<Shared>) {
+    if !shared.we_lead() {
+        return;
+    }
+    let group = shared.control.membership();
+    let heir = group
+        .voters
+        .iter()
+        .filter(|voter| voter.member.node != shared.me.node)
+        .max_by_key(|voter| voter.matched);
+    if let Some(heir) = heir
+        && let Err(error) = shared.control.transfer_leadership(heir.raft_id).await
+    {
+        tracing::debug!(error = %chain(&error), "leadership was not handed over");
+    }
+}
+
+fn helper_program() -> Result<PathBuf, StartError> {
+    let beside = std::env::current_exe().unwrap_or_default().with_file_name("potluck-helper");
+    if beside.exists() { Ok(beside) } else { Err(StartError::NoHelper(beside)) }
+}
+
+/// The node's certificate: from the folder, or by joining.
+async fn admit(folder: &DataFolder, settings: &NodeSettings) -> Result<Admitted, StartError> {
+    let key = folder.node_key()?;
+    if folder.credential()?.is_none() || folder.cluster()?.is_none() {
+        let Some(wish) = &settings.join else {
+            return Err(StartError::NoCluster(folder.path().into()));
+        };
+        join::join(folder, &key, settings, wish).await?;
+    }
+    // A certificate that ended while the host was off is renewed by asking.
+    join::renew_if_ended(folder, &key).await?;
+    let certificate = folder.certificate(clock::unix_now(), GRACE_WITHOUT_LEADER)?;
+    let (Some(certificate), Some(credential), Some(cluster)) =
+        (certificate, folder.credential()?, folder.cluster()?)
+    else {
+        return Err(StartError::NoCluster(folder.path().into()));
+    };
+    Ok(Admitted { key, credential, certificate, cluster })
+}
+
+async fn start_network(
+    settings: &NodeSettings,
+    admitted: &Admitted,
+    has_leader: &Arc<AtomicBool>,
+    token: CancellationToken,
+) -> Result<(Network, Inbound), network::StartError> {
+    let has_leader = has_leader.clone();
+    let config = NetworkConfig {
+        key: admitted.key.clone(),
+        fleet: admitted.cluster.fleet,
+        cluster: admitted.cluster.cluster.clone(),
+        credential: Credential::Node(admitted.credential.clone()),
+        listen: Some(settings.listen),
+        grace: Arc::new(move || admission::grace(has_leader.load(Ordering::Relaxed))),
+    };
+    network::start(config, token).await
+}
+
+async fn start_control(
+    folder: &DataFolder,
+    settings: &NodeSettings,
+    admitted: &Admitted,
+    network: &Network,
+) -> Result<ControlGroup<Cluster>, StartError> {
+    let control = ControlSettings {
+        folder: settings.data.join("raft"),
+        fleet: admitted.cluster.fleet,
+        cluster: admitted.cluster.cluster.clone(),
+        epoch: admitted.cluster.epoch,
+        me: control::Member {
+            node: admitted.key.node(),
+            rack: admitted.certificate.topology.rack.clone(),
+            addresses: vec![settings.advertise.to_string()],
+        },
+        timing: Timing::default(),
+    };
+    let peers = Arc::new(Peers(network.clone()));
+    let begins = folder.genesis()?.is_some() && folder.raft_id()?.is_none();
+    let group = match begins {
+        true => ControlGroup::bootstrap(control, peers).await?,
+        false => ControlGroup::start(control, peers).await?,
+    };
+    folder.set_raft_id(group.raft_id())?;
+    Ok(group)
+}
+
+fn start_gossip(
+    settings: &NodeSettings,
+    admitted: &Admitted,
+    boot_epoch: u64,
+) -> Result<Gossip, GossipError> {
+    let seeds: Vec<SocketAddr> = admitted
+        .cluster
+        .members
+        .iter()
+        .filter(|member| member.node != admitted.key.node())
+        .filter_map(|member| member.gossip.or_else(|| member.network.first().copied()))
+        .collect();
+    potluck_gossip::start(GossipConfig {
+        fleet: admitted.cluster.fleet,
+        cluster: admitted.cluster.cluster.clone(),
+        key: admitted.key.clone(),
+        credential: admitted.credential.clone(),
+        ring: admitted.cluster.ring.clone(),
+        listen: settings.listen,
+        advertise: settings.advertise,
+        seeds,
+        boot_epoch,
+        network: vec![settings.advertise],
+        version: env!("CARGO_PKG_VERSION").into(),
+        interval: Duration::from_secs(1),
+        clock: clock::unix_now,
+    })
+}
+
+fn agent_config(settings: &NodeSettings, admitted: &Admitted, helper: PathBuf) -> AgentConfig {
+    let (fleet, cluster) = (admitted.cluster.fleet, admitted.cluster.cluster.clone());
+    AgentConfig {
+        node: admitted.key.node(),
+        data_dir: settings.data.join("agent"),
+        address: settings.advertise.ip(),
+        total: settings.total,
+        ports: settings.ports.clone(),
+        helper,
+        lease: settings.agent_lease,
+        verify: Arc::new(move |signed: &SignedJob| {
+            signed
+                .verify(fleet, &cluster, clock::unix_now())
+                .map(|(job, _)| job)
+                .map_err(|error| chain(&error))
+        }),
+    }
+}
+
+/// Writes the first entries of a new cluster's log, once this node leads it.
+/// Repeats after a crash change nothing: the log refuses a second genesis.
+async fn found(shared: Arc<Shared>, genesis: Genesis, token: CancellationToken) {
+    let mut leadership = shared.control.leadership();
+    loop {
+        let begun = shared.control.read(|state: &Cluster| {
+            state.has_begun() && state.sealed_issuer(shared.me.node).is_some()
+        });
+        if begun {
+            return;
+        }
+        if leadership.borrow_and_update().we_lead {
+            for command in genesis_commands(&shared, &genesis) {
+                if let Err(error) = shared.control.propose(command).await {
+                    tracing::warn!(error = %chain(&error), "genesis was not committed yet");
+                }
+            }
+        }
+        tokio::select! {
+            () = token.cancelled() => return,
+            _ = leadership.changed() => {}
+            () = tokio::time::sleep(Duration::from_millis(100)) => {}
+        }
+    }
+}
+
+fn genesis_commands(shared: &Shared, genesis: &Genesis) -> Vec<Command> {
+    let Ok(certificate) = genesis.credential.verify(genesis.fleet, genesis.at, Millis(0)) else {
+        tracing::error!("the genesis file is not consistent");
+        return Vec::new();
+    };
+    let me = &shared.me;
+    let gossip_keys = genesis.ring.keys().map(|(id, key)| GossipKey { id, key }).collect();
+    let begin = Command::Genesis {
+        genesis: Box::new(cluster::Genesis {
+            fleet: genesis.fleet,
+            cluster: genesis.cluster.clone(),
+            epoch: genesis.epoch,
+            root: genesis.root,
+            issuer: genesis.admission_issuer.clone(),
+            gossip_keys,
+            first: cluster::Admission {
+                node: certificate.node,
+                name: certificate.name,
+                topology: certificate.topology,
+                credential: genesis.credential.clone(),
+                serial: certificate.serial,
+                addresses: vec![me.address.to_string()],
+            },
+            roles: certificate.roles,
+            now: genesis.at,
+        }),
+    };
+    let seal = Command::SealIssuer { node: me.node, sealed: genesis.sealed_issuer.clone() };
+    vec![begin, seal]
+}
