@@ -1,1 +1,5 @@
-//! Placeholder head: replaced by its owner's first commit.
+//! Where things are, and fetching them. (Skeleton: the seams so far.)
+
+pub mod exchange;
+pub mod rendezvous;
+pub mod slice;
