@@ -1,0 +1,219 @@
+//! What the handle, the swarm actor and the connections' handlers share, each
+//! piece behind its own short lock: the links, the address book, counters and
+//! the ends of the inbound queues.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, OnceLock, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use libp2p::swarm::ConnectionId;
+use potluck_specs::NodeId;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Counters, InboundJoin, InboundRequest, InboundStream, PeerInfo, admission::Gatekeeper,
+    gate::Gate, link::Open,
+};
+
+/// Addresses of one node that gossip may tell: a host with several networks.
+const ADDRESSES_MAX: usize = 8;
+
+pub(super) struct Shared {
+    pub(super) me: NodeId,
+    pub(super) gatekeeper: Gatekeeper,
+    pub(super) links: Links,
+    pub(super) book: Book,
+    pub(super) requests: mpsc::Sender<InboundRequest>,
+    pub(super) streams: mpsc::Sender<InboundStream>,
+    pub(super) joins: mpsc::Sender<InboundJoin>,
+    pub(super) counters: Totals,
+    pub(super) local_address: OnceLock<SocketAddr>,
+    /// Tells the actor that the book or the gatekeeper changed.
+    pub(super) wake: Notify,
+    /// Cancelled when the actor has ended.
+    pub(super) ended: CancellationToken,
+}
+
+/// One connection as others see it.
+#[derive(Clone)]
+pub(super) struct Link {
+    pub(super) connection: ConnectionId,
+    pub(super) opener: mpsc::Sender<Open>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) address: SocketAddr,
+    pub(super) dialled: bool,
+}
+
+/// All connections, by peer. Bounded by the connection limits.
+#[derive(Default)]
+pub(super) struct Links(RwLock<BTreeMap<NodeId, Vec<Link>>>);
+
+impl Links {
+    pub(super) fn add(&self, node: NodeId, link: Link) {
+        let mut links = self.0.write().expect("no holder panics");
+        links.entry(node).or_default().push(link);
+    }
+
+    pub(super) fn remove(&self, node: NodeId, connection: ConnectionId) {
+        let mut links = self.0.write().expect("no holder panics");
+        if let Some(of_node) = links.get_mut(&node) {
+            of_node.retain(|link| link.connection != connection);
+            if of_node.is_empty() {
+                links.remove(&node);
+            }
+        }
+    }
+
+    /// A link on which both sides have admitted each other.
+    pub(super) fn ready(&self, node: NodeId) -> Option<mpsc::Sender<Open>> {
+        let links = self.0.read().expect("no holder panics");
+        let ready = |link: &&Link| link.gate.is_ready() && !link.opener.is_closed();
+        links
+            .get(&node)?
+            .iter()
+            .find(ready)
+            .map(|link| link.opener.clone())
+    }
+
+    pub(super) fn get(&self, node: NodeId, connection: ConnectionId) -> Option<Link> {
+        let links = self.0.read().expect("no holder panics");
+        let of_node = links.get(&node)?;
+        let link = of_node.iter().find(|link| link.connection == connection);
+        link.cloned()
+    }
+
+    pub(super) fn all(&self) -> Vec<(NodeId, Link)> {
+        let links = self.0.read().expect("no holder panics");
+        let each = links.iter();
+        each.flat_map(|(node, links)| links.iter().map(|link| (*node, link.clone())))
+            .collect()
+    }
+
+    pub(super) fn has(&self, node: NodeId) -> bool {
+        self.0.read().expect("no holder panics").contains_key(&node)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        let links = self.0.read().expect("no holder panics");
+        links.values().map(Vec::len).sum()
+    }
+
+    /// Inbound connections of peers that are not admitted (yet).
+    pub(super) fn strangers(&self) -> usize {
+        let links = self.0.read().expect("no holder panics");
+        let each = links.values().flatten();
+        each.filter(|link| !link.dialled && link.gate.holder().is_none())
+            .count()
+    }
+
+    pub(super) fn infos(&self) -> Vec<PeerInfo> {
+        let info = |(id, link): (NodeId, Link)| PeerInfo {
+            id,
+            holder: link.gate.holder().map(|holder| (*holder).clone()),
+            address: link.address,
+            dialled: link.dialled,
+        };
+        self.all().into_iter().map(info).collect()
+    }
+}
+
+/// Where nodes are. Bounded by the membership that gossip tells.
+#[derive(Default)]
+pub(super) struct Book(Mutex<Pages>);
+
+#[derive(Default)]
+struct Pages {
+    addresses: BTreeMap<NodeId, Vec<SocketAddr>>,
+    /// What the actor has yet to tell the hash table.
+    changed: BTreeSet<NodeId>,
+}
+
+impl Book {
+    pub(super) fn learn(&self, node: NodeId, mut addresses: Vec<SocketAddr>) {
+        addresses.truncate(ADDRESSES_MAX);
+        let mut pages = self.0.lock().expect("no holder panics");
+        if pages.addresses.get(&node) != Some(&addresses) {
+            pages.addresses.insert(node, addresses);
+            pages.changed.insert(node);
+        }
+    }
+
+    pub(super) fn forget(&self, node: NodeId) {
+        let mut pages = self.0.lock().expect("no holder panics");
+        if pages.addresses.remove(&node).is_some() {
+            pages.changed.insert(node);
+        }
+    }
+
+    pub(super) fn addresses(&self, node: NodeId) -> Vec<SocketAddr> {
+        let pages = self.0.lock().expect("no holder panics");
+        pages.addresses.get(&node).cloned().unwrap_or_default()
+    }
+
+    /// Says a node's addresses again to the hash table, which may have lost
+    /// them when it failed to dial.
+    pub(super) fn repeat(&self, node: NodeId) {
+        let mut pages = self.0.lock().expect("no holder panics");
+        if pages.addresses.contains_key(&node) {
+            pages.changed.insert(node);
+        }
+    }
+
+    /// What changed since the last call: no addresses means forgotten.
+    pub(super) fn take_changes(&self) -> Vec<(NodeId, Vec<SocketAddr>)> {
+        let mut pages = self.0.lock().expect("no holder panics");
+        let changed = std::mem::take(&mut pages.changed);
+        changed
+            .into_iter()
+            .map(|node| {
+                (
+                    node,
+                    pages.addresses.get(&node).cloned().unwrap_or_default(),
+                )
+            })
+            .collect()
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Total(AtomicU64);
+
+impl Total {
+    pub(super) fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Totals {
+    pub(super) refused: Total,
+    pub(super) requests_in: Total,
+    pub(super) requests_out: Total,
+    pub(super) streams_in: Total,
+    pub(super) streams_out: Total,
+    pub(super) busy: Total,
+}
+
+impl Totals {
+    pub(super) fn read(&self, connections: usize) -> Counters {
+        Counters {
+            connections: connections as u64,
+            refused: self.refused.read(),
+            requests_in: self.requests_in.read(),
+            requests_out: self.requests_out.read(),
+            streams_in: self.streams_in.read(),
+            streams_out: self.streams_out.read(),
+            busy: self.busy.read(),
+        }
+    }
+}

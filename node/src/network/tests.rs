@@ -1,0 +1,1 @@
+//! Tests of the network, over real connections on the loopback.
