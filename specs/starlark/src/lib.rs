@@ -6,9 +6,14 @@
 //! [`sandboxed`] therefore runs it in a child process with limits. What a
 //! valid job is says `potluck_specs::validate`.
 
+mod arguments;
+mod collect;
 mod evaluate;
+mod language;
 mod problem;
 mod sandbox;
+mod scan;
+mod units;
 
 pub use evaluate::evaluate;
 pub use problem::{Problem, ProblemKind};
