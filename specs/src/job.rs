@@ -126,6 +126,15 @@ pub struct PortSpec {
     pub number: Option<u16>,
 }
 
+impl PortSpec {
+    /// The variable that tells the task its number: `PORT_HTTP`. Names are DNS
+    /// labels, so two ports never share one.
+    pub fn variable(&self) -> String {
+        let name = self.name.to_ascii_uppercase().replace('-', "_");
+        format!("PORT_{name}")
+    }
+}
+
 /// A name under which a task can be found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -11,6 +11,7 @@ pub mod generation;
 pub mod ids;
 pub mod job;
 pub mod package;
+pub mod suggestion;
 pub mod time;
 pub mod topology;
 pub mod trust;
