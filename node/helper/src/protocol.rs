@@ -108,7 +108,7 @@ pub struct Hello {
     pub agent_generation: u64,
     /// What the task is doing.
     pub phase: Phase,
-    /// Namespaces that the host forbade, and others parts of the sandbox that
+    /// Namespaces that the host forbade, and other parts of the sandbox that
     /// could not be built. Complete once the phase is `Running`.
     pub isolation_missing: Vec<MissingIsolation>,
 }
@@ -160,6 +160,8 @@ pub enum AgentMessage {
     /// The helper is not wanted: it kills its task, writes the record and
     /// leaves without an acknowledgement.
     Refused {
+        /// As in `Welcome`: an older agent can't refuse.
+        agent_generation: u64,
         /// For people.
         why: String,
     },

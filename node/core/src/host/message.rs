@@ -214,6 +214,10 @@ pub enum Effect {
     /// Kill all that is left of a run, its helper too; [`Event::Exited`]
     /// follows. Repeated while it does not.
     Kill(Run),
+    /// Kill all that is left of a slot whose helper did not come back, but not
+    /// what has a helper that did; [`Event::Exited`] with this run follows.
+    /// Repeated while it does not.
+    KillLost(Run),
     /// Check the task's health until told otherwise.
     WatchHealth {
         /// Which.

@@ -1,0 +1,231 @@
+//! One slot on its host: what fills it, and what of its past still runs.
+//!
+//! ```text
+//!            found               lost
+//! Adopting ─────────► Running   Adopting ──► Lost ──► Backoff
+//!
+//! Fetching ──► Waiting ──► Starting ──► Running
+//!    ▲  │   (predecessor      │            │
+//!    │  │    still runs)      │            │   ended by itself,
+//!    │  └──────────┬──────────┴────────────┘   or could not start
+//!    │             ▼
+//!    └────────── Backoff
+//!
+//! any ──► Stopping ──► Stopped      when told to; Stopping is skipped where
+//!                                   no process is left to wait for
+//! ```
+//!
+//! Answers for the state, its timers and its report; the order of effects is
+//! [`super::Host`]'s.
+
+use super::{
+    message::{Entry, Run},
+    ports,
+};
+use crate::session::{SlotReport, TaskState};
+use potluck_specs::{
+    Millis,
+    job::{HealthCheck, Resources},
+};
+
+/// What fills the slot is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// From the journal; its helper has not been found yet.
+    Adopting,
+    /// Its helper was not found; what is left of it is being killed.
+    Lost { kill_at: Millis },
+    /// The package is being fetched.
+    Fetching,
+    /// The package is here; the predecessor still runs.
+    Waiting,
+    /// A helper is being started; killed if nothing is heard until then.
+    Starting { kill_at: Millis },
+    /// The process runs.
+    Running { since: Millis },
+    /// It ended and is started again then.
+    Backoff { until: Millis },
+    /// It is being stopped; killed when it still runs then. Without a process
+    /// of its own only the predecessor is waited for.
+    Stopping { process: bool, kill_at: Millis },
+    /// Over; reported until the scheduler has heard of it.
+    Stopped,
+}
+
+/// A process that must end before the slot's next one starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Before {
+    pub(super) run: Run,
+    /// How it was told to stop, to tell its helper again.
+    pub(super) signal: i32,
+    pub(super) grace_ms: u64,
+    pub(super) entry: Entry,
+    pub(super) kill_at: Millis,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Slot {
+    pub(super) entry: Entry,
+    pub(super) state: State,
+    pub(super) before: Option<Before>,
+    /// The present start; `entry.starts` is the highest ever.
+    pub(super) start: u32,
+    pub(super) healthy: bool,
+    /// Failures without a long run between them.
+    pub(super) failures_in_row: u32,
+    pub(super) last_end: Option<String>,
+    pub(super) since: Millis,
+    /// The number of its last change.
+    pub(super) changed: u64,
+}
+
+impl Slot {
+    pub(super) fn new(entry: Entry, state: State, now: Millis) -> Slot {
+        Slot {
+            start: entry.starts,
+            entry,
+            state,
+            before: None,
+            healthy: false,
+            failures_in_row: 0,
+            last_end: None,
+            since: now,
+            changed: 0,
+        }
+    }
+
+    /// The present start.
+    pub(super) fn run(&self) -> Run {
+        Run {
+            slot: self.entry.slot.clone(),
+            origin: self.entry.origin,
+            start: self.start,
+        }
+    }
+
+    /// Is it `run` that fills the slot now? While it is not known which start
+    /// is meant, any of its origin is.
+    pub(super) fn is(&self, run: &Run) -> bool {
+        self.entry.origin == run.origin
+            && match self.state {
+                State::Adopting | State::Lost { .. } => true,
+                _ => self.start == run.start,
+            }
+    }
+
+    /// A process of its own may exist.
+    pub(super) fn has_process(&self) -> bool {
+        matches!(
+            self.state,
+            State::Adopting
+                | State::Lost { .. }
+                | State::Starting { .. }
+                | State::Running { .. }
+                | State::Stopping { process: true, .. }
+        )
+    }
+
+    /// What the slot takes from the node: what fills it or what it waits for,
+    /// whichever is more, since they never run together.
+    pub(super) fn committed(&self) -> Resources {
+        self.committed_with(self.fill_needs())
+    }
+
+    /// The same, if something that needs `fill` were to fill it.
+    pub(super) fn committed_with(&self, fill: Resources) -> Resources {
+        let before = self.before_needs();
+        Resources {
+            cpu_millis: fill.cpu_millis.max(before.cpu_millis),
+            memory_bytes: fill.memory_bytes.max(before.memory_bytes),
+        }
+    }
+
+    fn fill_needs(&self) -> Resources {
+        match self.state {
+            State::Stopped => Resources::default(),
+            _ => self.entry.job.task.resources,
+        }
+    }
+
+    fn before_needs(&self) -> Resources {
+        self.before.as_ref().map_or(Resources::default(), |before| {
+            before.entry.job.task.resources
+        })
+    }
+
+    /// What the slot would take if `need` replaced what fills it.
+    pub(super) fn committed_replaced(&self, need: Resources) -> Resources {
+        let own = match self.has_process() {
+            true => self.fill_needs(),
+            false => Resources::default(),
+        };
+        let with_own = Resources {
+            cpu_millis: need.cpu_millis.max(own.cpu_millis),
+            memory_bytes: need.memory_bytes.max(own.memory_bytes),
+        };
+        self.committed_with(with_own)
+    }
+
+    /// Port numbers that no other slot may have.
+    pub(super) fn ports(&self) -> impl Iterator<Item = u16> + '_ {
+        let fill = (self.state != State::Stopped).then_some(&self.entry);
+        let before = self.before.as_ref().map(|before| &before.entry);
+        fill.into_iter().chain(before).flat_map(ports::of)
+    }
+
+    /// How the task shows that it is healthy. One that offers services must at
+    /// least accept connections before clients are sent to it.
+    pub(super) fn health_check(&self) -> Option<(HealthCheck, u16)> {
+        let task = &self.entry.job.task;
+        let check = task.health.clone().or_else(|| {
+            let port = task.services.first()?.port.clone();
+            Some(HealthCheck::Tcp { port })
+        })?;
+        let (HealthCheck::Tcp { port } | HealthCheck::Http { port, .. }) = &check;
+        let number = *self.entry.ports.get(port)?;
+        Some((check, number))
+    }
+
+    /// When something is due.
+    pub(super) fn wake_at(&self) -> Option<Millis> {
+        let own = match self.state {
+            State::Lost { kill_at }
+            | State::Starting { kill_at }
+            | State::Stopping {
+                process: true,
+                kill_at,
+            } => Some(kill_at),
+            State::Backoff { until } => Some(until),
+            _ => None,
+        };
+        let before = self.before.as_ref().map(|before| before.kill_at);
+        own.into_iter().chain(before).min()
+    }
+
+    pub(super) fn report(&self, unix_offset: Millis) -> SlotReport {
+        SlotReport {
+            slot: self.entry.slot.clone(),
+            generation: self.entry.generation,
+            version: self.entry.job.version,
+            state: self.task_state(),
+            healthy: self.healthy,
+            ports: self.entry.ports.clone(),
+            resources: self.entry.job.task.resources,
+            starts: self.entry.starts,
+            last_end: self.last_end.clone(),
+            since: self.since + unix_offset,
+        }
+    }
+
+    fn task_state(&self) -> TaskState {
+        match self.state {
+            State::Adopting | State::Lost { .. } => TaskState::Adopting,
+            State::Fetching | State::Waiting => TaskState::Fetching,
+            State::Starting { .. } => TaskState::Starting,
+            State::Running { .. } => TaskState::Running,
+            State::Backoff { .. } => TaskState::Backoff,
+            State::Stopping { .. } => TaskState::Stopping,
+            State::Stopped => TaskState::Stopped,
+        }
+    }
+}
