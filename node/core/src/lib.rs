@@ -5,4 +5,7 @@
 //! with real events, the simulator drives the same lines with virtual ones.
 
 pub mod auction;
+pub mod cluster;
+pub mod scheduler;
 pub mod session;
+pub mod voters;

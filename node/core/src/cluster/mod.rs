@@ -1,0 +1,26 @@
+//! The replicated state: what should run, who belongs to the cluster, what
+//! was admitted and revoked.
+//!
+//! Answers for applying the commands of the log, in order, on every voter and
+//! learner alike: [`Cluster::apply`] is deterministic (the same commands give
+//! the same state and the same replies everywhere) and total (no command can
+//! make it panic). Leaves to others: verifying signatures and issuing
+//! certificates (before proposing), and everything that is true only now,
+//! such as who is alive and which task is healthy (`scheduler`).
+
+mod command;
+mod jobs;
+mod members;
+mod reply;
+mod state;
+mod tokens;
+
+pub use command::{Admission, Command, Genesis, GossipKey, Placement};
+pub use jobs::{JOBS_MAX, JobRecord, JobVersion, PackageRecord, SLOTS_MAX, VERSIONS_KEPT};
+pub use members::{MEMBERS_MAX, Member};
+pub use reply::{Refused, Reply, TokenRefusal};
+pub use state::{CHANGES_REMEMBERED, Cluster};
+pub use tokens::{Redeem, TOKENS_MAX, TokenRecord};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+//! What people and the API are shown of the scheduler's picture.
+
+use crate::{auction::Refusal, session::SlotReport};
+use potluck_specs::{Generation, Millis, NodeId, SlotId, job::Resources};
+
+/// How a host stands with the scheduler.
+///
+/// ```text
+/// Unknown --report--> Up <--report-- Out, Unreachable, Dead
+///    |                 |4 s of silence
+///    +--------------> Out --30 s, probes or gossip reach it--> Unreachable
+///                      |  no probe reaches it, gossip stands still
+///                      +-----------------------------------------> Dead
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SessionState {
+    /// Not heard in this reign.
+    Unknown,
+    /// Heard within the session's time.
+    Up,
+    /// Silent for longer.
+    Out,
+    /// Silent for long, but others reach it: gets nothing new, its slots are
+    /// filled elsewhere.
+    Unreachable,
+    /// Silent, and nobody reaches it.
+    Dead,
+}
+
+/// One host as the scheduler sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostView {
+    /// The host.
+    pub node: NodeId,
+    /// Its session.
+    pub session: SessionState,
+    /// When it was last heard, on the driver's clock.
+    pub heard_at: Option<Millis>,
+    /// Free, by its last report.
+    pub free: Resources,
+    /// All that it has, by its last report.
+    pub total: Resources,
+    /// Takes no new work.
+    pub draining: bool,
+    /// How many slots it holds.
+    pub slots: u32,
+    /// Silent among many: its slots stay until the brake lets go.
+    pub braked: bool,
+}
+
+/// What becomes of a slot.
+///
+/// ```text
+/// Waiting -> Missing -> Calling -> Awarded -> Held -> Stopping -> (Missing)
+///               ^__________|__________|
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SlotPhase {
+    /// The job does not ask for it, and nobody fills it.
+    Unwanted,
+    /// It may be filled where the scheduler can't see yet.
+    Waiting {
+        /// The node whose report or death is waited for; `None`: all.
+        holder: Option<NodeId>,
+    },
+    /// To be filled; nobody has taken it yet.
+    Missing,
+    /// Bids are being collected.
+    Calling,
+    /// Awarded; not yet seen in a report.
+    Awarded {
+        /// To whom.
+        node: NodeId,
+        /// Under which instruction.
+        generation: Generation,
+    },
+    /// Filled, by the reports of its holders.
+    Held,
+    /// Told to stop.
+    Stopping,
+}
+
+/// One slot as the scheduler sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotView {
+    /// The slot.
+    pub slot: SlotId,
+    /// What becomes of it.
+    pub phase: SlotPhase,
+    /// Who reports it, silent hosts included, `Stopped` ones too.
+    pub holders: Vec<(NodeId, SlotReport)>,
+}
+
+/// Why a slot is, or is not, on a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is there.
+    Chosen {
+        /// Under which instruction.
+        generation: Generation,
+    },
+    /// The host said no.
+    Refused {
+        /// Why.
+        refusal: Refusal,
+    },
+    /// The host takes no new work.
+    Draining,
+    /// The host's session is not up.
+    Session {
+        /// What it is.
+        state: SessionState,
+    },
+    /// By its last report it has too little.
+    TooSmall {
+        /// What one slot needs.
+        need: Resources,
+        /// What is free.
+        free: Resources,
+    },
+    /// It refused an award or lost several lately, and is left alone a while.
+    Avoided,
+    /// It could take the slot; others ranked higher.
+    RankedLower,
+    /// It could take the slot by its last report; it has not been called.
+    NotCalled,
+}
