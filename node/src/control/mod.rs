@@ -20,13 +20,20 @@
 //! until the leader adds it as a learner.
 
 mod config;
+mod consensus;
 mod handle;
+mod messages;
+mod network;
+mod quorum;
+mod receive;
+mod store;
 
 pub use config::{Settings, Timing};
 pub use handle::{
     Applied, ChangeError, ControlGroup, Follower, Leadership, LinearizableError, Membership,
     ProposeError, StartError,
 };
+pub use store::StoreError;
 
 use std::time::Duration;
 

@@ -1,8 +1,22 @@
 //! Jobs, their versions, their packages, and where they were last seen.
 
-use potluck_specs::{Millis, NodeId, PackageId, Reign, job::SignedJob};
+use super::{Cluster, Command, Placement, Refused, Reply};
+use potluck_specs::{Job, JobName, Millis, NodeId, PackageId, Reign, SlotId, job::SignedJob};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, VecDeque};
+
+/// Most jobs, stopped ones included: ten a node in a full cluster.
+pub const JOBS_MAX: usize = 10_000;
+
+/// Versions kept of a job: the one that runs, the one before it that may come
+/// back, and some for histories.
+pub const VERSIONS_KEPT: usize = 6;
+
+/// Most slots of one job: ten a node in a full cluster.
+pub const SLOTS_MAX: u32 = 10_000;
+
+/// Longest name of an author and longest message kept with a version.
+pub(super) const TEXT_BYTES_MAX: usize = 1_024;
 
 /// A job: what should run under its name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,4 +70,168 @@ impl JobRecord {
     pub fn version(&self, version: u64) -> Option<&JobVersion> {
         self.versions.iter().find(|v| v.version == version)
     }
+}
+
+impl Cluster {
+    pub(super) fn change_jobs(&mut self, command: &Command) -> Reply {
+        match command {
+            Command::SubmitJob {
+                change: _,
+                job,
+                author,
+                message,
+                holders,
+                package_bytes,
+                now,
+                expected_version,
+            } => {
+                let decoded = match job.decode_unchecked() {
+                    Ok(decoded) => decoded,
+                    Err(error) => {
+                        return Reply::refused(Refused::MalformedJob {
+                            why: error.to_string(),
+                        });
+                    }
+                };
+                let version = JobVersion {
+                    version: decoded.version,
+                    job: (**job).clone(),
+                    author: bounded_text(author),
+                    message: bounded_text(message),
+                    accepted_at: *now,
+                    package: decoded.package,
+                    replicas: decoded.replicas,
+                };
+                let reply = self.submit(&decoded, version, *expected_version);
+                if matches!(reply, Reply::Accepted { .. }) {
+                    self.pin(decoded.package, *package_bytes, holders);
+                }
+                reply
+            }
+            Command::StopJob { job, .. } => match self.jobs.get_mut(job) {
+                Some(record) => {
+                    record.stopped = true;
+                    Reply::Done
+                }
+                None => Reply::refused(Refused::NoSuchJob { job: job.clone() }),
+            },
+            Command::RecordPlacements {
+                reign,
+                filled,
+                freed,
+            } => self.record_placements(*reign, filled, freed),
+            Command::RecordPackageHolders { package, nodes } => {
+                self.record_holders(*package, nodes)
+            }
+            _ => Reply::Done,
+        }
+    }
+
+    /// The version that a job of this name must be signed as to be accepted.
+    pub fn next_version(&self, job: &JobName) -> u64 {
+        self.jobs
+            .get(job)
+            .map_or(1, |record| record.current().version.saturating_add(1))
+    }
+
+    fn submit(&mut self, job: &Job, version: JobVersion, expected: Option<u64>) -> Reply {
+        let next = self.next_version(&job.name);
+        let current = next - 1;
+        if job.version != next || expected.is_some_and(|expected| expected != current) {
+            return Reply::Conflict { current };
+        }
+        if job.replicas > SLOTS_MAX {
+            return Reply::too_many("slots in a job", SLOTS_MAX as usize);
+        }
+        if current == 0 && self.jobs.len() >= JOBS_MAX {
+            return Reply::too_many("jobs", JOBS_MAX);
+        }
+        let reign = self.authority.reign;
+        let record = self
+            .jobs
+            .entry(job.name.clone())
+            .or_insert_with(|| JobRecord {
+                versions: VecDeque::new(),
+                stopped: false,
+                accepted_reign: reign,
+            });
+        record.stopped = false;
+        record.versions.push_back(version);
+        if record.versions.len() > VERSIONS_KEPT
+            && let Some(dropped) = record.versions.pop_front()
+        {
+            self.unpin(dropped.package);
+        }
+        Reply::Accepted { version: next }
+    }
+
+    fn pin(&mut self, package: PackageId, bytes: u64, holders: &[NodeId]) {
+        let holders: BTreeSet<NodeId> = self.members_among(holders);
+        let record = self
+            .packages
+            .entry(package)
+            .or_insert_with(|| PackageRecord {
+                bytes,
+                holders: BTreeSet::new(),
+            });
+        record.holders.extend(holders);
+    }
+
+    fn unpin(&mut self, package: PackageId) {
+        let pinned = self
+            .jobs
+            .values()
+            .any(|record| record.versions.iter().any(|v| v.package == package));
+        if !pinned {
+            self.packages.remove(&package);
+        }
+    }
+
+    fn record_holders(&mut self, package: PackageId, nodes: &[NodeId]) -> Reply {
+        let holders = self.members_among(nodes);
+        match self.packages.get_mut(&package) {
+            Some(record) => {
+                record.holders = holders;
+                Reply::Done
+            }
+            None => Reply::refused(Refused::NoSuchPackage { package }),
+        }
+    }
+
+    fn members_among(&self, nodes: &[NodeId]) -> BTreeSet<NodeId> {
+        nodes
+            .iter()
+            .copied()
+            .filter(|node| self.members.contains_key(node))
+            .collect()
+    }
+
+    /// Slots of jobs that the log does not have, or beyond any job's size,
+    /// are left out: they would be remembered for ever.
+    fn record_placements(&mut self, reign: Reign, filled: &[Placement], freed: &[SlotId]) -> Reply {
+        if reign != self.authority.reign {
+            return Reply::refused(Refused::StaleReign);
+        }
+        for slot in freed {
+            self.placements.remove(slot);
+        }
+        for placement in filled {
+            let slot = &placement.slot;
+            if self.jobs.contains_key(&slot.job)
+                && slot.index < SLOTS_MAX
+                && self.members.contains_key(&placement.node)
+            {
+                self.placements.insert(slot.clone(), placement.clone());
+            }
+        }
+        Reply::Done
+    }
+}
+
+fn bounded_text(text: &str) -> String {
+    let mut end = text.len().min(TEXT_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_string()
 }

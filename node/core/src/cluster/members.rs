@@ -1,11 +1,32 @@
 //! Members: admission, certificates, drains, leaving.
 
+use super::{Admission, Cluster, Command, Refused, Reply};
 use potluck_specs::{
     Millis, NodeId, NodeName, Topology,
     job::Resources,
-    trust::{NodeCredential, NodeRole},
+    trust::{CLOCK_SLACK, GRACE_WITHOUT_LEADER, NODE_CERTIFICATE_LIFE, NodeCredential, NodeRole},
 };
 use serde::{Deserialize, Serialize};
+
+/// Most members: what one gossip pool carries (its full digest travels in
+/// each handshake, and past 64 KB the library gives up).
+pub const MEMBERS_MAX: usize = 1_000;
+
+/// Most addresses kept of a member: some interfaces, each in two families.
+pub(super) const ADDRESSES_MAX: usize = 16;
+
+/// Longest address kept: a multiaddress with the longest DNS name.
+pub(super) const ADDRESS_BYTES_MAX: usize = 320;
+
+/// Certificates of a member that may be valid at once: renewed from a third
+/// of its life on, three overlap; one to spare.
+pub(super) const SERIALS_MAX: usize = 4;
+
+/// Most revocations: every certificate of a full cluster, sixteen times over.
+pub(super) const REVOKED_MAX: usize = 65_536;
+
+/// Longest sealed issuer's key: 32 bytes with their seal take 80.
+pub(super) const SEALED_BYTES_MAX: usize = 512;
 
 /// A node that was admitted and has not left, present or absent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,4 +55,184 @@ pub struct Member {
     pub feature_level: u32,
     /// It takes no new work and gives up what it has.
     pub draining: bool,
+}
+
+impl Member {
+    /// May the node be chosen as a voter?
+    pub fn may_vote(&self) -> bool {
+        self.roles.contains(&NodeRole::VoterEligible)
+    }
+}
+
+impl Cluster {
+    /// Lets a node in, or in again. Whether it may be is the caller's to know.
+    pub(super) fn admit(&mut self, admission: &Admission, roles: &[NodeRole], now: Millis) {
+        let earlier = self.members.remove(&admission.node);
+        let mut member = Member {
+            node: admission.node,
+            name: admission.name.clone(),
+            topology: admission.topology.clone(),
+            roles: roles.to_vec(),
+            credential: admission.credential.clone(),
+            serials: Vec::new(),
+            addresses: bounded_addresses(&admission.addresses),
+            admitted_at: now,
+            capacity: None,
+            raft_id: None,
+            feature_level: 0,
+            draining: false,
+        };
+        if let Some(earlier) = earlier {
+            member.serials = earlier.serials;
+            member.capacity = earlier.capacity;
+            member.raft_id = earlier.raft_id;
+            member.feature_level = earlier.feature_level;
+        }
+        keep_serial(&mut member.serials, admission.serial);
+        self.members.insert(admission.node, member);
+    }
+
+    pub(super) fn change_members(&mut self, command: &Command) -> Reply {
+        match command {
+            Command::RenewCertificate {
+                node,
+                credential,
+                serial,
+            } => self.renew(*node, credential, *serial),
+            Command::Revoke { serial, now } => self.revoke(*serial, *now),
+            Command::SealIssuer { node, sealed } => self.seal_issuer(*node, sealed),
+            Command::RecordMember {
+                node,
+                addresses,
+                capacity,
+                raft_id,
+                feature_level,
+            } => self.record_member(
+                *node,
+                addresses.as_deref(),
+                *capacity,
+                *raft_id,
+                *feature_level,
+            ),
+            Command::SetDraining { node, draining, .. } => match self.member_mut(*node) {
+                Ok(member) => {
+                    member.draining = *draining;
+                    Reply::Done
+                }
+                Err(reply) => reply,
+            },
+            Command::RemoveMember { node, now } => self.remove_member(*node, *now),
+            _ => Reply::Done,
+        }
+    }
+
+    fn member_mut(&mut self, node: NodeId) -> Result<&mut Member, Reply> {
+        self.members
+            .get_mut(&node)
+            .ok_or(Reply::refused(Refused::NotAMember { node }))
+    }
+
+    fn renew(&mut self, node: NodeId, credential: &NodeCredential, serial: u64) -> Reply {
+        let member = match self.member_mut(node) {
+            Ok(member) => member,
+            Err(reply) => return reply,
+        };
+        member.credential = credential.clone();
+        keep_serial(&mut member.serials, serial);
+        Reply::Admitted {
+            credential: Box::new(credential.clone()),
+        }
+    }
+
+    fn revoke(&mut self, serial: u64, now: Millis) -> Reply {
+        self.forget_ended_revocations(now);
+        if self.revoked.len() >= REVOKED_MAX {
+            return Reply::too_many("revoked certificates", REVOKED_MAX);
+        }
+        self.revoked.entry(serial).or_insert(now);
+        Reply::Done
+    }
+
+    /// A certificate that ended by itself needs no revocation.
+    fn forget_ended_revocations(&mut self, now: Millis) {
+        let kept = NODE_CERTIFICATE_LIFE + GRACE_WITHOUT_LEADER + CLOCK_SLACK + CLOCK_SLACK;
+        self.revoked.retain(|_, at| now.since(*at) <= kept);
+    }
+
+    fn seal_issuer(&mut self, node: NodeId, sealed: &[u8]) -> Reply {
+        if let Err(reply) = self.member_mut(node) {
+            return reply;
+        }
+        if sealed.len() > SEALED_BYTES_MAX {
+            return Reply::too_many("bytes of a sealed key", SEALED_BYTES_MAX);
+        }
+        self.sealed_issuer.insert(node, sealed.to_vec().into());
+        Reply::Done
+    }
+
+    fn record_member(
+        &mut self,
+        node: NodeId,
+        addresses: Option<&[String]>,
+        capacity: Option<Resources>,
+        raft_id: Option<u64>,
+        feature_level: Option<u32>,
+    ) -> Reply {
+        let highest = self.raft_id_highest;
+        let member = match self.member_mut(node) {
+            Ok(member) => member,
+            Err(reply) => return reply,
+        };
+        if let Some(raft_id) = raft_id
+            && member.raft_id != Some(raft_id)
+        {
+            if raft_id <= highest {
+                return Reply::refused(Refused::RaftIdTaken { raft_id });
+            }
+            member.raft_id = Some(raft_id);
+        }
+        if let Some(addresses) = addresses {
+            member.addresses = bounded_addresses(addresses);
+        }
+        member.capacity = capacity.or(member.capacity);
+        member.feature_level = feature_level.unwrap_or(member.feature_level);
+        self.raft_id_highest = highest.max(raft_id.unwrap_or(0));
+        Reply::Done
+    }
+
+    fn remove_member(&mut self, node: NodeId, now: Millis) -> Reply {
+        let Some(member) = self.members.remove(&node) else {
+            return Reply::refused(Refused::NotAMember { node });
+        };
+        for serial in member.serials {
+            self.revoke(serial, now);
+        }
+        self.sealed_issuer.remove(&node);
+        for token in self.tokens.values_mut() {
+            token.redeemed.remove(&node);
+        }
+        for package in self.packages.values_mut() {
+            package.holders.remove(&node);
+        }
+        self.placements
+            .retain(|_, placement| placement.node != node);
+        Reply::Done
+    }
+}
+
+fn bounded_addresses(addresses: &[String]) -> Vec<String> {
+    addresses
+        .iter()
+        .filter(|address| address.len() <= ADDRESS_BYTES_MAX)
+        .take(ADDRESSES_MAX)
+        .cloned()
+        .collect()
+}
+
+fn keep_serial(serials: &mut Vec<u64>, serial: u64) {
+    serials.retain(|earlier| *earlier != serial);
+    serials.push(serial);
+    if serials.len() > SERIALS_MAX {
+        serials.remove(0);
+    }
 }

@@ -16,8 +16,11 @@ mod state;
 mod tokens;
 
 pub use command::{Admission, Command, Genesis, GossipKey, Placement};
-pub use jobs::{JobRecord, JobVersion, PackageRecord};
-pub use members::Member;
+pub use jobs::{JOBS_MAX, JobRecord, JobVersion, PackageRecord, SLOTS_MAX, VERSIONS_KEPT};
+pub use members::{MEMBERS_MAX, Member};
 pub use reply::{Refused, Reply, TokenRefusal};
-pub use state::Cluster;
-pub use tokens::TokenRecord;
+pub use state::{CHANGES_REMEMBERED, Cluster};
+pub use tokens::{Redeem, TOKENS_MAX, TokenRecord};
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! What a command comes to: the answer that its proposer gets.
 
 use crate::auction::Authority;
-use potluck_specs::{JobName, NodeId, NodeName, trust::NodeCredential};
+use potluck_specs::{JobName, NodeId, NodeName, PackageId, trust::NodeCredential};
 use serde::{Deserialize, Serialize};
 
 /// The answer to one command.
@@ -45,6 +45,19 @@ pub enum Reply {
         /// One for each command.
         replies: Vec<Reply>,
     },
+}
+
+impl Reply {
+    pub(super) fn refused(why: Refused) -> Reply {
+        Reply::Refused { why }
+    }
+
+    pub(super) fn too_many(what: &str, limit: usize) -> Reply {
+        Reply::refused(Refused::TooMany {
+            what: what.into(),
+            limit: limit as u64,
+        })
+    }
 }
 
 /// Why a token does not admit a node.
@@ -123,13 +136,11 @@ pub enum Refused {
         /// The id.
         id: String,
     },
-    /// Signed as another version than the next.
-    #[error("the job is signed as version {signed}, the next one is {next}")]
-    WrongVersion {
-        /// What the bytes say.
-        signed: u64,
-        /// What they should say.
-        next: u64,
+    /// No job pins this package.
+    #[error("no job pins package {package}")]
+    NoSuchPackage {
+        /// The package.
+        package: PackageId,
     },
     /// The bytes are no job.
     #[error("the job can't be read: {why}")]

@@ -1,13 +1,20 @@
 //! The state itself and what can be asked of it.
 
-use super::{Command, GossipKey, JobRecord, Member, PackageRecord, Placement, Reply, TokenRecord};
+use super::{
+    Command, Genesis, GossipKey, JobRecord, Member, PackageRecord, Placement, Refused, Reply,
+    TokenRecord,
+};
 use crate::auction::Authority;
 use potluck_specs::{
-    ChangeId, FleetId, JobName, Millis, NodeId, PackageId, SlotId,
+    ChangeId, FleetId, JobName, Millis, NodeId, PackageId, Reign, SlotId,
     trust::{PublicKey, Signed},
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
+
+/// How many answers to changes are remembered: a client repeats a change
+/// within its own minute of patience, and people make far fewer in one.
+pub const CHANGES_REMEMBERED: usize = 4_096;
 
 /// The replicated state of one cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,11 +50,90 @@ impl Cluster {
         Cluster::default()
     }
 
-    /// Applies the command at `index` of the log.
+    /// Applies the command at `index` of the log. The same commands in the
+    /// same order give the same state and replies wherever they are applied;
+    /// none can fail in another way than by its reply.
     pub fn apply(&mut self, index: u64, command: &Command) -> Reply {
-        let _ = command;
         self.applied = index;
+        match command {
+            Command::Batch { commands } => Reply::Batch {
+                replies: commands
+                    .iter()
+                    .map(|command| self.apply_one(index, command))
+                    .collect(),
+            },
+            single => self.apply_one(index, single),
+        }
+    }
+
+    fn apply_one(&mut self, index: u64, command: &Command) -> Reply {
+        if let Command::Genesis { genesis } = command {
+            return self.begin(genesis);
+        }
+        if self.founding.is_none() {
+            return Reply::refused(Refused::NotBegun);
+        }
+        let Some(change) = change_of(command) else {
+            return self.change(index, command);
+        };
+        if let Some(earlier) = self.answer_to(change) {
+            return earlier.clone();
+        }
+        let reply = self.change(index, command);
+        self.remember(change, reply.clone());
+        reply
+    }
+
+    fn change(&mut self, index: u64, command: &Command) -> Reply {
+        match command {
+            Command::Genesis { .. } => Reply::refused(Refused::AlreadyBegun),
+            Command::Batch { .. } => Reply::refused(Refused::NestedBatch),
+            Command::Reign { leader } => self.reign(index, *leader),
+            Command::CreateToken { .. }
+            | Command::RemoveToken { .. }
+            | Command::RedeemToken { .. } => self.change_tokens(command),
+            Command::RenewCertificate { .. }
+            | Command::Revoke { .. }
+            | Command::SealIssuer { .. }
+            | Command::RecordMember { .. }
+            | Command::SetDraining { .. }
+            | Command::RemoveMember { .. } => self.change_members(command),
+            Command::SubmitJob { .. }
+            | Command::StopJob { .. }
+            | Command::RecordPlacements { .. }
+            | Command::RecordPackageHolders { .. } => self.change_jobs(command),
+        }
+    }
+
+    fn begin(&mut self, genesis: &Genesis) -> Reply {
+        if self.founding.is_some() {
+            return Reply::refused(Refused::AlreadyBegun);
+        }
+        self.founding = Some(Founding {
+            fleet: genesis.fleet,
+            cluster: genesis.cluster.clone(),
+            root: genesis.root,
+            issuer: genesis.issuer.clone(),
+            gossip_keys: genesis.gossip_keys.clone(),
+        });
+        self.authority.epoch = genesis.epoch;
+        self.admit(&genesis.first, &genesis.roles, genesis.now);
         Reply::Done
+    }
+
+    fn reign(&mut self, index: u64, leader: NodeId) -> Reply {
+        self.authority.reign = Reign(index);
+        self.leader = Some(leader);
+        Reply::Reigns {
+            authority: self.authority,
+        }
+    }
+
+    fn remember(&mut self, change: ChangeId, reply: Reply) {
+        if self.changes.len() >= CHANGES_REMEMBERED {
+            self.changes.pop_front();
+        }
+        self.changes.push_back((change, reply));
     }
 
     /// The index of the last command applied.
@@ -160,5 +246,16 @@ impl Cluster {
             .iter()
             .find(|(id, _)| *id == change)
             .map(|(_, reply)| reply)
+    }
+}
+
+fn change_of(command: &Command) -> Option<ChangeId> {
+    match command {
+        Command::CreateToken { change, .. }
+        | Command::RemoveToken { change, .. }
+        | Command::SubmitJob { change, .. }
+        | Command::StopJob { change, .. }
+        | Command::SetDraining { change, .. } => Some(*change),
+        _ => None,
     }
 }
