@@ -20,7 +20,7 @@ pub fn print<T: Serialize>(format: Format, value: &T, table: impl FnOnce(&T) -> 
 /// A table without lines, as ps and kubectl print it.
 pub fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut table = Table::new();
-    table.load_preset(NOTHING).set_header(head);
+    table.load_style(NOTHING).set_header(head);
     for row in rows {
         table.add_row(row);
     }

@@ -19,6 +19,7 @@ use potluck_specs::{
     job::{JobDraft, PackageSource, SignedJob},
 };
 use std::{
+    ffi::OsStr,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -76,13 +77,13 @@ fn evaluate(file: &Path) -> Result<Vec<JobDraft>, ApiError> {
     let bad = |text: String| ApiError::new(ErrorCode::BadRequest, text);
     let program = std::env::current_exe()
         .map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
-    let args = ["internal-evaluate".into()];
-    potluck_starlark::sandboxed(&program, &args, file).map_err(|error| bad(chain(&error)))
+    potluck_starlark::sandboxed(&program, &[OsStr::new("internal-evaluate")], file)
+        .map_err(|error| bad(chain(&error)))
 }
 
 /// The child's side of [`evaluate`].
 pub fn evaluate_child(file: &Path) -> ExitCode {
-    potluck_starlark::child_main(file)
+    ExitCode::from(potluck_starlark::child_main(file))
 }
 
 async fn submit(

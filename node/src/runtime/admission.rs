@@ -264,7 +264,11 @@ fn admitted(shared: &Shared, credential: NodeCredential) -> Vec<u8> {
 
 /// The gossip keys of the log in gossip's own type.
 pub fn ring_of(state: &Cluster) -> KeyRing {
-    KeyRing::from_keys(state.gossip_keys().iter().map(|key| (key.id, key.key)))
+    let mut keys = state.gossip_keys().iter().map(|key| key.key);
+    // Before genesis there is nobody to admit, and nothing to tell.
+    let mut ring = KeyRing::new(keys.next().unwrap_or_default());
+    keys.for_each(|key| ring.install(key));
+    ring
 }
 
 /// Past its end a certificate is accepted for a week while there is no leader.

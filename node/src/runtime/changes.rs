@@ -124,9 +124,6 @@ async fn run_job(
             Ok(Changed::JobAccepted { job: job.name, version, holders: names })
         }
         Reply::Conflict { current } => Err(conflict(&job.name, current)),
-        Reply::Refused { why: Refused::WrongVersion { next, .. } } => {
-            Err(conflict(&job.name, next - 1))
-        }
         Reply::Refused { why } => Err(refused(&why)),
         other => Err(unexpected(&other)),
     }
@@ -161,7 +158,7 @@ fn refused(why: &Refused) -> ApiError {
             ErrorCode::NotFound
         }
         Refused::NotBegun | Refused::StaleReign => ErrorCode::Unavailable,
-        Refused::WrongVersion { .. } | Refused::TokenExists { .. } => ErrorCode::Conflict,
+        Refused::TokenExists { .. } => ErrorCode::Conflict,
         _ => ErrorCode::BadRequest,
     };
     ApiError::new(code, why.to_string())

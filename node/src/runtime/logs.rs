@@ -121,9 +121,9 @@ fn split(batch: Vec<Line>) -> Vec<Vec<LogLine>> {
 
 fn shown(line: Line) -> LogLine {
     LogLine {
-        sequence: line.sequence,
-        at: Millis(line.at),
-        stderr: line.is_stderr(),
+        sequence: line.seq,
+        at: Millis(line.ms),
+        stderr: line.stream == potluck_helper::log::Stream::Err,
         text: String::from_utf8_lossy(&line.text).into_owned(),
     }
 }

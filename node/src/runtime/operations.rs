@@ -168,7 +168,7 @@ fn info(shared: &Shared) -> Info {
         voters: voters.iter().map(|node| shared.directory.name(*node)).collect(),
         authority: (authority.epoch.0, authority.reign.0),
         warnings,
-        gossip_dropped: shared.gossip.counters().dropped(),
+        gossip_dropped: shared.gossip.counters().dropped_in_all(),
         pid: std::process::id(),
     }
 }

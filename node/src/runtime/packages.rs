@@ -81,7 +81,7 @@ impl Packages {
 
     /// Serves one stream of a peer until it leaves.
     pub async fn serve(self, mut stream: Stream) {
-        while let Ok(Some(request)) = frame::read::<ChunkRequest>(&mut stream, CHUNK_REQUEST_BYTES_MAX).await {
+        while let Ok(Some(request)) = frame::read::<ChunkRequest>(&mut stream, "chunk request", CHUNK_REQUEST_BYTES_MAX).await {
             let answer = self.server.answer(request).await;
             if frame::write(&mut stream, &answer, CHUNK_RESPONSE_BYTES_MAX).await.is_err() {
                 return;
@@ -252,7 +252,7 @@ impl Pool {
     ) -> Result<ChunkResponse, SourceError> {
         let lost = |error: frame::FrameError| SourceError::Unreachable(chain(&error));
         frame::write(stream, request, CHUNK_REQUEST_BYTES_MAX).await.map_err(lost)?;
-        let answer = frame::read(stream, CHUNK_RESPONSE_BYTES_MAX).await.map_err(lost)?;
+        let answer = frame::read(stream, "chunk response", CHUNK_RESPONSE_BYTES_MAX).await.map_err(lost)?;
         answer.ok_or_else(|| SourceError::Unreachable("the peer closed the stream".into()))
     }
 }

@@ -2,10 +2,9 @@
 
 use super::{
     admission::{self, Admission},
-    discovery,
-    discovery::Discovery,
+    discovery::{self, Discovery},
     dispatch,
-    join::{self, Door},
+    join,
     members::{self, Directory},
     operations,
     packages::Packages,
@@ -21,7 +20,7 @@ use crate::{
     cli::chain,
     clock,
     control::{self, ControlGroup, Settings as ControlSettings, Timing},
-    identity::{ClusterFile, DataFolder, FolderError, Genesis, JoinError, random},
+    identity::{ClusterFile, DataFolder, FolderError, Genesis, JoinError},
     network::{self, Credential, Inbound, Network, NetworkConfig},
     spawn::spawn,
     wire::Introduction,
@@ -450,7 +449,12 @@ fn genesis_commands(shared: &Shared, genesis: &Genesis) -> Vec<Command> {
         return Vec::new();
     };
     let me = &shared.me;
-    let gossip_keys = genesis.ring.keys().map(|(id, key)| GossipKey { id, key }).collect();
+    let gossip_keys = genesis
+        .ring
+        .keys()
+        .zip(1..)
+        .map(|(key, id)| GossipKey { id, key: *key })
+        .collect();
     let begin = Command::Genesis {
         genesis: Box::new(cluster::Genesis {
             fleet: genesis.fleet,
