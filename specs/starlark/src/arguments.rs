@@ -46,6 +46,9 @@ pub(crate) struct Arguments<'v, 'c> {
     told: bool,
 }
 
+/// What a function of the language made: its kind, and its fields.
+pub(crate) type Made<'v> = (&'v str, BTreeMap<&'v str, Value<'v>>);
+
 type Done = Result<(), TooMany>;
 
 impl<'v, 'c> Arguments<'v, 'c> {
@@ -82,8 +85,9 @@ impl<'v, 'c> Arguments<'v, 'c> {
                 0 => format!("{function}() takes named arguments only"),
                 _ => format!("{function}() takes at most {positional} arguments without a name"),
             };
-            let hint = format!("write {} = ...", arguments[*positional]);
-            self.whole(ProblemKind::Invalid, message, Some(hint))?;
+            let next = arguments.get(*positional);
+            let hint = next.map(|name| format!("write {name} = ..."));
+            self.whole(ProblemKind::Invalid, message, hint)?;
         }
         for (name, value) in arguments.iter().zip(values).take(*positional) {
             self.given.insert((*name).into(), *value);
@@ -383,7 +387,7 @@ impl<'v, 'c> Arguments<'v, 'c> {
         &mut self,
         name: &str,
         kinds: &[&str],
-    ) -> Result<Option<(&'v str, BTreeMap<&'v str, Value<'v>>)>, TooMany> {
+    ) -> Result<Option<Made<'v>>, TooMany> {
         let Some(value) = self.given.get(name).copied() else {
             return Ok(None);
         };

@@ -9,7 +9,7 @@ use starlark::{
     eval::Evaluator,
     syntax::{AstModule, Dialect, DialectTypes},
 };
-use std::ops::Range;
+use std::{collections::BTreeSet, ops::Range};
 
 /// Longest spec file: a thousand jobs of a kilobyte each.
 pub(crate) const SOURCE_BYTES_MAX: usize = 1 << 20;
@@ -71,7 +71,8 @@ pub fn evaluate(source: &str, file_name: &str) -> Result<Vec<JobDraft>, Vec<Prob
 /// every time.
 fn in_order(mut problems: Vec<Problem>) -> Vec<Problem> {
     problems.sort_by_key(|problem| (problem.line == 0, problem.line, problem.column));
-    problems.dedup();
+    let mut told = BTreeSet::new();
+    problems.retain(|p| told.insert((p.line, p.column, p.message.clone())));
     problems
 }
 

@@ -7,6 +7,10 @@ use std::{fmt, ops::Range};
 /// Longest line that is quoted: a longer one helps nobody on a terminal.
 const QUOTED_CHARS_MAX: usize = 240;
 
+/// Longest message: what `fail()` or an unknown name puts into it has no bound
+/// of its own.
+const MESSAGE_CHARS_MAX: usize = 1_000;
+
 /// What kind of thing is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProblemKind {
@@ -52,7 +56,11 @@ pub struct Problem {
 
 impl Problem {
     /// A problem with the file as a whole.
-    pub(crate) fn of_file(file: &str, kind: ProblemKind, message: String) -> Problem {
+    pub(crate) fn of_file(file: &str, kind: ProblemKind, mut message: String) -> Problem {
+        if let Some((end, _)) = message.char_indices().nth(MESSAGE_CHARS_MAX) {
+            message.truncate(end);
+            message += "...";
+        }
         Problem {
             file: file.into(),
             line: 0,
@@ -175,7 +183,6 @@ mod tests {
         assert_eq!(
             at("a = 1\nbé = f(2)\n", 11..15),
             "error: wrong\n --> a.star:2:5\n  |\n2 | bé = f(2)\n  |     ^^^^"
-                .replace(":2:5", ":2:5")
         );
         assert_eq!(
             at("\tf(\n1)", 1..6),

@@ -54,6 +54,15 @@ const OUTPUT_BYTES_MAX: u64 = 4 << 20;
 const STDERR_BYTES_MAX: u64 = 64 << 10;
 const STDERR_CHARS_TOLD: usize = 400;
 
+/// What Rust, its collections, the interpreter's arena and its sizes say when
+/// something does not fit into memory.
+const OUT_OF_MEMORY: &[&str] = &[
+    "memory allocation of",
+    "capacity overflow",
+    "out of memory",
+    "AlignedSize must not exceed",
+];
+
 /// The child's answer.
 type Answer = Result<Vec<JobDraft>, Vec<Problem>>;
 
@@ -243,7 +252,7 @@ impl Ended {
         if said("overflowed its stack") {
             return EvalError::Stack;
         }
-        if said("memory allocation of") || said("out of memory") || said("capacity overflow") {
+        if OUT_OF_MEMORY.iter().any(|text| said(text)) {
             return EvalError::Memory {
                 bytes_max: ADDRESS_SPACE_BYTES_MAX,
             };

@@ -140,14 +140,14 @@ fn each_limit_has_its_own_error() {
     run_cases(cases);
 }
 
-/// One comparison of equal numbers that takes minutes, in a single step.
+/// Each search compares some 20 million bytes and counts as one step.
 fn slow() -> String {
     "x = 'a' * 100000\ny = ('a' * 200) + 'b'\nfor i in range(4000000): x.count(y)".into()
 }
 
 /// Printing a list of lists of lists recurses.
 fn nested_value() -> String {
-    "x = []\nfor i in range(1000000): x = [x]\nfail(x)".into()
+    "x = []\nfor i in range(2000000): x = [x]\ny = str(x)".into()
 }
 
 fn big_jobs() -> String {
@@ -215,11 +215,6 @@ fn bombs_end_in_a_clear_error() {
             bounded,
         ),
         ("a huge shift", "x = 1 << 100000000000".into(), bounded),
-        (
-            "huge numbers",
-            "x = 3\nfor i in range(40): x = x * x".into(),
-            bounded,
-        ),
         (
             "a huge format",
             "x = '%s' * 1000000 % tuple(['a' * 1000] * 1000000)".into(),
