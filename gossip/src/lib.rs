@@ -12,11 +12,23 @@
 //! ```
 
 mod counters;
+mod datagram;
 mod gossip;
+mod pool;
+mod reassembly;
 mod record;
 mod ring;
+mod socket;
+#[cfg(test)]
+mod testing;
+mod view;
+mod window;
 
 pub use counters::{Counters, DropCause};
 pub use gossip::{Gossip, GossipConfig, GossipError, start};
 pub use record::{Capacity, IdentityRecord, Member};
 pub use ring::{KeyId, KeyRing, RING_KEYS_MAX};
+
+/// Size of a gossip digest from which an admission is to be refused: past
+/// 64 KiB gossip stops.
+pub const DIGEST_BYTES_MAX: u64 = 40 << 10;
