@@ -42,11 +42,11 @@ const CHANGE_LIMIT: Duration = Duration::from_secs(20);
 
 /// A running member of a control group. Cheap to clone.
 pub struct ControlGroup<S: Replicated> {
-    inner: Arc<Inner<S>>,
+    pub(super) inner: Arc<Inner<S>>,
 }
 
-struct Inner<S: Replicated> {
-    raft: Raft<Types, StateStore<S>>,
+pub(super) struct Inner<S: Replicated> {
+    pub(super) raft: Raft<Types, StateStore<S>>,
     raft_id: u64,
     settings: Settings,
     identity: Arc<Identity>,

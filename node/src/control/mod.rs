@@ -27,6 +27,8 @@ mod network;
 mod quorum;
 mod receive;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use config::{Settings, Timing};
 pub use handle::{
@@ -38,6 +40,7 @@ pub use store::StoreError;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use potluck_core::cluster::{Cluster, Command, Reply};
 use potluck_specs::NodeId;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -60,6 +63,15 @@ pub trait Replicated:
 
     /// Carries out one command. Indexes rise, with gaps.
     fn apply(&mut self, index: u64, command: &Self::Command) -> Self::Reply;
+}
+
+impl Replicated for Cluster {
+    type Command = Command;
+    type Reply = Reply;
+
+    fn apply(&mut self, index: u64, command: &Command) -> Reply {
+        Cluster::apply(self, index, command)
+    }
 }
 
 /// Who stands behind a Raft id.

@@ -27,8 +27,12 @@ use super::{
     },
 };
 
-/// What every message of this member carries, and who else is known by Raft
-/// id.
+/// What an append with entries may take beyond openraft's limit, which is one
+/// heartbeat: 512 KiB at 4 Mbit/s, or a disk that is slow for a moment. Less
+/// would send the same entries over and over.
+const APPEND_LIMIT: Duration = Duration::from_secs(1);
+
+/// What every message of this member carries.
 pub(super) struct Identity {
     pub(super) fleet: FleetId,
     pub(super) cluster: String,
@@ -200,9 +204,11 @@ impl RaftNetworkV2<Types> for Peer {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
         let body = Body::Append(Append::from(&rpc));
-        let answer = self
-            .ask(RPCTypes::AppendEntries, body, option.soft_ttl())
-            .await?;
+        let limit = match rpc.entries.is_empty() {
+            true => option.soft_ttl(),
+            false => option.soft_ttl() + APPEND_LIMIT,
+        };
+        let answer = self.ask(RPCTypes::AppendEntries, body, limit).await?;
         match answer {
             Answer::Append(answer) => Ok(answer.into()),
             other => Err(unexpected(&other)),
