@@ -88,6 +88,11 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Dropped for any cause.
+    pub fn dropped_in_all(&self) -> u64 {
+        self.dropped.values().sum()
+    }
+
     /// Dropped for this cause.
     pub fn dropped(&self, cause: DropCause) -> u64 {
         self.dropped.get(&cause).copied().unwrap_or(0)
