@@ -1,1 +1,12 @@
-//! Placeholder head: replaced by its owner's first commit.
+//! The cluster in a box: real processes on loopback, their faults, and a
+//! simulator that drives the same decisions in virtual time.
+//!
+//! `net` starts, kills and stops real nodes on 127.0.*rack*.*host*; `client`
+//! uses the program `potluck` as a person would; `demo` and `bench` show and
+//! measure the main job; `sim` drives `potluck-core` alone.
+
+pub mod bench;
+pub mod client;
+pub mod demo;
+pub mod net;
+pub mod wait;

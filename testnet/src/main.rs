@@ -1,3 +1,162 @@
-//! The program `potluck-testnet`: the cluster in a box.
+//! The program `potluck-testnet`, reached as `potluck testnet`.
 
-fn main() {}
+use clap::{Parser, Subcommand};
+use potluck_testnet::{
+    bench, demo,
+    net::{NetError, Testnet, TestnetOptions},
+};
+use std::{error::Error, path::PathBuf, process::ExitCode};
+
+/// A cluster in a box: real nodes on loopback, one process each.
+#[derive(Debug, Parser)]
+#[command(
+    name = "potluck testnet",
+    version,
+    after_help = "Exit codes: 0 done, 1 failed, 2 bad request."
+)]
+struct Cli {
+    /// The testnet's folder.
+    #[arg(long, global = true, default_value = ".potluck-testnet", value_name = "DIR")]
+    root: PathBuf,
+    /// Print JSON.
+    #[arg(short, long, global = true, value_parser = ["table", "json"], default_value = "table")]
+    output: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Bring up nodes and wait until they know each other.
+    Up {
+        /// How many nodes.
+        #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u8).range(1..=200))]
+        nodes: u8,
+        /// Over how many racks.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=50))]
+        racks: u8,
+        /// Second number of the addresses, 127.BLOCK.rack.host.
+        #[arg(long, default_value_t = 0)]
+        block: u8,
+    },
+    /// Its nodes and their processes.
+    Status,
+    /// Kill a node: agent, helpers, inits and tasks together.
+    Kill {
+        /// The node.
+        node: String,
+        /// Only its `potluck`; the tasks live on.
+        #[arg(long)]
+        agent: bool,
+    },
+    /// Start a node again.
+    Start {
+        /// The node.
+        node: String,
+    },
+    /// End everything and remove the folder.
+    Down,
+    /// Show the main job end to end in a folder of its own.
+    Demo,
+    /// Measure what docs/performance.md lists.
+    Bench {
+        /// Only measurements whose name holds this.
+        only: Option<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", chain(&*error));
+            if let Some(hint) = error.downcast_ref::<NetError>().and_then(NetError::hint) {
+                eprintln!("\nhint: {hint}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
+}
+
+fn run(cli: &Cli) -> Result<(), Box<dyn Error>> {
+    let root = std::path::absolute(&cli.root)?;
+    let json = cli.output == "json";
+    match &cli.command {
+        Command::Up { nodes, racks, block } => {
+            let options = TestnetOptions {
+                nodes: *nodes,
+                racks: *racks,
+                block: *block,
+                ..TestnetOptions::new(&root)
+            };
+            let net = Testnet::up(&options)?;
+            status(&net, json);
+            if !json {
+                let config = root.join("config");
+                println!("\nask it with: export POTLUCK_CONFIG={}", config.display());
+                println!("             export POTLUCK_NODE={}", net.nodes()[0].address);
+            }
+        }
+        Command::Status => status(&Testnet::open(&root)?, json),
+        Command::Kill { node, agent: true } => Testnet::open(&root)?.kill_agent(node)?,
+        Command::Kill { node, agent: false } => Testnet::open(&root)?.kill(node)?,
+        Command::Start { node } => {
+            let net = Testnet::open(&root)?;
+            net.start(node)?;
+            net.await_answer(node)?;
+        }
+        Command::Down => Testnet::open(&root)?.down()?,
+        Command::Demo => demo::run()?,
+        Command::Bench { only } => bench::run(only.as_deref())?,
+    }
+    Ok(())
+}
+
+fn status(net: &Testnet, json: bool) {
+    let states = net.node_states().unwrap_or_default();
+    let rows: Vec<serde_json::Value> = net
+        .nodes()
+        .iter()
+        .map(|place| {
+            let processes = net.processes(&place.name);
+            let state = states.iter().find(|(name, _)| *name == place.name);
+            serde_json::json!({
+                "name": place.name,
+                "rack": place.rack,
+                "address": place.address,
+                "agent": processes.agent,
+                "helpers": processes.helpers.len(),
+                "tasks": processes.tasks.len(),
+                "state": state.map(|(_, state)| state),
+            })
+        })
+        .collect();
+    if json {
+        println!("{}", serde_json::Value::from(rows));
+        return;
+    }
+    println!("{:8} {:6} {:20} {:>8} {:>8}  STATE", "NODE", "RACK", "ADDRESS", "PID", "HELPERS");
+    for row in rows {
+        let text = |key: &str| row[key].as_str().unwrap_or("-").to_owned();
+        let pid = row["agent"].as_i64().map_or_else(|| "-".into(), |pid| pid.to_string());
+        println!(
+            "{:8} {:6} {:20} {pid:>8} {:>8}  {}",
+            text("name"),
+            text("rack"),
+            text("address"),
+            row["helpers"],
+            text("state"),
+        );
+    }
+}

@@ -1,0 +1,14 @@
+//! Real nodes on loopback: one process each, on 127.0.*rack*.*host*.
+//!
+//! A testnet lives in a folder. Its file `testnet.json` says which nodes there
+//! are; everything else is found out by looking, so that any process may go on
+//! where another stopped.
+
+mod cgroups;
+mod layout;
+mod process;
+mod testnet;
+
+pub use layout::{Layout, NodePlace};
+pub use process::{HostProcesses, host_processes};
+pub use testnet::{NetError, Testnet, TestnetOptions};
