@@ -113,7 +113,7 @@ fn what_is_left_away_has_a_default() {
     // None passes through wrappers as "not given".
     assert_eq!(
         jobs(&with("replicas = None, health = None, env = None")),
-        [job.clone()]
+        std::slice::from_ref(job)
     );
 }
 

@@ -241,7 +241,7 @@ fn run_cases(cases: &[Case]) {
         let short: String = error.to_string().chars().take(300).collect();
         println!("  {what} ({} ms): {short}", start.elapsed().as_millis());
         assert!(right(&error), "{what}: {error:?}");
-        assert!(start.elapsed() < Duration::from_secs(35), "{what}");
+        assert!(start.elapsed() < Duration::from_secs(70), "{what}");
     }
 }
 
