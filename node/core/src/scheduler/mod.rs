@@ -10,14 +10,34 @@
 //! nothing that anyone could notice: what is to be done is derived from state
 //! again once they are.
 
+mod award;
+mod behind;
+mod brake;
+mod call;
+mod catalog;
+mod endpoints;
 mod event;
+mod explain;
+mod failure;
+mod picture;
+mod rank;
+mod reconcile;
 mod view;
 
 pub use event::{Effect, Endpoint, Event, MemberView, Note, ServiceEndpoints};
 pub use view::{HostView, SessionState, SlotPhase, SlotView, Verdict};
 
-use crate::{auction::Authority, cluster::Cluster};
-use potluck_specs::{Millis, NodeId, SlotId};
+use crate::{
+    auction::{Authority, StopOrder, StopReason},
+    cluster::Cluster,
+    session::{Heartbeat, HeartbeatAnswer},
+};
+use potluck_specs::{Generation, JobName, Millis, NodeId, SlotId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A quorum that was away for longer means that this leader was cut off, and
+/// may have missed heartbeats that others got.
+const CUT_OFF_AFTER: Millis = Millis(1_000);
 
 /// What differs between a real cluster and a test's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +56,48 @@ impl Default for SchedulerConfig {
 }
 
 /// The decider of one reign.
+///
+/// ```text
+/// asking --all live members told, or 10 s--> asked
+/// acting <--quorum confirmed / not confirmed for 500 ms--> silent
+/// acting, silent --a later authority is heard of--> superseded (for good)
+/// ```
 #[derive(Debug)]
 pub struct Scheduler {
     config: SchedulerConfig,
     authority: Authority,
     me: NodeId,
     began: Millis,
+    quorum_at: Option<Millis>,
+    silent: bool,
+    superseded: bool,
+    /// Every live member has told what it runs.
+    asked: bool,
+    /// The log's index up to which `catalog` and `picture` follow.
+    followed: Option<u64>,
+    ticked_at: Option<Millis>,
+    /// Nobody is accused before this.
+    accuse_from: Millis,
+    catalog: catalog::Catalog,
+    picture: picture::Picture,
+    brake: brake::Brake,
+    works: BTreeMap<JobName, call::Work>,
+    calls: BTreeMap<u64, call::OpenCall>,
+    last_call: u64,
+    awards: BTreeMap<SlotId, award::Pending>,
+    /// Counts the instructions of this reign.
+    sequence: u64,
+    stops: BTreeMap<(SlotId, NodeId), reconcile::Stopping>,
+    published: endpoints::Published,
+    behind: behind::Behind,
+    /// Jobs to look at again.
+    dirty: BTreeSet<JobName>,
+    /// Jobs whose endpoints may have changed.
+    to_publish: BTreeSet<JobName>,
+    capacity_grew: bool,
+    /// Members that the log says are drained.
+    draining: BTreeSet<NodeId>,
+    out: Vec<Effect>,
 }
 
 impl Scheduler {
@@ -58,13 +114,231 @@ impl Scheduler {
             authority,
             me,
             began: now,
+            quorum_at: None,
+            silent: true,
+            superseded: false,
+            asked: false,
+            followed: None,
+            ticked_at: None,
+            accuse_from: Millis(0),
+            catalog: catalog::Catalog::default(),
+            picture: picture::Picture::default(),
+            brake: brake::Brake::default(),
+            works: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            last_call: 0,
+            awards: BTreeMap::new(),
+            sequence: 0,
+            stops: BTreeMap::new(),
+            published: endpoints::Published::default(),
+            behind: behind::Behind::default(),
+            dirty: BTreeSet::new(),
+            to_publish: BTreeSet::new(),
+            capacity_grew: false,
+            draining: BTreeSet::new(),
+            out: Vec::new(),
         }
     }
 
     /// Takes an event, returns what to do about it, in order.
     pub fn step(&mut self, cluster: &Cluster, event: Event, now: Millis) -> Vec<Effect> {
-        let _ = (cluster, event, now, self.me, self.began);
-        Vec::new()
+        self.follow(cluster, now);
+        self.take(cluster, event, now);
+        self.end_asking(now);
+        if self.speaks(now) {
+            self.act(cluster, now);
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    fn take(&mut self, cluster: &Cluster, event: Event, now: Millis) {
+        match event {
+            Event::Tick => self.tick(cluster, now),
+            Event::ClusterChanged => {}
+            Event::QuorumConfirmed { at } => self.quorum_confirmed(at, now),
+            Event::Heartbeat { heartbeat } => {
+                let answer = self.reported(&heartbeat, now);
+                let to = heartbeat.node;
+                self.out.push(Effect::AnswerHeartbeat { to, answer });
+            }
+            Event::Greeted { heartbeat } => {
+                self.reported(&heartbeat, now);
+            }
+            Event::GreetFailed { .. } => {}
+            Event::Members { members } => self.gossiped(&members),
+            Event::CallAnswered { node, call, answer } => self.call_answered(node, call, answer),
+            Event::CallLost { node, call } => self.call_lost(node, call),
+            Event::AwardAnswered { node, call, answer } => {
+                self.award_answered(node, call, answer, now);
+            }
+            Event::AwardLost { node, call } => self.award_lost(node, call),
+            // The task's report says more than either.
+            Event::StopAnswered { .. } | Event::StopLost { .. } => {}
+            Event::Probed {
+                by,
+                about,
+                reachable,
+            } => self.probed(by, about, Some(reachable), now),
+            Event::ProbeLost { by, about } => self.probed(by, about, None, now),
+            Event::LaggedFor { lag } => self.lagged(lag, now),
+        }
+    }
+
+    fn quorum_confirmed(&mut self, at: Millis, now: Millis) {
+        if let Some(before) = self.quorum_at
+            && at.since(before) > CUT_OFF_AFTER
+        {
+            self.lagged(at.since(before), now);
+        }
+        self.quorum_at = self.quorum_at.max(Some(at));
+    }
+
+    /// All that others could notice happens here, and only with a quorum.
+    fn act(&mut self, cluster: &Cluster, now: Millis) {
+        self.close_calls(cluster, now);
+        self.reconcile_dirty(cluster, now);
+        self.publish(cluster);
+        self.send_stops(now);
+    }
+
+    fn tick(&mut self, cluster: &Cluster, now: Millis) {
+        if let Some(before) = self.ticked_at.replace(now) {
+            self.lagged(now.since(before), now);
+        }
+        self.watch(cluster, now);
+        if std::mem::take(&mut self.capacity_grew) {
+            self.retry_waiting(now);
+        }
+        for (job, work) in &self.works {
+            if work.rounds_failed > 0 && work.call.is_none() && now >= work.retry_at {
+                self.dirty.insert(job.clone());
+            }
+        }
+        if self.may_act(now) {
+            self.repeat_awards(cluster, now);
+            self.write_behind(cluster, now);
+        }
+    }
+
+    /// Takes over what the log says since the last step.
+    fn follow(&mut self, cluster: &Cluster, now: Millis) {
+        if self.followed == Some(cluster.applied()) {
+            return;
+        }
+        let at_begin = self.followed.is_none();
+        self.followed = Some(cluster.applied());
+        if cluster.authority() > self.authority {
+            self.heard_of(cluster.authority());
+        }
+        for name in self.catalog.follow(cluster) {
+            if let Some(work) = self.works.get_mut(&name) {
+                work.retry_at = now;
+                work.answers.clear();
+                work.avoid.clear();
+            }
+            self.dirty.insert(name);
+        }
+        let members: BTreeMap<NodeId, String> = cluster
+            .members()
+            .iter()
+            .map(|(node, member)| (*node, member.topology.rack.clone()))
+            .collect();
+        let draining: BTreeSet<NodeId> = cluster
+            .members()
+            .values()
+            .filter(|member| member.draining)
+            .map(|member| member.node)
+            .collect();
+        for slot in self.picture.follow(&members, at_begin) {
+            self.touch(slot);
+        }
+        self.drop_awards_of_strangers();
+        if draining != self.draining {
+            self.drains_changed(draining);
+        }
+    }
+
+    fn drains_changed(&mut self, draining: BTreeSet<NodeId>) {
+        let changed: Vec<NodeId> = self
+            .draining
+            .symmetric_difference(&draining)
+            .copied()
+            .collect();
+        self.draining = draining;
+        self.capacity_grew = true;
+        for node in changed {
+            self.dirty_host(node);
+        }
+    }
+
+    fn drop_awards_of_strangers(&mut self) {
+        let strangers: BTreeSet<NodeId> = self
+            .awards
+            .values()
+            .map(|award| award.node)
+            .filter(|node| !self.picture.hosts.contains_key(node))
+            .collect();
+        for node in strangers {
+            self.drop_awards_of(node);
+        }
+    }
+
+    /// A host's report, by heartbeat or greeting.
+    fn reported(&mut self, heartbeat: &Heartbeat, now: Millis) -> HeartbeatAnswer {
+        let mut answer = HeartbeatAnswer {
+            authority: self.authority,
+            confirmed: None,
+            forget: Vec::new(),
+        };
+        self.heard_of(heartbeat.highest);
+        let node = heartbeat.node;
+        let was_draining = self.picture.hosts.get(&node).map(|host| host.draining);
+        let Some(taken) = self.picture.take(heartbeat, now) else {
+            return answer;
+        };
+        self.heard(node);
+        if was_draining != Some(heartbeat.draining) {
+            self.dirty_host(node);
+        }
+        self.capacity_grew |= taken.grew;
+        self.settle_stops(&taken.changed, node);
+        for slot in taken.changed {
+            self.touch(slot);
+        }
+        self.settle_awards(node, now);
+        answer.confirmed = taken.confirmed;
+        answer.forget = taken.forget;
+        answer
+    }
+
+    fn gossiped(&mut self, members: &[MemberView]) {
+        for member in members {
+            if let Some(host) = self.picture.hosts.get_mut(&member.node) {
+                host.gossip_moved_at = host.gossip_moved_at.max(Some(member.heartbeat_moved_at));
+            }
+        }
+    }
+
+    /// Somebody knows of this authority; a later one ends ours.
+    fn heard_of(&mut self, by: Authority) {
+        if by > self.authority && !self.superseded {
+            self.superseded = true;
+            self.note(Note::Superseded { by });
+        }
+    }
+
+    /// As [`Self::may_act`], noting the change.
+    fn speaks(&mut self, now: Millis) -> bool {
+        let may_act = self.may_act(now);
+        if may_act == self.silent && !self.superseded {
+            self.silent = !may_act;
+            if may_act {
+                self.note(Note::SpeaksAgain);
+            } else {
+                self.note(Note::Silent);
+            }
+        }
+        may_act
     }
 
     /// Whose word it gives.
@@ -75,40 +349,46 @@ impl Scheduler {
     /// Have most voters been heard within an election timeout, and nobody a
     /// later scheduler?
     pub fn may_act(&self, now: Millis) -> bool {
-        let _ = (now, self.config);
-        false
+        let heard = self
+            .quorum_at
+            .is_some_and(|at| now < at + self.config.election_timeout);
+        heard && !self.superseded
     }
 
-    /// Is the brake on? Hosts that it holds, for `status`.
-    pub fn braked(&self) -> Vec<NodeId> {
-        Vec::new()
+    /// Has it asked all live members what they run?
+    pub fn has_asked(&self) -> bool {
+        self.asked
     }
 
-    /// Every member as the scheduler sees it.
-    pub fn hosts(&self, cluster: &Cluster) -> Vec<HostView> {
-        let _ = cluster;
-        Vec::new()
+    /// Something about a slot is different.
+    fn touch(&mut self, slot: SlotId) {
+        self.dirty.insert(slot.job.clone());
+        self.behind.touch(slot);
     }
 
-    /// Every slot that is wanted or filled, in order.
-    pub fn slots(&self, cluster: &Cluster) -> Vec<SlotView> {
-        let _ = cluster;
-        Vec::new()
-    }
-
-    /// One slot.
-    pub fn slot(&self, cluster: &Cluster, slot: &SlotId) -> SlotView {
-        let _ = cluster;
-        SlotView {
-            slot: slot.clone(),
-            phase: SlotPhase::Unwanted,
-            holders: Vec::new(),
+    /// Everything on a host is to be looked at again.
+    fn dirty_host(&mut self, node: NodeId) {
+        if let Some(host) = self.picture.hosts.get(&node) {
+            for slot in host.slots.clone() {
+                self.touch(slot);
+            }
         }
     }
 
-    /// Why a slot is, or is not, on each host.
-    pub fn explain(&self, cluster: &Cluster, slot: &SlotId) -> Vec<(NodeId, Verdict)> {
-        let _ = (cluster, slot);
-        Vec::new()
+    fn send_stop(&mut self, to: NodeId, slot: SlotId, generation: Generation, reason: StopReason) {
+        let order = StopOrder {
+            authority: self.authority,
+            slot,
+            generation,
+            reason,
+        };
+        self.out.push(Effect::Stop { to, order });
+    }
+
+    fn note(&mut self, note: Note) {
+        self.out.push(Effect::Note { note });
     }
 }
+
+#[cfg(test)]
+mod tests;

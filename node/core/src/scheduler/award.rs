@@ -1,0 +1,273 @@
+//! Awards that have left and are not yet seen in a report.
+//!
+//! ```text
+//! sent --Ok--> committed --a report has it--> (held)
+//!  |  \--no answer--> unknown, repeated while the session is up
+//!  |--refused--> (missing)
+//!  committed, unknown --later reports lack it--> (missing)
+//!  any --its host is lost--> (missing)
+//! ```
+//!
+//! Unknown is never taken for free: until it is resolved the slot stays with
+//! that node.
+
+use super::{Effect, Note, Scheduler, SessionState, call::Answered, picture::Host};
+use crate::{
+    auction::{Award, AwardAnswer, Refusal},
+    cluster::Cluster,
+    session::TaskState,
+};
+use potluck_specs::{Generation, Job, JobName, Millis, NodeId, SlotId};
+use std::collections::BTreeMap;
+
+/// First pause before an unanswered award is repeated, and the longest.
+const REPEAT_FIRST: Millis = Millis(1_000);
+const REPEAT_LONGEST: Millis = Millis(5_000);
+
+/// A report may have been made before the award came and arrive after it was
+/// sent. So many reports later, and this much time after the last sending, no
+/// such one can be under way any more.
+const REPORTS_LATER: u64 = 2;
+const LATER: Millis = Millis(3_000);
+
+/// After so many unanswered repeats the reports alone decide: the host can
+/// reach the scheduler, and the scheduler can't reach it.
+const REPEATS_BEFORE_REPORTS: u32 = 3;
+
+/// An award of one slot.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) node: NodeId,
+    pub(super) generation: Generation,
+    call: u64,
+    version: u64,
+    /// When it was sent last, or answered.
+    at: Millis,
+    /// No answer came.
+    lost: bool,
+    repeats: u32,
+    /// The host said that it has committed it.
+    pub(super) committed: bool,
+    /// Reports taken from the host by then.
+    reports: u64,
+}
+
+impl Scheduler {
+    pub(super) fn award(
+        &mut self,
+        cluster: &Cluster,
+        node: NodeId,
+        call: u64,
+        job: &Job,
+        slots: Vec<SlotId>,
+        now: Millis,
+    ) {
+        let reports = self.reports_of(node);
+        for slot in slots {
+            self.sequence += 1;
+            let generation = self.authority.generation(self.sequence);
+            let pending = Pending {
+                node,
+                generation,
+                call,
+                version: job.version,
+                at: now,
+                lost: false,
+                repeats: 0,
+                committed: false,
+                reports,
+            };
+            self.note(Note::Placed {
+                slot: slot.clone(),
+                node,
+                generation,
+            });
+            self.awards.insert(slot, pending);
+        }
+        self.send_award(cluster, node, call, &job.name);
+    }
+
+    fn reports_of(&self, node: NodeId) -> u64 {
+        self.picture.hosts.get(&node).map_or(0, |host| host.reports)
+    }
+
+    pub(super) fn awards_of(&self, job: &JobName) -> impl Iterator<Item = (&SlotId, &Pending)> {
+        let first = SlotId {
+            job: job.clone(),
+            index: 0,
+        };
+        let last = SlotId {
+            job: job.clone(),
+            index: u32::MAX,
+        };
+        self.awards.range(first..=last)
+    }
+
+    /// Sends what of a call's award is not answered yet.
+    fn send_award(&mut self, cluster: &Cluster, node: NodeId, call: u64, job: &JobName) {
+        let open: Vec<(SlotId, Generation, u64)> = self
+            .awards_of(job)
+            .filter(|(_, p)| p.node == node && p.call == call && !p.committed)
+            .map(|(slot, p)| (slot.clone(), p.generation, p.version))
+            .collect();
+        let version = open
+            .first()
+            .and_then(|(_, _, version)| cluster.jobs().get(job)?.version(*version));
+        let Some(version) = version else { return };
+        let package = cluster.packages().get(&version.package);
+        let award = Award {
+            authority: self.authority,
+            call,
+            slots: open.into_iter().map(|(slot, g, _)| (slot, g)).collect(),
+            job: version.job.clone(),
+            package_bytes: package.map_or(0, |package| package.bytes),
+            holders: package.map_or_else(Vec::new, |p| p.holders.iter().copied().collect()),
+        };
+        self.out.push(Effect::Award {
+            to: node,
+            award: Box::new(award),
+        });
+    }
+
+    pub(super) fn award_answered(
+        &mut self,
+        node: NodeId,
+        call: u64,
+        answer: AwardAnswer,
+        now: Millis,
+    ) {
+        let reports = self.reports_of(node);
+        for (slot, result) in answer.slots {
+            let Some(pending) = self.awards.get_mut(&slot) else {
+                continue;
+            };
+            if pending.node != node || pending.call != call || pending.committed {
+                continue;
+            }
+            match result {
+                Ok(()) => {
+                    pending.committed = true;
+                    pending.at = now;
+                    pending.reports = reports;
+                }
+                Err(refusal) => self.award_refused(&slot, node, refusal, now),
+            }
+            self.touch(slot);
+        }
+    }
+
+    fn award_refused(&mut self, slot: &SlotId, node: NodeId, refusal: Refusal, now: Millis) {
+        self.awards.remove(slot);
+        match &refusal {
+            Refusal::StaleAuthority { highest } => self.heard_of(*highest),
+            // It runs something that the picture lacks.
+            Refusal::StaleGeneration { .. } => {
+                if let Some(host) = self.picture.hosts.get_mut(&node) {
+                    host.doubt();
+                }
+            }
+            _ => {}
+        }
+        let work = self.works.entry(slot.job.clone()).or_default();
+        work.avoid(node, Some(&refusal), now);
+        work.answers.insert(node, Answered::Refused(refusal));
+        work.retry_at = now;
+        self.note(Note::AwardRefused {
+            slot: slot.clone(),
+            node,
+        });
+    }
+
+    pub(super) fn award_lost(&mut self, node: NodeId, call: u64) {
+        for pending in self.awards.values_mut() {
+            if pending.node == node && pending.call == call && !pending.committed {
+                pending.lost = true;
+            }
+        }
+    }
+
+    /// Repeats awards that got no answer. Due with each tick.
+    pub(super) fn repeat_awards(&mut self, cluster: &Cluster, now: Millis) {
+        let mut due: BTreeMap<(NodeId, u64), JobName> = BTreeMap::new();
+        for (slot, pending) in &mut self.awards {
+            let up = self
+                .picture
+                .hosts
+                .get(&pending.node)
+                .is_some_and(|host| host.state == SessionState::Up);
+            let pause = REPEAT_FIRST.0 * u64::from(pending.repeats.saturating_add(1));
+            let pause = Millis(pause.min(REPEAT_LONGEST.0));
+            // An answer that is only slow is not chased: the driver says when
+            // it is lost, and its own patience ends before ours.
+            let silent = pending.lost || now.since(pending.at) >= REPEAT_LONGEST;
+            if up && silent && !pending.committed && now.since(pending.at) >= pause {
+                due.insert((pending.node, pending.call), slot.job.clone());
+            }
+        }
+        for ((node, call), job) in due {
+            let reports = self.reports_of(node);
+            for pending in self.awards.values_mut() {
+                if pending.node == node && pending.call == call && !pending.committed {
+                    pending.at = now;
+                    pending.reports = reports;
+                    pending.lost = false;
+                    pending.repeats = pending.repeats.saturating_add(1);
+                }
+            }
+            self.send_award(cluster, node, call, &job);
+        }
+    }
+
+    /// A host reported: which awards does that settle?
+    pub(super) fn settle_awards(&mut self, node: NodeId, now: Millis) {
+        let Some(host) = self.picture.hosts.get(&node) else {
+            return;
+        };
+        let mut settled = Vec::new();
+        let mut absent = Vec::new();
+        for (slot, pending) in self.awards.iter().filter(|(_, p)| p.node == node) {
+            match self.picture.report(slot, node) {
+                Some(report) if report.generation >= pending.generation => {
+                    settled.push(slot.clone());
+                }
+                // An older task of the slot is still there.
+                Some(report) if report.state != TaskState::Stopped => {}
+                _ if lacks(host, pending, now) => absent.push((slot.clone(), pending.committed)),
+                _ => {}
+            }
+        }
+        for slot in settled {
+            self.awards.remove(&slot);
+            self.touch(slot);
+        }
+        for (slot, committed) in absent {
+            self.awards.remove(&slot);
+            if !committed {
+                let work = self.works.entry(slot.job.clone()).or_default();
+                work.avoid(node, None, now);
+            }
+            self.touch(slot);
+        }
+    }
+
+    /// The host is lost, and with it what was awarded to it.
+    pub(super) fn drop_awards_of(&mut self, node: NodeId) {
+        let slots: Vec<SlotId> = self
+            .awards
+            .iter()
+            .filter(|(_, pending)| pending.node == node)
+            .map(|(slot, _)| slot.clone())
+            .collect();
+        for slot in slots {
+            self.awards.remove(&slot);
+            self.touch(slot);
+        }
+    }
+}
+
+fn lacks(host: &Host, pending: &Pending, now: Millis) -> bool {
+    host.complete
+        && host.reports >= pending.reports + REPORTS_LATER
+        && now.since(pending.at) >= LATER
+        && (pending.committed || pending.repeats >= REPEATS_BEFORE_REPORTS)
+}

@@ -1,0 +1,94 @@
+//! Placements, written behind to the log in batches, so that the next
+//! scheduler knows whom to wait for.
+
+use super::{Effect, Scheduler, reconcile::MayPlace};
+use crate::cluster::{Cluster, Command, Placement, SLOTS_MAX};
+use potluck_specs::{Millis, SlotId};
+use std::collections::BTreeSet;
+
+/// Between two batches: a few entries a second, whatever happens.
+const EVERY: Millis = Millis(200);
+
+/// Most slots in a batch: some 100 KB, well below the log's limit for one
+/// message.
+const BATCH: usize = 500;
+
+/// A proposal that has not been applied by now was lost with its leader, or
+/// waits; proposing it again does no harm.
+const CHECK_AFTER: Millis = Millis(2_000);
+
+#[derive(Debug, Default)]
+pub(super) struct Behind {
+    dirty: BTreeSet<SlotId>,
+    proposed: BTreeSet<SlotId>,
+    proposed_at: Millis,
+}
+
+impl Behind {
+    pub(super) fn touch(&mut self, slot: SlotId) {
+        self.dirty.insert(slot);
+    }
+}
+
+impl Scheduler {
+    /// Proposes what changed. Due with each tick.
+    pub(super) fn write_behind(&mut self, cluster: &Cluster, now: Millis) {
+        if now.since(self.behind.proposed_at) < EVERY {
+            return;
+        }
+        if now.since(self.behind.proposed_at) >= CHECK_AFTER {
+            let unconfirmed = std::mem::take(&mut self.behind.proposed);
+            self.behind.dirty.extend(unconfirmed);
+        }
+        let mut filled = Vec::new();
+        let mut freed = Vec::new();
+        while filled.len() + freed.len() < BATCH {
+            let Some(slot) = self.behind.dirty.pop_first() else {
+                break;
+            };
+            match self.placement_to_record(cluster, &slot) {
+                None => continue,
+                Some(Some(placement)) => filled.push(placement),
+                Some(None) => freed.push(slot.clone()),
+            }
+            self.behind.proposed.insert(slot);
+        }
+        if filled.is_empty() && freed.is_empty() {
+            return;
+        }
+        self.behind.proposed_at = now;
+        let reign = self.authority.reign;
+        self.out.push(Effect::Propose {
+            command: Command::RecordPlacements {
+                reign,
+                filled,
+                freed,
+            },
+        });
+    }
+
+    /// `None`: the log says it already, or it is not known yet.
+    fn placement_to_record(&self, cluster: &Cluster, slot: &SlotId) -> Option<Option<Placement>> {
+        if !cluster.jobs().contains_key(&slot.job) || slot.index >= SLOTS_MAX {
+            return None;
+        }
+        let recorded = cluster.placements().get(slot);
+        let actual = match (self.kept(slot), self.awards.get(slot)) {
+            (Some((node, report)), _) => Some((node, report.generation)),
+            (None, Some(award)) => Some((award.node, award.generation)),
+            (None, None) => None,
+        };
+        match actual {
+            Some((node, generation)) => {
+                let placement = Placement {
+                    slot: slot.clone(),
+                    node,
+                    generation,
+                };
+                (recorded != Some(&placement)).then_some(Some(placement))
+            }
+            None if recorded.is_none() => None,
+            None => (self.may_place(cluster, slot) == MayPlace::Yes).then_some(None),
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Answers to people: what is where, and why.
+
+use super::{
+    HostView, Scheduler, SessionState, SlotPhase, SlotView, Verdict,
+    call::{Answered, takes_work},
+    reconcile::MayPlace,
+};
+use crate::cluster::Cluster;
+use potluck_specs::{Millis, NodeId, SlotId};
+use std::collections::BTreeSet;
+
+impl Scheduler {
+    /// Hosts that the brake holds back, for `status`; empty while it is off.
+    pub fn braked(&self) -> Vec<NodeId> {
+        if !self.brake.is_on() {
+            return Vec::new();
+        }
+        self.picture
+            .hosts
+            .iter()
+            .filter(|(_, host)| host.suspected_at.is_some() && !host.lost)
+            .map(|(node, _)| *node)
+            .collect()
+    }
+
+    /// Every member as the scheduler sees it, in order.
+    pub fn hosts(&self, cluster: &Cluster) -> Vec<HostView> {
+        let braked: BTreeSet<NodeId> = self.braked().into_iter().collect();
+        self.picture
+            .hosts
+            .iter()
+            .map(|(node, host)| HostView {
+                node: *node,
+                session: host.state,
+                heard_at: host.heard_at,
+                free: host.free,
+                total: host.total,
+                draining: host.draining || cluster.members().get(node).is_some_and(|m| m.draining),
+                slots: host.slots.len() as u32,
+                braked: braked.contains(node),
+            })
+            .collect()
+    }
+
+    /// How a member stands, for choosing voters and for `status`.
+    pub fn session(&self, node: NodeId) -> Option<SessionState> {
+        self.picture.hosts.get(&node).map(|host| host.state)
+    }
+
+    /// Every slot that is wanted or filled, in order.
+    pub fn slots(&self, cluster: &Cluster) -> Vec<SlotView> {
+        let mut all: BTreeSet<SlotId> = self.picture.slots().cloned().collect();
+        for (name, record) in cluster.jobs().iter().filter(|(_, r)| !r.stopped) {
+            all.extend((0..record.current().replicas).map(|index| SlotId {
+                job: name.clone(),
+                index,
+            }));
+        }
+        all.iter().map(|slot| self.slot(cluster, slot)).collect()
+    }
+
+    /// One slot.
+    pub fn slot(&self, cluster: &Cluster, slot: &SlotId) -> SlotView {
+        SlotView {
+            slot: slot.clone(),
+            phase: self.phase(cluster, slot),
+            holders: self
+                .picture
+                .reports(slot)
+                .map(|(node, report)| (node, report.clone()))
+                .collect(),
+        }
+    }
+
+    fn phase(&self, cluster: &Cluster, slot: &SlotId) -> SlotPhase {
+        if let Some((node, _)) = self.kept(slot) {
+            return match self.stops.contains_key(&(slot.clone(), node)) {
+                true => SlotPhase::Stopping,
+                false => SlotPhase::Held,
+            };
+        }
+        if let Some(award) = self.awards.get(slot) {
+            return SlotPhase::Awarded {
+                node: award.node,
+                generation: award.generation,
+            };
+        }
+        let job = self.catalog.running(cluster, &slot.job);
+        if job.is_none_or(|job| slot.index >= job.replicas) {
+            return SlotPhase::Unwanted;
+        }
+        if let MayPlace::Wait { holder } = self.may_place(cluster, slot) {
+            return SlotPhase::Waiting { holder };
+        }
+        let called = self.works.get(&slot.job).and_then(|work| work.call);
+        match called.and_then(|call| self.calls.get(&call)) {
+            Some(open) if open.job == slot.job && open.slots.contains(slot) => SlotPhase::Calling,
+            _ => SlotPhase::Missing,
+        }
+    }
+
+    /// Why a slot is, or is not, on each host. `now` as in [`Scheduler::step`].
+    pub fn explain(&self, cluster: &Cluster, slot: &SlotId, now: Millis) -> Vec<(NodeId, Verdict)> {
+        self.picture
+            .hosts
+            .keys()
+            .map(|node| (*node, self.verdict(cluster, slot, *node, now)))
+            .collect()
+    }
+
+    fn verdict(&self, cluster: &Cluster, slot: &SlotId, node: NodeId, now: Millis) -> Verdict {
+        let host = &self.picture.hosts[&node];
+        if let Some(award) = self.awards.get(slot).filter(|award| award.node == node) {
+            let generation = award.generation;
+            return Verdict::Chosen { generation };
+        }
+        if let Some((_, report)) = self.kept(slot).filter(|(kept, _)| *kept == node) {
+            let generation = report.generation;
+            return Verdict::Chosen { generation };
+        }
+        if host.state != SessionState::Up {
+            return Verdict::Session { state: host.state };
+        }
+        if host.draining || !takes_work(cluster, node) {
+            return Verdict::Draining;
+        }
+        let work = self.works.get(&slot.job);
+        if let Some(Answered::Refused(refusal)) = work.and_then(|work| work.answers.get(&node)) {
+            let refusal = refusal.clone();
+            return Verdict::Refused { refusal };
+        }
+        if let Some(job) = self.catalog.running(cluster, &slot.job)
+            && !host.free.fits(&job.task.resources)
+        {
+            return Verdict::TooSmall {
+                need: job.task.resources,
+                free: host.free,
+            };
+        }
+        if work.is_some_and(|work| work.avoids(node, now)) {
+            return Verdict::Avoided;
+        }
+        match work.and_then(|work| work.answers.get(&node)) {
+            Some(_) => Verdict::RankedLower,
+            None => Verdict::NotCalled,
+        }
+    }
+}
