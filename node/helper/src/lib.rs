@@ -8,9 +8,16 @@
 
 pub mod description;
 pub mod end;
+mod init;
+mod inner;
+mod launch;
+mod life;
 pub mod log;
 pub mod protocol;
+pub mod supervise;
+mod sweep;
 
 pub use description::TaskDescription;
 pub use end::{EndRecord, ExitReason, TaskEnd, TaskExit};
+pub use launch::PACKAGE_VARIABLE;
 pub use protocol::{AgentMessage, Channel, HelperMessage, Listener, TaskKey};

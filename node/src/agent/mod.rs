@@ -4,17 +4,53 @@
 //! helpers, cgroups, health checks, logs. Which slots should be filled where
 //! is the scheduler's; getting packages is the [`PackageProvider`]'s.
 
+mod actor;
+mod cgroups;
+mod folders;
+mod health;
+mod journal;
+mod launch;
+mod link;
+mod logs;
+mod process;
+mod program;
+
+pub use journal::JournalError;
+pub use potluck_helper::log::Line;
+
+use crate::{clock, spawn::spawn};
+use actor::{Actor, COMMANDS_WAITING, Command, Running};
 use async_trait::async_trait;
+use cgroups::Cgroups;
+use folders::Folders;
+use journal::Journal;
+use launch::Launch;
+use link::Links;
+use nix::fcntl::{Flock, FlockArg};
 use potluck_core::{
     auction::{Authority, Award, AwardAnswer, Call, CallAnswer, Refusal, StopOrder},
+    host::{Host, HostConfig, Run},
     session::{Heartbeat, HeartbeatAnswer, SlotReport},
 };
+use potluck_helper::{Listener, TaskKey};
 use potluck_specs::{
     Job, Millis, NodeId, PackageId, SlotId,
     job::{Resources, SignedJob},
 };
-use std::{fmt, net::IpAddr, ops::RangeInclusive, path::PathBuf, sync::Arc};
-use tokio::sync::{mpsc, watch};
+use std::{
+    collections::BTreeSet,
+    error::Error,
+    fmt, fs, io,
+    net::IpAddr,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::spawn_blocking,
+};
+use tokio_util::sync::CancellationToken;
 
 /// Gets packages.
 #[async_trait]
@@ -35,6 +71,7 @@ pub trait PackageProvider: Send + Sync + 'static {
 pub type Verify = Arc<dyn Fn(&SignedJob) -> Result<Job, String> + Send + Sync>;
 
 /// What an agent is started with.
+#[derive(Clone)]
 pub struct AgentConfig {
     /// The node.
     pub node: NodeId,
@@ -54,6 +91,9 @@ pub struct AgentConfig {
     pub verify: Verify,
 }
 
+/// The agent lease, unless a testnet wants to see it expire.
+pub const LEASE: Millis = Millis(60_000);
+
 /// Why an agent can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -66,116 +106,320 @@ pub enum AgentError {
         /// Which.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
+    /// The journal can't be used.
+    #[error("the agent's memory is gone")]
+    Journal(#[from] JournalError),
 }
 
+/// A request that is not fulfilled.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OrderError {
+    /// The node says no.
+    #[error("refused: {0:?}")]
+    Refused(Refusal),
+    /// The agent has stopped.
+    #[error(transparent)]
+    Stopped(#[from] AgentStopped),
+}
+
+/// The agent is gone, since its node is being stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the agent has stopped")]
+pub struct AgentStopped;
+
 /// Which lines of a slot's log are wanted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogQuery {
     /// Go on with new lines until the reader leaves.
     pub follow: bool,
-    /// Only about this many last lines; `None`: all that are kept.
+    /// Only this many last lines; `None`: all that are kept.
     pub tail: Option<u64>,
     /// Of the generation before the present one.
     pub previous: bool,
 }
 
-pub use potluck_helper::log::Line;
-
-/// The agent is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the agent has stopped")]
-pub struct AgentStopped;
-
 /// A log that can't be had.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LogsError {
-    /// The slot has no log here.
-    #[error("no log of {0} on this node")]
+    /// The slot has no such log here.
+    #[error("no such log of {0} on this node")]
     Unknown(SlotId),
 }
 
 /// A handle to the agent's actor.
 #[derive(Clone)]
 pub struct Agent {
+    commands: mpsc::Sender<Command>,
     changed: watch::Receiver<u64>,
+    missing: Arc<Mutex<BTreeSet<String>>>,
+    packages: Arc<dyn PackageProvider>,
+    verify: Verify,
+    folders: Folders,
+    token: CancellationToken,
+    stopped: CancellationToken,
 }
 
 impl fmt::Debug for Agent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Agent")
+        f.debug_struct("Agent").finish_non_exhaustive()
+    }
+}
+
+/// Starts an agent on its data folder; tasks of its former life are found
+/// again. It ends when `token` is cancelled, and leaves its tasks running.
+///
+/// # Errors
+/// Any [`AgentError`].
+pub async fn start(
+    config: AgentConfig,
+    packages: Arc<dyn PackageProvider>,
+    token: CancellationToken,
+) -> Result<Agent, AgentError> {
+    let (commands, inbox) = mpsc::channel(COMMANDS_WAITING);
+    let (changed, changes) = watch::channel(0);
+    let prepare = {
+        let (config, packages, commands) = (config.clone(), packages.clone(), commands.clone());
+        move || prepare(&config, packages, commands, changed)
+    };
+    let prepared = spawn_blocking(prepare)
+        .await
+        .expect("preparing an agent does not panic")?;
+    let (actor, listener) = prepared;
+    let links = Links {
+        commands: commands.clone(),
+        agent_generation: actor.launch.agent_generation,
+        lease: config.lease,
+        token: token.clone(),
+    };
+    spawn("helper listener", links.listen(listener));
+    let stopped = CancellationToken::new();
+    let agent = Agent {
+        commands,
+        changed: changes,
+        missing: actor.missing.clone(),
+        packages,
+        verify: config.verify,
+        folders: actor.folders.clone(),
+        token: token.clone(),
+        stopped: stopped.clone(),
+    };
+    spawn("agent", async move {
+        actor.run(inbox, token).await;
+        stopped.cancel();
+    });
+    Ok(agent)
+}
+
+/// All of a start that blocks.
+fn prepare(
+    config: &AgentConfig,
+    packages: Arc<dyn PackageProvider>,
+    commands: mpsc::Sender<Command>,
+    changed: watch::Sender<u64>,
+) -> Result<(Actor, Listener), AgentError> {
+    let at = |path: PathBuf| move |source| AgentError::Io { path, source };
+    fs::create_dir_all(&config.data_dir).map_err(at(config.data_dir.clone()))?;
+    // Helpers run in another folder.
+    let data = config.data_dir.canonicalize();
+    let folders = Folders::new(&data.map_err(at(config.data_dir.clone()))?);
+    let lock = lock(&folders, &config.data_dir)?;
+    let program = program::install(&folders, &config.helper).map_err(at(config.helper.clone()))?;
+    let (journal, restored) = Journal::open(&folders.journal())?;
+    let listener = Listener::bind(&folders.socket()).map_err(at(folders.socket()))?;
+    let boot_id = "/proc/sys/kernel/random/boot_id";
+    let boot_id = fs::read_to_string(boot_id).map_err(at(boot_id.into()))?;
+
+    let node = config.node.short();
+    let cgroups = Arc::new(Cgroups::detect(&node));
+    for missing in cgroups.missing() {
+        tracing::warn!(missing, "isolation that this host does not give");
+    }
+    let missing = cgroups.missing().iter().cloned().collect();
+    let launch = Arc::new(Launch {
+        program,
+        folders: folders.clone(),
+        cgroups: cgroups.clone(),
+        node,
+        address: config.address,
+        agent_generation: restored.agent_generation,
+        lease: config.lease,
+        boot_id: boot_id.trim().into(),
+    });
+    let now = clock::boot_now();
+    let host_config = HostConfig {
+        node: config.node,
+        incarnation: restored.agent_generation,
+        total: config.total,
+        port_first: *config.ports.start(),
+        port_last: *config.ports.end(),
+        unix_offset: clock::unix_now().since(now),
+    };
+    let actor = Actor {
+        host: Host::new(host_config, restored.highest, restored.entries, now),
+        journal: Some(journal),
+        folders,
+        cgroups,
+        launch,
+        packages,
+        address: config.address,
+        commands,
+        changed,
+        missing: Arc::new(Mutex::new(missing)),
+        lock,
+        running: Running::default(),
+    };
+    Ok((actor, listener))
+}
+
+/// Keeps a second agent off the folder for as long as the lock is held.
+fn lock(folders: &Folders, data_dir: &Path) -> Result<Flock<fs::File>, AgentError> {
+    let path = folders.lock();
+    let fail = |source| AgentError::Io {
+        path: path.clone(),
+        source,
+    };
+    let file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(fail)?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(AgentError::Locked(data_dir.into())),
+        Err((_, errno)) => Err(fail(errno.into())),
     }
 }
 
 impl Agent {
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, AgentStopped> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(command(reply)).await?;
+        answer.await.map_err(|_| AgentStopped)
+    }
+
+    async fn tell(&self, command: Command) -> Result<(), AgentStopped> {
+        self.commands.send(command).await.map_err(|_| AgentStopped)
+    }
+
     /// Answers a call.
+    ///
+    /// # Errors
+    /// [`AgentStopped`].
     pub async fn call(&self, call: Call) -> Result<CallAnswer, AgentStopped> {
-        let _ = call;
-        Err(AgentStopped)
+        let missing = self
+            .packages
+            .missing_bytes(call.package, call.package_bytes);
+        let missing = missing.await;
+        self.ask(|reply| Command::Call(call, missing, reply)).await
     }
-    /// Answers an award, once it is in the journal.
+
+    /// Answers an award, once what is taken is in the journal.
+    ///
+    /// # Errors
+    /// [`AgentStopped`].
     pub async fn award(&self, award: Award) -> Result<AwardAnswer, AgentStopped> {
-        let _ = award;
-        Err(AgentStopped)
+        let job = (self.verify)(&award.job).map(Arc::new);
+        self.ask(|reply| Command::Award(award, job, reply)).await
     }
+
     /// Gives a reservation back.
-    pub async fn cancel(
-        &self,
-        authority: Authority,
-        call: u64,
-    ) -> Result<Result<(), Refusal>, AgentStopped> {
-        let _ = (authority, call);
-        Err(AgentStopped)
+    ///
+    /// # Errors
+    /// Any [`OrderError`].
+    pub async fn cancel(&self, authority: Authority, call: u64) -> Result<(), OrderError> {
+        self.ask(|reply| Command::Cancel(authority, call, reply))
+            .await?
+            .map_err(OrderError::Refused)
     }
-    /// Stops a slot; answered once the order is in the journal.
-    pub async fn stop(&self, order: StopOrder) -> Result<Result<(), Refusal>, AgentStopped> {
-        let _ = order;
-        Err(AgentStopped)
+
+    /// Stops a slot; answered once the order is in the journal, before the
+    /// task has ended.
+    ///
+    /// # Errors
+    /// Any [`OrderError`].
+    pub async fn stop(&self, order: StopOrder) -> Result<(), OrderError> {
+        self.ask(|reply| Command::Stop(order, reply))
+            .await?
+            .map_err(OrderError::Refused)
     }
+
     /// All that runs here, for a scheduler at the start of its reign.
-    pub async fn greet(
-        &self,
-        authority: Authority,
-    ) -> Result<Result<Heartbeat, Refusal>, AgentStopped> {
-        let _ = authority;
-        Err(AgentStopped)
+    ///
+    /// # Errors
+    /// Any [`OrderError`].
+    pub async fn greet(&self, authority: Authority) -> Result<Heartbeat, OrderError> {
+        self.ask(|reply| Command::Greet(authority, reply))
+            .await?
+            .map_err(OrderError::Refused)
     }
-    /// The next heartbeat.
+
+    /// The next heartbeat: what changed since the one that was confirmed.
+    ///
+    /// # Errors
+    /// [`AgentStopped`].
     pub async fn heartbeat(&self) -> Result<Heartbeat, AgentStopped> {
-        Err(AgentStopped)
+        self.ask(Command::Heartbeat).await
     }
+
     /// The scheduler answered a heartbeat.
+    ///
+    /// # Errors
+    /// [`AgentStopped`].
     pub async fn heartbeat_answered(&self, answer: HeartbeatAnswer) -> Result<(), AgentStopped> {
-        let _ = answer;
-        Err(AgentStopped)
+        self.tell(Command::HeartbeatAnswered(answer)).await
     }
-    /// Counts up when a heartbeat should be sent at once.
+
+    /// Counts up whenever a heartbeat should be sent at once.
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.changed.clone()
     }
-    /// All slots.
+
+    /// All slots, in order.
+    ///
+    /// # Errors
+    /// [`AgentStopped`].
     pub async fn slots(&self) -> Result<Vec<SlotReport>, AgentStopped> {
-        Err(AgentStopped)
+        self.ask(Command::Slots).await
     }
+
     /// Take no new work, or take it again.
+    ///
+    /// # Errors
+    /// [`AgentStopped`].
     pub async fn set_draining(&self, draining: bool) -> Result<(), AgentStopped> {
-        let _ = draining;
-        Err(AgentStopped)
+        self.tell(Command::SetDraining(draining)).await
     }
+
     /// No new work, and stop all that runs.
+    ///
+    /// # Errors
+    /// [`AgentStopped`].
     pub async fn leave(&self) -> Result<(), AgentStopped> {
-        Err(AgentStopped)
+        self.tell(Command::Leave).await
     }
+
     /// The highest authority heard from anyone.
+    ///
+    /// # Errors
+    /// [`AgentStopped`].
     pub async fn highest(&self) -> Result<Authority, AgentStopped> {
-        Err(AgentStopped)
+        self.ask(Command::Highest).await
     }
+
     /// What this host can't isolate or limit, for people; sorted.
     pub fn isolation_missing(&self) -> Vec<String> {
-        Vec::new()
+        let missing = self.missing.lock().expect("no one panics with this lock");
+        missing.iter().cloned().collect()
     }
-    /// Lines of a slot's log, in batches.
+
+    /// Lines of a slot's log, in batches. Slots that are over are found as
+    /// long as their logs are kept.
     ///
     /// # Errors
     /// Any [`LogsError`].
@@ -184,7 +428,55 @@ impl Agent {
         slot: SlotId,
         query: LogQuery,
     ) -> Result<mpsc::Receiver<Vec<Line>>, LogsError> {
-        let _ = query;
-        Err(LogsError::Unknown(slot))
+        let folders = self.folders.clone();
+        let find = move || {
+            let generation = logs::generation(&folders, &slot, &query)?;
+            Ok((folders, slot, query, generation))
+        };
+        let found = spawn_blocking(find).await.expect("a search does not panic");
+        let (folders, slot, query, generation) = found?;
+        let (to, lines) = mpsc::channel(logs::BATCHES_WAITING);
+        let reading = logs::Reading {
+            folders,
+            slot,
+            generation,
+            query,
+            to,
+        };
+        spawn("log reader", reading.run(self.token.clone()));
+        Ok(lines)
     }
+
+    /// Waits until the agent has ended and its data folder is free.
+    pub async fn stopped(&self) {
+        self.stopped.cancelled().await;
+    }
+}
+
+/// The helper's name for a run.
+fn key_of(run: &Run) -> TaskKey {
+    TaskKey {
+        slot: run.slot.clone(),
+        generation: run.origin,
+        start: run.start,
+    }
+}
+
+fn run_of(key: &TaskKey) -> Run {
+    Run {
+        slot: key.slot.clone(),
+        origin: key.generation,
+        start: key.start,
+    }
+}
+
+/// What lies behind an error, outermost first.
+fn causes(error: &dyn Error) -> String {
+    let mut causes = Vec::new();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        causes.push(cause.to_string());
+        next = cause.source();
+    }
+    causes.join(": ")
 }

@@ -1,0 +1,481 @@
+//! From a description to a running init: everything that may allocate or fail
+//! for an ordinary reason happens here, before the clone, so that only system
+//! calls follow it.
+//!
+//! It answers for namespaces too: which of the wanted ones the host grants,
+//! and which are missing. The steps inside the sandbox are in
+//! [`crate::init`].
+
+use crate::{
+    description::{IfMissing, TaskDescription, UserIds},
+    init,
+    inner::Inner,
+    protocol::MissingIsolation,
+};
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, OFlag, fcntl},
+    sys::{
+        signal::{Signal, kill},
+        socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt::PassCred},
+        wait::{WaitPidFlag, waitpid},
+    },
+    unistd::{Pid, getegid, geteuid, pipe2},
+};
+use potluck_specs::Millis;
+use std::{
+    ffi::{CString, NulError, c_char, c_int},
+    fs::{self, File, OpenOptions},
+    io,
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::fs::OpenOptionsExt,
+    },
+    path::{Component, Path, PathBuf},
+    ptr,
+};
+
+/// Name of the variable that tells a task where its package is.
+pub const PACKAGE_VARIABLE: &str = "POTLUCK_PACKAGE";
+
+/// Wanted size of the pipes for a task's output: a task that prints in bursts
+/// does not wait for the disk. The kernel gives 64 KiB where the user has
+/// used up what all pipes may take.
+pub(crate) const PIPE_BYTES: c_int = 1 << 20;
+
+/// Longest host name (`HOST_NAME_MAX`).
+const HOST_NAME_BYTES_MAX: usize = 64;
+
+/// Time by which init's own lease is longer than the helper's: it is the
+/// second watcher, for a helper that is stopped.
+pub(crate) const INIT_LEASE_EXTRA_MS: u64 = 2_000;
+
+/// A task that can't be started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LaunchError {
+    /// A text that no program can be given.
+    #[error("a zero byte in the {what}")]
+    ZeroByte {
+        what: &'static str,
+        source: NulError,
+    },
+    /// The command leaves the package.
+    #[error("command {command:?} has \"..\" in it")]
+    CommandOutside { command: String },
+    /// Paths are relative to nothing here.
+    #[error("{what} {path} is not absolute")]
+    Relative { what: &'static str, path: PathBuf },
+    /// A file that the start needs.
+    #[error("{path} can't be opened")]
+    Open { path: PathBuf, source: io::Error },
+    /// Only root may run tasks as others.
+    #[error("not running as root, so the task can't run as user {uid}")]
+    User { uid: u32 },
+    /// A pipe, a socket, or a process.
+    #[error("{what} can't be made")]
+    Kernel { what: &'static str, source: Errno },
+    /// The host forbids what the description insists on.
+    #[error("this host forbids a {kind} namespace: {why}")]
+    Forbidden { kind: String, why: String },
+}
+
+/// A sandbox with its init.
+pub(crate) struct Launched {
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) control: OwnedFd,
+    pub(crate) out: OwnedFd,
+    pub(crate) err: OwnedFd,
+    /// `cgroup.kill` of the task's group.
+    pub(crate) kill_group: Option<File>,
+    pub(crate) missing: Vec<MissingIsolation>,
+}
+
+/// What init needs; made before the clone.
+pub(crate) struct Plan {
+    pub(crate) flags: c_int,
+    pub(crate) command: CString,
+    pub(crate) args: CStrings,
+    pub(crate) env: CStrings,
+    pub(crate) task_folder: CString,
+    pub(crate) host_name: CString,
+    pub(crate) user: Option<UserIds>,
+    pub(crate) cgroups: Vec<File>,
+    pub(crate) kill_group: Option<File>,
+    pub(crate) null: File,
+    pub(crate) lease_until: Millis,
+    pub(crate) helper_control: OwnedFd,
+    pub(crate) control: OwnedFd,
+    pub(crate) helper_out: OwnedFd,
+    pub(crate) out: OwnedFd,
+    pub(crate) helper_err: OwnedFd,
+    pub(crate) err: OwnedFd,
+}
+
+/// Strings as `execve` wants them.
+pub(crate) struct CStrings {
+    _strings: Vec<CString>,
+    pointers: Vec<*const c_char>,
+}
+
+impl CStrings {
+    fn new(strings: Vec<CString>) -> CStrings {
+        let pointers = strings
+            .iter()
+            .map(|string| string.as_ptr())
+            .chain([ptr::null()])
+            .collect();
+        CStrings {
+            _strings: strings,
+            pointers,
+        }
+    }
+
+    /// An array that ends with a null pointer, valid as long as `self`.
+    pub(crate) fn as_ptr(&self) -> *const *const c_char {
+        self.pointers.as_ptr()
+    }
+}
+
+/// The kinds of namespaces, with their names for people, in the order in
+/// which they are tried one by one.
+const KINDS: [(c_int, &str); 5] = [
+    (libc::CLONE_NEWUSER, "user"),
+    (libc::CLONE_NEWPID, "pid"),
+    (libc::CLONE_NEWNS, "mount"),
+    (libc::CLONE_NEWIPC, "ipc"),
+    (libc::CLONE_NEWUTS, "uts"),
+];
+
+/// Makes the sandbox and its init.
+pub(crate) fn launch(
+    description: &TaskDescription,
+    lease_until: Millis,
+) -> Result<Launched, LaunchError> {
+    let mut missing = Vec::new();
+    let mut plan = prepare(description, lease_until, &mut missing)?;
+    let pidfd = clone_init(description, &mut plan, &mut missing)?;
+    Inner::Go.send(plan.helper_control.as_raw_fd());
+    Ok(Launched {
+        pidfd,
+        control: plan.helper_control,
+        out: plan.helper_out,
+        err: plan.helper_err,
+        kill_group: plan.kill_group,
+        missing,
+    })
+}
+
+fn prepare(
+    description: &TaskDescription,
+    lease_until: Millis,
+    missing: &mut Vec<MissingIsolation>,
+) -> Result<Plan, LaunchError> {
+    absolute("the task's folder", &description.task_folder)?;
+    absolute("the package", &description.package)?;
+    let command = resolve(description)?;
+    let mut args = vec![command.clone()];
+    for arg in &description.args {
+        args.push(text("arguments", arg)?);
+    }
+    let env = environment(description)?;
+    let (helper_control, control) = control_sockets()?;
+    let (helper_out, out) = output_pipe()?;
+    let (helper_err, err) = output_pipe()?;
+    Ok(Plan {
+        flags: 0,
+        command,
+        args: CStrings::new(args),
+        env: CStrings::new(env),
+        task_folder: text("task's folder", &description.task_folder.to_string_lossy())?,
+        host_name: text("name", &host_name(description))?,
+        user: user(description)?,
+        cgroups: open_cgroups(description)?,
+        kill_group: open_kill_group(description, missing),
+        null: open_for_writing(Path::new("/dev/null"))?,
+        lease_until: lease_until + Millis(INIT_LEASE_EXTRA_MS),
+        helper_control,
+        control,
+        helper_out,
+        out,
+        helper_err,
+        err,
+    })
+}
+
+fn environment(description: &TaskDescription) -> Result<Vec<CString>, LaunchError> {
+    let mut env = description.env.clone();
+    let package = description.package.to_string_lossy().into_owned();
+    env.insert(PACKAGE_VARIABLE.into(), package);
+    env.iter()
+        .map(|(name, value)| text("environment", &format!("{name}={value}")))
+        .collect()
+}
+
+fn text(what: &'static str, text: &str) -> Result<CString, LaunchError> {
+    CString::new(text).map_err(|source| LaunchError::ZeroByte { what, source })
+}
+
+fn absolute(what: &'static str, path: &Path) -> Result<(), LaunchError> {
+    if path.is_absolute() {
+        return Ok(());
+    }
+    Err(LaunchError::Relative {
+        what,
+        path: path.into(),
+    })
+}
+
+/// The program: absolute on the host, or in the package and nowhere else.
+fn resolve(description: &TaskDescription) -> Result<CString, LaunchError> {
+    let command = Path::new(&description.command);
+    if command
+        .components()
+        .any(|part| part == Component::ParentDir)
+    {
+        return Err(LaunchError::CommandOutside {
+            command: description.command.clone(),
+        });
+    }
+    // Joining an absolute path gives that path.
+    let path = description.package.join(command);
+    text("command", &path.to_string_lossy())
+}
+
+/// `web-0`: what a task's own host name says in its logs.
+fn host_name(description: &TaskDescription) -> String {
+    let slot = &description.key.slot;
+    let name = format!("{}-{}", slot.job.name, slot.index);
+    name.chars()
+        .filter(char::is_ascii)
+        .take(HOST_NAME_BYTES_MAX)
+        .collect()
+}
+
+fn user(description: &TaskDescription) -> Result<Option<UserIds>, LaunchError> {
+    let own = geteuid();
+    match description.user {
+        Some(user) if !own.is_root() && user.uid != own.as_raw() => {
+            Err(LaunchError::User { uid: user.uid })
+        }
+        Some(user) if own.is_root() => Ok(Some(user)),
+        _ => Ok(None),
+    }
+}
+
+fn open_for_writing(path: &Path) -> Result<File, LaunchError> {
+    let file = OpenOptions::new().read(true).write(true).open(path);
+    file.map_err(|source| LaunchError::Open {
+        path: path.into(),
+        source,
+    })
+}
+
+/// Opened with the helper's rights: the kernel asks for those of whoever
+/// opened the file, so the task needs none.
+fn open_cgroups(description: &TaskDescription) -> Result<Vec<File>, LaunchError> {
+    let paths = description.cgroup_procs.iter();
+    paths.map(|path| open_for_writing(path)).collect()
+}
+
+fn open_kill_group(
+    description: &TaskDescription,
+    missing: &mut Vec<MissingIsolation>,
+) -> Option<File> {
+    let path = description.kill_group.as_ref()?.join("cgroup.kill");
+    match OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_CLOEXEC)
+        .open(&path)
+    {
+        Ok(file) => Some(file),
+        Err(error) => {
+            missing.push(MissingIsolation {
+                kind: "cgroup".into(),
+                why: format!("{} can't be opened: {error}", path.display()),
+            });
+            None
+        }
+    }
+}
+
+/// The helper's end learns the sender's pid with each message.
+fn control_sockets() -> Result<(OwnedFd, OwnedFd), LaunchError> {
+    let fail = |source| LaunchError::Kernel {
+        what: "a socket pair",
+        source,
+    };
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let (ours, theirs) =
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).map_err(fail)?;
+    setsockopt(&ours, PassCred, &true).map_err(fail)?;
+    Ok((ours, theirs))
+}
+
+fn output_pipe() -> Result<(OwnedFd, OwnedFd), LaunchError> {
+    let fail = |source| LaunchError::Kernel {
+        what: "a pipe",
+        source,
+    };
+    let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(fail)?;
+    // Only a wish: the user's pipes may have used up what is allowed.
+    let _ = fcntl(&read, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
+    fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(fail)?;
+    Ok((read, write))
+}
+
+/// Clones init into all wanted namespaces, or into those that the host
+/// grants.
+fn clone_init(
+    description: &TaskDescription,
+    plan: &mut Plan,
+    missing: &mut Vec<MissingIsolation>,
+) -> Result<OwnedFd, LaunchError> {
+    let fail = |source| LaunchError::Kernel {
+        what: "a process",
+        source,
+    };
+    let mut wanted = wanted_flags(description);
+    match clone_mapped(plan, wanted) {
+        Ok(child) => return Ok(child),
+        // Too many processes: nothing to do with namespaces.
+        Err(CloneError::Clone(Errno::EAGAIN | Errno::ENOMEM)) => {
+            return Err(fail(Errno::EAGAIN));
+        }
+        Err(CloneError::Clone(_)) => {}
+        Err(CloneError::Map(error)) => {
+            wanted &= !libc::CLONE_NEWUSER;
+            missing.push(MissingIsolation {
+                kind: "user".into(),
+                why: format!("its ids can't be mapped: {error}"),
+            });
+        }
+    }
+    let granted = probe(wanted, missing);
+    let refused = missing.iter().find(|one| one.kind != "cgroup");
+    if let (IfMissing::Refuse, Some(refused)) = (description.isolation.if_missing, refused) {
+        return Err(LaunchError::Forbidden {
+            kind: refused.kind.clone(),
+            why: refused.why.clone(),
+        });
+    }
+    clone_mapped(plan, granted).map_err(|error| match error {
+        CloneError::Clone(errno) => fail(errno),
+        CloneError::Map(_) => fail(Errno::EPERM),
+    })
+}
+
+enum CloneError {
+    Clone(Errno),
+    Map(io::Error),
+}
+
+fn clone_mapped(plan: &mut Plan, flags: c_int) -> Result<OwnedFd, CloneError> {
+    let (pid, pidfd) = clone_into(plan, flags).map_err(CloneError::Clone)?;
+    if flags & libc::CLONE_NEWUSER != 0
+        && let Err(error) = map_ids(pid)
+    {
+        // It waits for `Go` and has done nothing yet.
+        let _ = kill(pid, Signal::SIGKILL);
+        let _ = waitpid(pid, None);
+        return Err(CloneError::Map(error));
+    }
+    Ok(pidfd)
+}
+
+fn wanted_flags(description: &TaskDescription) -> c_int {
+    let isolation = &description.isolation;
+    let wanted = [
+        isolation.user && !geteuid().is_root(),
+        isolation.pid,
+        isolation.mount,
+        isolation.ipc,
+        isolation.uts,
+    ];
+    KINDS
+        .iter()
+        .zip(wanted)
+        .filter(|(_, wanted)| *wanted)
+        .fold(0, |flags, ((flag, _), _)| flags | flag)
+}
+
+/// Tries the wanted kinds one after the other with processes that end at
+/// once, and says which of them are not granted.
+fn probe(wanted: c_int, missing: &mut Vec<MissingIsolation>) -> c_int {
+    let mut granted = 0;
+    for (flag, kind) in KINDS {
+        if wanted & flag == 0 {
+            continue;
+        }
+        match try_flags(granted | flag) {
+            Ok(()) => granted |= flag,
+            Err(errno) => missing.push(MissingIsolation {
+                kind: kind.into(),
+                why: errno.desc().into(),
+            }),
+        }
+    }
+    granted
+}
+
+fn try_flags(flags: c_int) -> Result<(), Errno> {
+    // SAFETY: the child calls nothing but `_exit`.
+    match unsafe { clone_process(flags) }? {
+        // SAFETY: ends this process, as it must.
+        None => unsafe { libc::_exit(0) },
+        Some((pid, _)) => waitpid(pid, Some(WaitPidFlag::empty())).map(drop),
+    }
+}
+
+fn clone_into(plan: &mut Plan, flags: c_int) -> Result<(Pid, OwnedFd), Errno> {
+    plan.flags = flags;
+    // SAFETY: one thread, and the child goes to `init::run`, which does not
+    // return and makes only system calls.
+    match unsafe { clone_process(flags) }? {
+        Some(child) => Ok(child),
+        None => init::run(plan),
+    }
+}
+
+/// `fork` into namespaces; `None` in the child. The plain system call, with
+/// the pid descriptor where the parent's thread id would go: `clone3` is
+/// refused by the system call filters of common container runtimes.
+///
+/// # Safety
+/// The process has one thread, and the child never returns from its caller.
+pub(crate) unsafe fn clone_process(flags: c_int) -> Result<Option<(Pid, OwnedFd)>, Errno> {
+    let flags = flags | libc::CLONE_PIDFD | libc::SIGCHLD;
+    let mut pidfd: c_int = -1;
+    let none = ptr::null_mut::<c_int>();
+    // SAFETY: without `CLONE_VM` this is a fork; the one pointer is to a live
+    // integer that the kernel fills in the parent.
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone,
+            flags as libc::c_ulong,
+            none,
+            &raw mut pidfd,
+            none,
+            none,
+        )
+    };
+    match Errno::result(pid)? {
+        0 => Ok(None),
+        // SAFETY: the kernel just made the descriptor for us.
+        pid => Ok(Some((Pid::from_raw(pid as i32), unsafe {
+            OwnedFd::from_raw_fd(pidfd)
+        }))),
+    }
+}
+
+/// In its own user namespace a task keeps the one id that it has outside.
+fn map_ids(init: Pid) -> io::Result<()> {
+    let (uid, gid) = (geteuid(), getegid());
+    for (file, content) in [
+        ("setgroups", "deny".to_owned()),
+        ("uid_map", format!("{uid} {uid} 1")),
+        ("gid_map", format!("{gid} {gid} 1")),
+    ] {
+        fs::write(format!("/proc/{init}/{file}"), content)?;
+    }
+    Ok(())
+}

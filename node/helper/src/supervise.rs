@@ -1,0 +1,619 @@
+//! Does what [`crate::life`] decides: one thread that waits for the task's
+//! init, its output, the agent, signals and time, all through one epoll.
+//!
+//! It waits for nothing else: the agent's socket never blocks it, and a slow
+//! disk under the log holds it up only as long as init's own lease allows.
+
+use crate::{
+    description::TaskDescription,
+    end::{EndRecord, TaskEnd, WHY_BYTES_MAX},
+    init::timer_time,
+    inner::{INNER_BYTES, Inner, Part, Step},
+    launch::{Launched, PIPE_BYTES, launch},
+    life::{Effect, Event, Gone, How, Life},
+    log::{FLUSH_INTERVAL_MS, LogLimits, LogWriter, Stream},
+    protocol::{
+        AgentMessage, Channel, Hello, HelperMessage, MissingIsolation, PROTOCOL_VERSION, Phase,
+        ReceiveError, SendError,
+    },
+    sweep,
+};
+use nix::{
+    errno::Errno,
+    sys::{
+        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+        prctl,
+        signal::SigSet,
+        signalfd::{SfdFlags, SignalFd},
+        socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg},
+        timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
+        wait::{Id, WaitPidFlag, waitid},
+    },
+    time::{ClockId as Clock, clock_gettime},
+    unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid},
+};
+use potluck_specs::Millis;
+use std::{
+    fs::{self, File},
+    io::{self, IoSliceMut, Read, Write},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+/// Output taken in one go.
+const READ_BYTES: usize = 64 << 10;
+
+/// Goes per stream before everything else gets its turn.
+const READS_PER_TURN: usize = 4;
+
+/// Goes per stream when the task is gone: what its pipe can hold, twice over.
+/// Nobody of the task can write any more, but it may have given its pipe to
+/// someone outside.
+const READS_AT_END: usize = 2 * PIPE_BYTES as usize / (4 << 10);
+
+/// Events taken at once; there are at most seven descriptors.
+const EVENTS: usize = 8;
+
+/// Longest file with a memory peak.
+const PEAK_BYTES_MAX: u64 = 64;
+
+/// The life of a helper, from its arguments to its end.
+pub fn main(args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
+    let args: Vec<_> = args.skip(1).collect();
+    let [file] = &args[..] else {
+        eprintln!("usage: potluck-helper TASK_FILE");
+        return ExitCode::from(2);
+    };
+    let opened = fs::canonicalize(file)
+        .map_err(|error| error.to_string())
+        .and_then(|path| match TaskDescription::read(&path) {
+            Ok(description) => Ok((path, description)),
+            Err(error) => Err(chain(&error)),
+        });
+    let (path, description) = match opened {
+        Ok(opened) => opened,
+        Err(why) => {
+            eprintln!("potluck-helper: {}: {why}", file.display());
+            return ExitCode::from(2);
+        }
+    };
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    match detach().and_then(|()| Supervisor::start(description, folder)) {
+        Ok(mut supervisor) => supervisor.run(),
+        Err(error) => {
+            eprintln!("potluck-helper: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Lets go of the agent: its descriptors, its session, its folder, its
+/// terminal. The agent may end and this process must not notice.
+fn detach() -> io::Result<()> {
+    // SAFETY: nothing is open yet that anything here owns.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+    Errno::result(closed)?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    dup2_stdin(&null)?;
+    dup2_stdout(&null)?;
+    dup2_stderr(&null)?;
+    // Refused to the leader of a process group, which is as good.
+    let _ = setsid();
+    chdir("/")?;
+    prctl::set_name(c"potluck-helper")?;
+    prctl::set_child_subreaper(true)?;
+    SigSet::all().thread_block()?;
+    Ok(())
+}
+
+/// What an epoll event is about.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(u64)]
+enum Source {
+    Timer,
+    Signals,
+    Control,
+    Init,
+    Out,
+    Err,
+    Agent,
+}
+
+impl Source {
+    const ALL: [Source; 7] = [
+        Source::Timer,
+        Source::Signals,
+        Source::Control,
+        Source::Init,
+        Source::Out,
+        Source::Err,
+        Source::Agent,
+    ];
+}
+
+struct Supervisor {
+    description: TaskDescription,
+    folder: PathBuf,
+    boot_id: String,
+    life: Life,
+    epoll: Epoll,
+    timer: TimerFd,
+    signals: SignalFd,
+    /// Until all of the task is gone.
+    sandbox: Option<Sandbox>,
+    agent: Option<Channel>,
+    log: Option<LogWriter>,
+    flush_at: Option<Millis>,
+    buffer: Vec<u8>,
+    leaving: bool,
+}
+
+struct Sandbox {
+    launched: Launched,
+    /// From init's reports.
+    task_pid: Option<i32>,
+    how: Option<How>,
+    init_ended: bool,
+    out_open: bool,
+    err_open: bool,
+}
+
+impl Supervisor {
+    fn start(description: TaskDescription, folder: &Path) -> io::Result<Supervisor> {
+        let now = boot_now();
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        let boot_id = boot_id.trim().to_owned();
+        let hello = Hello {
+            protocol: PROTOCOL_VERSION,
+            key: description.key.clone(),
+            boot_id: boot_id.clone(),
+            helper_pid: std::process::id() as i32,
+            helper_version: env!("CARGO_PKG_VERSION").into(),
+            agent_generation: description.agent_generation,
+            phase: Phase::Starting,
+            isolation_missing: Vec::new(),
+        };
+        let life = Life::new(hello, description.stop, description.lease_ms, now);
+        // The task first: everything opened later stays out of its reach.
+        let started = start_task(&description, &life);
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+        let timer = TimerFd::new(ClockId::CLOCK_BOOTTIME, flags)?;
+        let mut mask = SigSet::empty();
+        mask.add(nix::sys::signal::Signal::SIGCHLD);
+        mask.add(nix::sys::signal::Signal::SIGTERM);
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let signals = SignalFd::with_flags(&mask, flags)?;
+        let mut supervisor = Supervisor {
+            folder: folder.into(),
+            boot_id,
+            life,
+            epoll,
+            timer,
+            signals,
+            sandbox: None,
+            agent: None,
+            log: None,
+            flush_at: None,
+            buffer: Vec::new(),
+            leaving: false,
+            description,
+        };
+        supervisor.listen(Source::Timer)?;
+        supervisor.listen(Source::Signals)?;
+        match started {
+            Ok((log, launched)) => supervisor.adopt(log, launched)?,
+            Err(why) => supervisor.not_started(why),
+        }
+        Ok(supervisor)
+    }
+
+    fn adopt(&mut self, log: LogWriter, mut launched: Launched) -> io::Result<()> {
+        let missing = std::mem::take(&mut launched.missing);
+        self.log = Some(log);
+        self.sandbox = Some(Sandbox {
+            launched,
+            task_pid: None,
+            how: None,
+            init_ended: false,
+            out_open: true,
+            err_open: true,
+        });
+        for source in [Source::Control, Source::Init, Source::Out, Source::Err] {
+            self.listen(source)?;
+        }
+        for one in missing {
+            self.step(Event::Missing(one));
+        }
+        Ok(())
+    }
+
+    fn not_started(&mut self, why: String) {
+        let how = How::NotStarted(why.chars().take(WHY_BYTES_MAX / 4).collect());
+        self.gone(how);
+    }
+
+    fn run(&mut self) -> ExitCode {
+        while !self.leaving {
+            self.arm();
+            let mut events = [EpollEvent::empty(); EVENTS];
+            let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => continue,
+                Err(errno) => unreachable!("our own epoll works: {errno}"),
+            };
+            // Time comes before messages: what waited in a socket while the
+            // host was suspended must not save a lease that is over.
+            self.step(Event::Tick);
+            for event in &events[..count] {
+                let source = Source::ALL[event.data() as usize];
+                self.handle(source);
+            }
+            self.flush_when_due();
+        }
+        ExitCode::SUCCESS
+    }
+
+    fn handle(&mut self, source: Source) {
+        match source {
+            Source::Timer => {
+                let _ = self.timer.wait();
+            }
+            Source::Signals => self.take_signals(),
+            Source::Control => self.take_reports(),
+            Source::Init => self.init_ended(),
+            Source::Out => self.take_output(Stream::Out, READS_PER_TURN),
+            Source::Err => self.take_output(Stream::Err, READS_PER_TURN),
+            Source::Agent => self.hear_agent(),
+        }
+    }
+
+    /// Sets the timer to whatever is due first.
+    fn arm(&mut self) {
+        let deadline = self.life.next_deadline();
+        let deadline = self.flush_at.map_or(deadline, |flush| flush.min(deadline));
+        let expiration = Expiration::OneShot(timer_time(deadline.0));
+        self.timer
+            .set(expiration, TimerSetTimeFlags::TFD_TIMER_ABSTIME)
+            .expect("a valid time on our own timer");
+    }
+
+    fn step(&mut self, event: Event) {
+        let mut events = vec![event];
+        while let Some(event) = events.pop() {
+            for effect in self.life.step(event, boot_now()) {
+                events.extend(self.carry_out(effect));
+            }
+        }
+    }
+
+    /// Does one thing; what followed from it at once.
+    fn carry_out(&mut self, effect: Effect) -> Option<Event> {
+        match effect {
+            Effect::Connect => return Some(self.connect()),
+            Effect::Disconnect => self.agent = None,
+            Effect::Send(message) => return self.send(&message),
+            Effect::Feed(until) => {
+                let until = until.0.saturating_add(crate::launch::INIT_LEASE_EXTRA_MS);
+                self.tell_init(Inner::LeaseUntil(until));
+            }
+            Effect::Signal(signal) => self.tell_init(Inner::Signal(signal)),
+            Effect::Kill => self.kill(),
+            Effect::Record(end) => self.record(end),
+            Effect::Leave => self.leaving = true,
+        }
+        None
+    }
+
+    fn connect(&mut self) -> Event {
+        let connected = Channel::connect(&self.description.agent_socket).and_then(|channel| {
+            self.agent = Some(channel);
+            self.listen(Source::Agent)
+        });
+        match connected {
+            Ok(()) => Event::Connected,
+            Err(_) => {
+                self.agent = None;
+                Event::Disconnected
+            }
+        }
+    }
+
+    fn send(&mut self, message: &HelperMessage) -> Option<Event> {
+        let agent = self.agent.as_ref()?;
+        match (agent.send(message), message) {
+            (Ok(()), _) => None,
+            // The agent is slow; the lease runs meanwhile.
+            (Err(SendError::WouldBlock), HelperMessage::Ping { .. }) => None,
+            // `Hello` on the next connection says it again.
+            (Err(_), _) => {
+                self.agent = None;
+                Some(Event::Disconnected)
+            }
+        }
+    }
+
+    fn hear_agent(&mut self) {
+        while let Some(agent) = &self.agent {
+            let event = match agent.receive::<AgentMessage>() {
+                Ok(message) => Event::Agent(message),
+                Err(ReceiveError::WouldBlock) => return,
+                // A newer agent's message: nothing that this helper can do.
+                Err(ReceiveError::Unknown(_)) => continue,
+                Err(ReceiveError::Closed | ReceiveError::Io(_)) => {
+                    self.agent = None;
+                    Event::Disconnected
+                }
+            };
+            self.step(event);
+        }
+    }
+
+    fn tell_init(&self, message: Inner) {
+        if let Some(sandbox) = &self.sandbox {
+            message.send(sandbox.launched.control.as_raw_fd());
+        }
+    }
+
+    /// Kills init, and what a missing pid namespace lets live is swept when
+    /// init is gone.
+    fn kill(&mut self) {
+        let Some(sandbox) = &mut self.sandbox else {
+            return;
+        };
+        let pidfd = sandbox.launched.pidfd.as_raw_fd();
+        let none = std::ptr::null_mut::<libc::siginfo_t>();
+        // SAFETY: the descriptor is open, and no information is passed.
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, libc::SIGKILL, none, 0) };
+        if let Some(group) = &mut sandbox.launched.kill_group {
+            let _ = group.write_all(b"1");
+        }
+    }
+
+    fn take_signals(&mut self) {
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            if info.ssi_signo as i32 == libc::SIGTERM {
+                self.step(Event::Terminate);
+            }
+        }
+        self.finish_when_swept();
+    }
+
+    fn take_reports(&mut self) {
+        while let Some(sandbox) = &mut self.sandbox {
+            let report = match receive_report(&sandbox.launched.control) {
+                Ok(report) => report,
+                Err(Errno::EAGAIN) => return,
+                // Init is ending. It may take its time, and its closed socket
+                // would wake us all the while.
+                Err(_) => return self.forget_control(),
+            };
+            match report {
+                (Inner::Task, pid) => sandbox.task_pid = sandbox.task_pid.or(pid),
+                (Inner::Started, _) => {
+                    let pid = sandbox.task_pid.unwrap_or_default();
+                    self.step(Event::Started { pid });
+                }
+                (Inner::Missing(part, errno), _) => {
+                    self.step(Event::Missing(missing_part(part, errno)));
+                }
+                (Inner::Failed(step, errno), _) => {
+                    let why = self.failure(step, errno);
+                    self.learn(How::NotStarted(why));
+                }
+                (Inner::Exited(code), _) => self.learn(How::Exited(code)),
+                (Inner::Signalled(signal), _) => self.learn(How::Signalled(signal)),
+                (Inner::Starved, _) => self.learn(How::Starved),
+                _ => {}
+            }
+        }
+    }
+
+    fn forget_control(&self) {
+        if let Some(sandbox) = &self.sandbox {
+            let _ = self.epoll.delete(&sandbox.launched.control);
+        }
+    }
+
+    fn learn(&mut self, how: How) {
+        if let Some(sandbox) = &mut self.sandbox {
+            sandbox.how.get_or_insert(how);
+        }
+    }
+
+    fn failure(&self, step: Step, errno: i32) -> String {
+        let what = match step {
+            Step::Exec => format!("command {:?} can't be run", self.description.command),
+            other => other.name().into(),
+        };
+        format!("{what}: {}", Errno::from_raw(errno).desc())
+    }
+
+    fn init_ended(&mut self) {
+        self.take_reports();
+        let Some(sandbox) = &mut self.sandbox else {
+            return;
+        };
+        let id = Id::PIDFd(sandbox.launched.pidfd.as_fd());
+        // It has ended, so this does not wait; how, its reports have said.
+        let _ = waitid(id, WaitPidFlag::WEXITED);
+        sandbox.init_ended = true;
+        let _ = self.epoll.delete(&sandbox.launched.pidfd);
+        self.finish_when_swept();
+    }
+
+    /// When nothing of the task lives, its last output is taken and the end
+    /// is known.
+    fn finish_when_swept(&mut self) {
+        let ended = self.sandbox.as_ref().is_some_and(|one| one.init_ended);
+        if !ended || !sweep::sweep() {
+            return;
+        }
+        self.take_output(Stream::Out, READS_AT_END);
+        self.take_output(Stream::Err, READS_AT_END);
+        let Some(sandbox) = self.sandbox.take() else {
+            return;
+        };
+        if let Some(log) = self.log.take() {
+            log.finish(unix_now().0);
+        }
+        self.flush_at = None;
+        self.buffer = Vec::new();
+        self.gone(sandbox.how.unwrap_or(How::Silent));
+    }
+
+    fn gone(&mut self, how: How) {
+        let gone = Gone {
+            how,
+            at: unix_now(),
+            memory_peak_bytes: self.memory_peak(),
+        };
+        self.step(Event::Gone(gone));
+    }
+
+    fn memory_peak(&self) -> Option<u64> {
+        let files = self.description.memory_peak_files.iter();
+        files
+            .filter_map(|path| {
+                let mut text = String::new();
+                let file = File::open(path).ok()?;
+                file.take(PEAK_BYTES_MAX).read_to_string(&mut text).ok()?;
+                text.trim().parse().ok()
+            })
+            .next()
+    }
+
+    /// If the disk refuses, the agent still hears it from us.
+    fn record(&self, end: TaskEnd) {
+        let record = EndRecord {
+            key: self.description.key.clone(),
+            boot_id: self.boot_id.clone(),
+            end,
+        };
+        let _ = record.write(&self.folder);
+    }
+
+    fn take_output(&mut self, stream: Stream, reads: usize) {
+        let (Some(sandbox), Some(log)) = (&mut self.sandbox, &mut self.log) else {
+            return;
+        };
+        let (fd, open) = match stream {
+            Stream::Out => (&sandbox.launched.out, &mut sandbox.out_open),
+            Stream::Err => (&sandbox.launched.err, &mut sandbox.err_open),
+        };
+        // Grows with the first output only.
+        self.buffer.resize(READ_BYTES, 0);
+        for _ in 0..reads {
+            match nix::unistd::read(fd, &mut self.buffer) {
+                Ok(0) => {
+                    if std::mem::take(open) {
+                        let _ = self.epoll.delete(fd);
+                    }
+                    break;
+                }
+                Ok(length) => log.write(stream, &self.buffer[..length], unix_now().0),
+                Err(Errno::EINTR) => {}
+                Err(_) => break,
+            }
+        }
+        self.note_flush();
+    }
+
+    fn note_flush(&mut self) {
+        let unflushed = self.log.as_ref().map_or(0, LogWriter::unflushed_bytes);
+        self.flush_at = match (unflushed, self.flush_at) {
+            (0, _) => None,
+            (_, None) => Some(boot_now() + Millis(FLUSH_INTERVAL_MS)),
+            (_, due) => due,
+        };
+    }
+
+    fn flush_when_due(&mut self) {
+        if self.flush_at.is_some_and(|due| boot_now() >= due) {
+            if let Some(log) = &mut self.log {
+                log.flush(unix_now().0);
+            }
+            self.note_flush();
+        }
+    }
+
+    fn listen(&self, source: Source) -> io::Result<()> {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, source as u64);
+        let sandbox = || {
+            let sandbox = self.sandbox.as_ref();
+            sandbox.expect("a task's sources come with its sandbox")
+        };
+        match source {
+            Source::Timer => self.epoll.add(&self.timer, event)?,
+            Source::Signals => self.epoll.add(&self.signals, event)?,
+            Source::Control => self.epoll.add(&sandbox().launched.control, event)?,
+            Source::Init => self.epoll.add(&sandbox().launched.pidfd, event)?,
+            Source::Out => self.epoll.add(&sandbox().launched.out, event)?,
+            Source::Err => self.epoll.add(&sandbox().launched.err, event)?,
+            Source::Agent => {
+                let agent = self.agent.as_ref().expect("it was just connected");
+                self.epoll.add(agent, event)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn start_task(description: &TaskDescription, life: &Life) -> Result<(LogWriter, Launched), String> {
+    let log = LogWriter::open(&description.log_folder, LogLimits::default())
+        .map_err(|error| format!("the log can't be opened: {error}"))?;
+    let launched = launch(description, life.lease_until()).map_err(|error| chain(&error))?;
+    Ok((log, launched))
+}
+
+/// The next report and its sender's pid; `ENODATA` when there will be none.
+fn receive_report(control: &OwnedFd) -> Result<(Inner, Option<i32>), Errno> {
+    let mut bytes = [0; INNER_BYTES];
+    let mut space = nix::cmsg_space!(UnixCredentials);
+    let (length, pid) = {
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let flags = MsgFlags::MSG_DONTWAIT;
+        let message = recvmsg::<()>(control.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
+        let pid = message.cmsgs()?.find_map(|one| match one {
+            ControlMessageOwned::ScmCredentials(credentials) => Some(credentials.pid()),
+            _ => None,
+        });
+        (message.bytes, pid)
+    };
+    let report = Inner::decode(&bytes[..length]).ok_or(Errno::ENODATA)?;
+    Ok((report, pid))
+}
+
+fn missing_part(part: Part, errno: i32) -> MissingIsolation {
+    MissingIsolation {
+        kind: part.name().into(),
+        why: Errno::from_raw(errno).desc().into(),
+    }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// Time since boot, suspended time included: what leases are measured in.
+fn boot_now() -> Millis {
+    read_clock(Clock::CLOCK_BOOTTIME)
+}
+
+fn unix_now() -> Millis {
+    read_clock(Clock::CLOCK_REALTIME)
+}
+
+fn read_clock(clock: Clock) -> Millis {
+    let time = clock_gettime(clock).expect("clocks of a Linux of the last decade can be read");
+    Millis(time.tv_sec() as u64 * 1_000 + time.tv_nsec() as u64 / 1_000_000)
+}

@@ -1,0 +1,600 @@
+//! The real helper under a small agent: what it does with a task, an agent
+//! that comes and goes, and a lease that runs out.
+
+mod support;
+
+use nix::sys::signal::Signal;
+use potluck_helper::{
+    AgentMessage, ExitReason, HelperMessage, TaskEnd, description::IfMissing, log::Stream,
+    protocol::Phase,
+};
+use std::{
+    fs,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+};
+use support::{Agent, Task, find_processes, is_alive, wait_dead, wait_for};
+
+/// A word that no other process has among its arguments.
+fn unique_seconds() -> String {
+    let nanos = std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos();
+    format!("9{nanos:09}.{}", std::process::id())
+}
+
+#[test]
+fn runs_a_program_keeps_its_output_and_reports_its_code() {
+    let mut task = Task::script("echo one; echo two >&2; printf 'no end'; exit 7");
+    let mut agent = Agent::listen(&task, 1);
+    task.start();
+    let hello = agent.accept();
+    assert_eq!(hello.key, task.description.key);
+    assert_eq!(hello.helper_pid, task.helper_pid());
+    agent.welcome();
+    let exit = loop {
+        match agent.next() {
+            HelperMessage::Started { .. } => {}
+            HelperMessage::Exited(exit) => break exit,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((exit.code, exit.signal), (Some(7), None));
+    assert_eq!(exit.reason, ExitReason::Exited);
+    assert_eq!(task.recorded_exit(), exit, "on disk before it is told");
+    agent.send(&AgentMessage::Ack);
+    assert_eq!(task.helper_code(), Some(0));
+
+    let lines = task.lines();
+    let of = |stream| {
+        let lines = lines.iter().filter(move |line| line.stream == stream);
+        lines
+            .map(|line| {
+                (
+                    String::from_utf8_lossy(&line.text).into_owned(),
+                    line.partial,
+                )
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        of(Stream::Out),
+        [("one".into(), false), ("no end".into(), true)]
+    );
+    assert_eq!(of(Stream::Err), [("two".into(), false)]);
+}
+
+#[test]
+fn a_task_sees_only_what_it_should() {
+    let script = r#"
+        echo "pid $$"
+        echo "cwd $(pwd)"
+        echo "package $POTLUCK_PACKAGE"
+        echo "host $(hostname)"
+        echo "env $GREETING $(env | grep -c CARGO)"
+        echo "arg $1"
+        echo "fds" $(ls /proc/$$/fd)
+        grep -E '^(NoNewPrivs|SigBlk|SigIgn):' /proc/$$/status | tr '\t' ' '
+        echo "stdin $(readlink /proc/$$/fd/0)"
+        echo "processes" $(ls /proc | grep -c '^[0-9]')
+    "#;
+    let mut task = Task::script(script);
+    task.description.args = vec!["first".into()];
+    let env = &mut task.description.env;
+    env.insert("GREETING".into(), "hello world".into());
+    let mut agent = Agent::listen(&task, 1);
+    // An agent that ignores signals and leaves descriptors open.
+    task.start_by(|command| {
+        // SAFETY: only system calls.
+        unsafe {
+            command.pre_exec(|| {
+                libc::signal(libc::SIGINT, libc::SIG_IGN);
+                libc::dup2(1, 17);
+                Ok(())
+            })
+        };
+    });
+    let hello = agent.accept();
+    let end = wait_for("the end", || task.record());
+    assert_eq!(hello.isolation_missing, []);
+    assert!(matches!(end.end, TaskEnd::Exited(exit) if exit.code == Some(0)));
+    let root = task.folder.path().display();
+    let texts = task.texts();
+    assert_eq!(
+        texts[..10],
+        [
+            "pid 2".to_owned(),
+            format!("cwd {root}/work"),
+            format!("package {root}/package"),
+            "host web-3".into(),
+            "env hello world 0".into(),
+            "arg first".into(),
+            // The shell itself holds its script open as 10.
+            "fds 0 1 10 2".into(),
+            "SigBlk: 0000000000000000".into(),
+            "SigIgn: 0000000000000000".into(),
+            "NoNewPrivs: 1".into(),
+        ],
+        "{texts:?}"
+    );
+    assert_eq!(texts[10], "stdin /dev/null");
+    let processes = texts[11].strip_prefix("processes ").unwrap();
+    assert!(
+        processes.parse::<u32>().unwrap() < 8,
+        "{processes}: the host's /proc"
+    );
+}
+
+#[test]
+fn a_stop_gives_the_task_time_to_end() {
+    let mut task = Task::script("trap 'exit 3' TERM; echo ready; while :; do sleep 0.02; done");
+    let mut agent = Agent::listen(&task, 1);
+    task.start();
+    agent.running();
+    task.wait_line("ready");
+    agent.send(&AgentMessage::Stop {
+        signal: 15,
+        grace_ms: 60_000,
+    });
+    let exit = agent.next_exit();
+    assert_eq!((exit.code, exit.reason), (Some(3), ExitReason::Stopped));
+}
+
+#[test]
+fn who_ignores_a_stop_is_killed() {
+    let mut task = Task::script("trap '' TERM; echo ready; while :; do sleep 0.02; done");
+    let mut agent = Agent::listen(&task, 1);
+    task.start();
+    let (pid, _) = agent.running();
+    task.wait_line("ready");
+    agent.send(&AgentMessage::Stop {
+        signal: 15,
+        grace_ms: 50,
+    });
+    let exit = agent.next_exit();
+    assert_eq!(
+        (exit.signal, exit.reason),
+        (Some(9), ExitReason::StoppedByKill)
+    );
+    assert!(!is_alive(pid));
+}
+
+#[test]
+fn a_kill_is_at_once_and_the_end_is_repeated_until_acknowledged() {
+    let mut task = Task::script("exec sleep 1000");
+    let mut agent = Agent::listen(&task, 1);
+    task.start();
+    agent.running();
+    agent.send(&AgentMessage::Kill);
+    let exit = agent.next_exit();
+    assert_eq!(exit.reason, ExitReason::Killed);
+    assert_eq!(agent.next_exit(), exit);
+    // The agent is replaced before it has acknowledged.
+    drop(agent);
+    let mut agent = Agent::listen(&task, 2);
+    let hello = agent.accept();
+    assert_eq!(hello.phase, Phase::Ended(TaskEnd::Exited(exit.clone())));
+    agent.welcome();
+    assert_eq!(agent.next_exit(), exit);
+    agent.send(&AgentMessage::Ack);
+    assert_eq!(task.helper_code(), Some(0));
+}
+
+#[test]
+fn a_task_outlives_its_agent_and_an_older_agent_is_refused() {
+    let mut task = Task::script("i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done");
+    let mut agent = Agent::listen(&task, 1);
+    task.start();
+    let (pid, _) = agent.running();
+    let mut generation = 1;
+    for _ in 0..5 {
+        drop(agent);
+        generation += 1;
+        agent = Agent::listen(&task, generation);
+        let hello = agent.accept();
+        assert_eq!(hello.phase, Phase::Running { pid });
+        assert_eq!(hello.helper_pid, task.helper_pid());
+        assert_eq!(hello.agent_generation, generation - 1);
+        agent.welcome();
+        let pings = agent.pings;
+        // It is really welcomed: pings come.
+        agent.answers_pings = false;
+        wait_for_ping(&mut agent, pings);
+    }
+    drop(agent);
+
+    let mut old = Agent::listen(&task, 1);
+    for _ in 0..3 {
+        old.accept();
+        old.welcome();
+        assert_eq!(old.try_next(), None, "it hangs up, and dials again");
+    }
+    assert!(is_alive(pid));
+    drop(old);
+
+    let mut agent = Agent::listen(&task, generation);
+    agent.accept();
+    agent.welcome();
+    agent.send(&AgentMessage::Kill);
+    agent.next_exit();
+    let numbers: Vec<u64> = task
+        .texts()
+        .iter()
+        .map(|text| text.parse().unwrap())
+        .collect();
+    let gap = numbers.windows(2).find(|pair| pair[0] + 1 != pair[1]);
+    assert_eq!(gap, None, "the log has no gap");
+}
+
+/// The first ping follows a welcome at once.
+fn wait_for_ping(agent: &mut Agent, pings: u32) {
+    wait_for("a ping", || {
+        agent.take_ping();
+        (agent.pings > pings).then_some(())
+    });
+}
+
+#[test]
+fn a_lease_that_runs_out_kills_the_task() {
+    let mut task = Task::script("exec sleep 1000");
+    task.description.lease_ms = 400;
+    let mut agent = Agent::listen(&task, 1);
+    agent.answers_pings = false;
+    task.start();
+    let (pid, _) = agent.running();
+    let exit = agent.next_exit();
+    assert_eq!(
+        (exit.signal, exit.reason),
+        (Some(9), ExitReason::LeaseExpired)
+    );
+    assert!(!is_alive(pid));
+}
+
+#[test]
+fn answered_pings_keep_a_task_alive_past_its_first_lease() {
+    let mut task = Task::script("sleep 2.5; exit 4");
+    task.description.lease_ms = 1_500;
+    let mut agent = Agent::listen(&task, 1);
+    task.start();
+    agent.running();
+    assert_eq!(agent.next_exit().code, Some(4));
+}
+
+#[test]
+fn a_stopped_helper_loses_its_task_to_the_second_watcher() {
+    let mut task = Task::script("exec sleep 1000");
+    task.description.lease_ms = 300;
+    let mut agent = Agent::listen(&task, 1);
+    task.start();
+    let (pid, _) = agent.running();
+    task.signal_helper(Signal::SIGSTOP);
+    wait_dead(pid);
+    assert_eq!(task.record(), None);
+    task.signal_helper(Signal::SIGCONT);
+    assert_eq!(task.recorded_exit().reason, ExitReason::LeaseExpired);
+}
+
+#[test]
+fn a_killed_helper_takes_everything_with_it() {
+    let word = unique_seconds();
+    let script = format!("(setsid sleep {word} &) ; echo ready; exec sleep 1000");
+    let mut task = Task::script(&script);
+    let mut agent = Agent::listen(&task, 1);
+    task.start();
+    let (pid, _) = agent.running();
+    let escaped = wait_for("the one that escapes", || find_processes(&word).pop());
+    task.signal_helper(Signal::SIGKILL);
+    wait_dead(pid);
+    wait_dead(escaped);
+}
+
+#[test]
+fn who_forks_twice_and_leaves_the_session_dies_with_the_task() {
+    let word = unique_seconds();
+    let script = format!("(setsid sleep {word} > /dev/null 2>&1 &) ; read line < go; exit 5");
+    let mut task = Task::script(&script);
+    let go = task.folder.path().join("work/go");
+    nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut agent = Agent::listen(&task, 1);
+    task.start();
+    agent.running();
+    let escaped = wait_for("the one that escapes", || find_processes(&word).pop());
+    fs::write(go, "now\n").unwrap();
+    assert_eq!(agent.next_exit().code, Some(5));
+    assert!(!is_alive(escaped));
+}
+
+#[test]
+fn what_can_not_be_started_is_told_and_recorded() {
+    let mut task = Task::script("");
+    task.description.command = "bin/nothing".into();
+    let mut agent = Agent::listen(&task, 1);
+    task.start();
+    let hello = agent.accept();
+    agent.welcome();
+    let HelperMessage::StartFailed { why } = agent.next() else {
+        panic!("started: {hello:?}");
+    };
+    assert_eq!(
+        why,
+        "command \"bin/nothing\" can't be run: No such file or directory"
+    );
+    assert!(matches!(
+        task.record().unwrap().end,
+        TaskEnd::NotStarted { .. }
+    ));
+    agent.send(&AgentMessage::Ack);
+    assert_eq!(task.helper_code(), Some(0));
+
+    for (command, wanted) in [
+        ("../bin/run", "has \"..\" in it"),
+        ("bin\0run", "a zero byte in the command"),
+    ] {
+        let mut task = Task::script("");
+        task.description.command = command.into();
+        task.start();
+        let TaskEnd::NotStarted { why, .. } = wait_for("the record", || task.record()).end else {
+            panic!("{command:?} ran");
+        };
+        assert!(why.contains(wanted), "{why}");
+    }
+}
+
+#[test]
+fn a_refused_helper_ends_its_task_and_leaves() {
+    let mut task = Task::script("exec sleep 1000");
+    let mut agent = Agent::listen(&task, 1);
+    task.start();
+    agent.accept();
+    agent.send(&AgentMessage::Refused {
+        agent_generation: 1,
+        why: "no such slot".into(),
+    });
+    assert_eq!(task.helper_code(), Some(0));
+    assert_eq!(task.recorded_exit().reason, ExitReason::Killed);
+}
+
+#[test]
+fn output_in_bulk_arrives_whole() {
+    let mut task = Task::script("seq 1 200000; seq 1 1000 >&2");
+    let mut agent = Agent::listen(&task, 1);
+    task.start();
+    agent.accept();
+    agent.welcome();
+    wait_for("the record", || task.record());
+    let lines = task.lines();
+    let count = |stream| lines.iter().filter(|line| line.stream == stream).count();
+    assert_eq!((count(Stream::Out), count(Stream::Err)), (200_000, 1_000));
+    let out = lines.iter().filter(|line| line.stream == Stream::Out);
+    for (index, line) in out.enumerate() {
+        assert_eq!(line.text, (index + 1).to_string().as_bytes());
+    }
+}
+
+const NOBODY: u32 = 65_534;
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Does this host let an ordinary user make user namespaces?
+fn users_may_have_namespaces() -> bool {
+    let mut command = std::process::Command::new("/bin/true");
+    if is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    // SAFETY: only system calls.
+    unsafe {
+        command.pre_exec(|| {
+            let flags = nix::sched::CloneFlags::CLONE_NEWUSER | nix::sched::CloneFlags::CLONE_NEWNS;
+            Ok(nix::sched::unshare(flags)?)
+        })
+    };
+    command.status().is_ok_and(|status| status.success())
+}
+
+#[test]
+fn a_helper_that_is_not_root_isolates_by_a_user_namespace() {
+    // The binary may lie where others can't reach it.
+    let binary_folder = tempfile::tempdir().unwrap();
+    let binary = binary_folder.path().join("potluck-helper");
+    fs::copy(env!("CARGO_BIN_EXE_potluck-helper"), &binary).unwrap();
+    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(binary_folder.path(), readable).unwrap();
+
+    let word = unique_seconds();
+    let script = format!("(setsid sleep {word} &) ; echo $$ $(id -u); read line < go");
+    let mut task = Task::script(&script);
+    let go = task.folder.path().join("work/go");
+    nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut agent = Agent::listen(&task, 1);
+    if is_root() {
+        task.give_to(NOBODY);
+        let file = task.start_folder().join("task");
+        task.description.write(&file).unwrap();
+        std::os::unix::fs::chown(&file, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    task.start_by(|command| {
+        let file = command.get_args().next().unwrap().to_owned();
+        *command = std::process::Command::new(&binary);
+        command.arg(file);
+        if is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+    });
+    let (pid, missing) = agent.running();
+    let escaped = wait_for("the one that escapes", || find_processes(&word).pop());
+    if users_may_have_namespaces() {
+        assert_eq!(missing, []);
+        let uid = if is_root() {
+            NOBODY
+        } else {
+            nix::unistd::geteuid().as_raw()
+        };
+        task.wait_line(&format!("2 {uid}"));
+        let namespace = |pid: &str, kind| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+        for kind in ["user", "pid", "mnt", "ipc", "uts"] {
+            assert_ne!(namespace(&pid.to_string(), kind), namespace("self", kind));
+        }
+    } else {
+        assert_eq!(missing[0].kind, "user");
+    }
+    fs::write(go, "now\n").unwrap();
+    assert_eq!(agent.next_exit().code, Some(0));
+    assert!(!is_alive(escaped));
+}
+
+/// Starts a helper where pid and uts namespaces are used up.
+fn start_without_namespaces(task: &mut Task) {
+    task.start_by(|command| {
+        // SAFETY: after the fork only this thread exists; the few allocations
+        // are those that the standard library makes there itself.
+        unsafe {
+            command.pre_exec(|| {
+                let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+                let flags = nix::sched::CloneFlags::CLONE_NEWUSER;
+                nix::sched::unshare(flags)?;
+                fs::write("/proc/self/setgroups", "deny")?;
+                fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
+                fs::write("/proc/self/gid_map", format!("0 {gid} 1"))?;
+                for kind in ["pid", "uts"] {
+                    fs::write(format!("/proc/sys/user/max_{kind}_namespaces"), "0")?;
+                }
+                Ok(())
+            })
+        };
+    });
+}
+
+#[test]
+fn without_a_pid_namespace_it_says_so_and_still_ends_everything() {
+    if !is_root() && !users_may_have_namespaces() {
+        return;
+    }
+    for by_kill in [false, true] {
+        let word = unique_seconds();
+        let script =
+            format!("(setsid sh -c 'setsid sleep {word} & setsid sleep {word}' &) ; read l < go");
+        let mut task = Task::script(&script);
+        let go = task.folder.path().join("work/go");
+        nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let mut agent = Agent::listen(&task, 1);
+        start_without_namespaces(&mut task);
+        let (pid, missing) = agent.running();
+        let kinds: Vec<&str> = missing.iter().map(|one| one.kind.as_str()).collect();
+        assert_eq!(kinds, ["pid", "uts"]);
+        wait_for("the two that escape", || {
+            (find_processes(&word).len() == 2).then_some(())
+        });
+        assert!(is_alive(pid));
+        if by_kill {
+            agent.send(&AgentMessage::Kill);
+        } else {
+            fs::write(go, "now\n").unwrap();
+        }
+        let exit = agent.next_exit();
+        let wanted = if by_kill {
+            ExitReason::Killed
+        } else {
+            ExitReason::Exited
+        };
+        assert_eq!(exit.reason, wanted);
+        assert_eq!(find_processes(&word), []);
+    }
+}
+
+#[test]
+fn without_a_pid_namespace_a_killed_helper_still_takes_everything_with_it() {
+    if !is_root() && !users_may_have_namespaces() {
+        return;
+    }
+    let word = unique_seconds();
+    let mut task = Task::script(&format!("(setsid sleep {word} &) ; exec sleep 1000"));
+    let mut agent = Agent::listen(&task, 1);
+    start_without_namespaces(&mut task);
+    let (pid, _) = agent.running();
+    let escaped = wait_for("the one that escapes", || find_processes(&word).pop());
+    task.signal_helper(Signal::SIGKILL);
+    wait_dead(pid);
+    wait_dead(escaped);
+}
+
+#[test]
+fn a_description_can_insist_on_isolation() {
+    if !is_root() && !users_may_have_namespaces() {
+        return;
+    }
+    let mut task = Task::script("exit 0");
+    task.description.isolation.if_missing = IfMissing::Refuse;
+    start_without_namespaces(&mut task);
+    let TaskEnd::NotStarted { why, .. } = wait_for("the record", || task.record()).end else {
+        panic!("it ran");
+    };
+    assert!(
+        why.starts_with("this host forbids a pid namespace: "),
+        "{why}"
+    );
+}
+
+/// A control group that is removed again.
+struct Group(PathBuf);
+
+impl Group {
+    /// In the first hierarchy that lets us; `None` where there is none.
+    fn make() -> Option<Group> {
+        let hierarchies = [
+            "/sys/fs/cgroup/unified",
+            "/sys/fs/cgroup/pids",
+            "/sys/fs/cgroup",
+        ];
+        hierarchies.iter().find_map(|root| {
+            let path = Path::new(root).join(format!("potluck-helper-test-{}", std::process::id()));
+            fs::create_dir(&path).ok()?;
+            path.join("cgroup.procs").exists().then_some(Group(path))
+        })
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        wait_for("an empty control group", || fs::remove_dir(&self.0).ok());
+    }
+}
+
+#[test]
+fn the_task_and_not_the_helper_joins_the_control_group() {
+    let Some(group) = Group::make() else {
+        return;
+    };
+    let procs = group.0.join("cgroup.procs");
+    let mut task = Task::script("exec sleep 1000");
+    task.description.cgroup_procs = vec![procs.clone()];
+    let mut agent = Agent::listen(&task, 1);
+    task.start();
+    let (pid, _) = agent.running();
+    assert_eq!(fs::read_to_string(procs).unwrap(), format!("{pid}\n"));
+    agent.send(&AgentMessage::Kill);
+    agent.next_exit();
+}
+
+#[test]
+fn a_signal_to_the_helper_stops_the_task_with_its_own_grace() {
+    let mut task = Task::script("trap 'exit 3' INT; echo ready; while :; do sleep 0.02; done");
+    task.description.stop.signal = libc::SIGINT;
+    let mut agent = Agent::listen(&task, 1);
+    task.start();
+    agent.running();
+    task.wait_line("ready");
+    task.signal_helper(Signal::SIGTERM);
+    let exit = agent.next_exit();
+    assert_eq!((exit.code, exit.reason), (Some(3), ExitReason::Stopped));
+}
+
+#[test]
+fn a_path_longer_than_a_socket_address_is_reached() {
+    let mut task = Task::script("exit 0");
+    let deep = task.folder.path().join("d".repeat(100));
+    fs::create_dir(&deep).unwrap();
+    task.description.agent_socket = deep.join("agent.sock");
+    let mut agent = Agent::listen(&task, 1);
+    task.start();
+    agent.accept();
+}

@@ -1,0 +1,761 @@
+//! The agent's one actor: it owns the host's decisions and the journal, and
+//! carries effects out in their order.
+//!
+//! In: requests of the node's handle, and reports of fetches, helpers, checks
+//! and timers. Out: the journal, actors for all that takes time, answers. It
+//! waits only for the journal; while the disk refuses, it tries again and
+//! answers nobody, and helpers keep their lease since their connections answer
+//! pings themselves. When its token is cancelled it ends and leaves tasks
+//! running for the next start; when all handles are gone it goes on.
+
+use super::{
+    cgroups::Cgroups,
+    folders::{self, Folders},
+    health,
+    journal::{Journal, Write},
+    launch::{Launch, Launched},
+    link::Link,
+    process::{Process, helpers_of},
+    program,
+};
+use crate::{agent::PackageProvider, clock, spawn::spawn};
+use nix::fcntl::Flock;
+use potluck_core::{
+    auction::{Authority, Award, AwardAnswer, Call, CallAnswer, Refusal, StopOrder},
+    host::{Answer, Effect, End, Event, Host, Run, Start},
+    session::{Heartbeat, HeartbeatAnswer, SlotReport},
+};
+use potluck_helper::{
+    AgentMessage, EndRecord, HelperMessage, TaskEnd, TaskExit,
+    end::ExitReason,
+    protocol::{Hello, MissingIsolation, Phase},
+};
+use potluck_specs::{Generation, Job, Millis, NodeId, PackageId, SlotId, job::HealthCheck};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::{JoinHandle, spawn_blocking},
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Commands that wait: requests of a scheduler that awards to a whole rack and
+/// the greetings of all helpers after a restart; senders wait beyond that.
+pub(super) const COMMANDS_WAITING: usize = 1_024;
+
+/// Between tries to write the journal while the disk refuses.
+const JOURNAL_AGAIN: Duration = Duration::from_secs(1);
+
+/// Time for a helper to kill its task and write the record, before both are
+/// killed from outside.
+const KILL_PATIENCE: Duration = Duration::from_millis(1_500);
+
+/// Longest sleep towards a timer: timers run on the boot-time clock and
+/// tokio's stops in suspend.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+
+/// To the actor.
+#[derive(Debug)]
+pub(super) enum Command {
+    Call(Call, u64, oneshot::Sender<CallAnswer>),
+    Award(
+        Award,
+        Result<Arc<Job>, String>,
+        oneshot::Sender<AwardAnswer>,
+    ),
+    Cancel(Authority, u64, oneshot::Sender<Result<(), Refusal>>),
+    Stop(StopOrder, oneshot::Sender<Result<(), Refusal>>),
+    Greet(Authority, oneshot::Sender<Result<Heartbeat, Refusal>>),
+    Heartbeat(oneshot::Sender<Heartbeat>),
+    HeartbeatAnswered(HeartbeatAnswer),
+    SetDraining(bool),
+    Leave,
+    Slots(oneshot::Sender<Vec<SlotReport>>),
+    Highest(oneshot::Sender<Authority>),
+    /// A package's tree, or why there is none.
+    Fetched {
+        slot: SlotId,
+        origin: Generation,
+        tree: Result<PathBuf, String>,
+    },
+    /// A helper was started, or could not be.
+    Launched {
+        run: Run,
+        launched: Result<Launched, String>,
+    },
+    /// A helper dialled.
+    Hello {
+        hello: Hello,
+        pid: i32,
+        link: Link,
+    },
+    /// A helper's connection ended.
+    LinkLost {
+        run: Run,
+        id: u64,
+    },
+    /// A helper says something.
+    Helper {
+        run: Run,
+        message: HelperMessage,
+    },
+    /// A helper's process is gone.
+    HelperGone(Run),
+    /// Nothing of a run is left; its helper may leave.
+    Gone {
+        run: Run,
+        end: End,
+    },
+    /// A health check changed its opinion.
+    Health {
+        run: Run,
+        healthy: bool,
+    },
+}
+
+/// What is known of a run's helper.
+#[derive(Debug, Default)]
+struct Helper {
+    process: Option<Process>,
+    link: Option<Link>,
+    /// Its end has been reported, or is being cleaned up after.
+    ended: bool,
+    /// To be killed as soon as its process is known.
+    doomed: bool,
+}
+
+/// The actor.
+pub(super) struct Actor {
+    pub(super) host: Host,
+    pub(super) journal: Option<Journal>,
+    pub(super) folders: Folders,
+    pub(super) cgroups: Arc<Cgroups>,
+    pub(super) launch: Arc<Launch>,
+    pub(super) packages: Arc<dyn PackageProvider>,
+    pub(super) address: IpAddr,
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) changed: watch::Sender<u64>,
+    pub(super) missing: Arc<Mutex<BTreeSet<String>>>,
+    /// Held while the actor lives.
+    pub(super) lock: Flock<File>,
+    pub(super) running: Running,
+}
+
+/// What is under way.
+#[derive(Default)]
+pub(super) struct Running {
+    helpers: BTreeMap<Run, Helper>,
+    fetches: BTreeMap<(SlotId, Generation), JoinHandle<()>>,
+    trees: BTreeMap<(SlotId, Generation), PathBuf>,
+    checks: BTreeMap<Run, JoinHandle<()>>,
+    /// Runs that are being cleaned up after; once is enough.
+    cleaning: BTreeSet<Run>,
+    /// Leftovers of former lives have been looked for.
+    swept: bool,
+}
+
+impl Actor {
+    /// The loop.
+    pub(super) async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        token: CancellationToken,
+    ) {
+        self.step(Event::Tick).await;
+        loop {
+            let wake = self.host.wake_at();
+            tokio::select! {
+                () = token.cancelled() => break,
+                command = commands.recv() => match command {
+                    Some(command) => self.obey(command).await,
+                    None => break,
+                },
+                () = until(wake) => {
+                    self.step(Event::Tick).await;
+                }
+            }
+        }
+        for actor in self
+            .running
+            .fetches
+            .values()
+            .chain(self.running.checks.values())
+        {
+            actor.abort();
+        }
+        self.cgroups.leave();
+        drop(self.lock);
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Call(call, missing_bytes, reply) => {
+                let event = Event::Call {
+                    call,
+                    missing_bytes,
+                };
+                if let Some(Answer::Call(answer)) = self.step(event).await {
+                    let _ = reply.send(answer);
+                }
+            }
+            Command::Award(award, job, reply) => {
+                if let Some(Answer::Award(answer)) = self.step(Event::Award { award, job }).await {
+                    let _ = reply.send(answer);
+                }
+            }
+            Command::Cancel(authority, call, reply) => {
+                let event = Event::Cancel { authority, call };
+                if let Some(Answer::Cancel(answer)) = self.step(event).await {
+                    let _ = reply.send(answer);
+                }
+            }
+            Command::Stop(order, reply) => {
+                if let Some(Answer::Stop(answer)) = self.step(Event::Stop(order)).await {
+                    let _ = reply.send(answer);
+                }
+            }
+            Command::Greet(authority, reply) => {
+                if let Some(Answer::Greet(answer)) = self.step(Event::Greet(authority)).await {
+                    let _ = reply.send(answer);
+                }
+            }
+            Command::Heartbeat(reply) => {
+                if let Some(Answer::Heartbeat(answer)) = self.step(Event::Heartbeat).await {
+                    let _ = reply.send(answer);
+                }
+            }
+            Command::HeartbeatAnswered(answer) => {
+                self.step(Event::HeartbeatAnswered(answer)).await;
+            }
+            Command::SetDraining(draining) => {
+                self.step(Event::SetDraining(draining)).await;
+            }
+            Command::Leave => {
+                self.step(Event::Leave).await;
+            }
+            Command::Slots(reply) => {
+                let _ = reply.send(self.host.slots());
+            }
+            Command::Highest(reply) => {
+                let _ = reply.send(self.host.highest());
+            }
+            report => self.hear(report).await,
+        }
+    }
+
+    /// Reports of what the agent started.
+    async fn hear(&mut self, report: Command) {
+        match report {
+            Command::Fetched { slot, origin, tree } => self.fetched(slot, origin, tree).await,
+            Command::Launched { run, launched } => self.launched(run, launched).await,
+            Command::Hello { hello, pid, link } => self.greeted(hello, pid, link).await,
+            Command::LinkLost { run, id } => {
+                if let Some(helper) = self.running.helpers.get_mut(&run) {
+                    helper.link.take_if(|link| link.id == id);
+                }
+            }
+            Command::Helper { run, message } => self.helper_says(run, message).await,
+            Command::HelperGone(run) => self.helper_gone(run),
+            Command::Gone { run, end } => self.gone(run, end).await,
+            Command::Health { run, healthy } => {
+                self.step(Event::HealthChanged { run, healthy }).await;
+            }
+            _ => unreachable!("requests are answered in obey"),
+        }
+    }
+
+    /// Decides, and carries out what follows; the answer, if there is one, is
+    /// durable.
+    async fn step(&mut self, event: Event) -> Option<Answer> {
+        let effects = self.host.step(event, clock::boot_now());
+        let mut writes = Vec::new();
+        let mut durable = false;
+        let mut answer = None;
+        for effect in effects {
+            match effect {
+                Effect::PersistAuthority(authority) => {
+                    writes.push(Write::Highest(authority));
+                    durable = true;
+                }
+                Effect::JournalPut {
+                    entry,
+                    durable: must,
+                } => {
+                    writes.push(Write::Put(entry));
+                    durable |= must;
+                }
+                Effect::JournalRemove(slot) => {
+                    writes.push(Write::Remove(slot));
+                    durable = true;
+                }
+                other => {
+                    self.write(std::mem::take(&mut writes), durable).await;
+                    durable = false;
+                    self.carry_out(other, &mut answer);
+                }
+            }
+        }
+        self.write(writes, durable).await;
+        self.sweep_once();
+        answer
+    }
+
+    /// Writes until the disk takes it: nothing may be done or said before.
+    async fn write(&mut self, writes: Vec<Write>, durable: bool) {
+        if writes.is_empty() {
+            return;
+        }
+        let writes = Arc::new(writes);
+        loop {
+            let mut journal = self.journal.take().expect("the journal was put back");
+            let batch = writes.clone();
+            let (journal, written) = spawn_blocking(move || {
+                let written = journal.write(&batch, durable);
+                (journal, written)
+            })
+            .await
+            .expect("the journal does not panic");
+            self.journal = Some(journal);
+            let Err(error) = written else {
+                return;
+            };
+            tracing::error!(%error, cause = %super::causes(&error), "journal refuses, trying again");
+            sleep(JOURNAL_AGAIN).await;
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect, answer: &mut Option<Answer>) {
+        match effect {
+            Effect::Answer(given) => *answer = Some(given),
+            Effect::Fetch {
+                slot,
+                origin,
+                package,
+                holders,
+            } => self.fetch(slot, origin, package, holders),
+            Effect::CancelFetch { slot, origin } => {
+                if let Some(fetch) = self.running.fetches.remove(&(slot, origin)) {
+                    fetch.abort();
+                }
+            }
+            Effect::StartHelper(start) => self.start(start),
+            Effect::SignalStop {
+                run,
+                signal,
+                grace_ms,
+            } => {
+                let helper = self.running.helpers.get(&run);
+                if let Some(link) = helper.and_then(|helper| helper.link.as_ref()) {
+                    link.send(AgentMessage::Stop { signal, grace_ms });
+                }
+            }
+            Effect::Kill(run) => self.kill(run),
+            Effect::KillLost(run) => self.kill_lost(run),
+            Effect::WatchHealth { run, check, port } => self.watch_health(run, check, port),
+            Effect::UnwatchHealth(run) => {
+                if let Some(check) = self.running.checks.remove(&run) {
+                    check.abort();
+                }
+            }
+            Effect::ReportChanged => self.changed.send_modify(|count| *count += 1),
+            Effect::Forgotten(slot) => {
+                self.running.trees.retain(|(other, _), _| *other != slot);
+                self.tidy();
+            }
+            Effect::PersistAuthority(_) | Effect::JournalPut { .. } | Effect::JournalRemove(_) => {
+                unreachable!("writes are gathered in step")
+            }
+        }
+    }
+
+    fn fetch(
+        &mut self,
+        slot: SlotId,
+        origin: Generation,
+        package: PackageId,
+        holders: Vec<NodeId>,
+    ) {
+        let key = (slot.clone(), origin);
+        let packages = self.packages.clone();
+        let commands = self.commands.clone();
+        let fetch = spawn("package fetch", async move {
+            let tree = packages.ensure(package, holders).await;
+            let report = Command::Fetched { slot, origin, tree };
+            let _ = commands.send(report).await;
+        });
+        if let Some(before) = self.running.fetches.insert(key, fetch) {
+            before.abort();
+        }
+    }
+
+    async fn fetched(&mut self, slot: SlotId, origin: Generation, tree: Result<PathBuf, String>) {
+        self.running.fetches.remove(&(slot.clone(), origin));
+        let event = match tree {
+            Ok(tree) => {
+                let trees = &mut self.running.trees;
+                trees.retain(|(other, _), _| *other != slot);
+                trees.insert((slot.clone(), origin), tree);
+                Event::Fetched { slot, origin }
+            }
+            Err(why) => Event::FetchFailed { slot, origin, why },
+        };
+        self.step(event).await;
+    }
+
+    fn start(&mut self, start: Start) {
+        let run = start.run.clone();
+        let tree = self.running.trees.get(&(run.slot.clone(), run.origin));
+        let tree = tree.cloned().expect("a start follows its fetch");
+        self.running.helpers.insert(run.clone(), Helper::default());
+        let launch = self.launch.clone();
+        let commands = self.commands.clone();
+        spawn("helper start", async move {
+            let launched = spawn_blocking(move || launch.start(&start, tree));
+            let launched = launched.await.expect("starting a helper does not panic");
+            let _ = commands.send(Command::Launched { run, launched }).await;
+        });
+    }
+
+    async fn launched(&mut self, run: Run, launched: Result<Launched, String>) {
+        match launched {
+            Ok(Launched {
+                process,
+                mut child,
+                missing,
+            }) => {
+                self.note_missing(missing);
+                let watched = process.clone();
+                self.watch_process(run.clone(), watched, move || {
+                    if let Err(error) = child.wait() {
+                        tracing::warn!(%error, "helper can't be reaped");
+                    }
+                });
+                let Some(helper) = self.running.helpers.get_mut(&run) else {
+                    return;
+                };
+                helper.process.get_or_insert(process);
+                if helper.doomed {
+                    self.kill(run);
+                }
+            }
+            Err(why) => {
+                self.running.helpers.remove(&run);
+                self.clean_up(run, End::NotStarted(why));
+            }
+        }
+    }
+
+    /// Tells when a helper's process is gone.
+    fn watch_process(&self, run: Run, process: Process, reap: impl FnOnce() + Send + 'static) {
+        let commands = self.commands.clone();
+        spawn("helper watch", async move {
+            if let Err(error) = process.ended().await {
+                tracing::warn!(%run, %error, "helper can't be watched");
+                return;
+            }
+            reap();
+            let _ = commands.send(Command::HelperGone(run)).await;
+        });
+    }
+
+    async fn greeted(&mut self, hello: Hello, pid: i32, link: Link) {
+        let run = super::run_of(&hello.key);
+        if hello.boot_id != self.launch.boot_id {
+            tracing::warn!(%run, "helper is of another boot");
+            return;
+        }
+        let known = self.running.helpers.contains_key(&run);
+        if !known {
+            // Of the agent's former life: not our child, nothing to reap.
+            let Ok(process) = Process::open(pid) else {
+                return;
+            };
+            self.watch_process(run.clone(), process.clone(), || {});
+            let helper = Helper {
+                process: Some(process),
+                ..Helper::default()
+            };
+            self.running.helpers.insert(run.clone(), helper);
+        }
+        let helper = self.running.helpers.entry(run.clone()).or_default();
+        helper.link = Some(link);
+        self.isolation_missing(&hello.isolation_missing);
+        match hello.phase {
+            Phase::Starting => {}
+            Phase::Running { .. } => {
+                self.step(Event::Running(run)).await;
+            }
+            Phase::Ended(end) => self.ended(run, end_of(&end)).await,
+        }
+    }
+
+    async fn helper_says(&mut self, run: Run, message: HelperMessage) {
+        match message {
+            HelperMessage::Started {
+                isolation_missing, ..
+            } => {
+                self.isolation_missing(&isolation_missing);
+                self.step(Event::Running(run)).await;
+            }
+            HelperMessage::StartFailed { why } => self.ended(run, End::NotStarted(why)).await,
+            HelperMessage::Exited(exit) => self.ended(run, end_of_exit(&exit)).await,
+            // The connection answers pings, and a second greeting is nothing.
+            HelperMessage::Ping { .. } | HelperMessage::Hello(_) => {}
+        }
+    }
+
+    /// A helper reports the end, the first time or again.
+    async fn ended(&mut self, run: Run, end: End) {
+        let Some(helper) = self.running.helpers.get_mut(&run) else {
+            return;
+        };
+        if !std::mem::replace(&mut helper.ended, true) {
+            self.clean_up(run, end);
+        }
+    }
+
+    /// Kills what escaped, removes the groups, then says that nothing is left.
+    fn clean_up(&mut self, run: Run, end: End) {
+        if !self.running.cleaning.insert(run.clone()) {
+            return;
+        }
+        let cgroups = self.cgroups.clone();
+        let commands = self.commands.clone();
+        spawn("clean-up", async move {
+            while !cgroups.destroy(&group_name(&run)).await {}
+            let _ = commands.send(Command::Gone { run, end }).await;
+        });
+    }
+
+    async fn gone(&mut self, run: Run, end: End) {
+        tracing::info!(%run, %end, "task ended");
+        self.running.cleaning.remove(&run);
+        let event = Event::Exited {
+            run: run.clone(),
+            end,
+        };
+        self.step(event).await;
+        let helper = self.running.helpers.get(&run);
+        if let Some(link) = helper.and_then(|helper| helper.link.as_ref()) {
+            link.send(AgentMessage::Ack);
+        }
+    }
+
+    /// A helper's process is gone: after its task's end, or for no good reason.
+    fn helper_gone(&mut self, run: Run) {
+        let Some(helper) = self.running.helpers.remove(&run) else {
+            return;
+        };
+        if !helper.ended {
+            let end = self.recorded_end(&run).unwrap_or_else(|| {
+                let words = program::last_words(&self.folders.start(&run));
+                words.map_or(End::HelperLost, |words| {
+                    End::Other(format!("helper lost: {words}"))
+                })
+            });
+            self.clean_up(run, end);
+        }
+    }
+
+    fn recorded_end(&self, run: &Run) -> Option<End> {
+        match EndRecord::read(&self.folders.start(run)) {
+            Ok(record) => record.map(|record| end_of(&record.end)),
+            Err(error) => {
+                tracing::warn!(%run, %error, "record of an end can't be read");
+                None
+            }
+        }
+    }
+
+    /// Has a helper kill its task; kills both if it does not.
+    fn kill(&mut self, run: Run) {
+        let Some(helper) = self.running.helpers.get_mut(&run) else {
+            self.clean_up(run, End::HelperLost);
+            return;
+        };
+        let Some(process) = helper.process.clone() else {
+            helper.doomed = true;
+            return;
+        };
+        let linked = helper.link.is_some();
+        if let Some(link) = &helper.link {
+            link.send(AgentMessage::Kill);
+        }
+        spawn("kill", async move {
+            let patience = if linked {
+                KILL_PATIENCE
+            } else {
+                Duration::ZERO
+            };
+            if timeout(patience, process.ended()).await.is_err() {
+                process.kill();
+            }
+        });
+    }
+
+    /// Kills all of a slot that has no helper here. The search ends when
+    /// nothing is found.
+    fn kill_lost(&mut self, run: Run) {
+        if !self.running.cleaning.insert(run.clone()) {
+            return;
+        }
+        let known: BTreeSet<Run> = self.running.helpers.keys().cloned().collect();
+        let prefix = format!("{}@", folders::slot_name(&run.slot));
+        let cgroups = self.cgroups.clone();
+        let commands = self.commands.clone();
+        let latest = self.latest_start(&run);
+        let end = self.recorded_end(&latest).unwrap_or(End::HelperLost);
+        let folders = self.folders.clone();
+        spawn("kill lost", async move {
+            for other in folders.runs(&run.slot) {
+                if known.contains(&other) {
+                    continue;
+                }
+                for helper in helpers_of(&folders.start(&other)) {
+                    helper.kill();
+                    let _ = helper.ended().await;
+                }
+            }
+            let known: BTreeSet<String> = known.iter().map(group_name).collect();
+            for name in cgroups.names() {
+                if name.starts_with(&prefix) && !known.contains(&name) {
+                    while !cgroups.destroy(&name).await {}
+                }
+            }
+            let _ = commands.send(Command::Gone { run, end }).await;
+        });
+    }
+
+    /// The journal may lag behind in counting starts; folders don't.
+    fn latest_start(&self, run: &Run) -> Run {
+        let starts = self.folders.starts(&run.slot, run.origin);
+        Run {
+            start: starts.last().copied().unwrap_or(run.start).max(run.start),
+            ..run.clone()
+        }
+    }
+
+    /// After the adoption: ends what former lives left behind that no slot of
+    /// the journal claims.
+    fn sweep_once(&mut self) {
+        if self.running.swept || self.host.adopting() {
+            return;
+        }
+        self.running.swept = true;
+        self.tidy();
+        let held = self.held();
+        let strays = self.running.helpers.keys().map(group_name);
+        let strays: BTreeSet<String> = strays.collect();
+        let of_held = move |name: &str| {
+            let slot = name.split('@').next().unwrap_or_default();
+            held.iter().any(|id| folders::slot_name(id) == slot)
+        };
+        let cgroups = self.cgroups.clone();
+        spawn("sweep", async move {
+            for name in cgroups.names() {
+                if !of_held(&name) && !strays.contains(&name) {
+                    tracing::warn!(group = name, "left behind by an earlier agent");
+                    cgroups.destroy(&name).await;
+                }
+            }
+        });
+    }
+
+    fn held(&self) -> BTreeSet<SlotId> {
+        let reports = self.host.slots().into_iter();
+        reports.map(|report| report.slot).collect()
+    }
+
+    /// Removes the folders of slots that were here long ago.
+    fn tidy(&self) {
+        let old = self.folders.set_aside(&self.held());
+        if !old.is_empty() {
+            spawn("tidy", async move {
+                let remove = move || old.iter().for_each(|folder| folders::remove(folder));
+                spawn_blocking(remove)
+                    .await
+                    .expect("removing does not panic");
+            });
+        }
+    }
+
+    fn watch_health(&mut self, run: Run, check: HealthCheck, port: u16) {
+        let address = SocketAddr::new(self.address, port);
+        let commands = self.commands.clone();
+        let of = run.clone();
+        let tell = move |healthy| {
+            let commands = commands.clone();
+            let run = of.clone();
+            async move {
+                commands
+                    .send(Command::Health { run, healthy })
+                    .await
+                    .is_ok()
+            }
+        };
+        let check = spawn("health check", health::watch(check, address, tell));
+        if let Some(before) = self.running.checks.insert(run, check) {
+            before.abort();
+        }
+    }
+
+    fn isolation_missing(&self, missing: &[MissingIsolation]) {
+        let kind = |one: &MissingIsolation| format!("{} namespace: {}", one.kind, one.why);
+        self.note_missing(missing.iter().map(kind).collect());
+    }
+
+    fn note_missing(&self, missing: Vec<String>) {
+        /// Kinds of isolation times reasons; a helper can't fill the memory.
+        const MISSING_MAX: usize = 64;
+        let mut all = self.missing.lock().expect("no one panics with this lock");
+        for one in missing {
+            if all.len() < MISSING_MAX && all.insert(one.clone()) {
+                tracing::warn!(missing = one, "isolation that this host does not give");
+            }
+        }
+    }
+}
+
+/// Waits for a time on the boot-time clock.
+async fn until(at: Option<Millis>) {
+    let Some(at) = at else {
+        return std::future::pending().await;
+    };
+    loop {
+        let left = at.since(clock::boot_now());
+        if left == Millis(0) {
+            return;
+        }
+        sleep(Duration::from_millis(left.0).min(SLEEP_MAX)).await;
+    }
+}
+
+/// Names a run's control groups.
+pub(super) fn group_name(run: &Run) -> String {
+    let slot = folders::slot_name(&run.slot);
+    format!("{slot}@{}#{}", run.origin, run.start)
+}
+
+fn end_of(end: &TaskEnd) -> End {
+    match end {
+        TaskEnd::Exited(exit) => end_of_exit(exit),
+        TaskEnd::NotStarted { why, .. } => End::NotStarted(why.clone()),
+    }
+}
+
+fn end_of_exit(exit: &TaskExit) -> End {
+    match (exit.reason, exit.code, exit.signal) {
+        (ExitReason::LeaseExpired, ..) => End::LeaseExpired,
+        (ExitReason::InitLost, ..) => End::Other("killed from outside".into()),
+        (_, Some(code), _) => End::Code(code),
+        (_, None, Some(signal)) => End::Signal(signal),
+        (reason, None, None) => End::Other(format!("{reason:?}")),
+    }
+}

@@ -1,0 +1,263 @@
+//! What the agent must not forget: the highest authority heard, and the slots
+//! that it holds.
+//!
+//! Answers for bytes on disk: a write that returned has survived a crash of
+//! the host, except for those said to be lazy, which go along with the next.
+//! What is written when is `potluck_core::host`'s decision.
+
+use potluck_core::{
+    auction::{Authority, StopReason},
+    host::Entry,
+};
+use potluck_specs::{
+    Generation, NodeId, SlotId,
+    codec::{self, CodecError},
+    job::{JOB_BYTES_MAX, SignedJob},
+};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Counters and single values, by name.
+const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+
+/// Slots that are held, by their text form.
+const SLOTS: TableDefinition<&str, &[u8]> = TableDefinition::new("slots");
+
+const HIGHEST: &str = "highest";
+const AGENT_GENERATION: &str = "agent_generation";
+
+/// Longest entry: a job with its author's certificates and names of holders.
+const ENTRY_BYTES_MAX: usize = JOB_BYTES_MAX + (128 << 10);
+
+/// What this version writes. A journal with a higher number is refused: an
+/// older agent would take its slots for lost.
+const VERSION: u32 = 1;
+
+/// A slot as it is stored. New fields must have defaults.
+#[derive(Serialize, Deserialize)]
+struct StoredEntry {
+    version: u32,
+    slot: SlotId,
+    generation: Generation,
+    origin: Generation,
+    signed: SignedJob,
+    package_bytes: u64,
+    holders: Vec<NodeId>,
+    ports: BTreeMap<String, u16>,
+    starts: u32,
+    stop: Option<StopReason>,
+}
+
+/// A change of the journal.
+#[derive(Clone, Debug)]
+pub(super) enum Write {
+    Highest(Authority),
+    Put(Box<Entry>),
+    Remove(SlotId),
+}
+
+/// What a journal held when it was opened.
+#[derive(Debug)]
+pub(super) struct Restored {
+    pub(super) highest: Authority,
+    /// Of this start of the agent: one more than the last.
+    pub(super) agent_generation: u64,
+    pub(super) entries: Vec<Entry>,
+}
+
+/// A journal that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The database says no.
+    #[error("journal {path} can't be used")]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<redb::Error>,
+    },
+    /// An entry can't be read.
+    #[error("journal {path} holds an entry that can't be read")]
+    Entry {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: CodecError,
+    },
+    /// Written by a later potluck.
+    #[error("journal {path} is of version {version}, this potluck knows {VERSION}")]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+    },
+}
+
+/// The open journal.
+#[derive(Debug)]
+pub(super) struct Journal {
+    path: PathBuf,
+    /// `None` after an error of the disk, until it could be opened again.
+    database: Option<Database>,
+}
+
+impl Journal {
+    /// Opens or makes the journal and counts this start of the agent.
+    pub(super) fn open(path: &Path) -> Result<(Journal, Restored), JournalError> {
+        let fail = |source: redb::Error| JournalError::Database {
+            path: path.into(),
+            source: Box::new(source),
+        };
+        let database = Database::create(path).map_err(|error| fail(error.into()))?;
+        let agent_generation = count_start(&database).map_err(fail)?;
+        let (highest, stored) = read_all(&database).map_err(fail)?;
+        let unreadable = |source| JournalError::Entry {
+            path: path.into(),
+            source,
+        };
+        let highest = match highest {
+            None => Authority::default(),
+            Some(bytes) => codec::decode("authority", &bytes, 64).map_err(unreadable)?,
+        };
+        let mut entries = Vec::new();
+        for bytes in stored {
+            let entry = read_entry(&bytes).map_err(unreadable)?;
+            entries.push(entry.map_err(|version| JournalError::TooNew {
+                path: path.into(),
+                version,
+            })?);
+        }
+        let journal = Journal {
+            path: path.into(),
+            database: Some(database),
+        };
+        let restored = Restored {
+            highest,
+            agent_generation,
+            entries,
+        };
+        Ok((journal, restored))
+    }
+
+    /// Writes all of it or nothing; after an error it may be tried again.
+    pub(super) fn write(&mut self, writes: &[Write], durable: bool) -> Result<(), JournalError> {
+        let result = self.try_write(writes, durable);
+        result.map_err(|source| {
+            // After an error of the disk the database refuses everything until
+            // it is opened anew.
+            self.database = None;
+            JournalError::Database {
+                path: self.path.clone(),
+                source: Box::new(source),
+            }
+        })
+    }
+
+    fn try_write(&mut self, writes: &[Write], durable: bool) -> Result<(), redb::Error> {
+        let database = match &self.database {
+            Some(database) => database,
+            None => self.database.insert(Database::create(&self.path)?),
+        };
+        let mut transaction = database.begin_write()?;
+        if !durable {
+            transaction.set_durability(Durability::None)?;
+        }
+        {
+            let mut meta = transaction.open_table(META)?;
+            let mut slots = transaction.open_table(SLOTS)?;
+            for write in writes {
+                match write {
+                    Write::Highest(authority) => {
+                        meta.insert(HIGHEST, codec::encode(authority).as_slice())?;
+                    }
+                    Write::Put(entry) => {
+                        let key = entry.slot.to_string();
+                        slots.insert(key.as_str(), write_entry(entry).as_slice())?;
+                    }
+                    Write::Remove(slot) => {
+                        slots.remove(slot.to_string().as_str())?;
+                    }
+                }
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+fn count_start(database: &Database) -> Result<u64, redb::Error> {
+    let transaction = database.begin_write()?;
+    let generation = {
+        let mut meta = transaction.open_table(META)?;
+        transaction.open_table(SLOTS)?;
+        let last = meta
+            .get(AGENT_GENERATION)?
+            .and_then(|bytes| Some(u64::from_be_bytes(bytes.value().try_into().ok()?)));
+        let generation = last.unwrap_or(0) + 1;
+        meta.insert(AGENT_GENERATION, generation.to_be_bytes().as_slice())?;
+        generation
+    };
+    transaction.commit()?;
+    Ok(generation)
+}
+
+type Stored = (Option<Vec<u8>>, Vec<Vec<u8>>);
+
+fn read_all(database: &Database) -> Result<Stored, redb::Error> {
+    let transaction = database.begin_read()?;
+    let meta = transaction.open_table(META)?;
+    let highest = meta.get(HIGHEST)?.map(|bytes| bytes.value().to_vec());
+    let slots = transaction.open_table(SLOTS)?;
+    let mut entries = Vec::new();
+    for item in slots.iter()? {
+        entries.push(item?.1.value().to_vec());
+    }
+    Ok((highest, entries))
+}
+
+fn write_entry(entry: &Entry) -> Vec<u8> {
+    codec::encode(&StoredEntry {
+        version: VERSION,
+        slot: entry.slot.clone(),
+        generation: entry.generation,
+        origin: entry.origin,
+        signed: (*entry.signed).clone(),
+        package_bytes: entry.package_bytes,
+        holders: entry.holders.clone(),
+        ports: entry.ports.clone(),
+        starts: entry.starts,
+        stop: entry.stop,
+    })
+}
+
+/// The entry, or its version if that is a later one.
+fn read_entry(bytes: &[u8]) -> Result<Result<Entry, u32>, CodecError> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    let Versioned { version } = codec::decode("journal entry", bytes, ENTRY_BYTES_MAX)?;
+    if version > VERSION {
+        return Ok(Err(version));
+    }
+    let stored: StoredEntry = codec::decode("journal entry", bytes, ENTRY_BYTES_MAX)?;
+    let job = stored.signed.decode_unchecked()?;
+    Ok(Ok(Entry {
+        slot: stored.slot,
+        generation: stored.generation,
+        origin: stored.origin,
+        job: Arc::new(job),
+        signed: Arc::new(stored.signed),
+        package_bytes: stored.package_bytes,
+        holders: stored.holders,
+        ports: stored.ports,
+        starts: stored.starts,
+        stop: stored.stop,
+    }))
+}

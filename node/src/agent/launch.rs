@@ -1,0 +1,145 @@
+//! From a decision to start to a helper's process: folders, groups, the
+//! description of the task and its environment.
+
+use super::{
+    actor::group_name, cgroups::Cgroups, folders::Folders, key_of, process::Process, program,
+};
+use potluck_core::host::Start;
+use potluck_helper::{
+    TaskDescription,
+    description::{DESCRIPTION_VERSION, Isolation},
+};
+use potluck_specs::Millis;
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::Child,
+    sync::Arc,
+};
+
+/// Where programs are looked for in tasks that don't say it themselves.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What all starts have in common.
+pub(super) struct Launch {
+    pub(super) program: PathBuf,
+    pub(super) folders: Folders,
+    pub(super) cgroups: Arc<Cgroups>,
+    pub(super) node: String,
+    pub(super) address: IpAddr,
+    pub(super) agent_generation: u64,
+    pub(super) lease: Millis,
+    pub(super) boot_id: String,
+}
+
+/// A helper that was started.
+#[derive(Debug)]
+pub(super) struct Launched {
+    pub(super) process: Process,
+    pub(super) child: Child,
+    /// Limits that its task does not have, for people.
+    pub(super) missing: Vec<String>,
+}
+
+impl Launch {
+    /// Starts a helper. Blocks for the time of a few files and a fork.
+    pub(super) fn start(&self, start: &Start, tree: PathBuf) -> Result<Launched, String> {
+        let run = &start.run;
+        self.folders
+            .prepare(run)
+            .map_err(|error| format!("folders: {error}"))?;
+        let group = self
+            .cgroups
+            .create(&group_name(run), &start.job.task.resources);
+        let folder = self.folders.start(run);
+        let task = &start.job.task;
+        let description = TaskDescription {
+            version: DESCRIPTION_VERSION,
+            key: key_of(run),
+            command: task.command.clone(),
+            args: task.args.clone(),
+            env: self.environment(start),
+            package: tree,
+            task_folder: self.folders.work(run),
+            log_folder: self.folders.logs(&run.slot, run.origin),
+            agent_socket: self.folders.socket(),
+            agent_generation: self.agent_generation,
+            node: self.node.clone(),
+            lease_ms: self.lease.0,
+            stop: task.stop,
+            user: None,
+            cgroup_procs: group.procs,
+            kill_group: group.kill_group,
+            memory_peak_files: group.memory_peak_files,
+            isolation: Isolation::default(),
+        };
+        self.spawn(&folder, &description, group.missing)
+    }
+
+    fn spawn(
+        &self,
+        folder: &Path,
+        description: &TaskDescription,
+        missing: Vec<String>,
+    ) -> Result<Launched, String> {
+        let mut child = program::start(&self.program, folder, description)
+            .map_err(|error| format!("helper {}: {error}", self.program.display()))?;
+        // Not reaped before this, so the id is still its own.
+        match Process::open(child.id() as i32) {
+            Ok(process) => Ok(Launched {
+                process,
+                child,
+                missing,
+            }),
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(format!("helper can't be watched: {error}"))
+            }
+        }
+    }
+
+    /// The job's own variables, and on top what potluck tells every task.
+    fn environment(&self, start: &Start) -> BTreeMap<String, String> {
+        let mut env = BTreeMap::from([("PATH".to_string(), PATH.to_string())]);
+        env.extend(start.job.task.env.clone());
+        let run = &start.run;
+        let told = [
+            ("POTLUCK_JOB", run.slot.job.to_string()),
+            ("POTLUCK_SLOT", run.slot.index.to_string()),
+            ("POTLUCK_NODE", self.node.clone()),
+            ("POTLUCK_GENERATION", start.generation.to_string()),
+            ("POTLUCK_ADDRESS", self.address.to_string()),
+            (
+                "POTLUCK_TASK_DIR",
+                self.folders.work(run).display().to_string(),
+            ),
+        ];
+        env.extend(told.map(|(name, value)| (name.to_string(), value)));
+        for (name, port) in &start.ports {
+            env.insert(port_variable(name), port.to_string());
+        }
+        env
+    }
+}
+
+/// `PORT_ADMIN_HTTP` for `admin-http`.
+fn port_variable(name: &str) -> String {
+    let plain = |c: char| match c.is_ascii_alphanumeric() {
+        true => c.to_ascii_uppercase(),
+        false => '_',
+    };
+    format!("PORT_{}", name.chars().map(plain).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn port_variables_are_shell_words() {
+        assert_eq!(port_variable("http"), "PORT_HTTP");
+        assert_eq!(port_variable("admin-http2"), "PORT_ADMIN_HTTP2");
+    }
+}

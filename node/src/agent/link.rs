@@ -1,0 +1,219 @@
+//! The socket that helpers dial, and the connection with each.
+//!
+//! One actor listens; one actor per connection reads, writes and answers
+//! pings, so that tasks keep their lease however busy the agent is. Messages
+//! to a helper wait in a short queue; a helper that does not read loses its
+//! connection and dials again. All end with the agent.
+
+use super::actor::Command;
+use crate::spawn::spawn;
+use potluck_helper::{
+    AgentMessage, Channel, HelperMessage, Listener,
+    protocol::{Hello, PROTOCOL_VERSION, ReceiveError, SendError},
+};
+use potluck_specs::Millis;
+use std::{io, time::Duration};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::mpsc,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Messages that wait for a helper: there are three kinds, each sent once or
+/// every few seconds.
+const MESSAGES_WAITING: usize = 8;
+
+/// How long a new connection may take to say whose helper it is.
+const HELLO_LIMIT: Duration = Duration::from_secs(10);
+
+/// How often a failed accept is tried again: it fails for want of descriptors.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
+
+/// What every connection knows of its agent.
+#[derive(Clone)]
+pub(super) struct Links {
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) agent_generation: u64,
+    pub(super) lease: Millis,
+    pub(super) token: CancellationToken,
+}
+
+/// A helper's connection as the agent sees it.
+#[derive(Clone, Debug)]
+pub(super) struct Link {
+    /// Tells connections of the same helper apart.
+    pub(super) id: u64,
+    to: mpsc::Sender<AgentMessage>,
+}
+
+impl Link {
+    /// Sends, unless the helper does not read: then it loses its connection.
+    pub(super) fn send(&self, message: AgentMessage) {
+        if let Err(error) = self.to.try_send(message) {
+            tracing::debug!(%error, "message to a helper is lost");
+        }
+    }
+}
+
+impl Links {
+    /// The actor that listens.
+    pub(super) async fn listen(self, listener: Listener) {
+        let token = self.token.clone();
+        let accept = async {
+            // SAFETY: a listener owns one descriptor and never exchanges it.
+            let listener = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) };
+            let Ok(listener) = listener else {
+                tracing::error!("the helpers' socket can't be watched");
+                return;
+            };
+            for id in 1.. {
+                let channel = self.accept(&listener).await;
+                spawn("helper link", self.clone().serve(id, channel));
+            }
+        };
+        tokio::select! {
+            () = accept => {}
+            () = token.cancelled() => {}
+        }
+    }
+
+    async fn accept(&self, listener: &AsyncFd<Listener>) -> Channel {
+        loop {
+            let accepted = listener
+                .async_io(Interest::READABLE, |listener| listener.accept())
+                .await;
+            match accepted {
+                Ok(channel) => return channel,
+                Err(error) => {
+                    tracing::warn!(%error, "a helper can't be accepted");
+                    tokio::time::sleep(ACCEPT_AGAIN).await;
+                }
+            }
+        }
+    }
+
+    async fn serve(self, id: u64, channel: Channel) {
+        let token = self.token.clone();
+        tokio::select! {
+            ended = self.converse(id, channel) => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "a helper's connection ended");
+                }
+            }
+            () = token.cancelled() => {}
+        }
+    }
+
+    async fn converse(self, id: u64, channel: Channel) -> io::Result<()> {
+        let pid = channel.peer_pid()?;
+        // SAFETY: a channel owns one descriptor and never exchanges it.
+        let channel = unsafe { AsyncFd::register(channel) }?;
+        let first = timeout(HELLO_LIMIT, receive(&channel)).await;
+        let Ok(Ok(HelperMessage::Hello(hello))) = first else {
+            return Err(io::Error::other("no hello"));
+        };
+        if let Err(why) = self.check(&hello, pid) {
+            tracing::warn!(task = %hello.key, why, "helper refused");
+            let agent_generation = self.agent_generation;
+            let why = why.to_string();
+            let refused = AgentMessage::Refused {
+                agent_generation,
+                why,
+            };
+            return send(&channel, &refused).await;
+        }
+        send(
+            &channel,
+            &AgentMessage::Welcome {
+                agent_generation: self.agent_generation,
+                lease_ms: self.lease.0,
+            },
+        )
+        .await?;
+        let (to, messages) = mpsc::channel(MESSAGES_WAITING);
+        let run = super::run_of(&hello.key);
+        let link = Link { id, to };
+        self.tell(Command::Hello { hello, pid, link }).await?;
+        let ended = self.exchange(&channel, messages, &run).await;
+        self.tell(Command::LinkLost { run, id }).await?;
+        ended
+    }
+
+    fn check(&self, hello: &Hello, pid: i32) -> Result<(), &'static str> {
+        if hello.protocol > PROTOCOL_VERSION {
+            return Err("it speaks a later protocol");
+        }
+        if hello.helper_pid != pid {
+            return Err("it is not the process that it says");
+        }
+        if hello.agent_generation > self.agent_generation {
+            return Err("it knows a later agent");
+        }
+        Ok(())
+    }
+
+    async fn exchange(
+        &self,
+        channel: &AsyncFd<Channel>,
+        mut messages: mpsc::Receiver<AgentMessage>,
+        run: &potluck_core::host::Run,
+    ) -> io::Result<()> {
+        loop {
+            tokio::select! {
+                message = messages.recv() => match message {
+                    Some(message) => send(channel, &message).await?,
+                    // A later connection of the same helper took its place.
+                    None => return Ok(()),
+                },
+                received = receive(channel) => match received? {
+                    HelperMessage::Ping { sent_at } => {
+                        let lease_ms = self.lease.0;
+                        send(channel, &AgentMessage::Pong { sent_at, lease_ms }).await?;
+                    }
+                    message => {
+                        let run = run.clone();
+                        self.tell(Command::Helper { run, message }).await?;
+                    }
+                },
+            }
+        }
+    }
+
+    async fn tell(&self, command: Command) -> io::Result<()> {
+        let told = self.commands.send(command).await;
+        told.map_err(|_| io::Error::other("the agent has stopped"))
+    }
+}
+
+async fn receive(channel: &AsyncFd<Channel>) -> io::Result<HelperMessage> {
+    loop {
+        let received = channel
+            .async_io(Interest::READABLE, |channel| match channel.receive() {
+                Ok(message) => Ok(Some(message)),
+                Err(ReceiveError::Unknown(error)) => {
+                    tracing::debug!(%error, "message of another version");
+                    Ok(None)
+                }
+                Err(ReceiveError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+                Err(ReceiveError::Closed) => Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(ReceiveError::Io(error)) => Err(error),
+            })
+            .await?;
+        if let Some(message) = received {
+            return Ok(message);
+        }
+    }
+}
+
+async fn send(channel: &AsyncFd<Channel>, message: &AgentMessage) -> io::Result<()> {
+    channel
+        .async_io(Interest::WRITABLE, |channel| match channel.send(message) {
+            Ok(()) => Ok(()),
+            Err(SendError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(SendError::Closed) => Err(io::ErrorKind::BrokenPipe.into()),
+            Err(SendError::Io(error)) => Err(error),
+            Err(error @ SendError::TooLong { .. }) => Err(io::Error::other(error)),
+        })
+        .await
+}

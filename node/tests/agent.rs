@@ -1,0 +1,673 @@
+//! The agent with real helpers and tasks, without a network: a scheduler's
+//! requests go straight to its handle.
+//!
+//! Needs the helper's program: `cargo build -p potluck-helper`.
+
+use async_trait::async_trait;
+use potluck_core::{
+    auction::{Authority, Award, Call, CallAnswer, StopOrder, StopReason},
+    session::{HeartbeatAnswer, SlotReport, TaskState},
+};
+use potluck_node::agent::{self, Agent, AgentConfig, AgentError, LogQuery, PackageProvider};
+use potluck_specs::{
+    Epoch, FleetId, Generation, Job, JobName, NodeId, PackageId, Reign, SlotId, codec,
+    job::{
+        HealthCheck, PortSpec, Resources, RestartPolicy, ServiceSpec, SignedJob, StopPolicy,
+        TaskTemplate,
+    },
+    trust::{Context, PublicKey, SecretKey, Signed, UserCredential},
+};
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+/// Far above what anything here takes, on a machine that does other things.
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn helper() -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a program");
+    let helper = test
+        .ancestors()
+        .map(|folder| folder.join("potluck-helper"))
+        .find(|path| path.is_file());
+    helper.unwrap_or_else(|| {
+        panic!(
+            "no potluck-helper beside {}: run `cargo build -p potluck-helper` first",
+            test.display()
+        )
+    })
+}
+
+/// A folder that stands for every package.
+struct Folder(PathBuf);
+
+#[async_trait]
+impl PackageProvider for Folder {
+    async fn ensure(&self, _: PackageId, _: Vec<NodeId>) -> Result<PathBuf, String> {
+        Ok(self.0.clone())
+    }
+
+    async fn missing_bytes(&self, _: PackageId, _: u64) -> u64 {
+        0
+    }
+}
+
+/// A node's folders, and the agent that uses them.
+struct Node {
+    data: TempDir,
+    package: TempDir,
+    seed: u8,
+    token: CancellationToken,
+    agent: Agent,
+}
+
+impl Node {
+    async fn start(script: &str) -> Node {
+        let data = tempfile::tempdir().expect("a folder for data");
+        let package = tempfile::tempdir().expect("a folder for the package");
+        let program = package.path().join("run");
+        fs::write(&program, script).expect("the script can be written");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("its mode");
+        fs::set_permissions(package.path(), fs::Permissions::from_mode(0o755)).expect("a mode");
+        // Control groups are named by node: none must be another test's.
+        let seed = package.path().as_os_str().as_encoded_bytes();
+        let seed = seed
+            .iter()
+            .fold(0u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(*byte));
+        let token = CancellationToken::new();
+        let agent = launch(data.path(), package.path(), seed, &token)
+            .await
+            .expect("the agent starts");
+        Node {
+            data,
+            package,
+            seed,
+            token,
+            agent,
+        }
+    }
+
+    /// Ends the agent, as SIGTERM would, and starts the next.
+    async fn restart(&mut self) {
+        self.token.cancel();
+        self.agent.stopped().await;
+        self.token = CancellationToken::new();
+        self.agent = launch(
+            self.data.path(),
+            self.package.path(),
+            self.seed,
+            &self.token,
+        )
+        .await
+        .expect("the agent starts again");
+    }
+
+    async fn award(&self, job: &Job, slots: &[(u32, u64)]) {
+        let award = Award {
+            authority: authority(),
+            call: 1,
+            slots: slots
+                .iter()
+                .map(|(index, sequence)| (slot(job, *index), generation(*sequence)))
+                .collect(),
+            job: signed(job),
+            package_bytes: 1,
+            holders: vec![],
+        };
+        let answer = self.agent.award(award).await.expect("the agent answers");
+        for (slot, result) in answer.slots {
+            assert_eq!(result, Ok(()), "{slot}");
+        }
+    }
+
+    async fn stop(&self, job: &Job, index: u32, sequence: u64) {
+        let order = StopOrder {
+            authority: authority(),
+            slot: slot(job, index),
+            generation: generation(sequence),
+            reason: StopReason::JobStopped,
+        };
+        self.agent.stop(order).await.expect("the agent obeys");
+    }
+
+    /// Waits until a slot's report is as wanted.
+    async fn until(
+        &self,
+        job: &Job,
+        index: u32,
+        wanted: impl Fn(&SlotReport) -> bool,
+    ) -> SlotReport {
+        let id = slot(job, index);
+        let mut changed = self.agent.changed();
+        let deadline = tokio::time::Instant::now() + LIMIT;
+        loop {
+            let slots = self.agent.slots().await.expect("the agent answers");
+            let report = slots.into_iter().find(|report| report.slot == id);
+            if let Some(report) = report.clone().filter(&wanted) {
+                return report;
+            }
+            let waited = tokio::time::timeout_at(deadline, changed.changed()).await;
+            assert!(waited.is_ok(), "waited too long: {report:?}");
+        }
+    }
+
+    async fn until_running(&self, job: &Job, index: u32) -> SlotReport {
+        let running = |report: &SlotReport| report.state == TaskState::Running && report.healthy;
+        self.until(job, index, running).await
+    }
+
+    async fn until_stopped(&self, job: &Job, index: u32) -> SlotReport {
+        let stopped = |report: &SlotReport| report.state == TaskState::Stopped;
+        self.until(job, index, stopped).await
+    }
+
+    /// The process that wrote its name into the task's folder.
+    fn pid_file(&self, job: &Job, index: u32, sequence: u64) -> PathBuf {
+        let JobName { namespace, name } = &job.name;
+        let tasks = self.data.path().join("tasks");
+        tasks
+            .join(format!("{namespace}.{name}.{index}"))
+            .join(generation(sequence).to_string())
+            .join("work/token")
+    }
+
+    /// Processes on this host that have this node's data folder in their
+    /// environment or command line: helpers and tasks.
+    fn processes(&self) -> Vec<i32> {
+        let needle = self.data.path().as_os_str().as_encoded_bytes().to_vec();
+        let has = |path: String| {
+            fs::read(path).is_ok_and(|text| text.windows(needle.len()).any(|part| part == needle))
+        };
+        let pids = fs::read_dir("/proc").expect("/proc is there");
+        pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter(|pid| {
+                has(format!("/proc/{pid}/environ")) || has(format!("/proc/{pid}/cmdline"))
+            })
+            .collect()
+    }
+
+    fn cgroups(&self) -> Vec<PathBuf> {
+        let node = NodeId([self.seed; 32]).short();
+        let roots = ["memory", "cpu", "pids", "unified", "."].map(|part| {
+            Path::new("/sys/fs/cgroup")
+                .join(part)
+                .join("potluck")
+                .join(&node)
+        });
+        let groups = roots.iter().filter_map(|root| fs::read_dir(root).ok());
+        let folders = groups.flatten().filter_map(|entry| {
+            let entry = entry.ok()?;
+            entry.file_type().ok()?.is_dir().then(|| entry.path())
+        });
+        folders.collect()
+    }
+
+    /// Nothing of any task is left, soon.
+    async fn assert_nothing_left(&self) {
+        poll("processes or control groups are left", || {
+            self.processes().is_empty() && self.cgroups().is_empty()
+        })
+        .await;
+    }
+
+    async fn end(self) {
+        self.agent.leave().await.expect("the agent leaves");
+        poll_tasks_over(&self.agent).await;
+        self.assert_nothing_left().await;
+        self.token.cancel();
+        self.agent.stopped().await;
+    }
+}
+
+impl Drop for Node {
+    /// A failed test leaves no processes behind.
+    fn drop(&mut self) {
+        self.token.cancel();
+        for pid in self.processes() {
+            let pid = nix::unistd::Pid::from_raw(pid);
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+}
+
+async fn poll_tasks_over(agent: &Agent) {
+    let mut changed = agent.changed();
+    let deadline = tokio::time::Instant::now() + LIMIT;
+    loop {
+        let slots = agent.slots().await.expect("the agent answers");
+        if slots
+            .iter()
+            .all(|report| report.state == TaskState::Stopped)
+        {
+            return;
+        }
+        let waited = tokio::time::timeout_at(deadline, changed.changed()).await;
+        assert!(waited.is_ok(), "tasks do not end: {slots:?}");
+    }
+}
+
+/// Looks again and again until it is so.
+async fn poll(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    let mut interval = tokio::time::interval(Duration::from_millis(20));
+    while !done() {
+        assert!(begun.elapsed() < LIMIT, "{what}");
+        interval.tick().await;
+    }
+}
+
+async fn launch(
+    data: &Path,
+    package: &Path,
+    seed: u8,
+    token: &CancellationToken,
+) -> Result<Agent, AgentError> {
+    let config = AgentConfig {
+        node: NodeId([seed; 32]),
+        data_dir: data.into(),
+        address: "127.0.0.1".parse().expect("an address"),
+        total: Resources {
+            cpu_millis: 4_000,
+            memory_bytes: 4 << 30,
+        },
+        ports: port_range(seed),
+        helper: helper(),
+        lease: agent::LEASE,
+        verify: Arc::new(|signed: &SignedJob| {
+            signed.decode_unchecked().map_err(|error| error.to_string())
+        }),
+    };
+    agent::start(config, Arc::new(Folder(package.into())), token.clone()).await
+}
+
+/// Tests run side by side on one address.
+fn port_range(seed: u8) -> std::ops::RangeInclusive<u16> {
+    let first = 20_000 + u16::from(seed) * 20;
+    first..=first + 19
+}
+
+fn authority() -> Authority {
+    Authority {
+        epoch: Epoch(1),
+        reign: Reign(1),
+    }
+}
+
+fn generation(sequence: u64) -> Generation {
+    authority().generation(sequence)
+}
+
+fn slot(job: &Job, index: u32) -> SlotId {
+    SlotId {
+        job: job.name.clone(),
+        index,
+    }
+}
+
+fn job(version: u64) -> Job {
+    Job {
+        fleet: FleetId([0; 32]),
+        cluster: "home".into(),
+        name: JobName::in_default("web"),
+        version,
+        replicas: 1,
+        package: PackageId([1; 32]),
+        task: TaskTemplate {
+            command: "run".into(),
+            args: vec![],
+            env: BTreeMap::from([("GREETING".into(), "hello".into())]),
+            resources: Resources {
+                cpu_millis: 100,
+                memory_bytes: 64 << 20,
+            },
+            ports: vec![PortSpec {
+                name: "http".into(),
+                number: None,
+            }],
+            services: vec![],
+            health: None,
+            restart: RestartPolicy::default(),
+            stop: StopPolicy {
+                signal: 15,
+                grace_ms: 5_000,
+            },
+        },
+    }
+}
+
+fn signed(job: &Job) -> SignedJob {
+    let nobody = Signed {
+        bytes: vec![],
+        signature: [0; 64],
+    };
+    let key = SecretKey::from_seed([1; 32]);
+    SignedJob {
+        job: Signed::new(&key, Context::Job, codec::encode(job)),
+        author: UserCredential {
+            root: PublicKey([0; 32]),
+            issuer: nobody.clone(),
+            certificate: nobody,
+        },
+    }
+}
+
+/// Says who it is, then waits to be told to stop. Each start leaves another
+/// token, so that a restart is seen.
+const SERVER: &str = r#"#!/bin/sh
+echo "$GREETING from $POTLUCK_JOB[$POTLUCK_SLOT] generation $POTLUCK_GENERATION port $PORT_HTTP"
+cat /proc/sys/kernel/random/uuid > token.new
+mv token.new token
+trap 'echo bye; exit 0' TERM
+while true; do sleep 0.05; done
+"#;
+
+async fn lines(node: &Node, job: &Job, query: LogQuery) -> Vec<String> {
+    let mut batches = node
+        .agent
+        .logs(slot(job, 0), query)
+        .await
+        .expect("there is a log");
+    let mut lines = Vec::new();
+    while let Some(batch) = batches.recv().await {
+        let texts = batch.into_iter().map(|line| line.text);
+        lines.extend(texts.map(|text| String::from_utf8_lossy(&text).into_owned()));
+    }
+    lines
+}
+
+/// Waits until a line of the log is as wanted.
+async fn until_line(node: &Node, job: &Job, wanted: &str) {
+    let query = LogQuery {
+        follow: true,
+        ..LogQuery::default()
+    };
+    let mut batches = node.agent.logs(slot(job, 0), query).await.expect("a log");
+    let read = async {
+        while let Some(batch) = batches.recv().await {
+            let is = |text: &[u8]| String::from_utf8_lossy(text).contains(wanted);
+            if batch.iter().any(|line| is(&line.text)) {
+                return;
+            }
+        }
+        panic!("the log ended without {wanted:?}");
+    };
+    let read = tokio::time::timeout(LIMIT, read).await;
+    assert!(read.is_ok(), "no line has {wanted:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_outlives_its_agent_and_ends_when_told() {
+    let mut node = Node::start(SERVER).await;
+    let job = job(1);
+    let call = Call {
+        authority: authority(),
+        call: 1,
+        job: job.name.clone(),
+        version: 1,
+        wanted: 1,
+        resources: job.task.resources,
+        ports: job.task.ports.clone(),
+        package: job.package,
+        package_bytes: 1,
+        tasks_by_rack: BTreeMap::new(),
+    };
+    let answer = node.agent.call(call).await.expect("the agent answers");
+    assert!(matches!(answer, CallAnswer::Bid(bid) if bid.slots == 1));
+    let begun = Instant::now();
+    node.award(&job, &[(0, 1)]).await;
+    let report = node.until_running(&job, 0).await;
+    eprintln!("award to running: {:?}", begun.elapsed());
+    assert_eq!(report.starts, 1);
+    let wanted = format!(
+        "hello from web[0] generation 1.1.1 port {}",
+        report.ports["http"]
+    );
+    until_line(&node, &job, &wanted).await;
+    let file = node.pid_file(&job, 0, 1);
+    poll("the task has written its token", || file.is_file()).await;
+    let token = fs::read(&file).expect("a token");
+    let before = node.processes();
+
+    node.restart().await;
+    let again = node.until_running(&job, 0).await;
+    assert_eq!(again.starts, 1, "it was found, not started again");
+    assert_eq!(fs::read(&file).expect("a token"), token);
+    let gone: Vec<_> = before
+        .iter()
+        .filter(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+        .collect();
+    assert!(
+        gone.len() <= 1,
+        "only a sleep of the script may have ended: {gone:?}"
+    );
+
+    node.stop(&job, 0, 1).await;
+    let report = node.until_stopped(&job, 0).await;
+    assert_eq!(report.last_end.as_deref(), Some("exited with code 0"));
+    node.assert_nothing_left().await;
+    let lines = lines(&node, &job, LogQuery::default()).await;
+    assert_eq!(lines, [wanted, "bye".to_string()]);
+
+    let beat = node.agent.heartbeat().await.expect("a heartbeat");
+    assert_eq!(beat.incarnation, 2);
+    let answer = HeartbeatAnswer {
+        authority: authority(),
+        confirmed: Some(beat.inventory.number),
+        forget: vec![(slot(&job, 0), generation(1))],
+    };
+    node.agent
+        .heartbeat_answered(answer)
+        .await
+        .expect("an agent");
+    assert_eq!(node.agent.slots().await.expect("slots"), []);
+    node.restart().await;
+    assert_eq!(
+        node.agent.slots().await.expect("slots"),
+        [],
+        "nor in the journal"
+    );
+    assert_eq!(
+        node.agent.highest().await,
+        Ok(authority()),
+        "the fence stays"
+    );
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_fails_is_started_again_and_says_why() {
+    let script = r#"#!/bin/sh
+if [ -e "$POTLUCK_TASK_DIR/second" ]; then
+  echo "second start"
+  exec sleep 1000
+fi
+touch "$POTLUCK_TASK_DIR/second"
+echo "oh no" >&2
+exit 7
+"#;
+    let node = Node::start(script).await;
+    let job = job(1);
+    node.award(&job, &[(0, 1)]).await;
+    let report = node
+        .until(&job, 0, |report| report.starts == 2 && report.healthy)
+        .await;
+    assert_eq!(report.last_end.as_deref(), Some("exited with code 7"));
+    until_line(&node, &job, "second start").await;
+    let all = lines(&node, &job, LogQuery::default()).await;
+    assert_eq!(all, ["oh no", "second start"]);
+    let last = LogQuery {
+        tail: Some(1),
+        ..LogQuery::default()
+    };
+    assert_eq!(lines(&node, &job, last).await, ["second start"]);
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_is_not_there_is_said_so() {
+    let node = Node::start(SERVER).await;
+    let mut job = job(1);
+    job.task.command = "nowhere".into();
+    node.award(&job, &[(0, 1)]).await;
+    let failed = |report: &SlotReport| report.last_end.is_some();
+    let report = node.until(&job, 0, failed).await;
+    let why = report.last_end.unwrap_or_default();
+    assert!(why.starts_with("could not start: "), "{why}");
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_helper_that_dies_takes_its_task_along_and_another_starts() {
+    let node = Node::start(SERVER).await;
+    let job = job(1);
+    node.award(&job, &[(0, 1)]).await;
+    node.until_running(&job, 0).await;
+    let file = node.pid_file(&job, 0, 1);
+    poll("the task has written its token", || file.is_file()).await;
+    let token = fs::read(&file).expect("a token");
+    let helper = *node
+        .processes()
+        .iter()
+        .find(|pid| {
+            fs::read(format!("/proc/{pid}/exe")).is_ok()
+                && fs::read_link(format!("/proc/{pid}/exe"))
+                    .is_ok_and(|exe| exe.ends_with("potluck-helper"))
+        })
+        .expect("a helper runs");
+    let pid = nix::unistd::Pid::from_raw(helper);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it can be killed");
+    let report = node
+        .until(&job, 0, |report| report.starts == 2 && report.healthy)
+        .await;
+    assert_eq!(report.last_end.as_deref(), Some("helper lost"));
+    poll("the second start has written its token", || {
+        fs::read(&file).is_ok_and(|now| now != token)
+    })
+    .await;
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_lost_while_the_agent_was_away_is_started_again() {
+    let mut node = Node::start(SERVER).await;
+    let job = job(1);
+    node.award(&job, &[(0, 1), (1, 2)]).await;
+    node.until_running(&job, 0).await;
+    node.until_running(&job, 1).await;
+    node.token.cancel();
+    node.agent.stopped().await;
+    let doomed = node.data.path().join("tasks/default.web.0");
+    let needle = doomed.as_os_str().as_encoded_bytes().to_vec();
+    for pid in node.processes() {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if line.windows(needle.len()).any(|part| part == needle) {
+            let pid = nix::unistd::Pid::from_raw(pid);
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+    node.restart().await;
+    let found = node.until_running(&job, 1).await;
+    assert_eq!((found.starts, found.last_end), (1, None));
+    let lost = node
+        .until(&job, 0, |report| report.starts == 2 && report.healthy)
+        .await;
+    assert_eq!(lost.last_end.as_deref(), Some("helper lost"));
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_version_starts_after_the_one_before_has_ended() {
+    let script = r#"#!/bin/sh
+mkdir "$LOCK" || { echo "both at once"; exit 1; }
+trap 'sleep 0.2; rmdir "$LOCK"; exit 0' TERM
+while true; do sleep 0.02; done
+"#;
+    let node = Node::start(script).await;
+    let place = tempfile::tempdir().expect("a folder for the lock");
+    let lock = place.path().join("lock").display().to_string();
+    let version = |version| {
+        let mut job = job(version);
+        job.task.env.insert("LOCK".into(), lock.clone());
+        job
+    };
+    node.award(&version(1), &[(0, 1)]).await;
+    node.until_running(&version(1), 0).await;
+    poll("the first has the lock", || Path::new(&lock).is_dir()).await;
+    node.award(&version(2), &[(0, 2)]).await;
+    let second = |report: &SlotReport| report.version == 2 && report.healthy;
+    let report = node.until(&version(2), 0, second).await;
+    assert_eq!((report.starts, report.last_end), (1, None));
+    poll("the second has the lock", || Path::new(&lock).is_dir()).await;
+    let report = node.until_running(&version(2), 0).await;
+    assert_eq!(report.starts, 1, "it never met the first");
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_is_healthy_when_it_answers() {
+    let node = Node::start("#!/bin/sh\nexec sleep 1000\n").await;
+    let mut job = job(1);
+    job.task.services = vec![ServiceSpec {
+        name: "web".into(),
+        port: "http".into(),
+    }];
+    job.task.health = Some(HealthCheck::Tcp {
+        port: "http".into(),
+    });
+    node.award(&job, &[(0, 1)]).await;
+    let running = |report: &SlotReport| report.state == TaskState::Running;
+    let report = node.until(&job, 0, running).await;
+    assert!(!report.healthy, "nobody listens yet");
+    // The task's part is played from outside.
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", report.ports["http"])).await;
+    let listener = listener.expect("the port is free");
+    node.until_running(&job, 0).await;
+    drop(listener);
+    node.until(&job, 0, |report| !report.healthy).await;
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_agent_on_the_same_folder_leaves() {
+    let node = Node::start(SERVER).await;
+    let token = CancellationToken::new();
+    let second = launch(node.data.path(), node.package.path(), node.seed, &token).await;
+    assert!(matches!(second, Err(AgentError::Locked(_))), "{second:?}");
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_are_set_or_said_to_be_missing() {
+    let node = Node::start(SERVER).await;
+    let job = job(1);
+    node.award(&job, &[(0, 1)]).await;
+    node.until_running(&job, 0).await;
+    let missing = node.agent.isolation_missing();
+    let limits = [
+        ("memory", "memory.limit_in_bytes", "memory.max"),
+        ("pids", "pids.max", "pids.max"),
+        ("cpu", "cpu.shares", "cpu.weight"),
+    ];
+    for (controller, v1, v2) in limits {
+        let said = missing.iter().any(|line| line.starts_with(controller));
+        let groups = node.cgroups();
+        let group = groups.iter().find(|group| {
+            (group.join(v1).exists() || group.join(v2).exists())
+                && !fs::read_to_string(group.join("cgroup.procs"))
+                    .unwrap_or_default()
+                    .is_empty()
+        });
+        assert!(
+            said != group.is_some(),
+            "{controller}: {missing:?} {groups:?}"
+        );
+    }
+    node.end().await;
+}
