@@ -374,6 +374,8 @@ impl Actor {
     }
 
     fn on_command(&mut self, command: Command) {
+        // What the caller told before it asked comes first.
+        self.on_wake();
         match command {
             Command::Connect { to, answer } => self.connect(to, answer),
             Command::Dial {
@@ -562,7 +564,10 @@ impl Actor {
             }
             Event::NotShown(error) | Event::NotJudged(error) => {
                 tracing::debug!(%node, %error, "admission broke off");
-                self.fail(node, connection, &LinkError::Lost);
+                let link = self.shared.links.get(node, connection);
+                if link.is_some_and(|link| !link.gate.is_ready()) {
+                    self.fail(node, connection, &LinkError::Lost);
+                }
             }
         }
     }
@@ -594,8 +599,9 @@ impl Actor {
             self.kad().remove_peer(&peer);
         }
         let dialled = link.is_none_or(|link| link.dialled);
-        let may_join = matches!(error, LinkError::Untrusted(_)) && !dialled;
-        if !may_join {
+        // An inbound one may still join; the tick ends it if it does not.
+        let may_join = matches!(error, LinkError::Untrusted(_) | LinkError::Lost);
+        if dialled || !may_join {
             self.swarm.close_connection(connection);
         }
     }
@@ -635,7 +641,8 @@ impl Actor {
     }
 
     fn on_ping(&mut self, event: ping::Event) {
-        if let Err(error) = event.result {
+        // A user's process is refused pings, and needs none: its streams tell.
+        if let Err(error @ (ping::Failure::Timeout | ping::Failure::Other { .. })) = event.result {
             tracing::info!(peer = %event.peer, %error, "link does not answer, closing it");
             self.swarm.close_connection(event.connection);
         }
