@@ -306,7 +306,7 @@ impl Testnet {
         until("a session with every node", GATHER_WAIT, || {
             let nodes = self.node_states().map_err(|error| error.to_string())?;
             let up = |name: &&String| {
-                nodes.iter().any(|(node, state)| node == **name && state == "up")
+                nodes.iter().any(|(node, state)| node == *name && state == "up")
             };
             if running.iter().all(up) { Ok(()) } else { Err(format!("{nodes:?}")) }
         })?;
