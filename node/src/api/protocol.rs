@@ -241,8 +241,6 @@ pub struct TaskStatus {
     pub version: Option<u64>,
     /// Its address and ports by name.
     pub ports: BTreeMap<String, SocketAddr>,
-    /// Pid of its first process, as its host sees it.
-    pub pid: Option<u32>,
     /// Starts of its process.
     pub starts: u32,
     /// How its last process ended, or why it could not start.

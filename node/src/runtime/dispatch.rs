@@ -6,7 +6,6 @@ use crate::{
     spawn::spawn,
     wire::{Request, Response},
 };
-use potluck_core::auction::Refusal;
 use potluck_specs::NodeId;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{Semaphore, mpsc};
@@ -49,10 +48,10 @@ pub async fn handle(shared: Arc<Shared>, from: NodeId, request: Request) -> Resp
         Request::Raft(message) => Response::Raft(shared.control.receive(from, message).await),
         Request::Greet(authority) => {
             let answer = shared.agent.greet(authority).await;
-            if matches!(answer, Ok(Ok(_))) {
+            if answer.is_ok() {
                 shared.directory.greeted(authority, from);
             }
-            fenced(answer, Response::Inventory)
+            answered(answer, Response::Inventory)
         }
         Request::Heartbeat(heartbeat) if heartbeat.node != from => {
             Response::Refused("a heartbeat is sent by its own node".into())
@@ -61,12 +60,12 @@ pub async fn handle(shared: Arc<Shared>, from: NodeId, request: Request) -> Resp
             Some(answer) => Response::Heartbeat(answer),
             None => Response::NotLeader(shared.leader()),
         },
-        Request::Call(call) => stopped(shared.agent.call(call).await, Response::Call),
-        Request::Award(award) => stopped(shared.agent.award(award).await, Response::Award),
+        Request::Call(call) => answered(shared.agent.call(call).await, Response::Call),
+        Request::Award(award) => answered(shared.agent.award(award).await, Response::Award),
         Request::Cancel { authority, call } => {
-            fenced(shared.agent.cancel(authority, call).await, |()| Response::Done)
+            answered(shared.agent.cancel(authority, call).await, |()| Response::Done)
         }
-        Request::Stop(order) => fenced(shared.agent.stop(order).await, |()| Response::Done),
+        Request::Stop(order) => answered(shared.agent.stop(order).await, |()| Response::Done),
         Request::Probe(about) => Response::Probe { reachable: reaches(&shared, about).await },
         Request::Introduce(introduction) => {
             changes::introduce(&shared, from, introduction).await
@@ -99,25 +98,13 @@ pub async fn handle(shared: Arc<Shared>, from: NodeId, request: Request) -> Resp
     }
 }
 
-/// An answer of the agent, or that it is stopping.
-fn stopped<T, E: std::fmt::Display>(
+/// An answer of the agent, or its refusal, or that it is stopping.
+fn answered<T, E: std::fmt::Display>(
     answer: Result<T, E>,
     wrap: impl FnOnce(T) -> Response,
 ) -> Response {
     match answer {
         Ok(answer) => wrap(answer),
-        Err(error) => Response::Refused(error.to_string()),
-    }
-}
-
-/// An answer of the agent that a stale scheduler does not get.
-fn fenced<T, E: std::fmt::Display>(
-    answer: Result<Result<T, Refusal>, E>,
-    wrap: impl FnOnce(T) -> Response,
-) -> Response {
-    match answer {
-        Ok(Ok(answer)) => wrap(answer),
-        Ok(Err(refusal)) => Response::Refused(format!("{refusal:?}")),
         Err(error) => Response::Refused(error.to_string()),
     }
 }

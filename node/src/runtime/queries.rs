@@ -6,6 +6,7 @@ use crate::{
         error::{ApiError, ErrorCode},
         protocol::{ApiAnswer, HostVerdict, JobStatus, NodeStatus, TaskStatus},
     },
+    clock,
     wire::Query,
 };
 use potluck_core::{
@@ -188,7 +189,6 @@ fn task_status(state: &Cluster, view: &SlotView) -> TaskStatus {
         generation: report.map(|report| report.generation),
         version: report.map(|report| report.version),
         ports: report.map_or_else(BTreeMap::new, |report| ports(report, address)),
-        pid: report.and_then(|report| report.pid),
         starts: report.map_or(0, |report| report.starts),
         last_end: report.and_then(|report| report.last_end.clone()),
         since: report.map(|report| report.since),
@@ -241,7 +241,7 @@ fn explain(
         return Err(no_such_job(state, &slot.job));
     }
     let verdicts = scheduler
-        .explain(state, slot)
+        .explain(state, slot, clock::boot_now())
         .into_iter()
         .map(|(node, verdict)| {
             let member = state.members().get(&node);

@@ -156,6 +156,11 @@ async fn carry_out(
             }
             shared.control.change_voters(voters).await.map_err(text)
         }
+        VoterMove::RemoveVoter { node } => {
+            let gone = raft_id(group, node)?;
+            let voters = group.voters.iter().map(|f| f.raft_id).filter(|id| *id != gone);
+            shared.control.change_voters(voters.collect()).await.map_err(text)
+        }
         VoterMove::RemoveLearner { node } => {
             shared.control.remove_learner(raft_id(group, node)?).await.map_err(text)
         }
