@@ -298,7 +298,7 @@ impl World {
         while self.now < end {
             self.now += HOP;
             self.hosts_live();
-            if self.now % 100 == 0 {
+            if self.now.is_multiple_of(100) {
                 if self.quorum {
                     let at = Millis(self.now);
                     self.step(Event::QuorumConfirmed { at });
@@ -355,7 +355,7 @@ impl World {
         for heartbeat in heartbeats {
             self.later(HOP, Event::Heartbeat { heartbeat });
         }
-        if now % 1_000 == 0 {
+        if now.is_multiple_of(1_000) {
             self.later(HOP, Event::Members { members });
         }
     }
@@ -1181,4 +1181,58 @@ fn jobs_that_the_log_lacks_run_on() {
     assert_eq!(world.count(|e| matches!(e, Effect::Stop { .. })), 0);
     let view = world.scheduler.slot(&world.cluster, &stranger);
     assert_eq!(view.phase, SlotPhase::Held);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 24, ..Default::default() })]
+
+    /// Hosts die, return, fall mute, lose answers, are drained; leaders and
+    /// versions change. Once it is over, each slot runs exactly once.
+    #[test]
+    fn after_any_trouble_all_heals(
+        troubles in proptest::collection::vec((0u8..9, 1u8..8, 100u64..6_000), 0..14),
+    ) {
+        let mut world = World::new("aabbccc");
+        let mut version = 1;
+        world.submit(version, 9, 500);
+        for (trouble, k, pause) in troubles {
+            match trouble {
+                0 => world.host(k).alive = false,
+                1 => world.host(k).alive = true,
+                2 => world.host(k).linked = false,
+                3 => world.host(k).linked = true,
+                4 => world.host(k).lose_award_answers ^= true,
+                5 => world.host(k).draining ^= true,
+                6 => world.quorum ^= true,
+                7 => world.reign(k),
+                _ => {
+                    version += 1;
+                    world.submit(version, 9, 500);
+                }
+            }
+            world.run(pause);
+        }
+        world.quorum = true;
+        for host in world.hosts.values_mut() {
+            host.alive = true;
+            host.linked = true;
+            host.lose_award_answers = false;
+            host.draining = false;
+        }
+        let all_new = move |w: &World| w.healthy(9) == 9 && (0..9).all(|k| {
+            w.on(&slot(k)).iter().all(|n| w.hosts[n].slots[&slot(k)].version == version)
+        });
+        // What was on its way, such as a report of a drain, arrives first.
+        world.run(3_000);
+        world.until("all heals", all_new);
+        // And it stays so.
+        world.seen.clear();
+        world.run(15_000);
+        proptest::prop_assert!(all_new(&world));
+        proptest::prop_assert_eq!(world.awards(), 0, "{}", world.show());
+        let mut web = world.services["web"].clone();
+        web.dedup_by(|a, b| a.slot == b.slot);
+        proptest::prop_assert_eq!(web.len(), 9);
+        proptest::prop_assert!(web.iter().all(|e| e.healthy));
+    }
 }
