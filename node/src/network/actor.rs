@@ -31,7 +31,7 @@ use libp2p::{
     noise, ping,
     swarm::{
         ConnectionId, DialError as SwarmDialError, NetworkBehaviour, SwarmEvent,
-        dial_opts::DialOpts,
+        dial_opts::{DialOpts, PeerCondition},
     },
     tcp, yamux,
 };
@@ -338,6 +338,9 @@ enum Query {
 struct Unsettled {
     node: NodeId,
     since: Instant,
+    dialled: bool,
+    /// By one side or the other: it may still join, nothing else.
+    refused: bool,
 }
 
 struct Actor {
@@ -417,10 +420,17 @@ impl Actor {
             return;
         }
         waiting.push_back(answer);
-        // A link that is being admitted: its end or readiness answers.
-        if !self.shared.links.has(to) {
+        // A link that is being admitted answers with its readiness or end.
+        if !self.is_being_admitted(to) {
             self.dial_node(to);
         }
+    }
+
+    fn is_being_admitted(&self, node: NodeId) -> bool {
+        let mut unsettled = self.unsettled.iter();
+        unsettled.any(|(connection, unsettled)| {
+            unsettled.node == node && !unsettled.refused && !self.joins.contains(connection)
+        })
     }
 
     fn dial_node(&mut self, to: NodeId) {
@@ -428,7 +438,10 @@ impl Actor {
             Some(peer) => {
                 // Addresses come from the book, through `link::Behaviour`. A
                 // new port: see `Gated`.
-                let opts = DialOpts::peer_id(peer).allocate_new_port().build();
+                let opts = DialOpts::peer_id(peer)
+                    .condition(PeerCondition::NotDialing)
+                    .allocate_new_port()
+                    .build();
                 self.swarm.dial(opts)
             }
             None => Err(SwarmDialError::NoAddresses),
@@ -497,12 +510,17 @@ impl Actor {
             SwarmEvent::ConnectionEstablished {
                 peer_id,
                 connection_id,
+                endpoint,
                 ..
             } => {
                 if let Some(node) = peer::node_id(&peer_id) {
-                    let since = Instant::now();
-                    self.unsettled
-                        .insert(connection_id, Unsettled { node, since });
+                    let unsettled = Unsettled {
+                        node,
+                        since: Instant::now(),
+                        dialled: endpoint.is_dialer(),
+                        refused: false,
+                    };
+                    self.unsettled.insert(connection_id, unsettled);
                 }
             }
             SwarmEvent::ConnectionClosed {
@@ -593,6 +611,9 @@ impl Actor {
 
     fn fail(&mut self, node: NodeId, connection: ConnectionId, error: &LinkError) {
         let link = self.shared.links.get(node, connection);
+        if let Some(unsettled) = self.unsettled.get_mut(&connection) {
+            unsettled.refused = true;
+        }
         self.answer_waiters(node, &Err(error.clone()));
         self.answer_dial(node, connection, Err(error.clone()));
         if let Some(peer) = peer::peer_id(node) {
@@ -607,14 +628,21 @@ impl Actor {
     }
 
     fn on_closed(&mut self, peer: &PeerId, connection: ConnectionId) {
-        self.unsettled.remove(&connection);
+        let unsettled = self.unsettled.remove(&connection);
         self.joins.remove(&connection);
         let Some(node) = peer::node_id(peer) else {
             return;
         };
         self.answer_dial(node, connection, Err(LinkError::Lost));
-        if !self.shared.links.has(node) {
-            self.answer_waiters(node, &Err(LinkError::Lost));
+        if !self.waiters.contains_key(&node) || self.is_being_admitted(node) {
+            return;
+        }
+        // Whoever waited for the peer's own dial to succeed has not had ours.
+        match unsettled {
+            Some(unsettled) if unsettled.dialled => {
+                self.answer_waiters(node, &Err(LinkError::Lost));
+            }
+            _ => self.dial_node(node),
         }
     }
 
@@ -634,7 +662,7 @@ impl Actor {
             return;
         }
         if let Some(node) = peer.as_ref().and_then(peer::node_id)
-            && !self.shared.links.has(node)
+            && !self.is_being_admitted(node)
         {
             self.answer_waiters(node, &Err(link_error(node, error)));
         }
@@ -740,12 +768,7 @@ impl Actor {
             !waiting.is_empty()
         });
         let late = self.unsettled.iter().filter_map(|(connection, unsettled)| {
-            let dialled = self
-                .shared
-                .links
-                .get(unsettled.node, *connection)
-                .is_some_and(|link| link.dialled);
-            let limit = if dialled && !self.joins.contains(connection) {
+            let limit = if unsettled.dialled && !self.joins.contains(connection) {
                 ADMISSION_LIMIT
             } else {
                 STRANGER_LIMIT
@@ -824,6 +847,14 @@ fn link_error(node: NodeId, error: &SwarmDialError) -> LinkError {
 /// libp2p's own text repeats its causes or hides them.
 fn describe(error: &SwarmDialError) -> String {
     match error {
+        // What Noise says when the prologues, our fleet ids, differ.
+        SwarmDialError::Transport(attempts)
+            if attempts
+                .iter()
+                .all(|(_, error)| innermost(error) == "decrypt error") =>
+        {
+            "the handshake failed: it is of another fleet".into()
+        }
         SwarmDialError::Transport(attempts) => {
             let each = attempts.iter().map(|(address, error)| {
                 let address = peer::socket_address(address)

@@ -95,10 +95,6 @@ impl Links {
             .collect()
     }
 
-    pub(super) fn has(&self, node: NodeId) -> bool {
-        self.0.read().expect("no holder panics").contains_key(&node)
-    }
-
     pub(super) fn len(&self) -> usize {
         let links = self.0.read().expect("no holder panics");
         links.values().map(Vec::len).sum()
