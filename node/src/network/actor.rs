@@ -45,7 +45,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Inbound, LinkError, Network, NetworkConfig, ProvideError, StartError,
     admission::Gatekeeper,
-    gate::Gated,
+    gate::{Gated, Lane},
     link::{self, Event, LinkEvent, Open},
     peer,
     shared::{Book, Links, Shared, Totals},
@@ -69,9 +69,9 @@ const JOINS_MAX: usize = 16;
 /// Connections of all peers: a leader's links to a cluster of 1,000.
 const CONNECTIONS_MAX: u32 = 2_048;
 
-/// Connections with one peer: both may dial at once, twice over while old ones
-/// are ending.
-const CONNECTIONS_PER_PEER_MAX: u32 = 4;
+/// Connections with one peer: both may dial at once, one for each lane, while
+/// old ones are ending.
+const CONNECTIONS_PER_PEER_MAX: u32 = 6;
 
 /// Handshakes in progress, each way: what a flood may cost in file descriptors.
 const PENDING_MAX: u32 = 256;
@@ -125,6 +125,7 @@ const PROVIDED_KEYS_MAX: usize = 16_384;
 pub(super) enum Command {
     Connect {
         to: NodeId,
+        lane: Lane,
         answer: oneshot::Sender<Result<(), LinkError>>,
     },
     Dial {
@@ -211,6 +212,7 @@ pub(super) async fn start(
         swarm,
         shared: shared.clone(),
         waiters: BTreeMap::new(),
+        dialling: HashMap::new(),
         dials: HashMap::new(),
         joins: BTreeSet::new(),
         unsettled: HashMap::new(),
@@ -337,6 +339,7 @@ enum Query {
 /// A connection whose admission is not decided.
 struct Unsettled {
     node: NodeId,
+    lane: Lane,
     since: Instant,
     dialled: bool,
     /// By one side or the other: it may still join, nothing else.
@@ -348,7 +351,9 @@ struct Actor {
     shared: Arc<Shared>,
     /// Callers that wait for a link. Each wait ends with the link's readiness,
     /// refusal or end, or with the dial's failure.
-    waiters: BTreeMap<NodeId, VecDeque<oneshot::Sender<Result<(), LinkError>>>>,
+    waiters: BTreeMap<(NodeId, Lane), VecDeque<oneshot::Sender<Result<(), LinkError>>>>,
+    /// Our dials for waiters, until they are connections or have failed.
+    dialling: HashMap<ConnectionId, (NodeId, Lane)>,
     dials: HashMap<ConnectionId, PendingDial>,
     /// Connections that were dialled for a join.
     joins: BTreeSet<ConnectionId>,
@@ -380,7 +385,7 @@ impl Actor {
         // What the caller told before it asked comes first.
         self.on_wake();
         match command {
-            Command::Connect { to, answer } => self.connect(to, answer),
+            Command::Connect { to, lane, answer } => self.connect(to, lane, answer),
             Command::Dial {
                 address,
                 kind,
@@ -408,51 +413,57 @@ impl Actor {
         &mut self.swarm.behaviour_mut().kad.inner
     }
 
-    fn connect(&mut self, to: NodeId, answer: oneshot::Sender<Result<(), LinkError>>) {
-        if self.shared.links.ready(to).is_some() {
+    fn connect(&mut self, to: NodeId, lane: Lane, answer: oneshot::Sender<Result<(), LinkError>>) {
+        if self.shared.links.ready(to, lane).is_some() {
             let _ = answer.send(Ok(()));
             return;
         }
-        let waiting = self.waiters.entry(to).or_default();
+        let waiting = self.waiters.entry((to, lane)).or_default();
         waiting.retain(|waiter| !waiter.is_closed());
         if waiting.len() >= WAITERS_MAX {
             let _ = answer.send(Err(LinkError::Busy));
             return;
         }
         waiting.push_back(answer);
-        // A link that is being admitted answers with its readiness or end.
-        if !self.is_being_admitted(to) {
-            self.dial_node(to);
+        if !self.is_on_its_way(to, lane) {
+            self.dial_node(to, lane);
         }
     }
 
-    fn is_being_admitted(&self, node: NodeId) -> bool {
+    /// Is there a dial, or a link that is being admitted? Its readiness,
+    /// refusal or end answers those who wait.
+    fn is_on_its_way(&self, node: NodeId, lane: Lane) -> bool {
         let mut unsettled = self.unsettled.iter();
-        unsettled.any(|(connection, unsettled)| {
-            unsettled.node == node && !unsettled.refused && !self.joins.contains(connection)
-        })
+        self.dialling.values().any(|dial| *dial == (node, lane))
+            || unsettled.any(|(connection, unsettled)| {
+                (unsettled.node, unsettled.lane) == (node, lane)
+                    && !unsettled.refused
+                    && !self.joins.contains(connection)
+            })
     }
 
-    fn dial_node(&mut self, to: NodeId) {
+    fn dial_node(&mut self, to: NodeId, lane: Lane) {
         let dialled = match peer::peer_id(to) {
             Some(peer) => {
+                // Whatever links exist, they are not of this lane or refused.
                 // Addresses come from the book, through `link::Behaviour`. A
                 // new port: see `Gated`.
                 let opts = DialOpts::peer_id(peer)
-                    .condition(PeerCondition::NotDialing)
+                    .condition(PeerCondition::Always)
                     .allocate_new_port()
                     .build();
-                self.swarm.dial(opts)
+                let connection = opts.connection_id();
+                self.swarm.dial(opts).map(|()| connection)
             }
             None => Err(SwarmDialError::NoAddresses),
         };
         match dialled {
-            // Somebody else dials already (the hash table): the same events
-            // tell how it ends.
-            Ok(()) | Err(SwarmDialError::DialPeerConditionFalse(_)) => {}
+            Ok(connection) => {
+                self.dialling.insert(connection, (to, lane));
+            }
             Err(error) => {
                 let error = link_error(to, &error);
-                self.answer_waiters(to, &Err(error));
+                self.answer_waiters(to, lane, &Err(error));
             }
         }
     }
@@ -513,9 +524,15 @@ impl Actor {
                 endpoint,
                 ..
             } => {
+                let dialled_for = self.dialling.remove(&connection_id);
                 if let Some(node) = peer::node_id(&peer_id) {
+                    let lane = dialled_for.map_or(Lane::Control, |(_, lane)| lane);
+                    if let Some(link) = self.shared.links.get(node, connection_id) {
+                        link.gate.set_lane(lane);
+                    }
                     let unsettled = Unsettled {
                         node,
+                        lane,
                         since: Instant::now(),
                         dialled: endpoint.is_dialer(),
                         refused: false,
@@ -534,9 +551,9 @@ impl Actor {
             }
             SwarmEvent::OutgoingConnectionError {
                 connection_id,
-                peer_id,
                 error,
-            } => self.on_dial_failed(connection_id, peer_id, &error),
+                ..
+            } => self.on_dial_failed(connection_id, &error),
             SwarmEvent::IncomingConnectionError {
                 send_back_addr,
                 error,
@@ -569,7 +586,8 @@ impl Actor {
             }
             Event::AdmitsUs => self.on_progress(node, connection),
             Event::Refused(refusal) => {
-                tracing::info!(%node, ?refusal.code, why = %refusal, "peer refused");
+                // Strangers can cause as many of these as they like.
+                tracing::debug!(%node, ?refusal.code, why = %refusal, "peer refused");
                 self.shared.counters.refused.add();
                 self.fail(node, connection, &LinkError::Untrusted(refusal));
             }
@@ -601,7 +619,7 @@ impl Actor {
             self.unsettled.remove(&connection);
         }
         if link.gate.is_ready() {
-            self.answer_waiters(node, &Ok(()));
+            self.answer_waiters(node, link.gate.lane(), &Ok(()));
             self.answer_dial(node, connection, Ok(()));
             // The table may have dropped it when it could not be dialled.
             self.shared.book.repeat(node);
@@ -614,7 +632,10 @@ impl Actor {
         if let Some(unsettled) = self.unsettled.get_mut(&connection) {
             unsettled.refused = true;
         }
-        self.answer_waiters(node, &Err(error.clone()));
+        // What one link hears, the other would hear.
+        for lane in [Lane::Control, Lane::Bulk] {
+            self.answer_waiters(node, lane, &Err(error.clone()));
+        }
         self.answer_dial(node, connection, Err(error.clone()));
         if let Some(peer) = peer::peer_id(node) {
             self.kad().remove_peer(&peer);
@@ -634,37 +655,29 @@ impl Actor {
             return;
         };
         self.answer_dial(node, connection, Err(LinkError::Lost));
-        if !self.waiters.contains_key(&node) || self.is_being_admitted(node) {
+        let lane = unsettled.as_ref().map_or(Lane::Control, |u| u.lane);
+        if !self.waiters.contains_key(&(node, lane)) || self.is_on_its_way(node, lane) {
             return;
         }
         // Whoever waited for the peer's own dial to succeed has not had ours.
         match unsettled {
             Some(unsettled) if unsettled.dialled => {
-                self.answer_waiters(node, &Err(LinkError::Lost));
+                self.answer_waiters(node, lane, &Err(LinkError::Lost));
             }
-            _ => self.dial_node(node),
+            _ => self.dial_node(node, lane),
         }
     }
 
-    fn on_dial_failed(
-        &mut self,
-        connection: ConnectionId,
-        peer: Option<PeerId>,
-        error: &SwarmDialError,
-    ) {
+    fn on_dial_failed(&mut self, connection: ConnectionId, error: &SwarmDialError) {
         self.joins.remove(&connection);
         if let Some(dial) = self.dials.remove(&connection) {
-            let _ = dial
-                .answer
-                .send(Err(LinkError::Unreachable(describe(error))));
+            let error = LinkError::Unreachable(describe(error));
+            let _ = dial.answer.send(Err(error));
         }
-        if matches!(error, SwarmDialError::DialPeerConditionFalse(_)) {
-            return;
-        }
-        if let Some(node) = peer.as_ref().and_then(peer::node_id)
-            && !self.is_being_admitted(node)
+        if let Some((node, lane)) = self.dialling.remove(&connection)
+            && !self.is_on_its_way(node, lane)
         {
-            self.answer_waiters(node, &Err(link_error(node, error)));
+            self.answer_waiters(node, lane, &Err(link_error(node, error)));
         }
     }
 
@@ -691,7 +704,7 @@ impl Actor {
                     ..record
                 };
                 if let Err(error) = self.kad().store_mut().add_provider(record) {
-                    tracing::warn!(%error, "provider record not kept");
+                    tracing::debug!(%error, "provider record not kept");
                 }
             }
             kad::Event::OutboundQueryProgressed {
@@ -830,8 +843,8 @@ impl Actor {
         let _ = dial.answer.send(answer);
     }
 
-    fn answer_waiters(&mut self, node: NodeId, result: &Result<(), LinkError>) {
-        for waiter in self.waiters.remove(&node).into_iter().flatten() {
+    fn answer_waiters(&mut self, node: NodeId, lane: Lane, result: &Result<(), LinkError>) {
+        for waiter in self.waiters.remove(&(node, lane)).into_iter().flatten() {
             let _ = waiter.send(result.clone());
         }
     }
