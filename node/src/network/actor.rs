@@ -346,12 +346,15 @@ struct Unsettled {
     refused: bool,
 }
 
+/// A caller that waits for a link.
+type Waiter = oneshot::Sender<Result<(), LinkError>>;
+
 struct Actor {
     swarm: Swarm<Behaviour>,
     shared: Arc<Shared>,
     /// Callers that wait for a link. Each wait ends with the link's readiness,
     /// refusal or end, or with the dial's failure.
-    waiters: BTreeMap<(NodeId, Lane), VecDeque<oneshot::Sender<Result<(), LinkError>>>>,
+    waiters: BTreeMap<(NodeId, Lane), VecDeque<Waiter>>,
     /// Our dials for waiters, until they are connections or have failed.
     dialling: HashMap<ConnectionId, (NodeId, Lane)>,
     dials: HashMap<ConnectionId, PendingDial>,
