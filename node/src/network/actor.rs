@@ -31,7 +31,7 @@ use libp2p::{
     noise, ping,
     swarm::{
         ConnectionId, DialError as SwarmDialError, NetworkBehaviour, SwarmEvent,
-        dial_opts::DialOpts,
+        dial_opts::{DialOpts, PeerCondition},
     },
     tcp, yamux,
 };
@@ -45,7 +45,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Inbound, LinkError, Network, NetworkConfig, ProvideError, StartError,
     admission::Gatekeeper,
-    gate::Gated,
+    gate::{Gated, Lane},
     link::{self, Event, LinkEvent, Open},
     peer,
     shared::{Book, Links, Shared, Totals},
@@ -69,9 +69,9 @@ const JOINS_MAX: usize = 16;
 /// Connections of all peers: a leader's links to a cluster of 1,000.
 const CONNECTIONS_MAX: u32 = 2_048;
 
-/// Connections with one peer: both may dial at once, twice over while old ones
-/// are ending.
-const CONNECTIONS_PER_PEER_MAX: u32 = 4;
+/// Connections with one peer: both may dial at once, one for each lane, while
+/// old ones are ending.
+const CONNECTIONS_PER_PEER_MAX: u32 = 6;
 
 /// Handshakes in progress, each way: what a flood may cost in file descriptors.
 const PENDING_MAX: u32 = 256;
@@ -125,6 +125,7 @@ const PROVIDED_KEYS_MAX: usize = 16_384;
 pub(super) enum Command {
     Connect {
         to: NodeId,
+        lane: Lane,
         answer: oneshot::Sender<Result<(), LinkError>>,
     },
     Dial {
@@ -211,6 +212,7 @@ pub(super) async fn start(
         swarm,
         shared: shared.clone(),
         waiters: BTreeMap::new(),
+        dialling: HashMap::new(),
         dials: HashMap::new(),
         joins: BTreeSet::new(),
         unsettled: HashMap::new(),
@@ -337,15 +339,24 @@ enum Query {
 /// A connection whose admission is not decided.
 struct Unsettled {
     node: NodeId,
+    lane: Lane,
     since: Instant,
+    dialled: bool,
+    /// By one side or the other: it may still join, nothing else.
+    refused: bool,
 }
+
+/// A caller that waits for a link.
+type Waiter = oneshot::Sender<Result<(), LinkError>>;
 
 struct Actor {
     swarm: Swarm<Behaviour>,
     shared: Arc<Shared>,
     /// Callers that wait for a link. Each wait ends with the link's readiness,
     /// refusal or end, or with the dial's failure.
-    waiters: BTreeMap<NodeId, VecDeque<oneshot::Sender<Result<(), LinkError>>>>,
+    waiters: BTreeMap<(NodeId, Lane), VecDeque<Waiter>>,
+    /// Our dials for waiters, until they are connections or have failed.
+    dialling: HashMap<ConnectionId, (NodeId, Lane)>,
     dials: HashMap<ConnectionId, PendingDial>,
     /// Connections that were dialled for a join.
     joins: BTreeSet<ConnectionId>,
@@ -377,7 +388,7 @@ impl Actor {
         // What the caller told before it asked comes first.
         self.on_wake();
         match command {
-            Command::Connect { to, answer } => self.connect(to, answer),
+            Command::Connect { to, lane, answer } => self.connect(to, lane, answer),
             Command::Dial {
                 address,
                 kind,
@@ -405,41 +416,57 @@ impl Actor {
         &mut self.swarm.behaviour_mut().kad.inner
     }
 
-    fn connect(&mut self, to: NodeId, answer: oneshot::Sender<Result<(), LinkError>>) {
-        if self.shared.links.ready(to).is_some() {
+    fn connect(&mut self, to: NodeId, lane: Lane, answer: oneshot::Sender<Result<(), LinkError>>) {
+        if self.shared.links.ready(to, lane).is_some() {
             let _ = answer.send(Ok(()));
             return;
         }
-        let waiting = self.waiters.entry(to).or_default();
+        let waiting = self.waiters.entry((to, lane)).or_default();
         waiting.retain(|waiter| !waiter.is_closed());
         if waiting.len() >= WAITERS_MAX {
             let _ = answer.send(Err(LinkError::Busy));
             return;
         }
         waiting.push_back(answer);
-        // A link that is being admitted: its end or readiness answers.
-        if !self.shared.links.has(to) {
-            self.dial_node(to);
+        if !self.is_on_its_way(to, lane) {
+            self.dial_node(to, lane);
         }
     }
 
-    fn dial_node(&mut self, to: NodeId) {
+    /// Is there a dial, or a link that is being admitted? Its readiness,
+    /// refusal or end answers those who wait.
+    fn is_on_its_way(&self, node: NodeId, lane: Lane) -> bool {
+        let mut unsettled = self.unsettled.iter();
+        self.dialling.values().any(|dial| *dial == (node, lane))
+            || unsettled.any(|(connection, unsettled)| {
+                (unsettled.node, unsettled.lane) == (node, lane)
+                    && !unsettled.refused
+                    && !self.joins.contains(connection)
+            })
+    }
+
+    fn dial_node(&mut self, to: NodeId, lane: Lane) {
         let dialled = match peer::peer_id(to) {
             Some(peer) => {
+                // Whatever links exist, they are not of this lane or refused.
                 // Addresses come from the book, through `link::Behaviour`. A
                 // new port: see `Gated`.
-                let opts = DialOpts::peer_id(peer).allocate_new_port().build();
-                self.swarm.dial(opts)
+                let opts = DialOpts::peer_id(peer)
+                    .condition(PeerCondition::Always)
+                    .allocate_new_port()
+                    .build();
+                let connection = opts.connection_id();
+                self.swarm.dial(opts).map(|()| connection)
             }
             None => Err(SwarmDialError::NoAddresses),
         };
         match dialled {
-            // Somebody else dials already (the hash table): the same events
-            // tell how it ends.
-            Ok(()) | Err(SwarmDialError::DialPeerConditionFalse(_)) => {}
+            Ok(connection) => {
+                self.dialling.insert(connection, (to, lane));
+            }
             Err(error) => {
                 let error = link_error(to, &error);
-                self.answer_waiters(to, &Err(error));
+                self.answer_waiters(to, lane, &Err(error));
             }
         }
     }
@@ -497,12 +524,23 @@ impl Actor {
             SwarmEvent::ConnectionEstablished {
                 peer_id,
                 connection_id,
+                endpoint,
                 ..
             } => {
+                let dialled_for = self.dialling.remove(&connection_id);
                 if let Some(node) = peer::node_id(&peer_id) {
-                    let since = Instant::now();
-                    self.unsettled
-                        .insert(connection_id, Unsettled { node, since });
+                    let lane = dialled_for.map_or(Lane::Control, |(_, lane)| lane);
+                    if let Some(link) = self.shared.links.get(node, connection_id) {
+                        link.gate.set_lane(lane);
+                    }
+                    let unsettled = Unsettled {
+                        node,
+                        lane,
+                        since: Instant::now(),
+                        dialled: endpoint.is_dialer(),
+                        refused: false,
+                    };
+                    self.unsettled.insert(connection_id, unsettled);
                 }
             }
             SwarmEvent::ConnectionClosed {
@@ -516,9 +554,9 @@ impl Actor {
             }
             SwarmEvent::OutgoingConnectionError {
                 connection_id,
-                peer_id,
                 error,
-            } => self.on_dial_failed(connection_id, peer_id, &error),
+                ..
+            } => self.on_dial_failed(connection_id, &error),
             SwarmEvent::IncomingConnectionError {
                 send_back_addr,
                 error,
@@ -551,7 +589,8 @@ impl Actor {
             }
             Event::AdmitsUs => self.on_progress(node, connection),
             Event::Refused(refusal) => {
-                tracing::info!(%node, ?refusal.code, why = %refusal, "peer refused");
+                // Strangers can cause as many of these as they like.
+                tracing::debug!(%node, ?refusal.code, why = %refusal, "peer refused");
                 self.shared.counters.refused.add();
                 self.fail(node, connection, &LinkError::Untrusted(refusal));
             }
@@ -583,7 +622,7 @@ impl Actor {
             self.unsettled.remove(&connection);
         }
         if link.gate.is_ready() {
-            self.answer_waiters(node, &Ok(()));
+            self.answer_waiters(node, link.gate.lane(), &Ok(()));
             self.answer_dial(node, connection, Ok(()));
             // The table may have dropped it when it could not be dialled.
             self.shared.book.repeat(node);
@@ -593,7 +632,13 @@ impl Actor {
 
     fn fail(&mut self, node: NodeId, connection: ConnectionId, error: &LinkError) {
         let link = self.shared.links.get(node, connection);
-        self.answer_waiters(node, &Err(error.clone()));
+        if let Some(unsettled) = self.unsettled.get_mut(&connection) {
+            unsettled.refused = true;
+        }
+        // What one link hears, the other would hear.
+        for lane in [Lane::Control, Lane::Bulk] {
+            self.answer_waiters(node, lane, &Err(error.clone()));
+        }
         self.answer_dial(node, connection, Err(error.clone()));
         if let Some(peer) = peer::peer_id(node) {
             self.kad().remove_peer(&peer);
@@ -607,36 +652,35 @@ impl Actor {
     }
 
     fn on_closed(&mut self, peer: &PeerId, connection: ConnectionId) {
-        self.unsettled.remove(&connection);
+        let unsettled = self.unsettled.remove(&connection);
         self.joins.remove(&connection);
         let Some(node) = peer::node_id(peer) else {
             return;
         };
         self.answer_dial(node, connection, Err(LinkError::Lost));
-        if !self.shared.links.has(node) {
-            self.answer_waiters(node, &Err(LinkError::Lost));
+        let lane = unsettled.as_ref().map_or(Lane::Control, |u| u.lane);
+        if !self.waiters.contains_key(&(node, lane)) || self.is_on_its_way(node, lane) {
+            return;
+        }
+        // Whoever waited for the peer's own dial to succeed has not had ours.
+        match unsettled {
+            Some(unsettled) if unsettled.dialled => {
+                self.answer_waiters(node, lane, &Err(LinkError::Lost));
+            }
+            _ => self.dial_node(node, lane),
         }
     }
 
-    fn on_dial_failed(
-        &mut self,
-        connection: ConnectionId,
-        peer: Option<PeerId>,
-        error: &SwarmDialError,
-    ) {
+    fn on_dial_failed(&mut self, connection: ConnectionId, error: &SwarmDialError) {
         self.joins.remove(&connection);
         if let Some(dial) = self.dials.remove(&connection) {
-            let _ = dial
-                .answer
-                .send(Err(LinkError::Unreachable(describe(error))));
+            let error = LinkError::Unreachable(describe(error));
+            let _ = dial.answer.send(Err(error));
         }
-        if matches!(error, SwarmDialError::DialPeerConditionFalse(_)) {
-            return;
-        }
-        if let Some(node) = peer.as_ref().and_then(peer::node_id)
-            && !self.shared.links.has(node)
+        if let Some((node, lane)) = self.dialling.remove(&connection)
+            && !self.is_on_its_way(node, lane)
         {
-            self.answer_waiters(node, &Err(link_error(node, error)));
+            self.answer_waiters(node, lane, &Err(link_error(node, error)));
         }
     }
 
@@ -663,7 +707,7 @@ impl Actor {
                     ..record
                 };
                 if let Err(error) = self.kad().store_mut().add_provider(record) {
-                    tracing::warn!(%error, "provider record not kept");
+                    tracing::debug!(%error, "provider record not kept");
                 }
             }
             kad::Event::OutboundQueryProgressed {
@@ -740,12 +784,7 @@ impl Actor {
             !waiting.is_empty()
         });
         let late = self.unsettled.iter().filter_map(|(connection, unsettled)| {
-            let dialled = self
-                .shared
-                .links
-                .get(unsettled.node, *connection)
-                .is_some_and(|link| link.dialled);
-            let limit = if dialled && !self.joins.contains(connection) {
+            let limit = if unsettled.dialled && !self.joins.contains(connection) {
                 ADMISSION_LIMIT
             } else {
                 STRANGER_LIMIT
@@ -807,8 +846,8 @@ impl Actor {
         let _ = dial.answer.send(answer);
     }
 
-    fn answer_waiters(&mut self, node: NodeId, result: &Result<(), LinkError>) {
-        for waiter in self.waiters.remove(&node).into_iter().flatten() {
+    fn answer_waiters(&mut self, node: NodeId, lane: Lane, result: &Result<(), LinkError>) {
+        for waiter in self.waiters.remove(&(node, lane)).into_iter().flatten() {
             let _ = waiter.send(result.clone());
         }
     }
@@ -824,6 +863,14 @@ fn link_error(node: NodeId, error: &SwarmDialError) -> LinkError {
 /// libp2p's own text repeats its causes or hides them.
 fn describe(error: &SwarmDialError) -> String {
     match error {
+        // What Noise says when the prologues, our fleet ids, differ.
+        SwarmDialError::Transport(attempts)
+            if attempts
+                .iter()
+                .all(|(_, error)| innermost(error) == "decrypt error") =>
+        {
+            "the handshake failed: it is of another fleet".into()
+        }
         SwarmDialError::Transport(attempts) => {
             let each = attempts.iter().map(|(address, error)| {
                 let address = peer::socket_address(address)

@@ -417,7 +417,11 @@ impl Handler {
                     return;
                 };
                 let permit = self.streams.clone().try_acquire_owned().ok();
-                spawn("stream", stream::serve(shared, holder, stream, permit));
+                let gate = self.gate.clone();
+                spawn(
+                    "stream",
+                    stream::serve(shared, gate, holder, stream, permit),
+                );
             }
         }
     }

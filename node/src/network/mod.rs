@@ -21,6 +21,9 @@
 //! | `/potluck/rpc/1` | nodes | one request, one response |
 //! | `/potluck/stream/1` | nodes; users for [`Purpose::Api`] | bytes both ways |
 //! | `/potluck/kad/1/<fleet>`, ping | nodes | the hash table; liveness |
+//!
+//! Between two nodes there is a connection for requests, logs and the API and,
+//! while needed, one for chunks and snapshots: bulk delays no heartbeat.
 
 mod actor;
 mod admission;
@@ -44,6 +47,7 @@ pub use stream::Stream;
 
 use actor::{Command, DialKind, Dialled};
 use exchange::JOIN_BYTES_MAX;
+use gate::Lane;
 use link::Protocol;
 use potluck_specs::{
     FleetId, Millis, NodeId,
@@ -241,13 +245,14 @@ impl Network {
                 return exchange::request_self(&self.shared, request).await;
             }
             let bytes = exchange::encode_request(&request)?;
-            let mut stream = self.open(to, Protocol::Rpc).await?;
+            let mut stream = self.open(to, Protocol::Rpc, Lane::Control).await?;
             exchange::request(&mut stream, &bytes).await
         };
         within(limit, exchange, ExchangeError::Timeout).await
     }
 
-    /// Opens a stream to a node, accepted within `limit`.
+    /// Opens a stream to a node, accepted within `limit`. Chunks and snapshots
+    /// go over a connection of their own, so that no request waits behind them.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -261,7 +266,7 @@ impl Network {
             return Err(OpenError::ToSelf);
         }
         let opened = async {
-            let stream = self.open(to, Protocol::Stream).await?;
+            let stream = self.open(to, Protocol::Stream, purpose.lane()).await?;
             stream::ask(stream, purpose).await
         };
         let stream = within(limit, opened, OpenError::Timeout).await?;
@@ -384,15 +389,20 @@ impl Network {
         self.shared.ended.cancelled().await;
     }
 
-    /// A substream to `to`, over an existing link or a new one.
-    async fn open(&self, to: NodeId, protocol: Protocol) -> Result<libp2p::Stream, LinkError> {
+    /// A substream to `to`, over an existing link of the lane or a new one.
+    async fn open(
+        &self,
+        to: NodeId,
+        protocol: Protocol,
+        lane: Lane,
+    ) -> Result<libp2p::Stream, LinkError> {
         // Twice: a link may end between being found and being used, as when
         // the peer was restarted; the second round dials.
         for _ in 0..2 {
-            if self.shared.links.ready(to).is_none() {
-                self.connect(to).await?;
+            if self.shared.links.ready(to, lane).is_none() {
+                self.connect(to, lane).await?;
             }
-            let Some(opener) = self.shared.links.ready(to) else {
+            let Some(opener) = self.shared.links.ready(to, lane) else {
                 continue;
             };
             match link::open(&opener, protocol).await {
@@ -406,9 +416,9 @@ impl Network {
         Err(LinkError::Lost)
     }
 
-    async fn connect(&self, to: NodeId) -> Result<(), LinkError> {
+    async fn connect(&self, to: NodeId, lane: Lane) -> Result<(), LinkError> {
         let (answer, connected) = oneshot::channel();
-        self.command(Command::Connect { to, answer }).await?;
+        self.command(Command::Connect { to, lane, answer }).await?;
         connected.await.unwrap_or(Err(LinkError::Stopped))
     }
 

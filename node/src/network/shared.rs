@@ -17,8 +17,10 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Counters, InboundJoin, InboundRequest, InboundStream, PeerInfo, admission::Gatekeeper,
-    gate::Gate, link::Open,
+    Counters, InboundJoin, InboundRequest, InboundStream, PeerInfo,
+    admission::Gatekeeper,
+    gate::{Gate, Lane},
+    link::Open,
 };
 
 /// Addresses of one node that gossip may tell: a host with several networks.
@@ -70,10 +72,12 @@ impl Links {
         }
     }
 
-    /// A link on which both sides have admitted each other.
-    pub(super) fn ready(&self, node: NodeId) -> Option<mpsc::Sender<Open>> {
+    /// A link of this lane on which both sides have admitted each other.
+    pub(super) fn ready(&self, node: NodeId, lane: Lane) -> Option<mpsc::Sender<Open>> {
         let links = self.0.read().expect("no holder panics");
-        let ready = |link: &&Link| link.gate.is_ready() && !link.opener.is_closed();
+        let ready = |link: &&Link| {
+            link.gate.lane() == lane && link.gate.is_ready() && !link.opener.is_closed()
+        };
         links
             .get(&node)?
             .iter()
@@ -93,10 +97,6 @@ impl Links {
         let each = links.iter();
         each.flat_map(|(node, links)| links.iter().map(|link| (*node, link.clone())))
             .collect()
-    }
-
-    pub(super) fn has(&self, node: NodeId) -> bool {
-        self.0.read().expect("no holder panics").contains_key(&node)
     }
 
     pub(super) fn len(&self) -> usize {

@@ -24,7 +24,11 @@ use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, mpsc::error::TrySendError};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 
-use super::{Holder, InboundStream, OpenError, Purpose, shared::Shared};
+use super::{
+    Holder, InboundStream, OpenError, Purpose,
+    gate::{Gate, Lane},
+    shared::Shared,
+};
 
 /// How long an opener may take to say what for.
 const PURPOSE_LIMIT: Duration = Duration::from_secs(10);
@@ -102,6 +106,13 @@ impl Purpose {
         .find(|purpose| purpose.byte() == byte)
     }
 
+    pub(super) fn lane(self) -> Lane {
+        match self {
+            Purpose::Chunks | Purpose::Snapshot => Lane::Bulk,
+            Purpose::Logs | Purpose::Api => Lane::Control,
+        }
+    }
+
     fn is_open_to(self, holder: &Holder) -> bool {
         match holder {
             Holder::Node(_) => true,
@@ -133,6 +144,7 @@ pub(super) async fn ask(mut stream: libp2p::Stream, purpose: Purpose) -> Result<
 /// The other side. Without `permit` the peer has enough streams already.
 pub(super) async fn serve(
     shared: Arc<Shared>,
+    gate: Arc<Gate>,
     holder: Arc<Holder>,
     mut stream: libp2p::Stream,
     permit: Option<OwnedSemaphorePermit>,
@@ -147,6 +159,9 @@ pub(super) async fn serve(
     };
     if !purpose.is_open_to(&holder) {
         return answer(&mut stream, NOT_ALLOWED).await;
+    }
+    if purpose.lane() == Lane::Bulk {
+        gate.set_lane(Lane::Bulk);
     }
     if permit.is_none() {
         shared.counters.busy.add();
