@@ -261,3 +261,124 @@ fn read_entry(bytes: &[u8]) -> Result<Result<Entry, u32>, CodecError> {
         stop: stored.stop,
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use potluck_specs::{
+        Epoch, FleetId, Job, JobName, PackageId, Reign,
+        job::{Resources, RestartPolicy, StopPolicy, TaskTemplate},
+        trust::{Context, PublicKey, SecretKey, Signed, UserCredential},
+    };
+
+    fn authority(reign: u64) -> Authority {
+        Authority {
+            epoch: Epoch(1),
+            reign: Reign(reign),
+        }
+    }
+
+    fn entry(index: u32) -> Entry {
+        let job = Job {
+            fleet: FleetId([1; 32]),
+            cluster: "home".into(),
+            name: JobName::in_default("web"),
+            version: 3,
+            replicas: 1,
+            package: PackageId([2; 32]),
+            task: TaskTemplate {
+                command: "run".into(),
+                args: vec!["-v".into()],
+                env: BTreeMap::new(),
+                resources: Resources {
+                    cpu_millis: 100,
+                    memory_bytes: 1 << 20,
+                },
+                ports: vec![],
+                services: vec![],
+                health: None,
+                restart: RestartPolicy::default(),
+                stop: StopPolicy::default(),
+            },
+        };
+        let key = SecretKey::from_seed([3; 32]);
+        let nobody = Signed {
+            bytes: vec![],
+            signature: [0; 64],
+        };
+        let signed = SignedJob {
+            job: Signed::new(&key, Context::Job, codec::encode(&job)),
+            author: UserCredential {
+                root: PublicKey([4; 32]),
+                issuer: nobody.clone(),
+                certificate: nobody,
+            },
+        };
+        Entry {
+            slot: SlotId {
+                job: job.name.clone(),
+                index,
+            },
+            generation: authority(5).generation(6),
+            origin: authority(4).generation(7),
+            job: Arc::new(job),
+            signed: Arc::new(signed),
+            package_bytes: 8,
+            holders: vec![NodeId([9; 32])],
+            ports: BTreeMap::from([("http".into(), 8_080)]),
+            starts: 10,
+            stop: Some(StopReason::Drained),
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_there_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.redb");
+        let (mut journal, first) = Journal::open(&path).unwrap();
+        assert_eq!((first.agent_generation, first.entries.len()), (1, 0));
+        assert_eq!(first.highest, Authority::default());
+        let put = |index| Write::Put(Box::new(entry(index)));
+        let writes = [Write::Highest(authority(5)), put(0), put(1), put(2)];
+        journal.write(&writes, true).unwrap();
+        journal
+            .write(&[Write::Remove(entry(1).slot)], true)
+            .unwrap();
+        drop(journal);
+        let (_, second) = Journal::open(&path).unwrap();
+        assert_eq!(second.agent_generation, 2);
+        assert_eq!(second.highest, authority(5));
+        assert_eq!(second.entries, [entry(0), entry(2)]);
+    }
+
+    #[test]
+    fn a_lazy_write_goes_along_with_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.redb");
+        let (mut journal, _) = Journal::open(&path).unwrap();
+        journal
+            .write(&[Write::Put(Box::new(entry(0)))], false)
+            .unwrap();
+        journal
+            .write(&[Write::Highest(authority(1))], true)
+            .unwrap();
+        drop(journal);
+        let (_, restored) = Journal::open(&path).unwrap();
+        assert_eq!(restored.entries, [entry(0)]);
+    }
+
+    #[test]
+    fn entries_of_a_later_version_are_refused() {
+        #[derive(Serialize)]
+        struct Later {
+            version: u32,
+            secret: bool,
+        }
+        let later = codec::encode(&Later {
+            version: VERSION + 1,
+            secret: true,
+        });
+        assert_eq!(read_entry(&later).unwrap().unwrap_err(), VERSION + 1);
+        assert!(read_entry(b"nonsense").is_err());
+    }
+}
