@@ -408,7 +408,8 @@ impl Actor {
         let event = match tree {
             Ok(tree) => {
                 let trees = &mut self.running.trees;
-                trees.retain(|(other, _), _| *other != slot);
+                // Of a fetch that was overtaken the report may come late.
+                trees.retain(|(other, newer), _| *other != slot || *newer > origin);
                 trees.insert((slot.clone(), origin), tree);
                 Event::Fetched { slot, origin }
             }
