@@ -35,7 +35,7 @@ use std::{
 };
 
 /// How long a restarted agent waits for the helpers of its former life: 500 of
-/// them register within 100 ms; the rest is for a host that just booted.
+/// them register within 100 ms; the rest is for a host that is very busy.
 pub const ADOPTION_LIMIT: Millis = Millis(5_000);
 
 /// Slots of a node. Far above what the resources of a host allow; a full
@@ -57,6 +57,10 @@ pub struct HostConfig {
     pub port_last: u16,
     /// Unix time minus the time that [`Host::step`] is told, for reports.
     pub unix_offset: Millis,
+    /// How long helpers of the agent's former life are waited for:
+    /// [`ADOPTION_LIMIT`], or nothing after the host was booted, since there
+    /// are none.
+    pub adoption_limit: Millis,
 }
 
 /// A node's decisions.
@@ -102,6 +106,7 @@ impl Host {
     pub fn new(config: HostConfig, highest: Authority, restored: Vec<Entry>, now: Millis) -> Host {
         let mut host = Host {
             ports: Ports::new(config.port_first, config.port_last),
+            adopt_until: (!restored.is_empty()).then_some(now + config.adoption_limit),
             config,
             highest,
             slots: BTreeMap::new(),
@@ -110,7 +115,6 @@ impl Host {
             failures: Failures::default(),
             reports: Reports::default(),
             draining: false,
-            adopt_until: (!restored.is_empty()).then_some(now + ADOPTION_LIMIT),
         };
         for entry in restored {
             let mut slot = Slot::new(entry, State::Adopting, now);

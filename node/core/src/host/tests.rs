@@ -32,6 +32,7 @@ fn config() -> HostConfig {
         port_first: 100,
         port_last: 109,
         unix_offset: Millis(0),
+        adoption_limit: ADOPTION_LIMIT,
     }
 }
 
@@ -287,9 +288,8 @@ impl World {
     }
 
     fn report(&self, name: &str, index: u32) -> SlotReport {
-        let all = self.host.slots().into_iter();
-        all.filter(|report| report.slot == slot(name, index))
-            .next()
+        let mut all = self.host.slots().into_iter();
+        all.find(|report| report.slot == slot(name, index))
             .expect("the slot is held")
     }
 
@@ -988,13 +988,11 @@ impl World {
                 }
             }
             Move::Obey => {
-                if let Some(run) = self.told_to_stop.pop_first() {
-                    if self.alive.remove(&run) {
-                        self.step(Event::Exited {
-                            run,
-                            end: End::Signal(15),
-                        });
-                    }
+                if let Some(run) = self.told_to_stop.pop_first()
+                    && self.alive.remove(&run)
+                {
+                    let end = End::Signal(15);
+                    self.step(Event::Exited { run, end });
                 }
             }
             Move::Wait { ms } => {
