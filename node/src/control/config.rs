@@ -64,7 +64,21 @@ impl Default for Timing {
     }
 }
 
+/// Overrides the timing, see [`Timing::parse`].
+pub const TIMING_VARIABLE: &str = "POTLUCK_RAFT_TIMING";
+
 impl Timing {
+    /// The default, or what the environment's [`TIMING_VARIABLE`] says.
+    pub fn from_environment() -> Timing {
+        let Ok(text) = std::env::var(TIMING_VARIABLE) else {
+            return Timing::default();
+        };
+        Timing::parse(&text).unwrap_or_else(|| {
+            tracing::warn!(text, "{TIMING_VARIABLE} is not heartbeat,election_min,election_max in milliseconds, using the default");
+            Timing::default()
+        })
+    }
+
     /// Reads `heartbeat,election_min,election_max` in milliseconds, as in
     /// `300,1200,1500`: for machines so slow that the default elects all day.
     pub fn parse(text: &str) -> Option<Timing> {

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -56,6 +59,8 @@ pub(super) struct Inner<S: Replicated> {
     proposals: Semaphore,
     incoming: Incoming,
     clock: Mutex<BootClock>,
+    /// The end of a handover, time since boot.
+    silent_until_ms: AtomicU64,
     stop: CancellationToken,
 }
 
@@ -79,7 +84,8 @@ pub struct Applied<R> {
 /// Who leads, as far as this node knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leadership {
-    /// The leader's node.
+    /// The leader's node. A node that is cut off keeps the last one that it
+    /// knew: see [`ControlGroup::last_leader_contact`].
     pub leader: Option<NodeId>,
     /// It is this one. True says nothing about a quorum: see
     /// [`ControlGroup::last_quorum_ack`].
@@ -299,6 +305,7 @@ impl<S: Replicated> ControlGroup<S> {
                 proposals: Semaphore::new(PROPOSALS_MAX),
                 incoming: Incoming::default(),
                 clock: Mutex::new(BootClock::new(TokioInstant::now(), clock::boot_now())),
+                silent_until_ms: AtomicU64::new(0),
                 stop,
             }),
         })
@@ -368,6 +375,8 @@ impl<S: Replicated> ControlGroup<S> {
     /// On the leader: when the messages were sent whose answers last made a
     /// majority, time since boot. A scheduler acts only within
     /// [`Self::quorum_lease`] of it. A sole voter is its own majority: now.
+    /// `None` for a while after [`Self::transfer_leadership`], since the heir
+    /// does not wait for the lease to end.
     pub fn last_quorum_ack(&self) -> Option<Millis> {
         let now = (TokioInstant::now(), clock::boot_now());
         let mut clock = self
@@ -378,7 +387,8 @@ impl<S: Replicated> ControlGroup<S> {
         clock.tick(now.0, now.1);
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
-        if metrics.state != ServerState::Leader || metrics.running_state.is_err() {
+        let handing_over = now.1.0 < self.inner.silent_until_ms.load(Ordering::SeqCst);
+        if metrics.state != ServerState::Leader || metrics.running_state.is_err() || handing_over {
             return None;
         }
         let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
@@ -387,6 +397,15 @@ impl<S: Replicated> ControlGroup<S> {
         }
         let acked = metrics.last_quorum_acked.as_ref()?;
         Some(clock.boot_of(**acked))
+    }
+
+    /// When the leader was last heard, time since boot: now if it is this
+    /// node.
+    pub fn last_leader_contact(&self) -> Option<Millis> {
+        match self.inner.leadership.borrow().we_lead {
+            true => Some(clock::boot_now()),
+            false => self.inner.incoming.leader_contact(),
+        }
     }
 
     /// How long an acknowledgement of a quorum lets the leader act: no other
@@ -490,7 +509,8 @@ impl<S: Replicated> ControlGroup<S> {
     }
 
     /// Asks a voter to take over, before this node goes down. Returns at once;
-    /// [`Self::leadership`] shows whether it did.
+    /// [`Self::leadership`] shows whether it did. From here on this node acts
+    /// for nobody until two elections' time has passed.
     ///
     /// # Errors
     /// [`ChangeError::NotLeader`], [`ChangeError::Refused`] if it is no voter,
@@ -508,6 +528,9 @@ impl<S: Replicated> ControlGroup<S> {
                 why: "the heir is not a voter".into(),
             });
         }
+        let silence = Millis(2 * self.inner.settings.timing.election_ms_max);
+        let until = clock::boot_now() + silence;
+        self.inner.silent_until_ms.store(until.0, Ordering::SeqCst);
         let transfer = self.inner.raft.trigger().transfer_leader(raft_id).await;
         transfer.map_err(|_| ChangeError::Stopped)
     }

@@ -30,7 +30,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Settings, Timing};
+pub use config::{Settings, TIMING_VARIABLE, Timing};
 pub use handle::{
     Applied, ChangeError, ControlGroup, Follower, Leadership, LinearizableError, Membership,
     ProposeError, StartError,

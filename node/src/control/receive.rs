@@ -5,27 +5,33 @@
 //! for our Raft id, sent by the node that the sender's Raft id belongs to (as
 //! far as the membership here knows it), and speaks in the sender's own name.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
 
 use openraft::{Raft, async_runtime::WatchReceiver, errors::Fatal};
-use potluck_specs::{NodeId, codec};
+use potluck_specs::{Millis, NodeId, codec};
 
 use super::{
     Replicated,
     consensus::{SnapshotMeta, SnapshotRecord, Types, VoteRecord},
     messages::{
-        Answer, Append, Body, Envelope, MESSAGE_BYTES_MAX, Refusal, SNAPSHOT_PART_BYTES,
-        SnapshotPart, Transfer,
+        Answer, Append, AppendAnswer, Body, Envelope, MESSAGE_BYTES_MAX, Refusal,
+        SNAPSHOT_PART_BYTES, SnapshotPart, Transfer,
     },
     network::Identity,
     store::state::{SNAPSHOT_BYTES_MAX, StateStore},
 };
+use crate::clock;
 
-/// What is kept between messages: at most one unfinished snapshot. A new
-/// attempt replaces it.
+/// What is kept between messages.
 #[derive(Default)]
 pub(super) struct Incoming {
+    /// At most one unfinished snapshot. A new attempt replaces it.
     unfinished: Mutex<Option<Unfinished>>,
+    /// When a leader's message was last accepted, time since boot; 0 before.
+    leader_contact_ms: AtomicU64,
 }
 
 struct Unfinished {
@@ -37,6 +43,12 @@ struct Unfinished {
 }
 
 impl Incoming {
+    /// When a leader's message was last accepted, time since boot.
+    pub(super) fn leader_contact(&self) -> Option<Millis> {
+        let at = self.leader_contact_ms.load(Ordering::Relaxed);
+        (at > 0).then_some(Millis(at))
+    }
+
     /// Answers one message.
     pub(super) async fn answer<S: Replicated>(
         &self,
@@ -55,6 +67,14 @@ impl Incoming {
             Ok((sender, body)) => self.dispatch(raft, sender, body).await,
             Err(refusal) => Err(refusal),
         };
+        if let Ok(
+            Answer::Append(AppendAnswer::Success | AppendAnswer::Partial(_))
+            | Answer::SnapshotContinue,
+        ) = &answered
+        {
+            let now = clock::boot_now().0;
+            self.leader_contact_ms.fetch_max(now, Ordering::Relaxed);
+        }
         answered.unwrap_or_else(|refusal| {
             tracing::debug!(node = %from, error = %refusal, "refused a message");
             Answer::Refused(refusal)

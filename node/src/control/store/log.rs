@@ -600,7 +600,9 @@ impl RaftLogStorage<Types> for LogStore {
         {
             let mut memory = self.shared.memory();
             memory.forget_from(from);
-            memory.last = last.map(Position::from);
+            if memory.last.is_some_and(|now| now.index >= from) {
+                memory.last = last.map(Position::from).or(memory.purged);
+            }
         }
         self.write_and_wait(|done| Write::Truncate(from, done))
             .await

@@ -125,7 +125,10 @@ fn read_record(database: &Database) -> Result<Option<Vec<u8>>, redb::Error> {
     Ok(table.get(0)?.map(|bytes| bytes.value().to_vec()))
 }
 
-fn read_parts(database: &Database) -> Result<Option<(Vec<u8>, Vec<u8>)>, redb::Error> {
+/// An encoded record and the encoded state.
+type Parts = (Vec<u8>, Vec<u8>);
+
+fn read_parts(database: &Database) -> Result<Option<Parts>, redb::Error> {
     let table = database.begin_read()?.open_table(SNAPSHOT)?;
     let Some(record) = table.get(0)? else {
         return Ok(None);
