@@ -71,7 +71,7 @@ fn a_task_sees_only_what_it_should() {
         echo "host $(hostname)"
         echo "env $GREETING $(env | grep -c CARGO)"
         echo "arg $1"
-        echo "fds" $(ls /proc/$$/fd)
+        ls /proc/$$/fd > fds; echo "fds" $(cat fds)
         grep -E '^(NoNewPrivs|SigBlk|SigIgn):' /proc/$$/status | tr '\t' ' '
         echo "stdin $(readlink /proc/$$/fd/0)"
         echo "processes" $(ls /proc | grep -c '^[0-9]')
