@@ -241,16 +241,14 @@ impl Life {
             Link::Greeting { hello_at, .. } if now >= hello_at + Millis(GREETING_MS) => {
                 self.hang_up(now, effects);
             }
-            Link::Up { ping_at, repeat_at } if self.is_ended() => {
-                if now >= repeat_at {
-                    self.link = Link::Up {
-                        ping_at,
-                        repeat_at: now + Millis(REPEAT_MS),
-                    };
-                    effects.extend(self.report().map(Effect::Send));
-                }
+            Link::Up { ping_at, repeat_at } if self.is_ended() && now >= repeat_at => {
+                self.link = Link::Up {
+                    ping_at,
+                    repeat_at: now + Millis(REPEAT_MS),
+                };
+                effects.extend(self.report().map(Effect::Send));
             }
-            Link::Up { ping_at, repeat_at } if now >= ping_at => {
+            Link::Up { ping_at, repeat_at } if !self.is_ended() && now >= ping_at => {
                 self.link = Link::Up {
                     ping_at: now + Millis(PING_INTERVAL_MS),
                     repeat_at,
