@@ -302,10 +302,11 @@ impl SegmentReader {
     }
 
     fn decode(&mut self, text_bytes: usize, more: bool) -> io::Result<Step> {
-        if self.input_at == self.input.len() && !more {
-            if let Step::Starved = self.read_input()? {
-                return Ok(Step::Starved);
-            }
+        if self.input_at == self.input.len()
+            && !more
+            && let Step::Starved = self.read_input()?
+        {
+            return Ok(Step::Starved);
         }
         self.text.drain(..self.text_at);
         self.text_at = 0;
