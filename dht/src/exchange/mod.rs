@@ -17,3 +17,6 @@ pub use plan::{DropReason, Effect, Event, FetchPlan, Limits, Progress, Received,
 pub use report::FetchReport;
 pub use serve::{Server, answer};
 pub use source::{Ask, Asking, ChunkSource, PeerHint, SourceError};
+
+#[cfg(test)]
+pub(crate) use fetch::tests as test_world;
