@@ -33,7 +33,10 @@ fn the_id_of_a_known_tree_never_changes() {
     fs::create_dir(folder.path().join("empty")).unwrap();
     symlink("data", folder.path().join("link")).unwrap();
     let scan = scan(folder.path()).unwrap();
-    assert_eq!(scan.id.to_hex(), "798dc16d4ce6b06b78666592f4a814e8cc134e8e4fe794a7db28f440ba0b0932");
+    assert_eq!(
+        scan.id.to_hex(),
+        "798dc16d4ce6b06b78666592f4a814e8cc134e8e4fe794a7db28f440ba0b0932"
+    );
     assert_eq!(scan.manifest.total_bytes(), 2_000_000);
 }
 

@@ -19,8 +19,11 @@ struct Setup {
 }
 
 fn setup(conducts: &[Conduct]) -> Setup {
-    let (mut world, files, folder) =
-        (World::default(), files(3 << 20), tempfile::tempdir().unwrap());
+    let (mut world, files, folder) = (
+        World::default(),
+        files(3 << 20),
+        tempfile::tempdir().unwrap(),
+    );
     let mut packed = None;
     for conduct in conducts {
         let (_, store) = world.add(*conduct);
@@ -53,10 +56,20 @@ async fn however_many_ask_it_is_fetched_once() {
             }
         }
     });
-    let trees: BTreeSet<PathBuf> =
-        join_all(asks).await.into_iter().filter_map(Result::unwrap).collect();
+    let trees: BTreeSet<PathBuf> = join_all(asks)
+        .await
+        .into_iter()
+        .filter_map(Result::unwrap)
+        .collect();
     assert_eq!(trees.len(), 1);
-    assert!(setup.world.0.times_asked().values().all(|times| *times == 1));
+    assert!(
+        setup
+            .world
+            .0
+            .times_asked()
+            .values()
+            .all(|times| *times == 1)
+    );
     let report = setup.packages.report(setup.id).await.unwrap();
     assert_eq!(report.bytes(), setup.manifest.total_bytes());
     assert_eq!(setup.packages.missing_bytes(setup.id).await, Some(0));
@@ -66,13 +79,27 @@ async fn however_many_ask_it_is_fetched_once() {
 #[tokio::test]
 async fn damage_that_unpacking_finds_is_fetched_again() {
     let setup = setup(&[Conduct::Honest]);
-    setup.packages.hold(setup.id, setup.peers.clone()).await.unwrap();
+    setup
+        .packages
+        .hold(setup.id, setup.peers.clone())
+        .await
+        .unwrap();
     let hash = setup.manifest.chunks().next().unwrap().hash.to_hex();
     let store = setup.packages.store();
     let path = store.root().join("chunks").join(&hash[..2]).join(&hash);
     std::fs::write(path, b"torn").unwrap();
-    setup.packages.ensure(setup.id, setup.peers.clone()).await.unwrap();
-    let twice = setup.world.0.times_asked().values().filter(|times| **times == 2).count();
+    setup
+        .packages
+        .ensure(setup.id, setup.peers.clone())
+        .await
+        .unwrap();
+    let twice = setup
+        .world
+        .0
+        .times_asked()
+        .values()
+        .filter(|times| **times == 2)
+        .count();
     assert_eq!(twice, 1);
     store.remove_tree(setup.id).unwrap();
 }
@@ -103,9 +130,16 @@ async fn failing_is_told_to_all_and_may_be_tried_again() {
     let both = (0..2).map(|_| setup.packages.ensure(setup.id, setup.peers.clone()));
     for result in join_all(both).await {
         let error = result.unwrap_err();
-        assert!(matches!(*error, EnsureError::Fetch(FetchError::NoManifest { .. })));
+        assert!(matches!(
+            *error,
+            EnsureError::Fetch(FetchError::NoManifest { .. })
+        ));
     }
-    setup.packages.ensure(setup.id, setup.peers.clone()).await.unwrap();
+    setup
+        .packages
+        .ensure(setup.id, setup.peers.clone())
+        .await
+        .unwrap();
     setup.packages.store().remove_tree(setup.id).unwrap();
 }
 
@@ -119,7 +153,11 @@ async fn cleaning_up_spares_what_is_being_fetched() {
             assert!(tokio::time::Instant::now() < limit, "no manifest came");
             tokio::task::yield_now().await;
         }
-        setup.packages.remove_unpinned(BTreeSet::new(), 0).await.unwrap()
+        setup
+            .packages
+            .remove_unpinned(BTreeSet::new(), 0)
+            .await
+            .unwrap()
     };
     tokio::select! {
         biased;
@@ -129,6 +167,10 @@ async fn cleaning_up_spares_what_is_being_fetched() {
     let store = setup.packages.store();
     let other = files(1 << 20);
     let (idle, _) = pack::pack(store, other.path()).unwrap();
-    let removed = setup.packages.remove_unpinned(BTreeSet::new(), 0).await.unwrap();
+    let removed = setup
+        .packages
+        .remove_unpinned(BTreeSet::new(), 0)
+        .await
+        .unwrap();
     assert!(removed.packages.contains(&idle));
 }

@@ -61,7 +61,8 @@ impl World {
         let store = ChunkStore::open(folder.path()).unwrap();
         let node = NodeId([self.peers.len() as u8 + 1; 32]);
         let server = Server::new(store.clone());
-        self.peers.insert(node, (conduct, server, AtomicUsize::new(0)));
+        self.peers
+            .insert(node, (conduct, server, AtomicUsize::new(0)));
         self.folders.push(folder);
         (node, store)
     }
@@ -91,7 +92,10 @@ where
     let mut stream = Cursor::new(Vec::new());
     frame::write(&mut stream, message, bytes_max).await.unwrap();
     stream.set_position(0);
-    frame::read(&mut stream, "message", bytes_max).await.unwrap().unwrap()
+    frame::read(&mut stream, "message", bytes_max)
+        .await
+        .unwrap()
+        .unwrap()
 }
 
 #[async_trait]
@@ -167,7 +171,10 @@ pub(crate) fn files(bytes: usize) -> TempDir {
     std::fs::create_dir(folder.path().join("bin")).unwrap();
     for n in 0..4u8 {
         let mut noise = vec![0; bytes / 4];
-        blake3::Hasher::new().update(&[n]).finalize_xof().fill(&mut noise);
+        blake3::Hasher::new()
+            .update(&[n])
+            .finalize_xof()
+            .fill(&mut noise);
         let path = folder.path().join(format!("bin/{n}"));
         std::fs::write(path, noise).unwrap();
     }
@@ -180,7 +187,9 @@ fn give(store: &ChunkStore, from: &ChunkStore, id: PackageId, part: impl Fn(usiz
     store.put_manifest(id, &bytes).unwrap();
     for (k, chunk) in distinct_chunks(&manifest).iter().enumerate() {
         if part(k) {
-            store.put(chunk.hash, &from.get(chunk.hash).unwrap()).unwrap();
+            store
+                .put(chunk.hash, &from.get(chunk.hash).unwrap())
+                .unwrap();
         }
     }
 }
@@ -237,7 +246,9 @@ async fn lies_stalls_and_failures_do_not_keep_a_package_away() {
     let (_folder, store) = empty_store();
     let peers = setup.world.hints();
     let source = Arc::new(Asking(setup.world));
-    let report = fetch(&store, setup.id, peers, source, quick()).await.unwrap();
+    let report = fetch(&store, setup.id, peers, source, quick())
+        .await
+        .unwrap();
     assert!(store.complete(setup.id));
     assert_eq!(report.bytes(), setup.manifest.total_bytes());
     assert_eq!(report.resumed_chunks, 0);
@@ -250,7 +261,10 @@ async fn lies_stalls_and_failures_do_not_keep_a_package_away() {
         assert_eq!(nodes[node], expected);
     }
     let corrupt = NodeId([1; 32]);
-    assert_eq!(report.dropped.get(&corrupt), Some(&DropReason::CorruptChunk));
+    assert_eq!(
+        report.dropped.get(&corrupt),
+        Some(&DropReason::CorruptChunk)
+    );
     assert!(!report.bytes_by_source.contains_key(&corrupt));
     assert_eq!(FetchReport::stored(&store, setup.id), Some(report));
     unpack(&store, setup.id).unwrap();
@@ -267,7 +281,9 @@ async fn a_corrupt_manifest_is_refused_and_its_peer_dropped() {
     let (_folder, store) = empty_store();
     let peers = setup.world.hints();
     let source = Arc::new(Asking(setup.world));
-    let report = fetch(&store, setup.id, peers, source, quick()).await.unwrap();
+    let report = fetch(&store, setup.id, peers, source, quick())
+        .await
+        .unwrap();
     assert_eq!(report.dropped, [(liar, DropReason::CorruptManifest)].into());
     assert!(!report.bytes_by_source.contains_key(&liar));
 }
@@ -295,14 +311,21 @@ async fn a_later_fetch_takes_only_what_is_missing() {
         Err(FetchError::Stuck { chunks, .. }) => assert_eq!(chunks, distinct / 2),
         other => panic!("{other:?}"),
     }
-    let report = fetch(&store, setup.id, vec![hint(whole)], world.clone(), limits).await.unwrap();
+    let report = fetch(&store, setup.id, vec![hint(whole)], world.clone(), limits)
+        .await
+        .unwrap();
     assert_eq!(report.resumed_chunks as usize, distinct.div_ceil(2));
     assert_eq!(report.fetched_chunks as usize, distinct / 2);
     assert!(world.0.times_asked().values().all(|times| *times == 1));
     let sum = FetchReport::stored(&store, setup.id).unwrap();
     assert_eq!(sum.bytes(), setup.manifest.total_bytes());
-    assert_eq!(sum.bytes_by_source.keys().copied().collect::<Vec<_>>(), [half, whole]);
-    let again = fetch(&store, setup.id, Vec::new(), world, limits).await.unwrap();
+    assert_eq!(
+        sum.bytes_by_source.keys().copied().collect::<Vec<_>>(),
+        [half, whole]
+    );
+    let again = fetch(&store, setup.id, Vec::new(), world, limits)
+        .await
+        .unwrap();
     assert_eq!(again.fetched_chunks, 0);
 }
 
@@ -319,7 +342,10 @@ async fn a_dropped_fetch_keeps_what_it_has() {
         tokio::pin!(fetching);
         let half = distinct_chunks(&setup.manifest).len() / 2;
         let limit = Instant::now() + Duration::from_secs(10);
-        while store.manifest(setup.id).map_or(true, |m| store.missing(&m).len() > half) {
+        while store
+            .manifest(setup.id)
+            .map_or(true, |m| store.missing(&m).len() > half)
+        {
             assert!(Instant::now() < limit, "half of it never came");
             let _ = timeout(Duration::from_millis(5), &mut fetching).await;
         }
@@ -328,7 +354,9 @@ async fn a_dropped_fetch_keeps_what_it_has() {
     assert!(asked_before > 0);
     let (_, other) = (0, setup.origin.clone());
     give(&store, &other, setup.id, |k| k % 2 == 1);
-    let report = fetch(&store, setup.id, peers, source.clone(), quick()).await.unwrap();
+    let report = fetch(&store, setup.id, peers, source.clone(), quick())
+        .await
+        .unwrap();
     assert_eq!(report.fetched_chunks, 0);
     assert_eq!(source.0.times_asked().len(), asked_before);
 }
@@ -363,7 +391,10 @@ async fn our_own_disk_failing_ends_the_fetch() {
     let peers = setup.world.hints();
     let source = Arc::new(Asking(setup.world));
     let failed = fetch(&store, setup.id, peers, source, quick()).await;
-    assert!(matches!(failed, Err(FetchError::Store(StoreError::Io { .. }))), "{failed:?}");
+    assert!(
+        matches!(failed, Err(FetchError::Store(StoreError::Io { .. }))),
+        "{failed:?}"
+    );
 }
 
 #[tokio::test]
@@ -416,7 +447,10 @@ async fn servers_hold_their_bounds() {
     // With a thousand at once, those beyond the bound are told to go elsewhere.
     let all = (0..1_000).map(|_| server.answer(ChunkRequest::Manifest(other)));
     let answers = futures::future::join_all(all).await;
-    let busy = answers.iter().filter(|answer| **answer == ChunkResponse::Busy).count();
+    let busy = answers
+        .iter()
+        .filter(|answer| **answer == ChunkResponse::Busy)
+        .count();
     assert!(busy > 0 && busy < 1_000, "{busy}");
     let hashes: BTreeSet<ChunkHash> = setup.manifest.chunks().map(|chunk| chunk.hash).collect();
     assert!(!hashes.is_empty());

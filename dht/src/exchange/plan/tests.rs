@@ -188,7 +188,7 @@ impl Sim {
                 .peers
                 .values()
                 .filter(active)
-                .filter(|peer| peer.same_rack);
+                .filter(|peer| peer.counts_in_rack());
             assert_eq!(wanted.rack_holders as usize, in_rack.count());
         }
         let mut engaged = 0;
@@ -245,7 +245,7 @@ fn worlds() -> impl Strategy<Value = (usize, Vec<SimPeer>, Vec<bool>, u64)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn what_an_honest_peer_holds_is_fetched_and_nothing_else((count, peers, stored, salt) in worlds()) {
