@@ -174,3 +174,39 @@ async fn cleaning_up_spares_what_is_being_fetched() {
         .unwrap();
     assert!(removed.packages.contains(&idle));
 }
+
+#[tokio::test]
+async fn an_upload_sends_only_what_is_missing() {
+    let setup = setup(&[Conduct::Honest]);
+    let packages = &setup.packages;
+    let files = files(2 << 20);
+    let scan = pack::scan(files.path()).unwrap();
+    let missing = packages
+        .begin_upload(scan.id, scan.manifest_bytes.clone())
+        .await
+        .unwrap();
+    assert_eq!(missing.len(), scan.manifest.chunks().count());
+    let (first, rest) = missing.split_first().unwrap();
+    for chunk in rest {
+        let bytes = scan.read(chunk.hash).unwrap().unwrap();
+        packages.put_chunk(chunk.hash, bytes).await.unwrap();
+    }
+    assert_eq!(packages.end_upload(scan.id).await.unwrap(), [*first]);
+    assert!(!packages.complete(scan.id).await);
+    assert!(
+        packages
+            .put_chunk(first.hash, b"other".to_vec())
+            .await
+            .is_err()
+    );
+    let bytes = scan.read(first.hash).unwrap().unwrap();
+    packages.put_chunk(first.hash, bytes).await.unwrap();
+    assert_eq!(packages.end_upload(scan.id).await.unwrap(), []);
+    assert!(packages.complete(scan.id).await);
+    // A second package of the same bytes has nothing to send.
+    let again = packages
+        .begin_upload(scan.id, scan.manifest_bytes.clone())
+        .await
+        .unwrap();
+    assert_eq!(again, []);
+}

@@ -223,7 +223,8 @@ fn who_may_not_lead_may_not_publish() {
 
 #[test]
 fn broken_rules_are_neither_signed_nor_accepted() {
-    let breaks: [(&str, fn(&mut Slice)); 7] = [
+    type Break = fn(&mut Slice);
+    let breaks: [(&str, Break); 7] = [
         ("endpoints", |s| s.endpoints = endpoints(101)),
         ("part", |s| s.part = 1),
         ("parts", |s| s.parts = PARTS_MAX + 1),

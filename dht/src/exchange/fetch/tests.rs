@@ -2,7 +2,7 @@
 //! frames as over a network.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -12,11 +12,12 @@ use std::{
 use async_trait::async_trait;
 use futures::io::Cursor;
 use tempfile::TempDir;
+use tokio_util::compat::TokioAsyncReadCompatExt;
 
 use super::*;
 use crate::{
     exchange::{
-        Ask, Asking, DropReason, Server, frame,
+        Ask, Asking, DropReason, Server, ask_over, frame,
         wire::{
             CHUNK_REQUEST_BYTES_MAX, CHUNK_RESPONSE_BYTES_MAX, ChunkRequest, ChunkResponse,
             REQUEST_CHUNKS_MAX,
@@ -352,8 +353,7 @@ async fn a_dropped_fetch_keeps_what_it_has() {
     }
     let asked_before = source.0.times_asked().len();
     assert!(asked_before > 0);
-    let (_, other) = (0, setup.origin.clone());
-    give(&store, &other, setup.id, |k| k % 2 == 1);
+    give(&store, &setup.origin, setup.id, |k| k % 2 == 1);
     let report = fetch(&store, setup.id, peers, source.clone(), quick())
         .await
         .unwrap();
@@ -452,6 +452,34 @@ async fn servers_hold_their_bounds() {
         .filter(|answer| **answer == ChunkResponse::Busy)
         .count();
     assert!(busy > 0 && busy < 1_000, "{busy}");
-    let hashes: BTreeSet<ChunkHash> = setup.manifest.chunks().map(|chunk| chunk.hash).collect();
-    assert!(!hashes.is_empty());
+}
+
+#[tokio::test]
+async fn one_stream_carries_many_requests() {
+    let setup = setup(1 << 20);
+    let server = Server::new(setup.origin.clone());
+    let (ours, theirs) = tokio::io::duplex(4 << 10);
+    let (mut ours, mut theirs) = (ours.compat(), theirs.compat());
+    let client = async move {
+        let have = ask_over(&mut ours, &ChunkRequest::Have(setup.id))
+            .await
+            .unwrap();
+        assert_eq!(have, Some(ChunkResponse::Have(Have::All)));
+        // A message that the server does not know leaves the stream usable.
+        frame::write(&mut ours, &"news", 64).await.unwrap();
+        let answer = frame::read(&mut ours, "response", CHUNK_RESPONSE_BYTES_MAX)
+            .await
+            .unwrap();
+        assert_eq!(answer, Some(ChunkResponse::Unsupported));
+        for chunk in distinct_chunks(&setup.manifest) {
+            let request = ChunkRequest::Chunks {
+                package: setup.id,
+                hashes: vec![chunk.hash],
+            };
+            let answer = ask_over(&mut ours, &request).await.unwrap();
+            assert!(matches!(answer, Some(ChunkResponse::Chunks(c)) if c[0].is_some()));
+        }
+    };
+    let (_, served) = tokio::join!(client, server.serve(&mut theirs));
+    served.unwrap();
 }
