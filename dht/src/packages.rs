@@ -12,7 +12,10 @@ use std::{
 };
 
 use futures::FutureExt;
-use potluck_specs::{PackageId, package::Manifest};
+use potluck_specs::{
+    ChunkHash, PackageId,
+    package::{Chunk, Manifest},
+};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -20,7 +23,9 @@ use crate::{
     flight::Flights,
     pack::{self, PackError},
     spawn::blocking,
-    store::{ChunkStore, GetError, ManifestStoreError, ORPHAN_GRACE, Removed, StoreError},
+    store::{
+        ChunkStore, GetError, ManifestStoreError, ORPHAN_GRACE, PutError, Removed, StoreError,
+    },
     unpack::{UnpackError, unpack},
 };
 
@@ -166,6 +171,56 @@ impl Packages {
             Ok((id, manifest))
         })
         .await
+    }
+
+    /// Begins an upload, for clients that have packed somewhere else (see
+    /// [`pack::scan`]): keeps the manifest and says which chunks to send.
+    ///
+    /// # Errors
+    /// [`ManifestStoreError::Refused`] if the manifest is not that of `id`.
+    pub async fn begin_upload(
+        &self,
+        id: PackageId,
+        manifest: Vec<u8>,
+    ) -> Result<Vec<Chunk>, ManifestStoreError> {
+        let store = self.0.store.clone();
+        blocking(move || {
+            let manifest = store.put_manifest(id, &manifest)?;
+            Ok(store.missing(&manifest))
+        })
+        .await
+    }
+
+    /// Takes one chunk of an upload.
+    ///
+    /// # Errors
+    /// [`PutError::Mismatch`] if the bytes are not the hash's.
+    pub async fn put_chunk(&self, hash: ChunkHash, bytes: Vec<u8>) -> Result<(), PutError> {
+        let store = self.0.store.clone();
+        blocking(move || store.put(hash, &bytes)).await
+    }
+
+    /// Ends an upload: makes the package durable, or says which chunks are
+    /// still missing.
+    ///
+    /// # Errors
+    /// [`ManifestStoreError`].
+    pub async fn end_upload(&self, id: PackageId) -> Result<Vec<Chunk>, ManifestStoreError> {
+        let store = self.0.store.clone();
+        blocking(move || {
+            let manifest = store.manifest(id)?;
+            let missing = store.missing(&manifest);
+            if missing.is_empty() {
+                store.sync(id, &manifest)?;
+            }
+            Ok(missing)
+        })
+        .await
+    }
+
+    /// Are the manifest and every chunk here?
+    pub async fn complete(&self, id: PackageId) -> bool {
+        self.missing_bytes(id).await == Some(0)
     }
 
     /// Uncompressed bytes of a package that are not here yet; nothing if not

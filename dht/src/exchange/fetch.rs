@@ -402,4 +402,4 @@ fn store_all(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

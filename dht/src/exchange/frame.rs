@@ -58,7 +58,8 @@ pub async fn write<T: Serialize>(
 /// Reads one message; nothing if the stream ended before it began.
 ///
 /// # Errors
-/// Any [`FrameError`]. After one, the stream is of no more use.
+/// Any [`FrameError`]. After any but [`FrameError::Message`] the stream is of no
+/// more use.
 pub async fn read<T: DeserializeOwned>(
     stream: &mut (impl AsyncRead + Unpin),
     what: &'static str,

@@ -15,5 +15,8 @@ pub mod wire;
 pub use fetch::{FetchError, fetch, fetch_with};
 pub use plan::{DropReason, Effect, Event, FetchPlan, Limits, Progress, Received, RequestId};
 pub use report::FetchReport;
-pub use serve::{Server, answer};
+pub use serve::{Server, answer, ask_over};
 pub use source::{Ask, Asking, ChunkSource, PeerHint, SourceError};
+
+#[cfg(test)]
+pub(crate) use fetch::tests as test_world;

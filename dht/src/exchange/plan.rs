@@ -11,9 +11,11 @@
 //!                                    failed, or of no use now
 //! ```
 //!
-//! A peer that fails or stalls waits longer each time but is never given up,
-//! since it may be the only one that holds a chunk; one that gives wrong bytes,
-//! or again and again claims what it has not got, is. So every chunk that some
+//! A peer that fails or stalls waits longer each time and is then on probation
+//! until it gives a chunk: it is tried last, with one chunk, and its claims keep
+//! nobody else from anything. It is never given up, since it may be the only
+//! one that holds a chunk; one that gives wrong bytes, or again and again claims
+//! what it has not got, is. So every chunk that some
 //! honest peer holds is fetched, whatever the others do. No clock, randomness
 //! or IO here: the driver is `fetch`.
 
@@ -189,7 +191,7 @@ struct Wanted {
     asked_at: Millis,
     /// Active peers that have it.
     holders: u32,
-    /// Of them, those in our rack.
+    /// Of them, those in our rack that are not on probation.
     rack_holders: u32,
 }
 
@@ -200,6 +202,8 @@ struct Peer {
     have: Have,
     /// Claimed and then not given.
     denied: BTreeSet<usize>,
+    /// Its claims are counted among the rack's.
+    counted_in_rack: bool,
     /// Where its next look through the open chunks begins.
     cursor: usize,
     in_flight: usize,
@@ -334,10 +338,9 @@ impl FetchPlan {
             return;
         }
         peer.have = have;
-        peer.failures = 0;
         peer.denied.clear();
         peer.state = PeerState::Active;
-        count_holder(&mut self.chunks, peer, 1);
+        count_in(&mut self.chunks, peer);
     }
 
     fn arrived(&mut self, request: RequestId, received: &[Received], now: Millis) {
@@ -362,12 +365,16 @@ impl FetchPlan {
         let Some(peer) = self.peers.get_mut(&node) else {
             return;
         };
-        peer.failures = 0;
-        peer.denials = match (good, denied) {
-            (true, _) => 0,
-            (false, true) => peer.denials + 1,
-            (false, false) => peer.denials,
-        };
+        if good {
+            peer.failures = 0;
+            peer.denials = 0;
+        } else if denied {
+            peer.denials += 1;
+        }
+        if peer.state == PeerState::Active && peer.counted_in_rack != peer.counts_in_rack() {
+            count_out(&mut self.chunks, peer);
+            count_in(&mut self.chunks, peer);
+        }
         if corrupt {
             self.drop_peer(node, DropReason::CorruptChunk);
         } else if peer.denials >= DENIALS_MAX {
@@ -395,7 +402,7 @@ impl FetchPlan {
         peer.denied.insert(k);
         if counted {
             self.chunks[k].holders -= 1;
-            self.chunks[k].rack_holders -= u32::from(peer.same_rack);
+            self.chunks[k].rack_holders -= u32::from(peer.counted_in_rack);
         }
     }
 
@@ -462,7 +469,7 @@ impl FetchPlan {
             return;
         }
         if peer.state == PeerState::Active {
-            count_holder(&mut self.chunks, peer, -1);
+            count_out(&mut self.chunks, peer);
         }
         peer.state = state;
     }
@@ -485,7 +492,8 @@ impl FetchPlan {
         }
     }
 
-    /// Those asked least come first, of these our rack's.
+    /// Those asked least come first, of these our rack's. A failure weighs like
+    /// some questions.
     fn ask_more_peers(&mut self, now: Millis) -> Vec<Effect> {
         let busy = self.peers.values().filter(|peer| peer.is_engaged()).count();
         let room = self.limits.peers_max.saturating_sub(busy);
@@ -537,12 +545,16 @@ impl FetchPlan {
         }
     }
 
+    /// Those on probation come last.
     fn active_rack_first(&self) -> Vec<NodeId> {
         let mut active: Vec<_> = self
             .peers
             .iter()
             .filter(|(_, peer)| peer.state == PeerState::Active)
-            .map(|(node, peer)| (!peer.same_rack, shuffle(self.salt, &node.0), *node))
+            .map(|(node, peer)| {
+                let order = (peer.on_probation(), !peer.same_rack);
+                (order, shuffle(self.salt, &node.0), *node)
+            })
             .collect();
         active.sort_unstable();
         active.into_iter().map(|(_, _, node)| node).collect()
@@ -555,7 +567,11 @@ impl FetchPlan {
             .peers
             .get_mut(&node)
             .expect("only called for known peers");
-        if peer.in_flight >= self.limits.pipeline {
+        let (pipeline, chunks_max) = match peer.on_probation() {
+            true => (1, 1),
+            false => (self.limits.pipeline, REQUEST_CHUNKS_MAX),
+        };
+        if peer.in_flight >= pipeline {
             return Vec::new();
         }
         let fits = |k: &usize| {
@@ -575,14 +591,14 @@ impl FetchPlan {
         }
         choice.sort_by_key(|k| (self.chunks[*k].holders, *k));
         let share = self.open.len().div_ceil(active.max(1));
-        choice.truncate(share.clamp(1, REQUEST_CHUNKS_MAX));
+        choice.truncate(share.clamp(1, chunks_max));
         self.cut_to_size(choice)
     }
 
     /// For a peer that would be idle: chunks that are long in flight elsewhere.
     fn pick_again(&self, node: NodeId, now: Millis) -> Vec<usize> {
         let peer = &self.peers[&node];
-        if peer.in_flight > 0 {
+        if peer.in_flight > 0 || peer.on_probation() {
             return Vec::new();
         }
         let late = |k: &usize| {
@@ -654,6 +670,7 @@ impl Peer {
             state: PeerState::Waiting { until: now },
             have: Have::Nothing,
             denied: BTreeSet::new(),
+            counted_in_rack: false,
             cursor: 0,
             in_flight: 0,
             asked: 0,
@@ -666,6 +683,15 @@ impl Peer {
         self.have.holds(wanted.bit) && !self.denied.contains(&k)
     }
 
+    /// Has it failed us since it last gave something?
+    fn on_probation(&self) -> bool {
+        self.failures > 0 || self.denials > 0
+    }
+
+    fn counts_in_rack(&self) -> bool {
+        self.same_rack && !self.on_probation()
+    }
+
     fn is_dropped(&self) -> bool {
         matches!(self.state, PeerState::Dropped(_))
     }
@@ -675,14 +701,23 @@ impl Peer {
     }
 }
 
-/// Counts what a peer has when it becomes active, and takes it back after.
-fn count_holder(chunks: &mut [Wanted], peer: &Peer, change: i32) {
+/// Counts what a peer has when it becomes active.
+fn count_in(chunks: &mut [Wanted], peer: &mut Peer) {
+    peer.counted_in_rack = peer.counts_in_rack();
     for (k, wanted) in chunks.iter_mut().enumerate() {
         if peer.holds(k, wanted) {
-            wanted.holders = wanted.holders.strict_add_signed(change);
-            if peer.same_rack {
-                wanted.rack_holders = wanted.rack_holders.strict_add_signed(change);
-            }
+            wanted.holders += 1;
+            wanted.rack_holders += u32::from(peer.counted_in_rack);
+        }
+    }
+}
+
+/// Takes back what [`count_in`] counted.
+fn count_out(chunks: &mut [Wanted], peer: &Peer) {
+    for (k, wanted) in chunks.iter_mut().enumerate() {
+        if peer.holds(k, wanted) {
+            wanted.holders -= 1;
+            wanted.rack_holders -= u32::from(peer.counted_in_rack);
         }
     }
 }

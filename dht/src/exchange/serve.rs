@@ -1,12 +1,19 @@
 //! Answering peers out of the store, within bounds.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use futures::{AsyncRead, AsyncWrite};
 use potluck_specs::{ChunkHash, PackageId};
 use serde_bytes::ByteBuf;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
 
-use super::wire::{ChunkRequest, ChunkResponse, Have, PackedChunk, REQUEST_CHUNKS_MAX};
+use super::{
+    frame::{self, FrameError},
+    wire::{
+        CHUNK_REQUEST_BYTES_MAX, CHUNK_RESPONSE_BYTES_MAX, ChunkRequest, ChunkResponse, Have,
+        PackedChunk, REQUEST_CHUNKS_MAX,
+    },
+};
 use crate::{
     spawn::blocking,
     store::{ChunkStore, GetError, ManifestStoreError, distinct_chunks},
@@ -19,6 +26,13 @@ const ANSWERS_MAX: usize = 8;
 /// Requests that wait for their turn; who comes after them is told to ask
 /// somebody else.
 const WAITING_MAX: usize = 256;
+
+/// A stream on which nothing is asked for so long is closed.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// Time to take an answer of up to 16 MiB: a peer that reads more slowly would
+/// hold that memory, and gave up on us long ago.
+const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 
 /// Answers peers; cheap to clone.
 #[derive(Clone, Debug)]
@@ -38,6 +52,32 @@ impl Server {
         }
     }
 
+    /// Answers one peer's requests on a stream, one after the other, until it
+    /// closes it or is idle.
+    ///
+    /// # Errors
+    /// [`FrameError`] if the stream breaks or holds no frames.
+    pub async fn serve(
+        &self,
+        stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    ) -> Result<(), FrameError> {
+        loop {
+            let request = frame::read(stream, "chunk request", CHUNK_REQUEST_BYTES_MAX);
+            let request = match timeout(IDLE_MAX, request).await {
+                Ok(Ok(Some(request))) => request,
+                Ok(Ok(None)) | Err(_) => return Ok(()),
+                Ok(Err(FrameError::Message(_))) => ChunkRequest::Unknown,
+                Ok(Err(error)) => return Err(error),
+            };
+            let response = self.answer(request).await;
+            let taken = frame::write(stream, &response, CHUNK_RESPONSE_BYTES_MAX);
+            match timeout(TAKEN_WITHIN, taken).await {
+                Ok(written) => written?,
+                Err(_) => return Ok(()),
+            }
+        }
+    }
+
     /// The answer to one request. Waits for its turn; dropping it is safe.
     pub async fn answer(&self, request: ChunkRequest) -> ChunkResponse {
         let Ok(_admitted) = self.admitted.try_acquire() else {
@@ -54,6 +94,19 @@ impl Server {
         })
         .await
     }
+}
+
+/// Asks over a stream whose other end [`Server::serve`]s; nothing if the peer
+/// closed it instead of answering. The stream can be used again.
+///
+/// # Errors
+/// Any [`FrameError`].
+pub async fn ask_over(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    request: &ChunkRequest,
+) -> Result<Option<ChunkResponse>, FrameError> {
+    frame::write(stream, request, CHUNK_REQUEST_BYTES_MAX).await?;
+    frame::read(stream, "chunk response", CHUNK_RESPONSE_BYTES_MAX).await
 }
 
 /// The answer to one request; blocks on the disk.
