@@ -136,7 +136,9 @@ mod tests {
         record::pack,
         testing::{Fleet, node_key, unix_now},
     };
-    use chitchat::{ChitchatConfig, FailureDetectorConfig, ProtocolVersion, VersionedValue};
+    use chitchat::{
+        ChitchatConfig, DeletionStatus, FailureDetectorConfig, ProtocolVersion, VersionedValue,
+    };
     use potluck_specs::trust::SecretKey;
     use std::{collections::HashSet, net::SocketAddr, time::Duration};
     use tokio::sync::watch;
@@ -174,7 +176,13 @@ mod tests {
     fn tell(chitchat: &mut Chitchat, id: &ChitchatId, certificate: String, record: String) {
         let values = [(KEY_CERTIFICATE, certificate), (KEY_ADDRESSES, record)];
         let values = values.into_iter().zip(1..).map(|((key, value), version)| {
-            (key.to_string(), VersionedValue::new(value, version, false))
+            let status = DeletionStatus::Set;
+            let value = VersionedValue {
+                value,
+                version,
+                status,
+            };
+            (key.to_string(), value)
         });
         chitchat.reset_node_state_if_update(id, values, 2, 0);
     }
