@@ -16,6 +16,8 @@ pub enum DropCause {
     NotSealed,
     /// Seen before, or older than the window of counters.
     Replayed,
+    /// Our own: chitchat also asks its former life, at the same address.
+    Own,
     /// From before the sender's last start.
     OldEpoch,
     /// Sent too long ago, or in the future: an old recording, or a host whose
@@ -39,11 +41,12 @@ pub enum DropCause {
 
 impl DropCause {
     /// Every cause.
-    pub const ALL: [DropCause; 13] = [
+    pub const ALL: [DropCause; 14] = [
         DropCause::Malformed,
         DropCause::UnknownKey,
         DropCause::NotSealed,
         DropCause::Replayed,
+        DropCause::Own,
         DropCause::OldEpoch,
         DropCause::Stale,
         DropCause::Signature,

@@ -408,10 +408,7 @@ impl Actor {
     async fn run(mut self, socket: UdpSocket, members: &watch::Sender<Arc<Vec<Member>>>) {
         let socket = tokio::net::UdpSocket::from_std(socket)
             .expect("a nonblocking socket can be registered with a fresh runtime");
-        let wire = Arc::new(Wire {
-            socket,
-            shared: self.shared.clone(),
-        });
+        let wire = Arc::new(Wire::new(socket, self.shared.clone(), self.interval));
         let mut restarts = 0;
         while let End::Failed = self.live(restarts, wire.clone(), members).await {
             restarts += 1;

@@ -66,6 +66,7 @@ struct Sender {
     hash: CredentialHash,
     epoch: u64,
     window: Window,
+    blamed_at: Option<Millis>,
     muted_until: Millis,
     last: Millis,
 }
@@ -213,6 +214,18 @@ impl Pool {
         }
     }
 
+    /// A member sent what chitchat can't read. Once may be an accident, as on a
+    /// host where loopback stalls.
+    pub(crate) fn blame(&mut self, node: NodeId, now: Now) {
+        let Some(sender) = self.senders.get_mut(&node) else {
+            return;
+        };
+        let before = sender.blamed_at.replace(now.uptime);
+        if before.is_some_and(|at| now.uptime.since(at) < MUTED_FOR) {
+            self.mute(node, now);
+        }
+    }
+
     /// Does not listen for a while to whoever's message came last.
     pub(crate) fn mute_last(&mut self, now: Now) {
         if let Some(node) = self.last_sender {
@@ -323,8 +336,7 @@ impl Pool {
     /// What can be told before the message is whole.
     fn check_sender(&self, header: &Header, now: Now) -> Result<(), DropCause> {
         if header.sender == self.node {
-            // Our own datagram came back.
-            return Err(DropCause::Replayed);
+            return Err(DropCause::Own);
         }
         let Some(sender) = self.senders.get(&header.sender) else {
             return Ok(());
@@ -429,6 +441,7 @@ impl Pool {
             hash,
             epoch: 0,
             window: Window::default(),
+            blamed_at: None,
             muted_until: Millis(0),
             last: now.uptime,
         };

@@ -27,6 +27,20 @@ impl KeyRing {
         }
     }
 
+    /// A ring of these keys, as [`Self::keys`] gives them.
+    pub fn from_keys(keys: impl IntoIterator<Item = [u8; 32]>) -> Option<KeyRing> {
+        let keys = keys.into_iter().take(RING_KEYS_MAX + 1);
+        let ring = KeyRing {
+            keys: keys.map(Into::into).collect(),
+        };
+        ring.is_valid().then_some(ring)
+    }
+
+    /// The keys, the sealing one first: for the log, which keeps them.
+    pub fn keys(&self) -> impl Iterator<Item = [u8; 32]> {
+        self.keys.iter().map(|key| key.into_array())
+    }
+
     /// Adds a key by which datagrams open from now on. A full ring loses the
     /// last key that does not seal.
     pub fn install(&mut self, key: [u8; 32]) {

@@ -10,8 +10,11 @@
 //!
 //! Its `recv` swallows a datagram that it can't decode and waits for ever, so
 //! a codec that yields nothing within [`CODEC_PATIENCE`] is opened anew, and
-//! the sender is not heard for a while. `recv` is cancelled by chitchat's own
-//! timer: what is under way is kept in `pending`.
+//! whoever does that twice is not heard for a while. `recv` is cancelled by
+//! chitchat's own timer: what is under way is kept in `pending`. The patience
+//! begins anew with each `recv`, since only a timer that was not cancelled
+//! proves that the runtime has looked at the sockets meanwhile: on a host short
+//! of processor time a fixed deadline blamed the innocent.
 
 use crate::{
     counters::{Counting, DropCause},
@@ -33,7 +36,8 @@ use std::{
 };
 use tokio::{net::UdpSocket, time};
 
-/// How long the codec may take for a datagram: loopback takes microseconds.
+/// How long the codec may take for a datagram: loopback takes microseconds, but
+/// its kernel thread may have to wait for a processor. At most half a round.
 const CODEC_PATIENCE: Duration = Duration::from_millis(100);
 
 /// A digest of this size calls for a person: the cluster grows too large for
@@ -47,8 +51,9 @@ const KIND_SYN: u8 = 0;
 
 /// What the sockets of one node share, across restarts of chitchat.
 pub(crate) struct Wire {
-    pub(crate) socket: UdpSocket,
-    pub(crate) shared: Arc<Shared>,
+    socket: UdpSocket,
+    shared: Arc<Shared>,
+    patience: Duration,
 }
 
 /// What the wire and the handle share.
@@ -142,7 +147,6 @@ struct Pending {
     from: SocketAddr,
     sender: NodeId,
     bytes: usize,
-    deadline: time::Instant,
 }
 
 struct SealedSocket {
@@ -188,14 +192,13 @@ impl Socket for SealedSocket {
                     from,
                     sender,
                     bytes: payload.len(),
-                    deadline: time::Instant::now() + CODEC_PATIENCE,
                 });
                 if self.codec.tap.send(&payload).await.is_err() {
                     self.reopen().await?;
                 }
                 continue;
             };
-            match time::timeout_at(pending.deadline, self.codec.codec.recv()).await {
+            match time::timeout(self.wire.patience, self.codec.codec.recv()).await {
                 Ok(Ok(outcome)) if outcome.from_addr == self.codec.tap_address => {
                     let (from_addr, num_bytes_received) = (pending.from, pending.bytes);
                     self.pending = None;
@@ -227,7 +230,7 @@ impl SealedSocket {
         if let Some(pending) = &self.pending {
             let shared = &self.wire.shared;
             shared.counting.drop_for(DropCause::Garbage);
-            shared.pool().mute(pending.sender, shared.now());
+            shared.pool().blame(pending.sender, shared.now());
             tracing::warn!(node = %pending.sender, "member sent a sealed datagram that chitchat can't read");
         }
     }
@@ -246,6 +249,14 @@ impl SealedSocket {
 }
 
 impl Wire {
+    pub(crate) fn new(socket: UdpSocket, shared: Arc<Shared>, interval: Duration) -> Wire {
+        Wire {
+            socket,
+            shared,
+            patience: CODEC_PATIENCE.min(interval / 2),
+        }
+    }
+
     async fn send(&self, to: SocketAddr, datagrams: &[Vec<u8>]) -> io::Result<usize> {
         let mut sent = 0;
         for datagram in datagrams {

@@ -132,6 +132,145 @@ fn member(record: IdentityRecord, state: &NodeState, alive: bool) -> Member {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        record::pack,
+        testing::{Fleet, node_key, unix_now},
+    };
+    use chitchat::{
+        ChitchatConfig, DeletionStatus, FailureDetectorConfig, ProtocolVersion, VersionedValue,
+    };
+    use potluck_specs::trust::SecretKey;
+    use std::{collections::HashSet, net::SocketAddr, time::Duration};
+    use tokio::sync::watch;
+
+    const PLACE: ([u8; 4], u16) = ([127, 0, 0, 9], 7_001);
+
+    fn chitchat() -> Chitchat {
+        let id = ChitchatId::new("observer", 1, PLACE.into());
+        let config = ChitchatConfig {
+            chitchat_id: id,
+            cluster_id: "main".into(),
+            gossip_interval: Duration::from_secs(1),
+            listen_addr: PLACE.into(),
+            seed_nodes: Vec::new(),
+            failure_detector_config: FailureDetectorConfig::default(),
+            marked_for_deletion_grace_period: Duration::from_secs(1),
+            catchup_callback: None,
+            extra_liveness_predicate: None,
+            protocol_version: ProtocolVersion::V1,
+        };
+        let (_, seeds) = watch::channel(HashSet::new());
+        Chitchat::with_chitchat_id_and_seeds(config, seeds, Vec::new())
+    }
+
+    fn addresses(incarnation: u64) -> Addresses {
+        Addresses {
+            incarnation,
+            gossip: PLACE.into(),
+            network: Vec::new(),
+            version: "0.1.0".into(),
+        }
+    }
+
+    /// Puts a state into chitchat, as if it had come by gossip.
+    fn tell(chitchat: &mut Chitchat, id: &ChitchatId, certificate: String, record: String) {
+        let values = [(KEY_CERTIFICATE, certificate), (KEY_ADDRESSES, record)];
+        let values = values.into_iter().zip(1..).map(|((key, value), version)| {
+            let status = DeletionStatus::Set;
+            let value = VersionedValue {
+                value,
+                version,
+                status,
+            };
+            (key.to_string(), value)
+        });
+        chitchat.reset_node_state_if_update(id, values, 2, 0);
+    }
+
+    fn certificate(fleet: u8, key: &SecretKey, cluster: &str) -> String {
+        pack(
+            &Fleet::new(fleet)
+                .admit(key, cluster, unix_now())
+                .certificate,
+        )
+    }
+
+    fn id_of(key: &SecretKey, epoch: u64) -> ChitchatId {
+        ChitchatId::new(key.node().short(), generation(epoch, 0), PLACE.into())
+    }
+
+    fn now() -> Now {
+        Now {
+            unix: unix_now(),
+            uptime: Millis(0),
+        }
+    }
+
+    #[test]
+    fn only_records_that_verify_are_shown() {
+        let key = node_key(1);
+        let good = || pack(&addresses(1).sign(&key));
+        let own = || certificate(1, &key, "main");
+        let elsewhere: SocketAddr = ([127, 0, 0, 8], 1).into();
+        let cases = [
+            (true, id_of(&key, 1), own(), good()),
+            (false, id_of(&key, 2), own(), good()),
+            (false, id_of(&node_key(2), 1), own(), good()),
+            (
+                false,
+                ChitchatId::new(key.node().short(), generation(1, 0), elsewhere),
+                own(),
+                good(),
+            ),
+            (
+                false,
+                id_of(&key, 1),
+                own(),
+                pack(&addresses(1).sign(&node_key(2))),
+            ),
+            (false, id_of(&key, 1), certificate(2, &key, "main"), good()),
+            (false, id_of(&key, 1), certificate(1, &key, "other"), good()),
+            (
+                false,
+                id_of(&key, 1),
+                certificate(1, &node_key(2), "main"),
+                good(),
+            ),
+            (false, id_of(&key, 1), "nonsense".into(), good()),
+            (false, id_of(&key, 1), own(), String::new()),
+        ];
+        let pool = Fleet::new(1).pool(9, "main", 7, 1);
+        for (number, (shown, id, certificate, record)) in cases.into_iter().enumerate() {
+            let mut chitchat = chitchat();
+            tell(&mut chitchat, &id, certificate, record);
+            let members = View::default().look(&chitchat, &pool, now());
+            assert_eq!(!members.is_empty(), shown, "case {number}");
+        }
+    }
+
+    #[test]
+    fn a_member_shows_once_and_not_when_revoked() {
+        let key = node_key(1);
+        let mut chitchat = chitchat();
+        for epoch in [1, 3, 2] {
+            let record = pack(&addresses(epoch).sign(&key));
+            let certificate = certificate(1, &key, "main");
+            tell(&mut chitchat, &id_of(&key, epoch), certificate, record);
+        }
+        let mut pool = Fleet::new(1).pool(9, "main", 7, 1);
+        let mut view = View::default();
+        let members = view.look(&chitchat, &pool, now());
+        assert_eq!(members.len(), 1);
+        assert_eq!(members[0].record.incarnation, 3);
+        pool.set_revoked([1].into());
+        assert_eq!(view.look(&chitchat, &pool, now()), []);
+        pool.set_revoked(BTreeSet::new());
+        let late = Now {
+            unix: unix_now() + Millis(38 * 86_400_000),
+            uptime: Millis(1),
+        };
+        assert_eq!(view.look(&chitchat, &pool, late), [], "it ended");
+    }
 
     #[test]
     fn generations_grow_with_starts_and_restarts() {

@@ -204,12 +204,12 @@ async fn sealed_garbage_does_not_deafen() {
         rogue.send(nodes[0].address(), b"garbage");
     }
     until_counted(&nodes[0], "five are dropped", |counters| {
-        counters.dropped(DropCause::Garbage) + counters.dropped(DropCause::Muted) == 5
+        counters.dropped(DropCause::Garbage) + counters.dropped(DropCause::Muted) >= 5
     })
     .await;
     let counters = nodes[0].counters();
-    assert_eq!(counters.dropped(DropCause::Garbage), 1, "then it is muted");
-    assert!(counters.codec_reopened >= 1);
+    assert!(counters.codec_reopened >= 2);
+    assert!(counters.dropped(DropCause::Muted) > 0, "{counters:?}");
     let heartbeat = find(&nodes[0].members().borrow(), 2).unwrap().heartbeat;
     until(&nodes[0], "the other is still heard", |members| {
         find(members, 2).is_some_and(|m| m.alive && m.heartbeat > heartbeat + 20)
@@ -259,7 +259,7 @@ async fn a_member_that_makes_chitchat_panic_does_not_end_gossip() {
     until_counted(victim, "chitchat started anew", |c| c.restarts == 1).await;
     rogue.send(victim.address(), b"again");
     until_counted(victim, "the culprit is muted", |c| {
-        c.dropped(DropCause::Muted) == 1
+        c.dropped(DropCause::Muted) >= 1
     })
     .await;
 

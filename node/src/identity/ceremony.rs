@@ -275,3 +275,6 @@ fn write_node(
     folder.set_genesis(genesis)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

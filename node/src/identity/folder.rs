@@ -28,7 +28,7 @@ use potluck_specs::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Genesis, KnownMember,
+    Admission, Genesis, KnownMember,
     files::{self, FileError, SECRET},
     random,
 };
@@ -122,6 +122,17 @@ impl DataFolder {
         &self.path
     }
 
+    /// A folder in it for another part (`raft`, `packages`, `tasks`), made if
+    /// needed.
+    ///
+    /// # Errors
+    /// [`FolderError::File`].
+    pub fn part(&self, name: &str) -> Result<PathBuf, FolderError> {
+        let path = self.path.join(name);
+        files::make_folder(&path)?;
+        Ok(path)
+    }
+
     /// The node's key, made on first use.
     ///
     /// # Errors
@@ -202,6 +213,22 @@ impl DataFolder {
         Ok(files::write_value(&path, cluster, SECRET)?)
     }
 
+    /// Keeps all that a node gets when it is let in, or renewed. The
+    /// certificate comes last: a folder with one is admitted.
+    ///
+    /// # Errors
+    /// [`FolderError::File`].
+    pub fn set_admission(&self, fleet: FleetId, admission: &Admission) -> Result<(), FolderError> {
+        self.set_cluster(&ClusterFile {
+            fleet,
+            cluster: admission.cluster.clone(),
+            ring: admission.ring.clone(),
+            members: admission.members.clone(),
+            epoch: admission.epoch,
+        })?;
+        self.set_credential(&admission.credential)
+    }
+
     /// How the cluster began, if this is its first node.
     ///
     /// # Errors
@@ -250,5 +277,72 @@ impl DataFolder {
             &id,
             files::PUBLIC,
         )?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn one_node_at_a_time() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = DataFolder::open(place.path()).unwrap();
+        let second = DataFolder::open(place.path()).unwrap_err();
+        assert!(second.to_string().contains("another potluck node uses"));
+        assert!(matches!(second, FolderError::InUse { .. }));
+        drop(folder);
+        DataFolder::open(place.path()).unwrap();
+    }
+
+    #[test]
+    fn the_key_is_made_once_and_for_the_owner() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = DataFolder::open(&place.path().join("data")).unwrap();
+        let key = folder.node_key().unwrap();
+        assert_eq!(folder.node_key().unwrap().seed(), key.seed());
+        let path = folder.path().join("node.key");
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        std::fs::write(&path, "no key").unwrap();
+        let error = folder.node_key().unwrap_err();
+        assert!(matches!(
+            error,
+            FolderError::File(FileError::NotAKey { .. })
+        ));
+    }
+
+    #[test]
+    fn boot_epochs_grow_even_from_an_old_copy() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = DataFolder::open(place.path()).unwrap();
+        let first = folder.next_boot_epoch(Millis(5_000_000)).unwrap();
+        let second = folder.next_boot_epoch(Millis(5_000_000)).unwrap();
+        assert!(second > first);
+        let clock_back = folder.next_boot_epoch(Millis(0)).unwrap();
+        assert!(clock_back > second);
+        std::fs::remove_file(folder.path().join("boot")).unwrap();
+        let restored = folder.next_boot_epoch(Millis(6_000_000)).unwrap();
+        assert!(restored > clock_back);
+    }
+
+    #[test]
+    fn a_torn_write_leaves_the_old_file() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = DataFolder::open(place.path()).unwrap();
+        assert_eq!(folder.raft_id().unwrap(), None);
+        folder.set_raft_id(7).unwrap();
+        // What a crash in the middle of the next write leaves behind.
+        std::fs::write(folder.path().join("raft-id.new"), b"\x18").unwrap();
+        assert_eq!(folder.raft_id().unwrap(), Some(7));
+        folder.set_raft_id(8).unwrap();
+        assert_eq!(folder.raft_id().unwrap(), Some(8));
+        std::fs::write(folder.path().join("raft-id"), b"\x18").unwrap();
+        let error = folder.raft_id().unwrap_err();
+        assert!(matches!(
+            error,
+            FolderError::File(FileError::Damaged { .. })
+        ));
     }
 }

@@ -21,7 +21,10 @@ use potluck_gossip::KeyRing;
 use potluck_specs::{
     Epoch, FleetId, Millis, NodeId, NodeName, Topology,
     codec::{self, CodecError},
-    trust::{GRACE_WITHOUT_LEADER, NodeCertificate, NodeCredential, Token, TrustError},
+    ids::check_name,
+    trust::{
+        GRACE_WITHOUT_LEADER, NodeCertificate, NodeCredential, Token, TokenSecretHash, TrustError,
+    },
 };
 use serde::{Deserialize, Serialize};
 
@@ -29,12 +32,12 @@ use serde::{Deserialize, Serialize};
 pub const JOIN_PROTOCOL: &str = "/potluck/join/1";
 
 /// Largest message of the protocol: a certificate, the keys, and
-/// [`MEMBERS_MAX`] members with their addresses, twice over.
+/// [`MEMBERS_MAX`] members with all their addresses, twice over.
 pub const JOIN_MESSAGE_BYTES_MAX: usize = 64 << 10;
 
-/// Most members told to a joiner: gossip tells it the rest, and two hundred
-/// with four addresses each stay under half of the message's limit.
-pub const MEMBERS_MAX: usize = 200;
+/// Most members told to a joiner: enough that one of them is up; gossip tells
+/// it the rest.
+pub const MEMBERS_MAX: usize = 64;
 
 /// Most addresses of one node: a few interfaces in both families.
 pub const ADDRESSES_MAX: usize = 8;
@@ -90,6 +93,32 @@ impl std::fmt::Debug for Redemption {
     }
 }
 
+impl Redemption {
+    /// What the log compares.
+    pub fn secret_hash(&self) -> TokenSecretHash {
+        *blake3::hash(&self.secret).as_bytes()
+    }
+
+    /// Checks what the joiner calls itself, and that it means this cluster.
+    ///
+    /// # Errors
+    /// The answer that it gets.
+    pub fn check(&self, cluster: &str) -> Result<(), JoinReply> {
+        let bad = |message: String| JoinReply::Refused {
+            code: RefusalCode::BadName,
+            message,
+        };
+        check_name(&self.name.0).map_err(|error| bad(error.to_string()))?;
+        self.topology
+            .check()
+            .map_err(|error| bad(error.to_string()))?;
+        if self.topology.cluster != cluster {
+            return Err(bad(format!("this is cluster {cluster:?}")));
+        }
+        Ok(())
+    }
+}
+
 /// What a member answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum JoinReply {
@@ -122,6 +151,16 @@ pub struct Admission {
     pub members: Vec<KnownMember>,
     /// The cluster's epoch.
     pub epoch: Epoch,
+}
+
+impl Admission {
+    /// Leaves out members and addresses above what a joiner takes.
+    pub fn trim(&mut self) {
+        self.members.truncate(MEMBERS_MAX);
+        for member in &mut self.members {
+            member.network.truncate(ADDRESSES_MAX);
+        }
+    }
 }
 
 /// Why a joiner is refused.
@@ -460,10 +499,7 @@ fn admitted(
     if admission.cluster != cluster || !admission.ring.is_valid() {
         return Err(JoinError::Nonsense { address });
     }
-    admission.members.truncate(MEMBERS_MAX);
-    for member in &mut admission.members {
-        member.network.truncate(ADDRESSES_MAX);
-    }
+    admission.trim();
     Ok(admission)
 }
 
@@ -497,3 +533,6 @@ fn refused(code: RefusalCode, message: &str) -> JoinError {
         .collect();
     JoinError::Refused { code, message }
 }
+
+#[cfg(test)]
+mod tests;
