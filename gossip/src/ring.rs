@@ -69,12 +69,6 @@ impl KeyRing {
         });
     }
 
-    /// The keys themselves, the sealing one first: for the log, which gives
-    /// them to nodes that join.
-    pub fn keys(&self) -> impl Iterator<Item = &[u8; 32]> {
-        self.keys.iter().map(|key| &**key)
-    }
-
     /// The ids of all keys, the sealing one first.
     pub fn ids(&self) -> Vec<KeyId> {
         self.keys.iter().map(|key| key_id(key)).collect()

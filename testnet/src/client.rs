@@ -32,23 +32,39 @@ impl Client {
     /// A client with the keys in `config`, for the node whose data is in
     /// `data`.
     pub fn new(program: &Path, config: &Path, data: &Path) -> Client {
-        Client { program: program.into(), config: config.into(), node: None, data: data.into() }
+        Client {
+            program: program.into(),
+            config: config.into(),
+            node: None,
+            data: data.into(),
+        }
     }
 
     /// The same person, asking the node at `address` over the network.
     #[must_use]
     pub fn at(&self, address: &str) -> Client {
-        Client { node: Some(address.into()), ..self.clone() }
+        Client {
+            node: Some(address.into()),
+            ..self.clone()
+        }
     }
 
     /// The command, ready to be run.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(args).arg("--config").arg(&self.config).arg("--data").arg(&self.data);
+        command
+            .args(args)
+            .arg("--config")
+            .arg(&self.config)
+            .arg("--data")
+            .arg(&self.data);
         if let Some(node) = &self.node {
             command.arg("--node").arg(node);
         }
-        command.env_remove("POTLUCK_NODE").env_remove("POTLUCK_DATA").env_remove("POTLUCK_CONFIG");
+        command
+            .env_remove("POTLUCK_NODE")
+            .env_remove("POTLUCK_DATA")
+            .env_remove("POTLUCK_CONFIG");
         command.stdin(Stdio::null());
         command
     }
@@ -59,7 +75,11 @@ impl Client {
     /// [`Failed`] if it does not exit with 0.
     pub fn text(&self, args: &[&str]) -> Result<String, Failed> {
         let output = self.command(args).output();
-        let failed = |code, stderr: String| Failed { command: args.join(" "), code, stderr };
+        let failed = |code, stderr: String| Failed {
+            command: args.join(" "),
+            code,
+            stderr,
+        };
         let output = output.map_err(|error| failed(None, error.to_string()))?;
         if !output.status.success() {
             let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
@@ -86,6 +106,9 @@ impl Client {
     /// # Errors
     /// If the program can't be started.
     pub fn start(&self, args: &[&str]) -> std::io::Result<Child> {
-        self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
+        self.command(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
     }
 }

@@ -39,14 +39,23 @@ impl Drop for Stage {
 pub fn run() -> Outcome<()> {
     let started = Instant::now();
     let root = std::env::temp_dir().join(format!("potluck-demo-{}", std::process::id()));
-    say(1, "six nodes in three racks on 127.80.rack.host, joined through one address and a token");
-    let options = TestnetOptions { block: 80, ..TestnetOptions::new(&root) };
+    say(
+        1,
+        "six nodes in three racks on 127.80.rack.host, joined through one address and a token",
+    );
+    let options = TestnetOptions {
+        block: 80,
+        ..TestnetOptions::new(&root)
+    };
     let spec = spec()?;
     let stage = Stage(bring_up(&options)?);
     let net = &stage.0;
     show_isolation(net)?;
     let leader = net.leader()?;
-    told(&format!("up after {}; {leader} is the scheduler", seconds(started)));
+    told(&format!(
+        "up after {}; {leader} is the scheduler",
+        seconds(started)
+    ));
     let submitter = other_than(net, &[&leader])?;
     submit(net, &submitter, &leader, &spec)?;
     let tasks = show_tasks(net, &submitter)?;
@@ -101,7 +110,10 @@ fn show_isolation(net: &Testnet) -> Outcome<()> {
     let info = net.client(&net.names()[0]).json(&["info"])?;
     let warnings = info["warnings"].as_array().cloned().unwrap_or_default();
     for warning in warnings {
-        told(&format!("this host can't isolate everything: {}", warning.as_str().unwrap_or("")));
+        told(&format!(
+            "this host can't isolate everything: {}",
+            warning.as_str().unwrap_or("")
+        ));
     }
     Ok(())
 }
@@ -115,7 +127,10 @@ fn other_than(net: &Testnet, not: &[&str]) -> Outcome<String> {
 }
 
 fn submit(net: &Testnet, submitter: &str, leader: &str, spec: &Path) -> Outcome<()> {
-    say(2, &format!("a job is submitted to {submitter}, which is not the scheduler ({leader})"));
+    say(
+        2,
+        &format!("a job is submitted to {submitter}, which is not the scheduler ({leader})"),
+    );
     let start = Instant::now();
     let spec = spec.to_string_lossy();
     let done = net.client(submitter).json(&["run", &spec])?;
@@ -126,7 +141,10 @@ fn submit(net: &Testnet, submitter: &str, leader: &str, spec: &Path) -> Outcome<
         short(&accepted["package"]),
         list(&accepted["holders"]),
     ));
-    told(&format!("submitted, packed, fetched, started and healthy in {}", seconds(start)));
+    told(&format!(
+        "submitted, packed, fetched, started and healthy in {}",
+        seconds(start)
+    ));
     Ok(())
 }
 
@@ -134,13 +152,21 @@ fn short(value: &Value) -> String {
     let bytes = value.as_array().cloned().unwrap_or_default();
     match value.as_str() {
         Some(text) => text.chars().take(16).collect(),
-        None => bytes.iter().take(8).map(|b| format!("{:02x}", b.as_u64().unwrap_or(0))).collect(),
+        None => bytes
+            .iter()
+            .take(8)
+            .map(|b| format!("{:02x}", b.as_u64().unwrap_or(0)))
+            .collect(),
     }
 }
 
 fn list(value: &Value) -> String {
     let items = value.as_array().cloned().unwrap_or_default();
-    items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
+    items
+        .iter()
+        .filter_map(Value::as_str)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// One running task as `potluck status` shows it.
@@ -163,7 +189,9 @@ fn task(task: &Value) -> Outcome<Task> {
     if task["healthy"] != Value::Bool(true) {
         return Err(format!("{} is not healthy", slot(&task["slot"])).into());
     }
-    let address = task["ports"]["http"].as_str().ok_or("a task without its port")?;
+    let address = task["ports"]["http"]
+        .as_str()
+        .ok_or("a task without its port")?;
     Ok(Task {
         slot: slot(&task["slot"]),
         node: text("node"),
@@ -173,7 +201,11 @@ fn task(task: &Value) -> Outcome<Task> {
 }
 
 fn slot(value: &Value) -> String {
-    format!("{}[{}]", value["job"]["name"].as_str().unwrap_or("?"), value["index"])
+    format!(
+        "{}[{}]",
+        value["job"]["name"].as_str().unwrap_or("?"),
+        value["index"]
+    )
 }
 
 fn show_tasks(net: &Testnet, submitter: &str) -> Outcome<Vec<Task>> {
@@ -182,7 +214,10 @@ fn show_tasks(net: &Testnet, submitter: &str) -> Outcome<Vec<Task>> {
     let mut racks: BTreeMap<&str, u32> = BTreeMap::new();
     for task in &tasks {
         *racks.entry(&task.rack).or_default() += 1;
-        told(&format!("{} on {} in rack {} at {}", task.slot, task.node, task.rack, task.address));
+        told(&format!(
+            "{} on {} in rack {} at {}",
+            task.slot, task.node, task.rack, task.address
+        ));
     }
     let (least, most) = (racks.values().min(), racks.values().max());
     if racks.len() != 3 || most.zip(least).is_none_or(|(most, least)| most - least > 1) {
@@ -197,13 +232,27 @@ fn show_bytes(net: &Testnet, tasks: &[Task]) -> Outcome<()> {
     let mut fetched = false;
     for node in nodes {
         let packages = net.client(node).json(&["packages"])?;
-        let sources = packages[0]["bytes_by_source"].as_object().cloned().unwrap_or_default();
+        let sources = packages[0]["bytes_by_source"]
+            .as_object()
+            .cloned()
+            .unwrap_or_default();
         fetched |= !sources.is_empty();
-        let parts: Vec<String> = sources.iter().map(|(from, n)| format!("{n} from {from}")).collect();
-        let text = if parts.is_empty() { "uploaded to it".into() } else { parts.join(", ") };
+        let parts: Vec<String> = sources
+            .iter()
+            .map(|(from, n)| format!("{n} from {from}"))
+            .collect();
+        let text = if parts.is_empty() {
+            "uploaded to it".into()
+        } else {
+            parts.join(", ")
+        };
         told(&format!("  {node}: {text}"));
     }
-    if fetched { Ok(()) } else { Err("no node has fetched anything from a peer".into()) }
+    if fetched {
+        Ok(())
+    } else {
+        Err("no node has fetched anything from a peer".into())
+    }
 }
 
 /// A node that runs no task of the job, or any if all do.
@@ -217,7 +266,11 @@ fn show_service(net: &Testnet, tasks: &[Task]) -> Outcome<()> {
     let wanted: BTreeSet<SocketAddr> = tasks.iter().map(|task| task.address).collect();
     let resolved = until("the service in the DHT", STEP_WAIT, || {
         let (addresses, source) = resolve(&net.client(&asker))?;
-        if addresses == wanted { Ok(source) } else { Err(format!("{addresses:?}")) }
+        if addresses == wanted {
+            Ok(source)
+        } else {
+            Err(format!("{addresses:?}"))
+        }
     })?;
     told(&format!(
         "{asker}, which runs none of them, finds service hello by its {resolved}: {} endpoints",
@@ -225,14 +278,22 @@ fn show_service(net: &Testnet, tasks: &[Task]) -> Outcome<()> {
     ));
     for address in wanted {
         let answer = get(address, "/").map_err(|error| format!("{address}: {error}"))?;
-        told(&format!("GET http://{address}/ answers: {}", answer.lines().last().unwrap_or("")));
+        told(&format!(
+            "GET http://{address}/ answers: {}",
+            answer.lines().last().unwrap_or("")
+        ));
     }
     Ok(())
 }
 
 fn resolve(client: &Client) -> Result<(BTreeSet<SocketAddr>, String), String> {
-    let resolved = client.json(&["resolve", "hello"]).map_err(|error| error.to_string())?;
-    let endpoints = resolved["endpoints"].as_array().cloned().unwrap_or_default();
+    let resolved = client
+        .json(&["resolve", "hello"])
+        .map_err(|error| error.to_string())?;
+    let endpoints = resolved["endpoints"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     let address = |endpoint: &Value| endpoint["address"].as_str()?.parse().ok();
     let source = resolved["source"].as_str().unwrap_or("?").to_owned();
     Ok((endpoints.iter().filter_map(address).collect(), source))
@@ -245,7 +306,10 @@ fn resolve(client: &Client) -> Result<(BTreeSet<SocketAddr>, String), String> {
 pub fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )?;
     let mut answer = String::new();
     stream.take(1 << 20).read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
@@ -258,7 +322,13 @@ pub fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
 fn follow_logs(net: &Testnet, tasks: &[Task]) -> Outcome<()> {
     let task = &tasks[0];
     let asker = other_than(net, &[&task.node])?;
-    say(4, &format!("the log of {} on {} is followed from {asker}", task.slot, task.node));
+    say(
+        4,
+        &format!(
+            "the log of {} on {} is followed from {asker}",
+            task.slot, task.node
+        ),
+    );
     let mut follower = net.client(&asker).start(&["logs", "-f", &task.slot])?;
     let output = follower.stdout.take().ok_or("no output")?;
     let (lines, seen) = std::sync::mpsc::channel();
@@ -292,24 +362,44 @@ fn kill_host(net: &Testnet, leader: &str) -> Outcome<()> {
         .iter()
         .find(|task| task.node != leader)
         .ok_or("every task is on the scheduler's host")?;
-    let lost: BTreeSet<SocketAddr> =
-        tasks.iter().filter(|task| task.node == victim.node).map(|task| task.address).collect();
-    say(5, &format!("host {} dies with its {} task(s)", victim.node, lost.len()));
+    let lost: BTreeSet<SocketAddr> = tasks
+        .iter()
+        .filter(|task| task.node == victim.node)
+        .map(|task| task.address)
+        .collect();
+    say(
+        5,
+        &format!("host {} dies with its {} task(s)", victim.node, lost.len()),
+    );
     let start = Instant::now();
     net.kill(&victim.node)?;
     let client = net.client(leader);
     until("the replacement of the lost tasks", STEP_WAIT, || {
         let now = tasks_of(&client).map_err(|error| error.to_string())?;
         let replaced = now.iter().all(|task| task.node != victim.node);
-        if replaced && now.len() == tasks.len() { Ok(()) } else { Err(format!("{now:?}")) }
+        if replaced && now.len() == tasks.len() {
+            Ok(())
+        } else {
+            Err(format!("{now:?}"))
+        }
     })?;
-    told(&format!("all replicas are healthy again after {}", seconds(start)));
+    told(&format!(
+        "all replicas are healthy again after {}",
+        seconds(start)
+    ));
     until("the endpoints without the dead host", STEP_WAIT, || {
         let (addresses, _) = resolve(&client)?;
         let fresh = addresses.is_disjoint(&lost) && addresses.len() == tasks.len();
-        if fresh { Ok(()) } else { Err(format!("{addresses:?}")) }
+        if fresh {
+            Ok(())
+        } else {
+            Err(format!("{addresses:?}"))
+        }
     })?;
-    told(&format!("the service's endpoints are right after {}", seconds(start)));
+    told(&format!(
+        "the service's endpoints are right after {}",
+        seconds(start)
+    ));
     Ok(())
 }
 
@@ -331,10 +421,19 @@ fn kill_scheduler(net: &Testnet, spec: &Path) -> Outcome<()> {
     ));
     until("the service whole again", STEP_WAIT, || {
         let now = tasks_of(&client).map_err(|error| error.to_string())?;
-        let alive = now.iter().all(|task| net.processes(&task.node).agent.is_some());
-        if alive { Ok(()) } else { Err(format!("{now:?}")) }
+        let alive = now
+            .iter()
+            .all(|task| net.processes(&task.node).agent.is_some());
+        if alive {
+            Ok(())
+        } else {
+            Err(format!("{now:?}"))
+        }
     })?;
-    told(&format!("the first job's tasks from that host run elsewhere after {}", seconds(start)));
+    told(&format!(
+        "the first job's tasks from that host run elsewhere after {}",
+        seconds(start)
+    ));
     Ok(())
 }
 

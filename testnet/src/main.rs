@@ -16,7 +16,12 @@ use std::{error::Error, path::PathBuf, process::ExitCode};
 )]
 struct Cli {
     /// The testnet's folder.
-    #[arg(long, global = true, default_value = ".potluck-testnet", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        default_value = ".potluck-testnet",
+        value_name = "DIR"
+    )]
     root: PathBuf,
     /// Print JSON.
     #[arg(short, long, global = true, value_parser = ["table", "json"], default_value = "table")]
@@ -93,7 +98,11 @@ fn run(cli: &Cli) -> Result<(), Box<dyn Error>> {
     let root = std::path::absolute(&cli.root)?;
     let json = cli.output == "json";
     match &cli.command {
-        Command::Up { nodes, racks, block } => {
+        Command::Up {
+            nodes,
+            racks,
+            block,
+        } => {
             let options = TestnetOptions {
                 nodes: *nodes,
                 racks: *racks,
@@ -105,7 +114,10 @@ fn run(cli: &Cli) -> Result<(), Box<dyn Error>> {
             if !json {
                 let config = root.join("config");
                 println!("\nask it with: export POTLUCK_CONFIG={}", config.display());
-                println!("             export POTLUCK_NODE={}", net.nodes()[0].address);
+                println!(
+                    "             export POTLUCK_NODE={}",
+                    net.nodes()[0].address
+                );
             }
         }
         Command::Status => status(&Testnet::open(&root)?, json),
@@ -146,10 +158,15 @@ fn status(net: &Testnet, json: bool) {
         println!("{}", serde_json::Value::from(rows));
         return;
     }
-    println!("{:8} {:6} {:20} {:>8} {:>8}  STATE", "NODE", "RACK", "ADDRESS", "PID", "HELPERS");
+    println!(
+        "{:8} {:6} {:20} {:>8} {:>8}  STATE",
+        "NODE", "RACK", "ADDRESS", "PID", "HELPERS"
+    );
     for row in rows {
         let text = |key: &str| row[key].as_str().unwrap_or("-").to_owned();
-        let pid = row["agent"].as_i64().map_or_else(|| "-".into(), |pid| pid.to_string());
+        let pid = row["agent"]
+            .as_i64()
+            .map_or_else(|| "-".into(), |pid| pid.to_string());
         println!(
             "{:8} {:6} {:20} {pid:>8} {:>8}  {}",
             text("name"),

@@ -24,7 +24,10 @@ pub struct TimedOut {
 ///
 /// # Errors
 /// [`TimedOut`] with what the last look saw.
-#[allow(clippy::disallowed_methods, reason = "the one place that waits, for a condition")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the one place that waits, for a condition"
+)]
 pub fn until<T, E: fmt::Display>(
     what: &str,
     limit: Duration,
@@ -35,7 +38,11 @@ pub fn until<T, E: fmt::Display>(
         match look() {
             Ok(value) => return Ok(value),
             Err(seen) if start.elapsed() >= limit => {
-                return Err(TimedOut { what: what.into(), limit, last: seen.to_string() });
+                return Err(TimedOut {
+                    what: what.into(),
+                    limit,
+                    last: seen.to_string(),
+                });
             }
             Err(_) => std::thread::sleep(LOOK),
         }

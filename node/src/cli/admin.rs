@@ -68,7 +68,9 @@ fn init_failed(error: &InitError) -> ApiError {
 
 /// The host's name as a DNS label.
 pub fn host_name() -> String {
-    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    let name = nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok());
     let label: String = name
         .unwrap_or_default()
         .split('.')
@@ -80,7 +82,11 @@ pub fn host_name() -> String {
         .take(potluck_specs::ids::NAME_BYTES_MAX)
         .collect();
     let label = label.trim_matches('-').to_owned();
-    if label.is_empty() { "node".into() } else { label }
+    if label.is_empty() {
+        "node".into()
+    } else {
+        label
+    }
 }
 
 /// `potluck token create`.
@@ -98,8 +104,7 @@ pub async fn create_token(
     };
     let expires = clock::unix_now() + Millis(ttl_minutes.saturating_mul(60_000));
     let cluster = session.client.welcome.cluster.clone();
-    let token =
-        identity::create_token(session.profile.fleet, &cluster, roles, rack, uses, expires);
+    let token = identity::create_token(session.profile.fleet, &cluster, roles, rack, uses, expires);
     let change = Change::CreateToken {
         id: token.id.clone(),
         secret_hash: token.secret_hash(),
@@ -113,6 +118,8 @@ pub async fn create_token(
         "id": token.id, "token": token.to_string(), "uses": uses, "expires": expires.0,
     });
     output::print(global.output, &shown, |_| token.to_string());
-    eprintln!("note: this token admits {uses} host(s) for {ttl_minutes} min; it is shown only once");
+    eprintln!(
+        "note: this token admits {uses} host(s) for {ttl_minutes} min; it is shown only once"
+    );
     Ok(ExitCode::SUCCESS)
 }

@@ -57,7 +57,10 @@ pub fn data_folder(global: &Global) -> PathBuf {
 
 /// The folder of the person's keys.
 pub fn config_folder(global: &Global) -> PathBuf {
-    global.config.clone().unwrap_or_else(|| home().join(".config/potluck"))
+    global
+        .config
+        .clone()
+        .unwrap_or_else(|| home().join(".config/potluck"))
 }
 
 fn home() -> PathBuf {
@@ -74,7 +77,13 @@ pub async fn connect(global: &Global) -> Result<Session, ApiError> {
     let mut last = None;
     for target in &targets {
         match open(target, &profile).await {
-            Ok((client, network)) => return Ok(Session { profile, client, _network: network }),
+            Ok((client, network)) => {
+                return Ok(Session {
+                    profile,
+                    client,
+                    _network: network,
+                });
+            }
             Err(error) if error.is_worth_a_retry() => last = Some(error),
             Err(error) => return Err(error),
         }
@@ -114,8 +123,11 @@ fn parse_target(text: &str) -> Result<Target, ApiError> {
         return Ok(Target::Socket(text.into()));
     }
     text.parse().map(Target::Remote).map_err(|_| {
-        ApiError::new(ErrorCode::BadRequest, format!("{text:?} is not a node's address"))
-            .hint("write IP:PORT, such as 127.0.1.1:7400, or the path of a node's api.sock")
+        ApiError::new(
+            ErrorCode::BadRequest,
+            format!("{text:?} is not a node's address"),
+        )
+        .hint("write IP:PORT, such as 127.0.1.1:7400, or the path of a node's api.sock")
     })
 }
 
@@ -129,9 +141,14 @@ async fn open(target: &Target, profile: &Profile) -> Result<(Client, Option<Netw
             }
         }
     };
-    tokio::time::timeout(CONNECT_WAIT * 2, work).await.unwrap_or_else(|_| {
-        Err(ApiError::new(ErrorCode::Timeout, format!("{target:?} does not answer")))
-    })
+    tokio::time::timeout(CONNECT_WAIT * 2, work)
+        .await
+        .unwrap_or_else(|_| {
+            Err(ApiError::new(
+                ErrorCode::Timeout,
+                format!("{target:?} does not answer"),
+            ))
+        })
 }
 
 async fn open_socket(path: &PathBuf, profile: &Profile) -> Result<Client, ApiError> {
@@ -150,8 +167,11 @@ async fn open_remote(
     profile: &Profile,
 ) -> Result<(Client, Network), ApiError> {
     let unreachable = |error: &dyn std::error::Error| {
-        ApiError::new(ErrorCode::Unavailable, format!("can't reach {address}: {}", chain(error)))
-            .hint("is a node of this fleet running there?")
+        ApiError::new(
+            ErrorCode::Unavailable,
+            format!("can't reach {address}: {}", chain(error)),
+        )
+        .hint("is a node of this fleet running there?")
     };
     let config = NetworkConfig {
         key: profile.key.clone(),
@@ -161,15 +181,23 @@ async fn open_remote(
         listen: None,
         grace: Arc::new(|| Millis(0)),
     };
-    let (network, _inbound) =
-        network::start(config, CancellationToken::new()).await.map_err(|e| unreachable(&e))?;
-    let node = network.dial(address, CONNECT_WAIT).await.map_err(|e| unreachable(&e))?;
+    let (network, _inbound) = network::start(config, CancellationToken::new())
+        .await
+        .map_err(|e| unreachable(&e))?;
+    let node = network
+        .dial(address, CONNECT_WAIT)
+        .await
+        .map_err(|e| unreachable(&e))?;
     let stream = network
         .open_stream(node, Purpose::Api, CONNECT_WAIT)
         .await
         .map_err(|e| unreachable(&e))?;
-    let client =
-        Client::open(Box::new(stream.into_tokio()), &profile.key, profile.credential.clone()).await?;
+    let client = Client::open(
+        Box::new(stream.into_tokio()),
+        &profile.key,
+        profile.credential.clone(),
+    )
+    .await?;
     Ok((client, network))
 }
 

@@ -43,8 +43,12 @@ mod tests {
 
     #[test]
     fn a_bad_request_a_failure_and_a_bug_differ() {
-        let codes = [ErrorCode::BadRequest, ErrorCode::Unavailable, ErrorCode::Internal]
-            .map(|kind| code(&ApiError::new(kind, "x")));
+        let codes = [
+            ErrorCode::BadRequest,
+            ErrorCode::Unavailable,
+            ErrorCode::Internal,
+        ]
+        .map(|kind| code(&ApiError::new(kind, "x")));
         assert_eq!(codes, [2, 5, 70]);
     }
 }

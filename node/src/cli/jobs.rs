@@ -1,6 +1,10 @@
 //! `potluck status`, `stop` and `explain`.
 
-use super::{args::Global, connect::{Session, connect}, output};
+use super::{
+    args::Global,
+    connect::{Session, connect},
+    output,
+};
 use crate::api::{
     change::Change,
     client::unexpected,
@@ -56,8 +60,9 @@ impl Session {
             }
             if tokio::time::Instant::now() >= end {
                 let message = format!("{job} is not {what} after {} s", limit.as_secs());
-                return Err(ApiError::new(ErrorCode::Timeout, message)
-                    .hint(format!("it goes on; look with: potluck status {job}, or potluck explain '{job}[0]'")));
+                return Err(ApiError::new(ErrorCode::Timeout, message).hint(format!(
+                    "it goes on; look with: potluck status {job}, or potluck explain '{job}[0]'"
+                )));
             }
             tokio::time::sleep(POLL).await;
         }
@@ -115,7 +120,9 @@ fn show_job(job: &JobStatus) -> String {
         return head;
     }
     let tasks = output::table(
-        ["TASK", "NODE", "RACK", "STATE", "HEALTHY", "STARTS", "ADDRESS", "NOTE"],
+        [
+            "TASK", "NODE", "RACK", "STATE", "HEALTHY", "STARTS", "ADDRESS", "NOTE",
+        ],
         job.tasks.iter().map(task_row),
     );
     format!("{head}\n{tasks}")
@@ -132,7 +139,10 @@ fn task_row(task: &TaskStatus) -> [String; 8] {
         if task.healthy { "yes" } else { "no" }.into(),
         task.starts.to_string(),
         ports.join(","),
-        task.waits_for.clone().or_else(|| task.last_end.clone()).unwrap_or_default(),
+        task.waits_for
+            .clone()
+            .or_else(|| task.last_end.clone())
+            .unwrap_or_default(),
     ]
 }
 
@@ -155,7 +165,9 @@ pub async fn stop(job: JobName, no_wait: bool, global: &Global) -> Result<ExitCo
     let mut session = connect(global).await?;
     let bar = output::spinner(&format!("stopping {job}"));
     let change = Change::StopJob { job: job.clone() };
-    session.change(change, |text| bar.set_message(text.to_owned())).await?;
+    session
+        .change(change, |text| bar.set_message(text.to_owned()))
+        .await?;
     if !no_wait {
         bar.set_message(format!("waiting for the tasks of {job} to end"));
         let ended = |status: &JobStatus| status.tasks.iter().all(|task| task.node.is_none());
@@ -177,7 +189,9 @@ pub async fn explain(task: SlotId, global: &Global) -> Result<ExitCode, ApiError
     output::print(global.output, &verdicts, |verdicts| {
         output::table(
             ["NODE", "RACK", "VERDICT"],
-            verdicts.iter().map(|v| [v.node.clone(), v.rack.clone(), v.verdict.clone()]),
+            verdicts
+                .iter()
+                .map(|v| [v.node.clone(), v.rack.clone(), v.verdict.clone()]),
         )
     });
     Ok(ExitCode::SUCCESS)

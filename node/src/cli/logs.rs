@@ -1,6 +1,9 @@
 //! `potluck logs`: a task's lines, from any node, over any reconnect.
 
-use super::{args::{Format, Global}, connect::connect};
+use super::{
+    args::{Format, Global},
+    connect::connect,
+};
 use crate::api::{
     client::unexpected,
     error::ApiError,
@@ -18,7 +21,10 @@ pub async fn logs(
     global: &Global,
 ) -> Result<ExitCode, ApiError> {
     let mut session = connect(global).await?;
-    session.client.send(&ApiRequest::Logs(LogsRequest { slot, follow, tail })).await?;
+    session
+        .client
+        .send(&ApiRequest::Logs(LogsRequest { slot, follow, tail }))
+        .await?;
     loop {
         match session.client.next().await? {
             ApiFrame::Lines(lines) => {
@@ -36,7 +42,10 @@ pub async fn logs(
 /// False when nobody reads any more (`potluck logs | head`).
 fn print(lines: &[LogLine], timestamps: bool, format: Format) -> bool {
     let mut out = std::io::stdout().lock();
-    lines.iter().try_for_each(|line| write_line(&mut out, line, timestamps, format)).is_ok()
+    lines
+        .iter()
+        .try_for_each(|line| write_line(&mut out, line, timestamps, format))
+        .is_ok()
         && out.flush().is_ok()
 }
 
@@ -52,7 +61,12 @@ fn write_line(
     }
     if timestamps {
         let stream = if line.stderr { "err" } else { "out" };
-        write!(out, "{}.{:03} {stream} ", line.at.0 / 1000, line.at.0 % 1000)?;
+        write!(
+            out,
+            "{}.{:03} {stream} ",
+            line.at.0 / 1000,
+            line.at.0 % 1000
+        )?;
     }
     writeln!(out, "{}", line.text)
 }

@@ -28,7 +28,10 @@ pub fn main() -> ExitCode {
         Command::InternalEvaluate { file } => run::evaluate_child(&file),
         Command::Testnet { args } => testnet::exec(&args),
         command => {
-            let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+            let runtime = match tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()
+            {
                 Ok(runtime) => runtime,
                 Err(error) => {
                     let message = format!("can't start: {error}");
@@ -47,16 +50,22 @@ async fn dispatch(command: Command, global: &args::Global) -> Result<ExitCode, A
     match command {
         Command::Init(args) => admin::init(&args, global),
         Command::Node(args) => node::run(args, global).await,
-        Command::Token(TokenCommand::Create { uses, ttl, rack, no_voter }) => {
-            admin::create_token(uses, ttl, rack, no_voter, global).await
-        }
+        Command::Token(TokenCommand::Create {
+            uses,
+            ttl,
+            rack,
+            no_voter,
+        }) => admin::create_token(uses, ttl, rack, no_voter, global).await,
         Command::Run(args) => run::run(&args, global).await,
         Command::Status { job } => jobs::status(job, global).await,
         Command::Nodes => nodes::nodes(global).await,
         Command::Info => nodes::info(global).await,
-        Command::Logs { task, follow, tail, timestamps } => {
-            logs::logs(task, follow, tail, timestamps, global).await
-        }
+        Command::Logs {
+            task,
+            follow,
+            tail,
+            timestamps,
+        } => logs::logs(task, follow, tail, timestamps, global).await,
         Command::Stop { job, no_wait } => jobs::stop(job, no_wait, global).await,
         Command::Resolve { service } => services::resolve(service, global).await,
         Command::Explain { task } => jobs::explain(task, global).await,

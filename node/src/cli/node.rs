@@ -22,7 +22,9 @@ const MEMORY_KEPT: u64 = 512 << 20;
 pub async fn run(args: NodeArgs, global: &Global) -> Result<ExitCode, ApiError> {
     start_logging();
     let settings = resolve(args, global)?;
-    let node = Node::start(settings).await.map_err(|error| start_failed(&error))?;
+    let node = Node::start(settings)
+        .await
+        .map_err(|error| start_failed(&error))?;
     wait_for_signal().await?;
     tracing::info!("node stops; its tasks go on and are adopted by the next start");
     node.stop().await;
@@ -33,7 +35,10 @@ fn start_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("POTLUCK_LOG")
         .unwrap_or_else(|_| "info,libp2p=warn,openraft=warn,chitchat=warn".into());
     // A second subscriber can only be there in a test.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init();
 }
 
 async fn wait_for_signal() -> Result<(), ApiError> {
@@ -53,16 +58,20 @@ fn resolve(args: NodeArgs, global: &Global) -> Result<NodeSettings, ApiError> {
     let join = match (args.join, &args.token) {
         (Some(address), Some(token)) => Some(JoinWish {
             address,
-            token: token.parse().map_err(|error: potluck_specs::trust::TokenError| {
-                bad(error.to_string()).hint("make one on a member with: potluck token create")
-            })?,
+            token: token
+                .parse()
+                .map_err(|error: potluck_specs::trust::TokenError| {
+                    bad(error.to_string()).hint("make one on a member with: potluck token create")
+                })?,
         }),
         _ => None,
     };
     let advertise = args.advertise.unwrap_or(args.listen);
     if advertise.ip().is_unspecified() {
-        return Err(bad(format!("{advertise} is no address that others can reach this host at"))
-            .hint("give one with --advertise IP:PORT, or listen on one with --listen IP:PORT"));
+        return Err(bad(format!(
+            "{advertise} is no address that others can reach this host at"
+        ))
+        .hint("give one with --advertise IP:PORT, or listen on one with --listen IP:PORT"));
     }
     let host = host_resources();
     Ok(NodeSettings {

@@ -1,13 +1,20 @@
 //! `potluck nodes`, `info`, `drain` and `leave`.
 
-use super::{args::Global, connect::{Session, connect}, output};
+use super::{
+    args::Global,
+    connect::{Session, connect},
+    output,
+};
 use crate::api::{
     change::Change,
     client::unexpected,
     error::{ApiError, ErrorCode},
     protocol::{ApiAnswer, ApiRequest, Info, NodeStatus},
 };
-use nix::{sys::signal::{Signal, kill}, unistd::Pid};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use std::{process::ExitCode, time::Duration};
 
 /// Pause between two looks at a node that is being drained.
@@ -34,7 +41,16 @@ pub async fn nodes(global: &Global) -> Result<ExitCode, ApiError> {
     let nodes = connect(global).await?.nodes().await?;
     output::print(global.output, &nodes, |nodes| {
         output::table(
-            ["NODE", "RACK", "STATE", "ROLE", "TASKS", "FREE CPU", "FREE MEMORY", "ADDRESS"],
+            [
+                "NODE",
+                "RACK",
+                "STATE",
+                "ROLE",
+                "TASKS",
+                "FREE CPU",
+                "FREE MEMORY",
+                "ADDRESS",
+            ],
             nodes.iter().map(node_row),
         )
     });
@@ -42,7 +58,11 @@ pub async fn nodes(global: &Global) -> Result<ExitCode, ApiError> {
 }
 
 fn node_row(node: &NodeStatus) -> [String; 8] {
-    let state = if node.draining { format!("{}, draining", node.state) } else { node.state.clone() };
+    let state = if node.draining {
+        format!("{}, draining", node.state)
+    } else {
+        node.state.clone()
+    };
     let free = |show: fn(&potluck_specs::job::Resources) -> String| {
         node.free.as_ref().map_or_else(|| "-".into(), show)
     };
@@ -54,7 +74,8 @@ fn node_row(node: &NodeStatus) -> [String; 8] {
         node.tasks.to_string(),
         free(|free| format!("{:.2}", f64::from(free.cpu_millis) / 1000.0)),
         free(|free| output::bytes(free.memory_bytes)),
-        node.address.map_or_else(|| "-".into(), |address| address.to_string()),
+        node.address
+            .map_or_else(|| "-".into(), |address| address.to_string()),
     ]
 }
 
@@ -63,14 +84,24 @@ pub async fn info(global: &Global) -> Result<ExitCode, ApiError> {
     let info = connect(global).await?.info().await?;
     output::print(global.output, &info, |info| {
         let mut lines = vec![
-            format!("node     {} ({}) at {}, pid {}", info.name, info.node, info.topology, info.pid),
-            format!("fleet    {}  cluster {}  version {}", info.fleet, info.cluster, info.version),
+            format!(
+                "node     {} ({}) at {}, pid {}",
+                info.name, info.node, info.topology, info.pid
+            ),
+            format!(
+                "fleet    {}  cluster {}  version {}",
+                info.fleet, info.cluster, info.version
+            ),
             format!("leader   {}", info.leader.as_deref().unwrap_or("none")),
             format!("voters   {}", info.voters.join(", ")),
             format!("reign    {}.{}", info.authority.0, info.authority.1),
             format!("gossip   {} datagrams dropped", info.gossip_dropped),
         ];
-        lines.extend(info.warnings.iter().map(|warning| format!("warning: {warning}")));
+        lines.extend(
+            info.warnings
+                .iter()
+                .map(|warning| format!("warning: {warning}")),
+        );
         lines.join("\n")
     });
     Ok(ExitCode::SUCCESS)
@@ -82,10 +113,20 @@ pub async fn drain(name: &str, draining: bool, global: &Global) -> Result<ExitCo
     let nodes = session.nodes().await?;
     let Some(node) = nodes.iter().find(|node| node.name == name) else {
         let known: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
-        return Err(ApiError::new(ErrorCode::NotFound, format!("there is no node {name:?}"))
-            .hint(format!("nodes are: {}", known.join(", "))));
+        return Err(
+            ApiError::new(ErrorCode::NotFound, format!("there is no node {name:?}"))
+                .hint(format!("nodes are: {}", known.join(", "))),
+        );
     };
-    session.change(Change::Drain { node: node.node, draining }, |_| {}).await?;
+    session
+        .change(
+            Change::Drain {
+                node: node.node,
+                draining,
+            },
+            |_| {},
+        )
+        .await?;
     let done = serde_json::json!({ "node": name, "draining": draining });
     output::print(global.output, &done, |_| match draining {
         true => format!("{name} takes no new work; its tasks move away"),
@@ -99,11 +140,22 @@ pub async fn leave(wait: u64, global: &Global) -> Result<ExitCode, ApiError> {
     let mut session = connect(global).await?;
     let info = session.info().await?;
     let bar = output::spinner(&format!("draining {}", info.name));
-    session.change(Change::Drain { node: info.node, draining: true }, |_| {}).await?;
+    session
+        .change(
+            Change::Drain {
+                node: info.node,
+                draining: true,
+            },
+            |_| {},
+        )
+        .await?;
     let end = tokio::time::Instant::now() + Duration::from_secs(wait);
     loop {
         let nodes = session.nodes().await?;
-        let left = nodes.iter().find(|node| node.node == info.node).map_or(0, |node| node.tasks);
+        let left = nodes
+            .iter()
+            .find(|node| node.node == info.node)
+            .map_or(0, |node| node.tasks);
         if left == 0 {
             break;
         }
@@ -115,17 +167,24 @@ pub async fn leave(wait: u64, global: &Global) -> Result<ExitCode, ApiError> {
         }
         tokio::time::sleep(POLL).await;
     }
-    session.change(Change::Remove { node: info.node }, |_| {}).await?;
+    session
+        .change(Change::Remove { node: info.node }, |_| {})
+        .await?;
     bar.finish_and_clear();
     stop_process(&info)?;
     let done = serde_json::json!({ "node": info.name, "left": true });
-    output::print(global.output, &done, |_| format!("{} has left the cluster", info.name));
+    output::print(global.output, &done, |_| {
+        format!("{} has left the cluster", info.name)
+    });
     Ok(ExitCode::SUCCESS)
 }
 
 fn stop_process(info: &Info) -> Result<(), ApiError> {
     kill(Pid::from_raw(info.pid.cast_signed()), Signal::SIGTERM).map_err(|error| {
-        let message = format!("the node has left, but its process {} can't be stopped: {error}", info.pid);
+        let message = format!(
+            "the node has left, but its process {} can't be stopped: {error}",
+            info.pid
+        );
         ApiError::new(ErrorCode::Denied, message).hint("leave works on the node's own host")
     })
 }

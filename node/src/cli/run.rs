@@ -40,10 +40,18 @@ pub async fn run(args: &RunArgs, global: &Global) -> Result<ExitCode, ApiError> 
         draft.replicas = args.replicas.unwrap_or(draft.replicas);
         accepted.push(submit(&mut session, draft, &args.file).await?);
     }
-    let statuses = if args.no_wait { Vec::new() } else { wait(&mut session, args, &accepted).await? };
+    let statuses = if args.no_wait {
+        Vec::new()
+    } else {
+        wait(&mut session, args, &accepted).await?
+    };
     let shown = serde_json::json!({ "accepted": accepted, "jobs": statuses });
     output::print(global.output, &shown, |_| {
-        accepted.iter().map(|job| show(job, &statuses)).collect::<Vec<_>>().join("\n")
+        accepted
+            .iter()
+            .map(|job| show(job, &statuses))
+            .collect::<Vec<_>>()
+            .join("\n")
     });
     Ok(ExitCode::SUCCESS)
 }
@@ -86,11 +94,7 @@ pub fn evaluate_child(file: &Path) -> ExitCode {
     ExitCode::from(potluck_starlark::child_main(file))
 }
 
-async fn submit(
-    session: &mut Session,
-    draft: JobDraft,
-    file: &Path,
-) -> Result<Accepted, ApiError> {
+async fn submit(session: &mut Session, draft: JobDraft, file: &Path) -> Result<Accepted, ApiError> {
     let bar = output::spinner(&format!("submitting {}", draft.name));
     let package = match &draft.package {
         PackageSource::Id(id) => *id,
@@ -109,9 +113,16 @@ async fn submit(
     };
     bar.finish_and_clear();
     match changed {
-        Changed::JobAccepted { job, version, holders } => {
-            Ok(Accepted { job, version, package, holders })
-        }
+        Changed::JobAccepted {
+            job,
+            version,
+            holders,
+        } => Ok(Accepted {
+            job,
+            version,
+            package,
+            holders,
+        }),
         other => Err(unexpected(&other)),
     }
 }
@@ -129,11 +140,22 @@ async fn sign_and_send(
         Err(error) if error.is_worth_a_retry() => retry_version(session, &draft.name).await?,
         Err(error) => return Err(error),
     };
-    let (fleet, cluster) = (session.profile.fleet, session.client.welcome.cluster.clone());
+    let (fleet, cluster) = (
+        session.profile.fleet,
+        session.client.welcome.cluster.clone(),
+    );
     let job = draft.clone().bind(fleet, &cluster, current + 1, package);
-    let signed = SignedJob::new(&session.profile.key, session.profile.credential.clone(), &job);
-    let change = Change::RunJob { job: Box::new(signed) };
-    session.change(change, |text| bar.set_message(text.to_owned())).await
+    let signed = SignedJob::new(
+        &session.profile.key,
+        session.profile.credential.clone(),
+        &job,
+    );
+    let change = Change::RunJob {
+        job: Box::new(signed),
+    };
+    session
+        .change(change, |text| bar.set_message(text.to_owned()))
+        .await
 }
 
 /// The job's version, asked for until there is a leader to tell it.
@@ -159,15 +181,22 @@ async fn upload(
 ) -> Result<PackageId, ApiError> {
     bar.set_message(format!("packing {}", path.display()));
     let bad = |error: &dyn std::error::Error| {
-        ApiError::new(ErrorCode::BadRequest, format!("can't pack {}: {}", path.display(), chain(error)))
-            .hint("a spec's package is a path beside the spec file")
+        ApiError::new(
+            ErrorCode::BadRequest,
+            format!("can't pack {}: {}", path.display(), chain(error)),
+        )
+        .hint("a spec's package is a path beside the spec file")
     };
     let package = scan(path).map_err(|error| bad(&error))?;
     let manifest = ApiRequest::PutManifest(package.manifest_bytes.clone());
     let mut missing = missing(session.client.ask(&manifest).await?)?;
     let total = missing.len();
     while !missing.is_empty() {
-        bar.set_message(format!("uploading {}, {} of {total} chunks left", path.display(), missing.len()));
+        bar.set_message(format!(
+            "uploading {}, {} of {total} chunks left",
+            path.display(),
+            missing.len()
+        ));
         let chunks = batch(&package, &missing).map_err(|error| bad(&error))?;
         let sent = chunks.len();
         session.client.ask(&ApiRequest::PutChunks(chunks)).await?;
@@ -191,12 +220,17 @@ fn batch(
     let mut chunks = Vec::new();
     let mut bytes = 0;
     for hash in missing {
-        let Some(content) = package.read(*hash)? else { continue };
+        let Some(content) = package.read(*hash)? else {
+            continue;
+        };
         bytes += content.len();
         if !chunks.is_empty() && bytes > UPLOAD_BYTES {
             break;
         }
-        chunks.push(ChunkUpload { hash: *hash, bytes: content });
+        chunks.push(ChunkUpload {
+            hash: *hash,
+            bytes: content,
+        });
     }
     Ok(chunks)
 }
@@ -211,12 +245,22 @@ async fn wait(
     for job in accepted {
         let bar = output::spinner(&format!("waiting for {}", job.job));
         let healthy = |status: &JobStatus| {
-            bar.set_message(format!("{}: {}/{} healthy", job.job, status.healthy, status.replicas));
+            bar.set_message(format!(
+                "{}: {}/{} healthy",
+                job.job, status.healthy, status.replicas
+            ));
             status.version > job.version
                 || status.healthy == status.replicas
-                    && status.tasks.iter().all(|task| task.version == Some(job.version))
+                    && status
+                        .tasks
+                        .iter()
+                        .all(|task| task.version == Some(job.version))
         };
-        statuses.push(session.wait_for(&job.job, limit, "healthy", healthy).await?);
+        statuses.push(
+            session
+                .wait_for(&job.job, limit, "healthy", healthy)
+                .await?,
+        );
         bar.finish_and_clear();
     }
     Ok(statuses)

@@ -12,7 +12,10 @@ use std::process::ExitCode;
 /// `potluck resolve SERVICE`.
 pub async fn resolve(service: JobName, global: &Global) -> Result<ExitCode, ApiError> {
     let mut session = connect(global).await?;
-    let request = ApiRequest::Resolve { namespace: service.namespace, service: service.name };
+    let request = ApiRequest::Resolve {
+        namespace: service.namespace,
+        service: service.name,
+    };
     let resolved = match session.client.ask(&request).await? {
         ApiAnswer::Resolved(resolved) => resolved,
         other => return Err(unexpected(&other)),
@@ -56,7 +59,11 @@ pub async fn packages(global: &Global) -> Result<ExitCode, ApiError> {
                     package.package.to_string(),
                     output::bytes(package.bytes),
                     if package.complete { "yes" } else { "no" }.into(),
-                    if sources.is_empty() { "-".into() } else { sources.join(", ") },
+                    if sources.is_empty() {
+                        "-".into()
+                    } else {
+                        sources.join(", ")
+                    },
                 ]
             }),
         )

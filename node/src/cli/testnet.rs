@@ -8,8 +8,12 @@ use std::{os::unix::process::CommandExt, process::Command, process::ExitCode};
 
 /// Becomes `potluck-testnet`.
 pub fn exec(args: &[String]) -> ExitCode {
-    let beside = std::env::current_exe().ok().map(|exe| exe.with_file_name("potluck-testnet"));
-    let program = beside.filter(|path| path.exists()).unwrap_or_else(|| "potluck-testnet".into());
+    let beside = std::env::current_exe()
+        .ok()
+        .map(|exe| exe.with_file_name("potluck-testnet"));
+    let program = beside
+        .filter(|path| path.exists())
+        .unwrap_or_else(|| "potluck-testnet".into());
     let error = Command::new(&program).args(args).exec();
     let message = format!("can't run {}: {error}", program.display());
     exit::fail(

@@ -4,7 +4,9 @@ use super::shared::Shared;
 use crate::{
     cli::chain,
     clock,
-    identity::{self, Issuer, JoinReply, JoinRequest, KnownMember, Redemption, RefusalCode, random},
+    identity::{
+        self, Issuer, JoinReply, JoinRequest, KnownMember, Redemption, RefusalCode, random,
+    },
     network::InboundJoin,
     spawn::spawn,
     wire::{Request, Response},
@@ -38,17 +40,26 @@ pub struct Admission {
 impl Admission {
     /// With the certificate that the node has.
     pub fn new(credential: NodeCredential) -> Admission {
-        Admission { credential: Mutex::new(credential), issuer: Mutex::new(None) }
+        Admission {
+            credential: Mutex::new(credential),
+            issuer: Mutex::new(None),
+        }
     }
 
     /// This node's certificate.
     pub fn credential(&self) -> NodeCredential {
-        self.credential.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.credential
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Uses a renewed certificate from now on.
     pub fn set_credential(&self, credential: NodeCredential) {
-        *self.credential.lock().unwrap_or_else(PoisonError::into_inner) = credential;
+        *self
+            .credential
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = credential;
     }
 
     /// The admission issuer, opened with this node's key.
@@ -85,8 +96,18 @@ fn open(
 /// Answers strangers.
 pub async fn serve_strangers(shared: Arc<Shared>, mut joins: mpsc::Receiver<InboundJoin>) {
     let permits = Arc::new(Semaphore::new(STRANGERS_AT_ONCE));
-    while let Some(InboundJoin { from, payload, answer, .. }) = joins.recv().await {
-        let permit = permits.clone().acquire_owned().await.expect("it is never closed");
+    while let Some(InboundJoin {
+        from,
+        payload,
+        answer,
+        ..
+    }) = joins.recv().await
+    {
+        let permit = permits
+            .clone()
+            .acquire_owned()
+            .await
+            .expect("it is never closed");
         let shared = shared.clone();
         spawn("join", async move {
             // The stranger may have left.
@@ -98,9 +119,10 @@ pub async fn serve_strangers(shared: Arc<Shared>, mut joins: mpsc::Receiver<Inbo
 
 async fn welcome(shared: &Arc<Shared>, from: NodeId, payload: Vec<u8>) -> Vec<u8> {
     match JoinRequest::decode(&payload) {
-        Ok(JoinRequest::Hello) => {
-            JoinReply::Hello { credential: shared.admission.credential() }.encode()
+        Ok(JoinRequest::Hello) => JoinReply::Hello {
+            credential: shared.admission.credential(),
         }
+        .encode(),
         Ok(_) => hand_on(shared, from, payload).await,
         Err(error) => refuse(RefusalCode::Unsupported, chain(&error)),
     }
@@ -108,10 +130,15 @@ async fn welcome(shared: &Arc<Shared>, from: NodeId, payload: Vec<u8>) -> Vec<u8
 
 /// Lets the leader decide, wherever it is.
 async fn hand_on(shared: &Arc<Shared>, from: NodeId, payload: Vec<u8>) -> Vec<u8> {
-    let Some(mut leader) = shared.leader() else { return no_leader() };
+    let Some(mut leader) = shared.leader() else {
+        return no_leader();
+    };
     // Twice, since the one we take for the leader may know better.
     for _ in 0..2 {
-        let request = Request::Join { from, payload: payload.clone() };
+        let request = Request::Join {
+            from,
+            payload: payload.clone(),
+        };
         match shared.ask(leader, request, ADMIT_WAIT).await {
             Ok(Response::Joined(reply)) => return reply,
             Ok(Response::NotLeader(Some(hint))) if hint != leader => leader = hint,
@@ -122,7 +149,10 @@ async fn hand_on(shared: &Arc<Shared>, from: NodeId, payload: Vec<u8>) -> Vec<u8
 }
 
 fn no_leader() -> Vec<u8> {
-    refuse(RefusalCode::NoLeader, "no scheduler can be reached to admit anybody now".into())
+    refuse(
+        RefusalCode::NoLeader,
+        "no scheduler can be reached to admit anybody now".into(),
+    )
 }
 
 fn refuse(code: RefusalCode, message: String) -> Vec<u8> {
@@ -152,14 +182,25 @@ async fn redeem(
     from: NodeId,
     redemption: Redemption,
 ) -> Vec<u8> {
-    let Redemption { token, secret, name, topology, addresses } = redemption;
+    let Redemption {
+        token,
+        secret,
+        name,
+        topology,
+        addresses,
+    } = redemption;
     if let Err(error) = check_name(&name.0).and_then(|()| topology.check()) {
         return refuse(RefusalCode::BadName, error.to_string());
     }
     // The roles are the token's. Whether it holds is decided in the log.
     let roles = shared
         .control
-        .read(|state: &Cluster| state.tokens().get(&token).map(|record| record.roles.clone()))
+        .read(|state: &Cluster| {
+            state
+                .tokens()
+                .get(&token)
+                .map(|record| record.roles.clone())
+        })
         .unwrap_or_default();
     let (now, serial) = (clock::unix_now(), fresh_serial());
     let credential = issuer.issue(from, name.clone(), topology.clone(), &roles, now, serial);
@@ -172,12 +213,25 @@ async fn redeem(
         addresses: addresses.iter().map(ToString::to_string).collect(),
     };
     let secret_hash = *blake3::hash(&secret).as_bytes();
-    let command = Command::RedeemToken { token, secret_hash, admission: Box::new(admission), now };
-    match shared.control.propose(command).await.map(|applied| applied.reply) {
+    let command = Command::RedeemToken {
+        token,
+        secret_hash,
+        admission: Box::new(admission),
+        now,
+    };
+    match shared
+        .control
+        .propose(command)
+        .await
+        .map(|applied| applied.reply)
+    {
         Ok(Reply::Admitted { credential }) => admitted(shared, *credential),
         Ok(Reply::TokenRefused { why }) => refuse(refusal_code(&why), why.to_string()),
         Ok(Reply::Refused { why }) => refuse(RefusalCode::Other, why.to_string()),
-        Ok(_) => refuse(RefusalCode::Other, "the log gave an answer that makes no sense".into()),
+        Ok(_) => refuse(
+            RefusalCode::Other,
+            "the log gave an answer that makes no sense".into(),
+        ),
         Err(error) => refuse(RefusalCode::NoLeader, chain(&error)),
     }
 }
@@ -204,20 +258,39 @@ async fn renew(
     // However long ago it ended: who is a member is in the log.
     let certificate = match old.verify(shared.me.fleet, now, Millis(u64::MAX / 2)) {
         Ok(certificate) if certificate.node == from => certificate,
-        Ok(_) => return refuse(RefusalCode::Other, "the certificate is for another key".into()),
+        Ok(_) => {
+            return refuse(
+                RefusalCode::Other,
+                "the certificate is for another key".into(),
+            );
+        }
         Err(error) => return refuse(RefusalCode::Other, chain(&error)),
     };
     let (member, revoked) = shared.control.read(|state: &Cluster| {
-        (state.members().contains_key(&from), state.is_revoked(certificate.serial))
+        (
+            state.members().contains_key(&from),
+            state.is_revoked(certificate.serial),
+        )
     });
     if !member || revoked {
-        return refuse(RefusalCode::Revoked, "this node was put out of the cluster".into());
+        return refuse(
+            RefusalCode::Revoked,
+            "this node was put out of the cluster".into(),
+        );
     }
     let serial = fresh_serial();
     let credential = issuer.renew(&certificate, now, serial);
-    let command =
-        Command::RenewCertificate { node: from, credential: Box::new(credential.clone()), serial };
-    match shared.control.propose(command).await.map(|applied| applied.reply) {
+    let command = Command::RenewCertificate {
+        node: from,
+        credential: Box::new(credential.clone()),
+        serial,
+    };
+    match shared
+        .control
+        .propose(command)
+        .await
+        .map(|applied| applied.reply)
+    {
         Ok(Reply::Done) => admitted(shared, credential),
         Ok(other) => refuse(RefusalCode::Other, format!("{other:?}")),
         Err(error) => refuse(RefusalCode::NoLeader, chain(&error)),
@@ -249,9 +322,9 @@ fn admitted(shared: &Shared, credential: NodeCredential) -> Vec<u8> {
             gossip: Some(shared.me.address),
         });
     }
-    let (ring, epoch) = shared.control.read(|state: &Cluster| {
-        (ring_of(state), state.authority().epoch)
-    });
+    let (ring, epoch) = shared
+        .control
+        .read(|state: &Cluster| (ring_of(state), state.authority().epoch));
     let admission = identity::Admission {
         credential,
         cluster: shared.me.cluster.clone(),
@@ -264,14 +337,16 @@ fn admitted(shared: &Shared, credential: NodeCredential) -> Vec<u8> {
 
 /// The gossip keys of the log in gossip's own type.
 pub fn ring_of(state: &Cluster) -> KeyRing {
-    let mut keys = state.gossip_keys().iter().map(|key| key.key);
+    let keys = state.gossip_keys().iter().map(|key| key.key);
     // Before genesis there is nobody to admit, and nothing to tell.
-    let mut ring = KeyRing::new(keys.next().unwrap_or_default());
-    keys.for_each(|key| ring.install(key));
-    ring
+    KeyRing::from_keys(keys).unwrap_or_else(|| KeyRing::new([0; 32]))
 }
 
 /// Past its end a certificate is accepted for a week while there is no leader.
 pub fn grace(has_leader: bool) -> Millis {
-    if has_leader { Millis(0) } else { GRACE_WITHOUT_LEADER }
+    if has_leader {
+        Millis(0)
+    } else {
+        GRACE_WITHOUT_LEADER
+    }
 }

@@ -20,10 +20,7 @@ use potluck_core::{
     scheduler::{HostView, SessionState},
 };
 use potluck_specs::{
-    Job, JobName, NodeId, PackageId,
-    job::SignedJob,
-    trust::UserCertificate,
-    validate,
+    Job, JobName, NodeId, PackageId, job::SignedJob, trust::UserCertificate, validate,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -68,16 +65,42 @@ async fn simple(
     let (command, changed) = match request.change.clone() {
         Change::RunJob { .. } => unreachable!("has a function of its own"),
         Change::StopJob { job } => (
-            Command::StopJob { change, job: job.clone(), author, now },
+            Command::StopJob {
+                change,
+                job: job.clone(),
+                author,
+                now,
+            },
             Changed::JobStopped { job },
         ),
-        Change::CreateToken { id, secret_hash, roles, rack, uses, expires } => (
-            Command::CreateToken { change, id, secret_hash, roles, rack, uses, expires, now },
+        Change::CreateToken {
+            id,
+            secret_hash,
+            roles,
+            rack,
+            uses,
+            expires,
+        } => (
+            Command::CreateToken {
+                change,
+                id,
+                secret_hash,
+                roles,
+                rack,
+                uses,
+                expires,
+                now,
+            },
             Changed::TokenCreated,
         ),
-        Change::Drain { node, draining } => {
-            (Command::SetDraining { change, node, draining }, Changed::Drained)
-        }
+        Change::Drain { node, draining } => (
+            Command::SetDraining {
+                change,
+                node,
+                draining,
+            },
+            Changed::Drained,
+        ),
         Change::Remove { node } => (Command::RemoveMember { node, now }, Changed::Removed),
     };
     match propose(shared, command).await? {
@@ -99,16 +122,24 @@ async fn run_job(
         .verify(me.fleet, &me.cluster, clock::unix_now())
         .map_err(|error| ApiError::new(ErrorCode::Denied, chain(&error)))?;
     if signer.key != author.key {
-        return Err(ApiError::new(ErrorCode::Denied, "the job was signed by another user"));
+        return Err(ApiError::new(
+            ErrorCode::Denied,
+            "the job was signed by another user",
+        ));
     }
     check(&job)?;
     // A repeat, or a version that has passed, needs no package to be moved.
-    let known = shared.control.read(|state| state.answer_to(request.id).cloned());
+    let known = shared
+        .control
+        .read(|state| state.answer_to(request.id).cloned());
     if known.is_none() {
         check_version(shared, &job)?;
     }
     let (holders, package_bytes) = keep_package(shared, job.package, holder).await?;
-    let names = holders.iter().map(|node| shared.directory.name(*node)).collect();
+    let names = holders
+        .iter()
+        .map(|node| shared.directory.name(*node))
+        .collect();
     let command = Command::SubmitJob {
         change: request.id,
         job: Box::new(signed.clone()),
@@ -120,9 +151,11 @@ async fn run_job(
         expected_version: None,
     };
     match propose(shared, command).await? {
-        Reply::Accepted { version } => {
-            Ok(Changed::JobAccepted { job: job.name, version, holders: names })
-        }
+        Reply::Accepted { version } => Ok(Changed::JobAccepted {
+            job: job.name,
+            version,
+            holders: names,
+        }),
         Reply::Conflict { current } => Err(conflict(&job.name, current)),
         Reply::Refused { why } => Err(refused(&why)),
         other => Err(unexpected(&other)),
@@ -134,22 +167,34 @@ fn check(job: &Job) -> Result<(), ApiError> {
     if !validate::refused(&findings) {
         return Ok(());
     }
-    let list: Vec<String> =
-        findings.iter().map(|finding| format!("{}: {}", finding.field, finding.message)).collect();
+    let list: Vec<String> = findings
+        .iter()
+        .map(|finding| format!("{}: {}", finding.field, finding.message))
+        .collect();
     let message = format!("job {} is not valid: {}", job.name, list.join("; "));
     Err(ApiError::new(ErrorCode::BadRequest, message))
 }
 
 fn check_version(shared: &Shared, job: &Job) -> Result<(), ApiError> {
     let current = shared.control.read(|state: &Cluster| {
-        state.jobs().get(&job.name).map_or(0, |record| record.current().version)
+        state
+            .jobs()
+            .get(&job.name)
+            .map_or(0, |record| record.current().version)
     });
-    if job.version == current + 1 { Ok(()) } else { Err(conflict(&job.name, current)) }
+    if job.version == current + 1 {
+        Ok(())
+    } else {
+        Err(conflict(&job.name, current))
+    }
 }
 
 fn conflict(job: &JobName, current: u64) -> ApiError {
-    ApiError::new(ErrorCode::Conflict, format!("job {job} is at version {current} by now"))
-        .hint("somebody else changed it at the same time; look at it and run again")
+    ApiError::new(
+        ErrorCode::Conflict,
+        format!("job {job} is at version {current} by now"),
+    )
+    .hint("somebody else changed it at the same time; look at it and run again")
 }
 
 fn refused(why: &Refused) -> ApiError {
@@ -198,9 +243,14 @@ async fn keep_package(
         .filter(|host| host.session == SessionState::Up)
         .map(|host| host.node)
         .collect();
-    let recorded = shared.control.read(|state: &Cluster| state.packages().get(&package).cloned());
-    let mut holders: BTreeSet<NodeId> =
-        recorded.iter().flat_map(|record| &record.holders).copied().collect();
+    let recorded = shared
+        .control
+        .read(|state: &Cluster| state.packages().get(&package).cloned());
+    let mut holders: BTreeSet<NodeId> = recorded
+        .iter()
+        .flat_map(|record| &record.holders)
+        .copied()
+        .collect();
     holders.retain(|node| up.contains(node));
     if let Some(record) = &recorded
         && holders.len() >= HOLDERS.min(up.len())
@@ -227,7 +277,9 @@ async fn keep_package(
             in_flight.insert(node);
             asked.push(hold(shared, node, package, sources.clone()));
         }
-        let Some((node, outcome)) = asked.next().await else { break };
+        let Some((node, outcome)) = asked.next().await else {
+            break;
+        };
         in_flight.remove(&node);
         match outcome {
             Ok(()) => {
@@ -248,9 +300,11 @@ async fn keep_package(
         return Err(ApiError::new(ErrorCode::Unavailable, message)
             .hint("a repeat goes on where this one stopped"));
     }
-    let bytes = shared.packages.bytes_of(package).await.unwrap_or_else(|| {
-        recorded.map_or(0, |record| record.bytes)
-    });
+    let bytes = shared
+        .packages
+        .bytes_of(package)
+        .await
+        .unwrap_or_else(|| recorded.map_or(0, |record| record.bytes));
     Ok((confirmed.into_iter().collect(), bytes))
 }
 
@@ -293,7 +347,11 @@ fn spread(
     let mut second = Vec::new();
     for node in up.iter().filter(|node| !holders.contains(node)) {
         let fresh = racks.get(node).is_some_and(|rack| taken.insert(rack));
-        if fresh { first.push(*node) } else { second.push(*node) }
+        if fresh {
+            first.push(*node)
+        } else {
+            second.push(*node)
+        }
     }
     second.into_iter().chain(first).collect()
 }

@@ -12,11 +12,11 @@ use crate::{
 use async_trait::async_trait;
 use potluck_core::{
     cluster::Cluster,
-    scheduler::{SessionState, ServiceEndpoints},
+    scheduler::{ServiceEndpoints, SessionState},
 };
 use potluck_dht::slice::{
-    Endpoint, LookupError, Resolved, Resolver, Revision, ServiceName, SignedSlice, Slice,
-    SliceKey, SliceLookup, SliceRequest, SliceResponse, SliceStore, split,
+    Endpoint, LookupError, Resolved, Resolver, Revision, ServiceName, SignedSlice, Slice, SliceKey,
+    SliceLookup, SliceRequest, SliceResponse, SliceStore, split,
 };
 use potluck_specs::{Millis, NodeId, trust::NodeCertificate};
 use std::{
@@ -56,10 +56,21 @@ impl Discovery {
     /// With nothing known yet.
     pub fn new(certificate: &NodeCertificate, network: Network, me: NodeId) -> Discovery {
         let store = Arc::new(Mutex::new(SliceStore::new(certificate.fleet)));
-        let lookup = Lookup { network, me, store: store.clone() };
-        let resolver =
-            Resolver::new(certificate.fleet, Arc::new(lookup), Arc::new(clock::unix_now));
-        Discovery { cluster: certificate.topology.cluster.clone(), store, resolver }
+        let lookup = Lookup {
+            network,
+            me,
+            store: store.clone(),
+        };
+        let resolver = Resolver::new(
+            certificate.fleet,
+            Arc::new(lookup),
+            Arc::new(clock::unix_now),
+        );
+        Discovery {
+            cluster: certificate.topology.cluster.clone(),
+            store,
+            resolver,
+        }
     }
 
     /// Answers a request about slices that this node holds. What it is given
@@ -115,7 +126,11 @@ impl SliceLookup for Lookup {
             let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
             return Ok(store.answer(request, clock::unix_now()));
         }
-        match self.network.request(to, Request::Slice(request), ANSWER_WAIT).await {
+        match self
+            .network
+            .request(to, Request::Slice(request), ANSWER_WAIT)
+            .await
+        {
             Ok(Response::Slice(response)) => Ok(response),
             Ok(_) => Err(LookupError::BadAnswer),
             Err(error) => Err(LookupError::Unreachable(chain(&error))),
@@ -162,7 +177,13 @@ pub async fn publish(
             counter += 1;
             let key = (service.namespace.clone(), service.service.clone());
             publish_one(&shared, &service, counter).await;
-            known.insert(key, Publication { service, due: Instant::now() + REPUBLISH });
+            known.insert(
+                key,
+                Publication {
+                    service,
+                    due: Instant::now() + REPUBLISH,
+                },
+            );
         }
     }
 }
@@ -184,7 +205,10 @@ async fn see_dead(shared: &Arc<Shared>) {
         .scheduling
         .look(|scheduler, state| {
             let hosts = scheduler.hosts(state).into_iter();
-            hosts.filter(|host| host.session == SessionState::Dead).map(|host| host.node).collect()
+            hosts
+                .filter(|host| host.session == SessionState::Dead)
+                .map(|host| host.node)
+                .collect()
         })
         .await;
     if let Some(dead) = dead {
@@ -203,15 +227,17 @@ async fn publish_one(shared: &Arc<Shared>, service: &ServiceEndpoints, counter: 
     };
     for slice in slices {
         let name = slice.name.to_string();
-        let signed =
-            SignedSlice::sign(&slice, &shared.me.key, shared.admission.credential());
+        let signed = SignedSlice::sign(&slice, &shared.me.key, shared.admission.credential());
         let published = match signed {
             Ok(signed) => shared.discovery.resolver.publish(&signed).await,
             Err(error) => Err(error),
         };
         match published {
             Ok(report) if report.newer.is_some() => {
-                tracing::warn!(service = name, "a newer scheduler has published this service");
+                tracing::warn!(
+                    service = name,
+                    "a newer scheduler has published this service"
+                );
             }
             Ok(report) => {
                 tracing::debug!(
@@ -261,7 +287,11 @@ fn slice(shared: &Shared, service: &ServiceEndpoints, counter: u64) -> Slice {
             namespace: service.namespace.clone(),
             service: service.service.clone(),
         },
-        revision: Revision { epoch: authority.epoch, reign: authority.reign, counter },
+        revision: Revision {
+            epoch: authority.epoch,
+            reign: authority.reign,
+            counter,
+        },
         published: now,
         expires: now + SLICE_LIFE,
         part: 0,

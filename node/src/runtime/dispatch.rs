@@ -20,7 +20,11 @@ const PROBE_WAIT: Duration = Duration::from_millis(800);
 
 /// Serves requests, streams and strangers until told to stop.
 pub async fn run(shared: Arc<Shared>, inbound: Inbound, token: CancellationToken) {
-    let Inbound { requests, streams, joins } = inbound;
+    let Inbound {
+        requests,
+        streams,
+        joins,
+    } = inbound;
     tokio::select! {
         () = token.cancelled() => {}
         () = serve_requests(shared.clone(), requests) => {}
@@ -31,8 +35,18 @@ pub async fn run(shared: Arc<Shared>, inbound: Inbound, token: CancellationToken
 
 async fn serve_requests(shared: Arc<Shared>, mut requests: mpsc::Receiver<InboundRequest>) {
     let permits = Arc::new(Semaphore::new(REQUESTS_AT_ONCE));
-    while let Some(InboundRequest { from, request, answer, .. }) = requests.recv().await {
-        let permit = permits.clone().acquire_owned().await.expect("it is never closed");
+    while let Some(InboundRequest {
+        from,
+        request,
+        answer,
+        ..
+    }) = requests.recv().await
+    {
+        let permit = permits
+            .clone()
+            .acquire_owned()
+            .await
+            .expect("it is never closed");
         let shared = shared.clone();
         spawn("request", async move {
             // The caller may have left; then nobody reads the answer.
@@ -63,13 +77,15 @@ pub async fn handle(shared: Arc<Shared>, from: NodeId, request: Request) -> Resp
         Request::Call(call) => answered(shared.agent.call(call).await, Response::Call),
         Request::Award(award) => answered(shared.agent.award(award).await, Response::Award),
         Request::Cancel { authority, call } => {
-            answered(shared.agent.cancel(authority, call).await, |()| Response::Done)
+            answered(shared.agent.cancel(authority, call).await, |()| {
+                Response::Done
+            })
         }
         Request::Stop(order) => answered(shared.agent.stop(order).await, |()| Response::Done),
-        Request::Probe(about) => Response::Probe { reachable: reaches(&shared, about).await },
-        Request::Introduce(introduction) => {
-            changes::introduce(&shared, from, introduction).await
-        }
+        Request::Probe(about) => Response::Probe {
+            reachable: reaches(&shared, about).await,
+        },
+        Request::Introduce(introduction) => changes::introduce(&shared, from, introduction).await,
         Request::Change { change, holder } => {
             if !shared.we_lead() {
                 return Response::NotLeader(shared.leader());
@@ -115,5 +131,9 @@ async fn reaches(shared: &Arc<Shared>, about: NodeId) -> bool {
         return true;
     }
     // A probe about the asked node itself ends there: no chains.
-    shared.network.request(about, Request::Probe(about), PROBE_WAIT).await.is_ok()
+    shared
+        .network
+        .request(about, Request::Probe(about), PROBE_WAIT)
+        .await
+        .is_ok()
 }

@@ -4,8 +4,8 @@
 use crate::{
     clock,
     identity::{
-        self, Admission, ClusterFile, DataFolder, JoinError, JoinReply, JoinRequest,
-        JoinTransport, Joiner, TransportError,
+        self, Admission, ClusterFile, DataFolder, JoinError, JoinReply, JoinRequest, JoinTransport,
+        Joiner, TransportError,
     },
     network::{self, Credential, Network, NetworkConfig},
 };
@@ -41,14 +41,21 @@ impl JoinTransport for Door<'_> {
     ) -> Result<(NodeId, JoinReply), TransportError> {
         // The network lets nothing out before the other side has proved to be
         // a node of the fleet, so the secret is safe even before this check.
-        let answered = self.0.join_exchange(address, request.encode(), EXCHANGE_WAIT).await;
-        let (node, bytes) = answered
-            .map_err(|error| TransportError::Connect { address, source: Box::new(error) })?;
+        let answered = self
+            .0
+            .join_exchange(address, request.encode(), EXCHANGE_WAIT)
+            .await;
+        let (node, bytes) = answered.map_err(|error| TransportError::Connect {
+            address,
+            source: Box::new(error),
+        })?;
         if peer.is_some_and(|peer| peer != node) {
             return Err(TransportError::OtherPeer { address });
         }
-        let reply = JoinReply::decode(&bytes)
-            .map_err(|error| TransportError::Exchange { address, source: Box::new(error) })?;
+        let reply = JoinReply::decode(&bytes).map_err(|error| TransportError::Exchange {
+            address,
+            source: Box::new(error),
+        })?;
         Ok((node, reply))
     }
 }
@@ -176,7 +183,9 @@ pub async fn renew(
             Err(error) => last = Some(error),
         }
     }
-    Err(last.unwrap_or(JoinError::Transport(TransportError::Timeout {
-        address: SocketAddr::from(([0, 0, 0, 0], 0)),
-    })))
+    Err(
+        last.unwrap_or(JoinError::Transport(TransportError::Timeout {
+            address: SocketAddr::from(([0, 0, 0, 0], 0)),
+        })),
+    )
 }

@@ -56,21 +56,30 @@ async fn holder(shared: &Arc<Shared>, slot: &SlotId) -> Result<NodeId, ApiError>
         },
         other => return Err(crate::api::client::unexpected(&other)),
     };
-    let task = jobs.iter().flat_map(|job| &job.tasks).find(|task| task.slot == *slot);
+    let task = jobs
+        .iter()
+        .flat_map(|job| &job.tasks)
+        .find(|task| task.slot == *slot);
     let name = task.and_then(|task| task.node.clone());
     let name = name.ok_or_else(|| not_running(slot, task.is_some()))?;
-    shared
-        .directory
-        .named(&name)
-        .ok_or_else(|| ApiError::new(ErrorCode::Unavailable, format!("node {name} is not known here")))
+    shared.directory.named(&name).ok_or_else(|| {
+        ApiError::new(
+            ErrorCode::Unavailable,
+            format!("node {name} is not known here"),
+        )
+    })
 }
 
 fn not_running(slot: &SlotId, is_wanted: bool) -> ApiError {
     match is_wanted {
-        true => ApiError::new(ErrorCode::NotFound, format!("{slot} runs nowhere at this moment"))
-            .hint(format!("see why with: potluck explain '{slot}'")),
-        false => ApiError::new(ErrorCode::NotFound, format!("there is no task {slot}"))
-            .hint(format!("see which there are with: potluck status {}", slot.job)),
+        true => ApiError::new(
+            ErrorCode::NotFound,
+            format!("{slot} runs nowhere at this moment"),
+        )
+        .hint(format!("see why with: potluck explain '{slot}'")),
+        false => ApiError::new(ErrorCode::NotFound, format!("there is no task {slot}")).hint(
+            format!("see which there are with: potluck status {}", slot.job),
+        ),
     }
 }
 
@@ -79,7 +88,11 @@ async fn local(
     request: &LogsRequest,
     frames: &Frames,
 ) -> Result<(), ApiError> {
-    let query = LogQuery { follow: request.follow, tail: request.tail, previous: false };
+    let query = LogQuery {
+        follow: request.follow,
+        tail: request.tail,
+        previous: false,
+    };
     let mut lines = shared
         .agent
         .logs(request.slot.clone(), query)
@@ -136,7 +149,11 @@ async fn remote(
 ) -> Result<(), ApiError> {
     let name = shared.directory.name(node);
     let lost = |error: &dyn std::error::Error| {
-        let message = format!("the log of {} on {name} can't be read: {}", request.slot, chain(error));
+        let message = format!(
+            "the log of {} on {name} can't be read: {}",
+            request.slot,
+            chain(error)
+        );
         ApiError::new(ErrorCode::Unavailable, message)
     };
     let stream = shared
@@ -145,7 +162,9 @@ async fn remote(
         .await
         .map_err(|error| lost(&error))?;
     let mut stream = stream.into_tokio();
-    frame::write(&mut stream, request).await.map_err(|error| lost(&error))?;
+    frame::write(&mut stream, request)
+        .await
+        .map_err(|error| lost(&error))?;
     loop {
         let next = tokio::select! {
             next = frame::read::<ApiFrame>(&mut stream) => next,
@@ -165,7 +184,9 @@ async fn remote(
 
 /// Serves another node that streams a log on to a person.
 pub async fn serve(shared: Arc<Shared>, mut stream: impl AsyncRead + AsyncWrite + Unpin + Send) {
-    let Ok(request) = frame::read::<LogsRequest>(&mut stream).await else { return };
+    let Ok(request) = frame::read::<LogsRequest>(&mut stream).await else {
+        return;
+    };
     let (frames, mut queue) = tokio::sync::mpsc::channel(16);
     let work = async {
         let last = match local(&shared, &request, &frames).await {

@@ -53,19 +53,29 @@ impl Directory {
 
     /// What people call a node; its short id if they have not said.
     pub fn name(&self, node: NodeId) -> String {
-        self.get(node).map_or_else(|| node.short(), |known| known.name)
+        self.get(node)
+            .map_or_else(|| node.short(), |known| known.name)
     }
 
     /// The node that people call so.
     pub fn named(&self, name: &str) -> Option<NodeId> {
         let inner = self.lock();
-        inner.members.iter().find(|(_, known)| known.name == name).map(|(node, _)| *node)
+        inner
+            .members
+            .iter()
+            .find(|(_, known)| known.name == name)
+            .map(|(node, _)| *node)
     }
 
     /// All nodes that gossip believes to be alive.
     pub fn alive(&self) -> Vec<NodeId> {
         let inner = self.lock();
-        inner.members.iter().filter(|(_, known)| known.alive).map(|(node, _)| *node).collect()
+        inner
+            .members
+            .iter()
+            .filter(|(_, known)| known.alive)
+            .map(|(node, _)| *node)
+            .collect()
     }
 
     /// What the scheduler is told.
@@ -85,7 +95,10 @@ impl Directory {
     /// A scheduler has greeted this node, or named the one that leads.
     pub fn greeted(&self, authority: Authority, by: NodeId) {
         let mut inner = self.lock();
-        if inner.greeted.is_none_or(|(highest, _)| authority >= highest) {
+        if inner
+            .greeted
+            .is_none_or(|(highest, _)| authority >= highest)
+        {
             inner.greeted = Some((authority, by));
         }
     }
@@ -94,7 +107,9 @@ impl Directory {
     /// own: it only fills a gap.
     pub fn hint_leader(&self, leader: NodeId) {
         let mut inner = self.lock();
-        let authority = inner.greeted.map_or(Authority::default(), |(highest, _)| highest);
+        let authority = inner
+            .greeted
+            .map_or(Authority::default(), |(highest, _)| highest);
         inner.greeted = Some((authority, leader));
     }
 
@@ -129,7 +144,9 @@ pub async fn run(shared: Arc<Shared>, token: CancellationToken) {
         let view = members.borrow_and_update().clone();
         shared.directory.update(&view, clock::boot_now());
         for member in view.iter().filter(|member| member.node != shared.me.node) {
-            shared.network.learn(member.node, member.record.network.clone());
+            shared
+                .network
+                .learn(member.node, member.record.network.clone());
         }
         tokio::select! {
             () = token.cancelled() => return,

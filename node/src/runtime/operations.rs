@@ -23,12 +23,7 @@ use async_trait::async_trait;
 use potluck_core::cluster::Cluster;
 use potluck_dht::slice::{ResolvedEndpoint, Source};
 use potluck_specs::{Millis, NodeId, trust::UserCertificate};
-use std::{
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     net::UnixListener,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
@@ -65,7 +60,10 @@ pub async fn serve_socket(shared: Arc<Shared>, listener: UnixListener, token: Ca
 /// Serves the streams that peers open.
 pub async fn serve_streams(shared: Arc<Shared>, mut streams: mpsc::Receiver<InboundStream>) {
     let sessions = Arc::new(Semaphore::new(SESSIONS_MAX));
-    while let Some(InboundStream { purpose, stream, .. }) = streams.recv().await {
+    while let Some(InboundStream {
+        purpose, stream, ..
+    }) = streams.recv().await
+    {
         match purpose {
             Purpose::Api => serve_session(shared.clone(), Box::new(stream.into_tokio()), &sessions),
             Purpose::Chunks => {
@@ -74,7 +72,9 @@ pub async fn serve_streams(shared: Arc<Shared>, mut streams: mpsc::Receiver<Inbo
             }
             Purpose::Logs => {
                 let shared = shared.clone();
-                spawn("log server", async move { logs::serve(shared, stream.into_tokio()).await });
+                spawn("log server", async move {
+                    logs::serve(shared, stream.into_tokio()).await
+                });
             }
             // Snapshots travel as messages of the control group so far.
             Purpose::Snapshot => {}
@@ -84,7 +84,10 @@ pub async fn serve_streams(shared: Arc<Shared>, mut streams: mpsc::Receiver<Inbo
 
 fn serve_session(shared: Arc<Shared>, stream: Box<dyn Transport>, sessions: &Arc<Semaphore>) {
     let Ok(permit) = sessions.clone().try_acquire_owned() else {
-        tracing::warn!(limit = SESSIONS_MAX, "API session refused, too many are open");
+        tracing::warn!(
+            limit = SESSIONS_MAX,
+            "API session refused, too many are open"
+        );
         return;
     };
     spawn("api session", session(shared, stream, permit));
@@ -123,18 +126,22 @@ impl Operations for Api {
             ApiRequest::Nodes => query(shared, Query::Nodes).await,
             ApiRequest::Jobs { job } => query(shared, Query::Jobs(job)).await,
             ApiRequest::Explain(slot) => query(shared, Query::Explain(slot)).await,
-            ApiRequest::PutManifest(bytes) => {
-                shared.packages.put_manifest(bytes).await.map(ApiAnswer::Missing)
-            }
-            ApiRequest::PutChunks(chunks) => {
-                shared.packages.put_chunks(chunks).await.map(ApiAnswer::Missing)
-            }
-            ApiRequest::Change(signed) => {
-                change(shared, *signed, &frames).await.map(ApiAnswer::Changed)
-            }
-            ApiRequest::Resolve { namespace, service } => {
-                resolve(shared, &namespace, &service).await.map(ApiAnswer::Resolved)
-            }
+            ApiRequest::PutManifest(bytes) => shared
+                .packages
+                .put_manifest(bytes)
+                .await
+                .map(ApiAnswer::Missing),
+            ApiRequest::PutChunks(chunks) => shared
+                .packages
+                .put_chunks(chunks)
+                .await
+                .map(ApiAnswer::Missing),
+            ApiRequest::Change(signed) => change(shared, *signed, &frames)
+                .await
+                .map(ApiAnswer::Changed),
+            ApiRequest::Resolve { namespace, service } => resolve(shared, &namespace, &service)
+                .await
+                .map(ApiAnswer::Resolved),
             ApiRequest::Packages => Ok(ApiAnswer::Packages(
                 shared.packages.statuses(&shared.directory).await,
             )),
@@ -165,7 +172,10 @@ fn info(shared: &Shared) -> Info {
         topology: me.topology.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         leader: shared.leader().map(|node| shared.directory.name(node)),
-        voters: voters.iter().map(|node| shared.directory.name(*node)).collect(),
+        voters: voters
+            .iter()
+            .map(|node| shared.directory.name(*node))
+            .collect(),
         authority: (authority.epoch.0, authority.reign.0),
         warnings,
         gossip_dropped: shared.gossip.counters().dropped_in_all(),
@@ -204,7 +214,10 @@ async fn change(
         let text = "waiting until the package is on three nodes and the job in the log";
         let _ = frames.send(ApiFrame::Progress(text.into())).await;
     }
-    let request = Request::Change { change: Box::new(signed), holder: shared.me.node };
+    let request = Request::Change {
+        change: Box::new(signed),
+        holder: shared.me.node,
+    };
     match ask_leader(shared, request, CHANGE_WAIT).await? {
         Response::Changed(changed) => changed,
         other => Err(crate::api::client::unexpected(&other)),
@@ -235,8 +248,11 @@ pub async fn ask_leader(
 }
 
 fn no_leader() -> ApiError {
-    ApiError::new(ErrorCode::Unavailable, "the cluster has no scheduler at this moment")
-        .hint("a new one is elected within seconds while most voters are up; see potluck info")
+    ApiError::new(
+        ErrorCode::Unavailable,
+        "the cluster has no scheduler at this moment",
+    )
+    .hint("a new one is elected within seconds while most voters are up; see potluck info")
 }
 
 async fn resolve(
@@ -261,7 +277,12 @@ async fn resolve(
             Source::Dht => "dht",
         }
         .into(),
-        endpoints: resolved.resolution.endpoints.into_iter().map(endpoint).collect(),
+        endpoints: resolved
+            .resolution
+            .endpoints
+            .into_iter()
+            .map(endpoint)
+            .collect(),
     })
 }
 

@@ -15,11 +15,8 @@ use crate::{
 use async_trait::async_trait;
 use potluck_dht::{
     exchange::{
-        Ask, Asking, PeerHint, Server, SourceError, frame,
-        Limits,
-        wire::{
-            CHUNK_REQUEST_BYTES_MAX, CHUNK_RESPONSE_BYTES_MAX, ChunkRequest, ChunkResponse,
-        },
+        Ask, Asking, Limits, PeerHint, Server, SourceError, frame,
+        wire::{CHUNK_REQUEST_BYTES_MAX, CHUNK_RESPONSE_BYTES_MAX, ChunkRequest, ChunkResponse},
     },
     packages::Packages as Swarm,
     store::ChunkStore,
@@ -67,7 +64,10 @@ impl Packages {
         rack: String,
     ) -> Result<Packages, potluck_dht::store::StoreError> {
         let store = ChunkStore::open(folder)?;
-        let pool = Pool { network: network.clone(), idle: Arc::default() };
+        let pool = Pool {
+            network: network.clone(),
+            idle: Arc::default(),
+        };
         Ok(Packages {
             swarm: Swarm::new(store.clone(), Arc::new(Asking(pool)), Limits::default()),
             server: Server::new(store.clone()),
@@ -81,9 +81,14 @@ impl Packages {
 
     /// Serves one stream of a peer until it leaves.
     pub async fn serve(self, mut stream: Stream) {
-        while let Ok(Some(request)) = frame::read::<ChunkRequest>(&mut stream, "chunk request", CHUNK_REQUEST_BYTES_MAX).await {
+        while let Ok(Some(request)) =
+            frame::read::<ChunkRequest>(&mut stream, "chunk request", CHUNK_REQUEST_BYTES_MAX).await
+        {
             let answer = self.server.answer(request).await;
-            if frame::write(&mut stream, &answer, CHUNK_RESPONSE_BYTES_MAX).await.is_err() {
+            if frame::write(&mut stream, &answer, CHUNK_RESPONSE_BYTES_MAX)
+                .await
+                .is_err()
+            {
                 return;
             }
         }
@@ -116,7 +121,10 @@ impl Packages {
             return Ok(());
         }
         let peers = self.peers(id, holders).await;
-        self.swarm.hold(id, peers).await.map_err(|error| chain(&error))?;
+        self.swarm
+            .hold(id, peers)
+            .await
+            .map_err(|error| chain(&error))?;
         self.announce(id);
         Ok(())
     }
@@ -131,9 +139,17 @@ impl Packages {
         nodes.dedup();
         nodes.retain(|node| *node != self.me);
         let same_rack = |node: &NodeId| {
-            self.directory.get(*node).is_some_and(|known| known.rack == self.rack)
+            self.directory
+                .get(*node)
+                .is_some_and(|known| known.rack == self.rack)
         };
-        nodes.iter().map(|node| PeerHint { node: *node, same_rack: same_rack(node) }).collect()
+        nodes
+            .iter()
+            .map(|node| PeerHint {
+                node: *node,
+                same_rack: same_rack(node),
+            })
+            .collect()
     }
 
     /// Takes the manifest of a package to come; returns what is missing.
@@ -161,7 +177,9 @@ impl Packages {
     pub async fn put_chunks(&self, chunks: Vec<ChunkUpload>) -> Result<Vec<ChunkHash>, ApiError> {
         let store = self.store.clone();
         let stored = tokio::task::spawn_blocking(move || {
-            chunks.iter().try_for_each(|chunk| store.put(chunk.hash, &chunk.bytes))
+            chunks
+                .iter()
+                .try_for_each(|chunk| store.put(chunk.hash, &chunk.bytes))
         })
         .await;
         stored
@@ -172,7 +190,10 @@ impl Packages {
 
     /// A package's uncompressed size, if its manifest is here.
     pub async fn bytes_of(&self, id: PackageId) -> Option<u64> {
-        self.store.manifest(id).ok().map(|manifest| manifest.total_bytes())
+        self.store
+            .manifest(id)
+            .ok()
+            .map(|manifest| manifest.total_bytes())
     }
 
     /// What is here, for people.
@@ -180,7 +201,11 @@ impl Packages {
         let packages = self.store.packages().unwrap_or_default();
         let mut statuses = Vec::new();
         for id in packages {
-            let sources = self.swarm.report(id).await.map(|report| report.bytes_by_source);
+            let sources = self
+                .swarm
+                .report(id)
+                .await
+                .map(|report| report.bytes_by_source);
             statuses.push(PackageStatus {
                 package: id,
                 bytes: self.bytes_of(id).await.unwrap_or_default(),
@@ -197,15 +222,28 @@ impl Packages {
 }
 
 fn missing(store: &ChunkStore, manifest: &Manifest) -> Vec<ChunkHash> {
-    store.missing(manifest).into_iter().map(|chunk| chunk.hash).take(MISSING_MAX).collect()
+    store
+        .missing(manifest)
+        .into_iter()
+        .map(|chunk| chunk.hash)
+        .take(MISSING_MAX)
+        .collect()
 }
 
 #[async_trait]
 impl PackageProvider for Packages {
     async fn ensure(&self, id: PackageId, holders: Vec<NodeId>) -> Result<PathBuf, String> {
         let was_here = self.store.complete(id);
-        let peers = if was_here { Vec::new() } else { self.peers(id, holders).await };
-        let tree = self.swarm.ensure(id, peers).await.map_err(|error| chain(&error))?;
+        let peers = if was_here {
+            Vec::new()
+        } else {
+            self.peers(id, holders).await
+        };
+        let tree = self
+            .swarm
+            .ensure(id, peers)
+            .await
+            .map_err(|error| chain(&error))?;
         if !was_here {
             self.announce(id);
         }
@@ -240,10 +278,13 @@ impl Pool {
 
     async fn open(&self, to: NodeId) -> Result<Stream, SourceError> {
         use crate::network::OpenError;
-        self.network.open_stream(to, Purpose::Chunks, OPEN_WAIT).await.map_err(|error| match error {
-            OpenError::Busy => SourceError::Busy,
-            other => SourceError::Unreachable(chain(&other)),
-        })
+        self.network
+            .open_stream(to, Purpose::Chunks, OPEN_WAIT)
+            .await
+            .map_err(|error| match error {
+                OpenError::Busy => SourceError::Busy,
+                other => SourceError::Unreachable(chain(&other)),
+            })
     }
 
     async fn exchange(
@@ -251,8 +292,12 @@ impl Pool {
         request: &ChunkRequest,
     ) -> Result<ChunkResponse, SourceError> {
         let lost = |error: frame::FrameError| SourceError::Unreachable(chain(&error));
-        frame::write(stream, request, CHUNK_REQUEST_BYTES_MAX).await.map_err(lost)?;
-        let answer = frame::read(stream, "chunk response", CHUNK_RESPONSE_BYTES_MAX).await.map_err(lost)?;
+        frame::write(stream, request, CHUNK_REQUEST_BYTES_MAX)
+            .await
+            .map_err(lost)?;
+        let answer = frame::read(stream, "chunk response", CHUNK_RESPONSE_BYTES_MAX)
+            .await
+            .map_err(lost)?;
         answer.ok_or_else(|| SourceError::Unreachable("the peer closed the stream".into()))
     }
 }

@@ -40,14 +40,23 @@ pub async fn answer(shared: &Arc<Shared>, query: Query) -> Result<ApiAnswer, Api
                 .await
         }
         Query::Jobs(job) => {
-            shared.scheduling.look(move |scheduler, state| jobs(scheduler, state, job)).await
+            shared
+                .scheduling
+                .look(move |scheduler, state| jobs(scheduler, state, job))
+                .await
         }
         Query::Explain(slot) => {
-            shared.scheduling.look(move |scheduler, state| explain(scheduler, state, &slot)).await
+            shared
+                .scheduling
+                .look(move |scheduler, state| explain(scheduler, state, &slot))
+                .await
         }
     };
     answer.unwrap_or_else(|| {
-        Err(ApiError::new(ErrorCode::Unavailable, "the scheduler has only just changed"))
+        Err(ApiError::new(
+            ErrorCode::Unavailable,
+            "the scheduler has only just changed",
+        ))
     })
 }
 
@@ -84,7 +93,9 @@ fn node_status(
         node: member.node,
         name: member.name.0.clone(),
         topology: member.topology.clone(),
-        state: host.map_or("unknown", |host| session_name(host.session)).into(),
+        state: host
+            .map_or("unknown", |host| session_name(host.session))
+            .into(),
         draining: member.draining,
         role: role.map(str::to_owned),
         address: member.addresses.first().and_then(|text| text.parse().ok()),
@@ -134,7 +145,12 @@ fn jobs(
 
 fn no_such_job(state: &Cluster, job: &JobName) -> ApiError {
     let error = ApiError::new(ErrorCode::NotFound, format!("there is no job {job}"));
-    let known: Vec<String> = state.jobs().keys().take(10).map(ToString::to_string).collect();
+    let known: Vec<String> = state
+        .jobs()
+        .keys()
+        .take(10)
+        .map(ToString::to_string)
+        .collect();
     match known.is_empty() {
         true => error.hint("there are no jobs at all; submit one with potluck run FILE.star"),
         false => error.hint(format!("jobs are: {}", known.join(", "))),
@@ -154,7 +170,13 @@ fn job_status(
     let running = count(|task| task.state == Some(TaskState::Running));
     let services = current.job.decode_unchecked().map_or_else(
         |_| Vec::new(),
-        |job| job.task.services.iter().map(|service| service.name.clone()).collect(),
+        |job| {
+            job.task
+                .services
+                .iter()
+                .map(|service| service.name.clone())
+                .collect()
+        },
     );
     JobStatus {
         name: name.clone(),
@@ -180,9 +202,8 @@ fn task_status(state: &Cluster, view: &SlotView) -> TaskStatus {
         .map(|address| address.ip());
     TaskStatus {
         slot: view.slot.clone(),
-        node: shown.map(|(node, _)| {
-            member.map_or_else(|| node.short(), |member| member.name.0.clone())
-        }),
+        node: shown
+            .map(|(node, _)| member.map_or_else(|| node.short(), |member| member.name.0.clone())),
         rack: member.map(|member| member.topology.rack.clone()),
         state: report.map(|report| report.state),
         healthy: report.is_some_and(|report| report.healthy),
@@ -197,7 +218,9 @@ fn task_status(state: &Cluster, view: &SlotView) -> TaskStatus {
 }
 
 fn ports(report: &SlotReport, address: Option<IpAddr>) -> BTreeMap<String, SocketAddr> {
-    let Some(address) = address else { return BTreeMap::new() };
+    let Some(address) = address else {
+        return BTreeMap::new();
+    };
     let socket = |(name, port): (&String, &u16)| (name.clone(), SocketAddr::new(address, *port));
     report.ports.iter().map(socket).collect()
 }
@@ -209,34 +232,38 @@ fn shown(view: &SlotView) -> Option<(&NodeId, &SlotReport)> {
         .iter()
         .filter(|(_, report)| report.state != TaskState::Stopped)
         .max_by_key(|(_, report)| {
-            (report.healthy, report.state == TaskState::Running, report.generation)
+            (
+                report.healthy,
+                report.state == TaskState::Running,
+                report.generation,
+            )
         })
         .map(|(node, report)| (node, report))
 }
 
 fn waits_for(state: &Cluster, view: &SlotView, is_held: bool) -> Option<String> {
     let name = |node: &NodeId| {
-        state.members().get(node).map_or_else(|| node.short(), |member| member.name.0.clone())
+        state
+            .members()
+            .get(node)
+            .map_or_else(|| node.short(), |member| member.name.0.clone())
     };
     match &view.phase {
-        SlotPhase::Waiting { holder: Some(holder) } => {
-            Some(format!("a word from {}, which held it last", name(holder)))
-        }
+        SlotPhase::Waiting {
+            holder: Some(holder),
+        } => Some(format!("a word from {}, which held it last", name(holder))),
         SlotPhase::Waiting { holder: None } => Some("all nodes to report to the scheduler".into()),
-        SlotPhase::Missing if !is_held => {
-            Some(format!("a node that takes it (potluck explain '{}')", view.slot))
-        }
+        SlotPhase::Missing if !is_held => Some(format!(
+            "a node that takes it (potluck explain '{}')",
+            view.slot
+        )),
         SlotPhase::Calling => Some("bids".into()),
         SlotPhase::Awarded { node, .. } if !is_held => Some(format!("{} to confirm", name(node))),
         _ => None,
     }
 }
 
-fn explain(
-    scheduler: &Scheduler,
-    state: &Cluster,
-    slot: &SlotId,
-) -> Result<ApiAnswer, ApiError> {
+fn explain(scheduler: &Scheduler, state: &Cluster, slot: &SlotId) -> Result<ApiAnswer, ApiError> {
     if !state.jobs().contains_key(&slot.job) {
         return Err(no_such_job(state, &slot.job));
     }
@@ -289,7 +316,11 @@ fn cpu_text(need: u32, free: u32) -> String {
 }
 
 fn memory_text(need: u64, free: u64) -> String {
-    format!("needs {} MiB of memory, {} are free", need >> 20, free >> 20)
+    format!(
+        "needs {} MiB of memory, {} are free",
+        need >> 20,
+        free >> 20
+    )
 }
 
 fn refusal_text(refusal: &Refusal) -> String {

@@ -59,15 +59,19 @@ pub async fn run(
 }
 
 fn obey_revocations(shared: &Shared) {
-    let serials: BTreeSet<u64> =
-        shared.control.read(|state: &Cluster| state.revoked().keys().copied().collect());
+    let serials: BTreeSet<u64> = shared
+        .control
+        .read(|state: &Cluster| state.revoked().keys().copied().collect());
     shared.gossip.set_revoked(serials.clone());
     shared.network.set_revoked(serials);
 }
 
 async fn pass_drain(shared: &Shared) {
     let draining = shared.control.read(|state: &Cluster| {
-        state.members().get(&shared.me.node).is_some_and(|member| member.draining)
+        state
+            .members()
+            .get(&shared.me.node)
+            .is_some_and(|member| member.draining)
     });
     shared.gossip.set_draining(draining);
     // The agent may be stopping.
@@ -77,10 +81,15 @@ async fn pass_drain(shared: &Shared) {
 async fn publish_capacity(shared: &Shared) {
     if let Ok(slots) = shared.agent.slots().await {
         let total = shared.me.introduction.capacity;
-        let used = slots.iter().fold(potluck_specs::job::Resources::default(), |sum, slot| {
-            sum.plus(slot.resources)
+        let used = slots
+            .iter()
+            .fold(potluck_specs::job::Resources::default(), |sum, slot| {
+                sum.plus(slot.resources)
+            });
+        shared.gossip.set_capacity(Capacity {
+            free: total.minus(used),
+            total,
         });
-        shared.gossip.set_capacity(Capacity { free: total.minus(used), total });
     }
 }
 
@@ -88,13 +97,20 @@ async fn publish_capacity(shared: &Shared) {
 /// somebody must know where the others are.
 fn remember_members(shared: &Shared, folder: &DataFolder, told: &mut BTreeSet<SocketAddr>) {
     let members = shared.gossip.members().borrow().clone();
-    let addresses: BTreeSet<SocketAddr> =
-        members.iter().filter(|m| m.alive).map(|m| m.record.gossip).collect();
+    let addresses: BTreeSet<SocketAddr> = members
+        .iter()
+        .filter(|m| m.alive)
+        .map(|m| m.record.gossip)
+        .collect();
     if addresses.is_subset(told) {
         return;
     }
-    let Ok(Some(file)) = folder.cluster() else { return };
-    let fresh = members.iter().filter(|m| m.alive && m.node != shared.me.node);
+    let Ok(Some(file)) = folder.cluster() else {
+        return;
+    };
+    let fresh = members
+        .iter()
+        .filter(|m| m.alive && m.node != shared.me.node);
     let list = fresh
         .take(MEMBERS_MAX)
         .map(|member| KnownMember {
@@ -103,8 +119,16 @@ fn remember_members(shared: &Shared, folder: &DataFolder, told: &mut BTreeSet<So
             gossip: Some(member.record.gossip),
         })
         .collect();
-    let epoch = shared.control.read(Cluster::authority).epoch.max(file.epoch);
-    match folder.set_cluster(&ClusterFile { members: list, epoch, ..file }) {
+    let epoch = shared
+        .control
+        .read(Cluster::authority)
+        .epoch
+        .max(file.epoch);
+    match folder.set_cluster(&ClusterFile {
+        members: list,
+        epoch,
+        ..file
+    }) {
         Ok(()) => *told = addresses,
         Err(error) => {
             tracing::warn!(error = %chain(&error), "the list of members was not written");
@@ -134,8 +158,13 @@ async fn renew(shared: &Arc<Shared>, folder: &DataFolder) {
             if let Err(error) = folder.set_credential(&admission.credential) {
                 tracing::warn!(error = %chain(&error), "the new certificate was not written");
             }
-            shared.network.set_credential(Credential::Node(admission.credential.clone()));
-            if let Err(error) = shared.gossip.update_credential(admission.credential.clone()) {
+            shared
+                .network
+                .set_credential(Credential::Node(admission.credential.clone()));
+            if let Err(error) = shared
+                .gossip
+                .update_credential(admission.credential.clone())
+            {
                 tracing::warn!(error = %chain(&error), "gossip refuses the new certificate");
             }
             shared.admission.set_credential(admission.credential);

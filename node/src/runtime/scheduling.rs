@@ -21,9 +21,7 @@ use crate::{
 };
 use potluck_core::{
     cluster::{Cluster, Command},
-    scheduler::{
-        Effect, Event, Note, Scheduler, SchedulerConfig, ServiceEndpoints,
-    },
+    scheduler::{Effect, Event, Note, Scheduler, SchedulerConfig, ServiceEndpoints},
     session::{Heartbeat, HeartbeatAnswer},
 };
 use potluck_specs::{Millis, NodeId};
@@ -90,7 +88,10 @@ impl Scheduling {
     /// Hands a heartbeat on; nothing if this node does not reign.
     pub async fn heartbeat(&self, heartbeat: Heartbeat) -> Option<HeartbeatAnswer> {
         let (answer, answered) = oneshot::channel();
-        self.inputs.send(Input::Heartbeat(heartbeat, answer)).await.ok()?;
+        self.inputs
+            .send(Input::Heartbeat(heartbeat, answer))
+            .await
+            .ok()?;
         answered.await.ok()
     }
 
@@ -158,7 +159,11 @@ async fn reign(
     if authority.reign.0 != applied.index {
         return;
     }
-    tracing::info!(reign = applied.index, epoch = authority.epoch.0, "reign begins");
+    tracing::info!(
+        reign = applied.index,
+        epoch = authority.epoch.0,
+        "reign begins"
+    );
     shared.directory.greeted(authority, leader);
     let config = SchedulerConfig::default();
     let mut court = Court {
@@ -222,12 +227,16 @@ impl Court<'_> {
     async fn take(&mut self, input: Input) {
         match input {
             Input::Heartbeat(heartbeat, answer) => {
-                self.step(Event::Heartbeat { heartbeat }, Some(answer)).await;
+                self.step(Event::Heartbeat { heartbeat }, Some(answer))
+                    .await;
             }
             Input::Happened(reign, event) if reign == self.reign => self.step(event, None).await,
             // The answer to a request of an earlier reign of this node.
             Input::Happened(..) => {}
-            Input::Look(look) => self.shared.control.read(|state| look(&self.scheduler, state)),
+            Input::Look(look) => self
+                .shared
+                .control
+                .read(|state| look(&self.scheduler, state)),
         }
     }
 
@@ -245,7 +254,10 @@ impl Court<'_> {
     async fn step(&mut self, event: Event, mut answer: Option<oneshot::Sender<HeartbeatAnswer>>) {
         let now = clock::boot_now();
         let scheduler = &mut self.scheduler;
-        let effects = self.shared.control.read(|state| scheduler.step(state, event, now));
+        let effects = self
+            .shared
+            .control
+            .read(|state| scheduler.step(state, event, now));
         for effect in effects {
             if let Effect::AnswerHeartbeat { answer: said, .. } = effect {
                 if let Some(answer) = answer.take() {
@@ -262,47 +274,89 @@ impl Court<'_> {
         match effect {
             Effect::AnswerHeartbeat { .. } => {}
             Effect::Greet { node, authority } => {
-                self.ask(node, Request::Greet(authority), GREET_WAIT, move |answer| match answer {
-                    Some(Response::Inventory(heartbeat)) => Event::Greeted { heartbeat },
-                    _ => Event::GreetFailed { node },
-                });
+                self.ask(
+                    node,
+                    Request::Greet(authority),
+                    GREET_WAIT,
+                    move |answer| match answer {
+                        Some(Response::Inventory(heartbeat)) => Event::Greeted { heartbeat },
+                        _ => Event::GreetFailed { node },
+                    },
+                );
             }
             Effect::Call { to, call } => {
                 let number = call.call;
-                self.ask(to, Request::Call(call), ANSWER_WAIT, move |answer| match answer {
-                    Some(Response::Call(answer)) => {
-                        Event::CallAnswered { node: to, call: number, answer }
-                    }
-                    _ => Event::CallLost { node: to, call: number },
-                });
+                self.ask(
+                    to,
+                    Request::Call(call),
+                    ANSWER_WAIT,
+                    move |answer| match answer {
+                        Some(Response::Call(answer)) => Event::CallAnswered {
+                            node: to,
+                            call: number,
+                            answer,
+                        },
+                        _ => Event::CallLost {
+                            node: to,
+                            call: number,
+                        },
+                    },
+                );
             }
             Effect::Award { to, award } => {
                 let call = award.call;
                 if !self.scheduler.may_act(clock::boot_now()) {
                     return self.report(Event::AwardLost { node: to, call });
                 }
-                self.ask(to, Request::Award(*award), ANSWER_WAIT, move |answer| match answer {
-                    Some(Response::Award(answer)) => Event::AwardAnswered { node: to, answer, call },
-                    _ => Event::AwardLost { node: to, call },
-                });
+                self.ask(
+                    to,
+                    Request::Award(*award),
+                    ANSWER_WAIT,
+                    move |answer| match answer {
+                        Some(Response::Award(answer)) => Event::AwardAnswered {
+                            node: to,
+                            answer,
+                            call,
+                        },
+                        _ => Event::AwardLost { node: to, call },
+                    },
+                );
             }
-            Effect::Cancel { to, authority, call } => {
-                self.ask(to, Request::Cancel { authority, call }, ANSWER_WAIT, |_| Event::Tick);
+            Effect::Cancel {
+                to,
+                authority,
+                call,
+            } => {
+                self.ask(to, Request::Cancel { authority, call }, ANSWER_WAIT, |_| {
+                    Event::Tick
+                });
             }
             Effect::Stop { to, order } => {
                 let slot = order.slot.clone();
-                self.ask(to, Request::Stop(order), ANSWER_WAIT, move |answer| match answer {
-                    Some(Response::Done) => Event::StopAnswered { node: to, slot },
-                    _ => Event::StopLost { node: to, slot },
-                });
+                self.ask(
+                    to,
+                    Request::Stop(order),
+                    ANSWER_WAIT,
+                    move |answer| match answer {
+                        Some(Response::Done) => Event::StopAnswered { node: to, slot },
+                        _ => Event::StopLost { node: to, slot },
+                    },
+                );
             }
             Effect::Probe { via, about } => {
-                self.ask(via, Request::Probe(about), PROBE_WAIT, move |answer| match answer {
-                    Some(Response::Probe { reachable }) => {
-                        Event::Probed { by: via, about, reachable }
-                    }
-                    _ => Event::ProbeLost { by: via, about },
-                });
+                self.ask(
+                    via,
+                    Request::Probe(about),
+                    PROBE_WAIT,
+                    move |answer| match answer {
+                        Some(Response::Probe { reachable }) => Event::Probed {
+                            by: via,
+                            about,
+                            reachable,
+                        },
+                        _ => Event::ProbeLost { by: via, about },
+                    },
+                );
             }
             Effect::Propose { command } => self.propose(command),
             Effect::Publish { service } => {
@@ -353,7 +407,10 @@ impl Court<'_> {
 fn log(note: &Note) {
     match note {
         Note::BrakeOn { suspects } => {
-            tracing::error!(suspects, "many hosts are silent at once, held as a partition");
+            tracing::error!(
+                suspects,
+                "many hosts are silent at once, held as a partition"
+            );
         }
         Note::Double { .. } | Note::Superseded { .. } | Note::Silent => {
             tracing::warn!(note = ?note, "scheduler");

@@ -33,7 +33,11 @@ pub async fn run(shared: Arc<Shared>, token: CancellationToken) {
     loop {
         let sent = Instant::now();
         let answered = beat(&shared, &mut introduced_to).await;
-        let pause = if answered { HEARTBEAT } else { LEADERLESS_PAUSE };
+        let pause = if answered {
+            HEARTBEAT
+        } else {
+            LEADERLESS_PAUSE
+        };
         tokio::select! {
             () = token.cancelled() => return,
             () = sleep_until(sent + pause) => {}
@@ -48,9 +52,16 @@ pub async fn run(shared: Arc<Shared>, token: CancellationToken) {
 
 /// Sends one heartbeat; was it answered by a scheduler?
 async fn beat(shared: &Arc<Shared>, introduced_to: &mut Option<NodeId>) -> bool {
-    let Some(leader) = shared.leader().or_else(|| anybody(shared)) else { return false };
-    let Ok(heartbeat) = shared.agent.heartbeat().await else { return false };
-    match shared.ask(leader, Request::Heartbeat(heartbeat), ANSWER_WAIT).await {
+    let Some(leader) = shared.leader().or_else(|| anybody(shared)) else {
+        return false;
+    };
+    let Ok(heartbeat) = shared.agent.heartbeat().await else {
+        return false;
+    };
+    match shared
+        .ask(leader, Request::Heartbeat(heartbeat), ANSWER_WAIT)
+        .await
+    {
         Ok(Response::Heartbeat(answer)) => {
             if *introduced_to != Some(leader) && introduce(shared, leader).await {
                 *introduced_to = Some(leader);
@@ -71,13 +82,19 @@ async fn beat(shared: &Arc<Shared>, introduced_to: &mut Option<NodeId>) -> bool 
 
 async fn introduce(shared: &Arc<Shared>, leader: NodeId) -> bool {
     let request = Request::Introduce(shared.me.introduction.clone());
-    matches!(shared.ask(leader, request, ANSWER_WAIT).await, Ok(Response::Done))
+    matches!(
+        shared.ask(leader, request, ANSWER_WAIT).await,
+        Ok(Response::Done)
+    )
 }
 
 /// Somebody to ask who leads: a member of gossip that is not this node.
 fn anybody(shared: &Shared) -> Option<NodeId> {
     let alive = shared.directory.alive();
-    let others: Vec<NodeId> = alive.into_iter().filter(|node| *node != shared.me.node).collect();
+    let others: Vec<NodeId> = alive
+        .into_iter()
+        .filter(|node| *node != shared.me.node)
+        .collect();
     let pick = crate::clock::boot_now().0 as usize / 100;
     (!others.is_empty()).then(|| others[pick % others.len()])
 }

@@ -75,13 +75,19 @@ impl Shared {
             return self.network.request(to, request, limit).await;
         }
         let local = Box::pin(dispatch::handle(self.clone(), to, request));
-        tokio::time::timeout(limit, local).await.map_err(|_| RequestError::Timeout)
+        tokio::time::timeout(limit, local)
+            .await
+            .map_err(|_| RequestError::Timeout)
     }
 
     /// The node that leads, as far as anybody here knows: by the control
     /// group, or by who greeted this node last.
     pub fn leader(&self) -> Option<NodeId> {
-        self.control.leadership().borrow().leader.or_else(|| self.directory.greeted_by())
+        self.control
+            .leadership()
+            .borrow()
+            .leader
+            .or_else(|| self.directory.greeted_by())
     }
 
     /// Does this node lead?

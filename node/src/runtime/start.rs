@@ -3,8 +3,7 @@
 use super::{
     admission::{self, Admission},
     discovery::{self, Discovery},
-    dispatch,
-    join,
+    dispatch, join,
     members::{self, Directory},
     operations,
     packages::Packages,
@@ -170,8 +169,12 @@ impl Node {
             rack,
         )?;
         let agent_config = agent_config(&settings, &admitted, helper);
-        let agent =
-            agent::start(agent_config, Arc::new(packages.clone()), agent_token.clone()).await?;
+        let agent = agent::start(
+            agent_config,
+            Arc::new(packages.clone()),
+            agent_token.clone(),
+        )
+        .await?;
         let gossip = start_gossip(&settings, &admitted, boot_epoch)?;
         let (scheduling, driver) = scheduling::channel();
         let discovery = Discovery::new(&admitted.certificate, network.clone(), me);
@@ -227,30 +230,54 @@ impl Node {
         folder: Arc<DataFolder>,
         has_leader: Arc<AtomicBool>,
     ) -> Result<(), StartError> {
-        let listener = operations::bind_socket(&self.socket)
-            .map_err(|source| StartError::Socket { path: self.socket.clone(), source })?;
+        let listener =
+            operations::bind_socket(&self.socket).map_err(|source| StartError::Socket {
+                path: self.socket.clone(),
+                source,
+            })?;
         let (published, publications) = tokio::sync::mpsc::channel(PUBLICATIONS_QUEUED_MAX);
         let voters = VotersConfig {
             replace_after: Millis(settings.replace_voter_after.as_millis() as u64),
+            // A small part of the patience with the silent ones: 10 s of the
+            // usual 5 min, at once on a testnet.
+            stable_after: Millis(settings.replace_voter_after.as_millis() as u64 / 30),
             ..VotersConfig::default()
         };
         let (shared, token) = (self.shared.clone(), self.token.clone());
         let genesis = folder.genesis()?;
         self.actors.extend([
-            spawn("dispatch", dispatch::run(shared.clone(), inbound, token.clone())),
+            spawn(
+                "dispatch",
+                dispatch::run(shared.clone(), inbound, token.clone()),
+            ),
             spawn("members", members::run(shared.clone(), token.clone())),
             spawn("session", session::run(shared.clone(), token.clone())),
-            spawn("scheduling", scheduling::run(shared.clone(), driver, published, token.clone())),
+            spawn(
+                "scheduling",
+                scheduling::run(shared.clone(), driver, published, token.clone()),
+            ),
             spawn("voters", voters::run(shared.clone(), voters, token.clone())),
-            spawn("publisher", discovery::publish(shared.clone(), publications, token.clone())),
-            spawn("renewal", renewal::run(shared.clone(), folder, has_leader, token.clone())),
-            spawn("api socket", operations::serve_socket(shared.clone(), listener, token.clone())),
+            spawn(
+                "publisher",
+                discovery::publish(shared.clone(), publications, token.clone()),
+            ),
+            spawn(
+                "renewal",
+                renewal::run(shared.clone(), folder, has_leader, token.clone()),
+            ),
+            spawn(
+                "api socket",
+                operations::serve_socket(shared.clone(), listener, token.clone()),
+            ),
         ]);
         if let Some(genesis) = genesis {
-            self.actors.push(spawn("genesis", found(shared.clone(), genesis, token)));
+            self.actors
+                .push(spawn("genesis", found(shared.clone(), genesis, token)));
         }
         let packages = self.shared.packages.clone();
-        self.actors.push(spawn("announcements", async move { packages.announce_all().await }));
+        self.actors.push(spawn("announcements", async move {
+            packages.announce_all().await
+        }));
         Ok(())
     }
 
@@ -299,8 +326,14 @@ async fn hand_over(shared: &Arc<Shared>) {
 }
 
 fn helper_program() -> Result<PathBuf, StartError> {
-    let beside = std::env::current_exe().unwrap_or_default().with_file_name("potluck-helper");
-    if beside.exists() { Ok(beside) } else { Err(StartError::NoHelper(beside)) }
+    let beside = std::env::current_exe()
+        .unwrap_or_default()
+        .with_file_name("potluck-helper");
+    if beside.exists() {
+        Ok(beside)
+    } else {
+        Err(StartError::NoHelper(beside))
+    }
 }
 
 /// The node's certificate: from the folder, or by joining.
@@ -320,7 +353,12 @@ async fn admit(folder: &DataFolder, settings: &NodeSettings) -> Result<Admitted,
     else {
         return Err(StartError::NoCluster(folder.path().into()));
     };
-    Ok(Admitted { key, credential, certificate, cluster })
+    Ok(Admitted {
+        key,
+        credential,
+        certificate,
+        cluster,
+    })
 }
 
 async fn start_network(
@@ -444,7 +482,10 @@ async fn found(shared: Arc<Shared>, genesis: Genesis, token: CancellationToken) 
 }
 
 fn genesis_commands(shared: &Shared, genesis: &Genesis) -> Vec<Command> {
-    let Ok(certificate) = genesis.credential.verify(genesis.fleet, genesis.at, Millis(0)) else {
+    let Ok(certificate) = genesis
+        .credential
+        .verify(genesis.fleet, genesis.at, Millis(0))
+    else {
         tracing::error!("the genesis file is not consistent");
         return Vec::new();
     };
@@ -453,7 +494,7 @@ fn genesis_commands(shared: &Shared, genesis: &Genesis) -> Vec<Command> {
         .ring
         .keys()
         .zip(1..)
-        .map(|(key, id)| GossipKey { id, key: *key })
+        .map(|(key, id)| GossipKey { id, key })
         .collect();
     let begin = Command::Genesis {
         genesis: Box::new(cluster::Genesis {
@@ -475,6 +516,9 @@ fn genesis_commands(shared: &Shared, genesis: &Genesis) -> Vec<Command> {
             now: genesis.at,
         }),
     };
-    let seal = Command::SealIssuer { node: me.node, sealed: genesis.sealed_issuer.clone() };
+    let seal = Command::SealIssuer {
+        node: me.node,
+        sealed: genesis.sealed_issuer.clone(),
+    };
     vec![begin, seal]
 }

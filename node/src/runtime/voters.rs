@@ -56,7 +56,10 @@ async fn look(
     config: &VotersConfig,
     memory: &mut Memory,
 ) -> Result<(), String> {
-    let Some(hosts) = shared.scheduling.look(|scheduler, state| scheduler.hosts(state)).await
+    let Some(hosts) = shared
+        .scheduling
+        .look(|scheduler, state| scheduler.hosts(state))
+        .await
     else {
         return Ok(());
     };
@@ -64,8 +67,14 @@ async fn look(
     let group = shared.control.membership();
     let candidates = candidates(shared, &hosts, &group, memory, now);
     let membership = membership(&group);
-    let step =
-        next_move(config, &mut memory.voters, shared.me.node, &candidates, &membership, now);
+    let step = next_move(
+        config,
+        &mut memory.voters,
+        shared.me.node,
+        &candidates,
+        &membership,
+        now,
+    );
     match step {
         Some(step) => carry_out(shared, &group, step).await,
         None => Ok(()),
@@ -145,7 +154,11 @@ async fn carry_out(
     match step {
         VoterMove::AddLearner { node } => {
             let (raft_id, member) = raft_member(shared, node)?;
-            shared.control.add_learner(raft_id, member).await.map_err(text)
+            shared
+                .control
+                .add_learner(raft_id, member)
+                .await
+                .map_err(text)
         }
         VoterMove::Promote { add, remove } => {
             seal_issuer(shared, add).await?;
@@ -158,12 +171,22 @@ async fn carry_out(
         }
         VoterMove::RemoveVoter { node } => {
             let gone = raft_id(group, node)?;
-            let voters = group.voters.iter().map(|f| f.raft_id).filter(|id| *id != gone);
-            shared.control.change_voters(voters.collect()).await.map_err(text)
+            let voters = group
+                .voters
+                .iter()
+                .map(|f| f.raft_id)
+                .filter(|id| *id != gone);
+            shared
+                .control
+                .change_voters(voters.collect())
+                .await
+                .map_err(text)
         }
-        VoterMove::RemoveLearner { node } => {
-            shared.control.remove_learner(raft_id(group, node)?).await.map_err(text)
-        }
+        VoterMove::RemoveLearner { node } => shared
+            .control
+            .remove_learner(raft_id(group, node)?)
+            .await
+            .map_err(text),
     }
 }
 
@@ -178,28 +201,39 @@ fn raft_id(group: &control::Membership, node: NodeId) -> Result<u64, String> {
 }
 
 fn raft_member(shared: &Shared, node: NodeId) -> Result<(u64, control::Member), String> {
-    shared.control.read(|state| {
-        let member = state.members().get(&node).ok_or("the node is no member")?;
-        let raft_id = member.raft_id.ok_or("the node has not introduced itself")?;
-        let info = control::Member {
-            node,
-            rack: member.topology.rack.clone(),
-            addresses: member.addresses.clone(),
-        };
-        Ok::<_, &str>((raft_id, info))
-    })
-    .map_err(str::to_owned)
+    shared
+        .control
+        .read(|state| {
+            let member = state.members().get(&node).ok_or("the node is no member")?;
+            let raft_id = member.raft_id.ok_or("the node has not introduced itself")?;
+            let info = control::Member {
+                node,
+                rack: member.topology.rack.clone(),
+                addresses: member.addresses.clone(),
+            };
+            Ok::<_, &str>((raft_id, info))
+        })
+        .map_err(str::to_owned)
 }
 
 /// A voter may come to lead, and a leader signs nodes in: it needs the
 /// issuer's key before it votes.
 async fn seal_issuer(shared: &Arc<Shared>, node: NodeId) -> Result<(), String> {
-    if shared.control.read(|state: &Cluster| state.sealed_issuer(node).is_some()) {
+    if shared
+        .control
+        .read(|state: &Cluster| state.sealed_issuer(node).is_some())
+    {
         return Ok(());
     }
     let issuer = shared.admission.issuer(shared)?;
-    let sealed = issuer.seal_for(node).map_err(|error| crate::cli::chain(&error))?;
+    let sealed = issuer
+        .seal_for(node)
+        .map_err(|error| crate::cli::chain(&error))?;
     let command = Command::SealIssuer { node, sealed };
-    shared.control.propose(command).await.map_err(|error| crate::cli::chain(&error))?;
+    shared
+        .control
+        .propose(command)
+        .await
+        .map_err(|error| crate::cli::chain(&error))?;
     Ok(())
 }

@@ -64,7 +64,11 @@ pub fn host_processes(data: &Path) -> HostProcesses {
         .helpers
         .iter()
         .copied()
-        .filter(|pid| processes.get(pid).is_some_and(|p| host.helpers.contains(&p.parent)))
+        .filter(|pid| {
+            processes
+                .get(pid)
+                .is_some_and(|p| host.helpers.contains(&p.parent))
+        })
         .collect();
     for pid in inits {
         host.helpers.remove(&pid);
@@ -113,15 +117,24 @@ fn process(pid: i32) -> Option<Process> {
         .split(|byte| *byte == 0)
         .map(|arg| String::from_utf8_lossy(arg).into_owned())
         .collect();
-    let program = Path::new(args.first()?).file_name()?.to_string_lossy().into_owned();
-    Some(Process { parent, program, args })
+    let program = Path::new(args.first()?)
+        .file_name()?
+        .to_string_lossy()
+        .into_owned();
+    Some(Process {
+        parent,
+        program,
+        args,
+    })
 }
 
 fn descends(pid: i32, from: &BTreeSet<i32>, processes: &BTreeMap<i32, Process>) -> bool {
     let mut at = pid;
     // No process tree is deeper than pids are many.
     for _ in 0..processes.len() {
-        let Some(process) = processes.get(&at) else { return false };
+        let Some(process) = processes.get(&at) else {
+            return false;
+        };
         if from.contains(&process.parent) {
             return true;
         }

@@ -14,8 +14,7 @@ use nix::{
 };
 use serde_json::Value;
 use std::{
-    fs,
-    io,
+    fs, io,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -166,13 +165,17 @@ impl Testnet {
     /// # Errors
     /// [`NetError::Folder`] if it is not.
     pub fn open(root: &Path) -> Result<Testnet, NetError> {
-        let text = fs::read_to_string(layout::file(root)).map_err(|_| {
-            NetError::Folder(format!("there is no testnet in {}", root.display()))
-        })?;
+        let text = fs::read_to_string(layout::file(root))
+            .map_err(|_| NetError::Folder(format!("there is no testnet in {}", root.display())))?;
         let layout = serde_json::from_str(&text)
             .map_err(|error| NetError::Folder(format!("testnet.json can't be read: {error}")))?;
         let programs = programs_beside_us();
-        Ok(Testnet { root: root.into(), programs, layout, node_args: Vec::new() })
+        Ok(Testnet {
+            root: root.into(),
+            programs,
+            layout,
+            node_args: Vec::new(),
+        })
     }
 
     /// Its folder.
@@ -198,7 +201,11 @@ impl Testnet {
 
     /// The names of its nodes.
     pub fn names(&self) -> Vec<String> {
-        self.layout.nodes.iter().map(|node| node.name.clone()).collect()
+        self.layout
+            .nodes
+            .iter()
+            .map(|node| node.name.clone())
+            .collect()
     }
 
     /// A node's data folder.
@@ -223,7 +230,9 @@ impl Testnet {
     /// [`NetError::Command`].
     pub fn token(&self, uses: u32) -> Result<String, NetError> {
         let uses = uses.to_string();
-        let made = self.any_client()?.json(&["token", "create", "--uses", &uses])?;
+        let made = self
+            .any_client()?
+            .json(&["token", "create", "--uses", &uses])?;
         Ok(made["token"].as_str().unwrap_or_default().to_owned())
     }
 
@@ -232,7 +241,10 @@ impl Testnet {
     /// # Errors
     /// [`NetError::Folder`] if none does.
     pub fn any_client(&self) -> Result<Client, NetError> {
-        let running = self.names().into_iter().find(|name| self.processes(name).agent.is_some());
+        let running = self
+            .names()
+            .into_iter()
+            .find(|name| self.processes(name).agent.is_some());
         let name = running.ok_or_else(|| NetError::Folder("no node of it runs".into()))?;
         Ok(self.client(&name))
     }
@@ -301,14 +313,22 @@ impl Testnet {
     /// [`NetError::TimedOut`].
     pub fn await_all_up(&self) -> Result<(), NetError> {
         let names = self.names();
-        let running: Vec<&String> =
-            names.iter().filter(|name| self.processes(name).agent.is_some()).collect();
+        let running: Vec<&String> = names
+            .iter()
+            .filter(|name| self.processes(name).agent.is_some())
+            .collect();
         until("a session with every node", GATHER_WAIT, || {
             let nodes = self.node_states().map_err(|error| error.to_string())?;
             let up = |name: &&String| {
-                nodes.iter().any(|(node, state)| node == *name && state == "up")
+                nodes
+                    .iter()
+                    .any(|(node, state)| node == *name && state == "up")
             };
-            if running.iter().all(up) { Ok(()) } else { Err(format!("{nodes:?}")) }
+            if running.iter().all(up) {
+                Ok(())
+            } else {
+                Err(format!("{nodes:?}"))
+            }
         })?;
         Ok(())
     }
@@ -321,7 +341,10 @@ impl Testnet {
         let nodes = self.any_client()?.json(&["nodes"])?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let list = nodes.as_array().map(Vec::as_slice).unwrap_or_default();
-        Ok(list.iter().map(|node| (text(&node["name"]), text(&node["state"]))).collect())
+        Ok(list
+            .iter()
+            .map(|node| (text(&node["name"]), text(&node["state"])))
+            .collect())
     }
 
     /// The name of the node that leads, as `name` sees it.
@@ -371,7 +394,11 @@ impl Testnet {
         until("the end of a host's processes", STOP_WAIT, || {
             let processes = self.processes(name);
             processes.kill();
-            if processes.all().is_empty() { Ok(()) } else { Err(format!("{processes:?}")) }
+            if processes.all().is_empty() {
+                Ok(())
+            } else {
+                Err(format!("{processes:?}"))
+            }
         })?;
         Ok(())
     }
@@ -399,9 +426,11 @@ impl Testnet {
             // Gone already is as good.
             let _ = kill(Pid::from_raw(pid), signal);
         }
-        until("the end of an agent", STOP_WAIT, || match self.processes(name).agent {
-            None => Ok(()),
-            Some(pid) => Err(format!("process {pid} goes on")),
+        until("the end of an agent", STOP_WAIT, || {
+            match self.processes(name).agent {
+                None => Ok(()),
+                Some(pid) => Err(format!("process {pid} goes on")),
+            }
         })?;
         Ok(())
     }
@@ -472,7 +501,10 @@ fn make_writable(folder: &Path) -> io::Result<()> {
 }
 
 fn io_error(what: &str, source: io::Error) -> NetError {
-    NetError::Io { what: what.into(), source }
+    NetError::Io {
+        what: what.into(),
+        source,
+    }
 }
 
 impl NetError {

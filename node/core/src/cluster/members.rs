@@ -25,6 +25,10 @@ pub(super) const SERIALS_MAX: usize = 4;
 /// Most revocations: every certificate of a full cluster, sixteen times over.
 pub(super) const REVOKED_MAX: usize = 65_536;
 
+/// Most ids of the control group ever given: every host of a full cluster may
+/// lose its disk thirty times.
+const RAFT_IDS_MAX: usize = 32_768;
+
 /// Longest sealed issuer's key: 32 bytes with their seal take 80.
 pub(super) const SEALED_BYTES_MAX: usize = 512;
 
@@ -178,25 +182,30 @@ impl Cluster {
         raft_id: Option<u64>,
         feature_level: Option<u32>,
     ) -> Reply {
-        let highest = self.raft_id_highest;
+        let known = match self.member_mut(node) {
+            Ok(member) => member.raft_id,
+            Err(reply) => return reply,
+        };
+        if let Some(raft_id) = raft_id
+            && known != raft_id.into()
+        {
+            if self.raft_ids.len() >= RAFT_IDS_MAX {
+                return Reply::too_many("ids of the control group", RAFT_IDS_MAX);
+            }
+            if !self.raft_ids.insert(raft_id) {
+                return Reply::refused(Refused::RaftIdTaken { raft_id });
+            }
+        }
         let member = match self.member_mut(node) {
             Ok(member) => member,
             Err(reply) => return reply,
         };
-        if let Some(raft_id) = raft_id
-            && member.raft_id != Some(raft_id)
-        {
-            if raft_id <= highest {
-                return Reply::refused(Refused::RaftIdTaken { raft_id });
-            }
-            member.raft_id = Some(raft_id);
-        }
+        member.raft_id = raft_id.or(member.raft_id);
         if let Some(addresses) = addresses {
             member.addresses = bounded_addresses(addresses);
         }
         member.capacity = capacity.or(member.capacity);
         member.feature_level = feature_level.unwrap_or(member.feature_level);
-        self.raft_id_highest = highest.max(raft_id.unwrap_or(0));
         Reply::Done
     }
 

@@ -10,7 +10,7 @@ use potluck_specs::{
     trust::{PublicKey, Signed},
 };
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// How many answers to changes are remembered: a client repeats a change
 /// within its own minute of patience, and people make far fewer in one.
@@ -24,7 +24,9 @@ pub struct Cluster {
     pub(super) leader: Option<NodeId>,
     pub(super) applied: u64,
     pub(super) members: BTreeMap<NodeId, Member>,
-    pub(super) raft_id_highest: u64,
+    /// Every id of the control group that a member ever had: ids are random,
+    /// and one that is used twice may vote twice.
+    pub(super) raft_ids: BTreeSet<u64>,
     pub(super) tokens: BTreeMap<String, TokenRecord>,
     pub(super) revoked: BTreeMap<u64, Millis>,
     pub(super) sealed_issuer: BTreeMap<NodeId, serde_bytes::ByteBuf>,
@@ -196,11 +198,6 @@ impl Cluster {
         self.members
             .values()
             .find(|member| member.raft_id == Some(raft_id))
-    }
-
-    /// A number for the control group that was never given out.
-    pub fn next_raft_id(&self) -> u64 {
-        self.raft_id_highest.saturating_add(1)
     }
 
     /// Join tokens by id.
