@@ -628,3 +628,32 @@ fn a_path_longer_than_a_socket_address_is_reached() {
     task.start();
     agent.accept();
 }
+
+/// Twice the target: on a host with one task nobody shares the program's pages.
+const HELPER_PSS_KB_MAX: u64 = 3_000;
+
+#[test]
+fn a_helper_stays_small_however_much_a_task_prints() {
+    let mut task = Task::script("seq 1 300000; echo done; exec sleep 1000");
+    let mut agent = Agent::listen(&task, 1);
+    task.start();
+    let (_, _) = agent.running();
+    let kilobytes = |pid: i32, name: &str| {
+        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+    };
+    let helper = task.helper_pid();
+    let before = (kilobytes(helper, "Rss:"), kilobytes(helper, "Pss:"));
+    task.wait_line("done");
+    let after = (kilobytes(helper, "Rss:"), kilobytes(helper, "Pss:"));
+    let dirty = kilobytes(helper, "Private_Dirty:");
+    println!(
+        "helper RSS, PSS in kB: {before:?} silent, {after:?} after 2 MB, {dirty} private dirty"
+    );
+    assert!(after.1 <= HELPER_PSS_KB_MAX, "{after:?}");
+}
