@@ -42,6 +42,10 @@ pub const ADOPTION_LIMIT: Millis = Millis(5_000);
 /// inventory of them still fits into a message.
 pub const SLOTS_MAX: usize = 2_000;
 
+/// Holders of a package that are remembered of an award: a fetch asks a few,
+/// and the journal keeps them.
+pub const HOLDERS_MAX: usize = 32;
+
 /// What a node knows about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostConfig {
@@ -331,7 +335,7 @@ impl Host {
             job,
             signed: Arc::new(award.job),
             package_bytes: award.package_bytes,
-            holders: award.holders,
+            holders: award.holders.into_iter().take(HOLDERS_MAX).collect(),
         });
         // The bid ends here: what it reserved is free for these slots, which
         // nobody else can take in between.

@@ -358,6 +358,35 @@ fn a_bid_reserves_and_an_award_uses_it() {
 }
 
 #[test]
+fn a_fixed_port_is_promised_once() {
+    let mut world = World::new();
+    let mut web = job("web", 1, 100);
+    web.task.ports[0].number = Some(80);
+    let CallAnswer::Bid(first) = bid(&world.step(call(1, 1, &web, 5))) else {
+        panic!("the port is free");
+    };
+    assert_eq!(first.slots, 1, "two can't have the same port");
+    let taken = Refusal::PortTaken { port: 80 };
+    let second = bid(&world.step(call(1, 2, &web, 5)));
+    assert_eq!(second, CallAnswer::Refusal(taken.clone()));
+    let without_bid = awarded(&world.step(award(1, 9, &web, &[(0, 1)])));
+    assert_eq!(without_bid, [Err(taken.clone())]);
+    assert_eq!(
+        awarded(&world.step(award(1, 1, &web, &[(0, 1), (1, 2)]))),
+        [Ok(()), Err(taken)]
+    );
+    world.settle();
+    web.version = 2;
+    assert_eq!(
+        awarded(&world.step(award(1, 3, &web, &[(0, 3)]))),
+        [Ok(())],
+        "its own"
+    );
+    world.settle();
+    assert_eq!(world.report("web", 0).ports["http"], 80);
+}
+
+#[test]
 fn a_repeated_award_has_the_same_answer_and_no_effect() {
     let mut world = World::new();
     let web = job("web", 1, 600);
