@@ -21,7 +21,7 @@ use potluck_gossip::KeyRing;
 use potluck_specs::{
     Epoch, FleetId, Millis, NodeId, NodeName, Topology,
     codec::{self, CodecError},
-    ids::check_name,
+    ids::{NameError, check_name},
     trust::{
         GRACE_WITHOUT_LEADER, NodeCertificate, NodeCredential, Token, TokenSecretHash, TrustError,
     },
@@ -102,18 +102,15 @@ impl Redemption {
     /// Checks what the joiner calls itself, and that it means this cluster.
     ///
     /// # Errors
-    /// The answer that it gets.
-    pub fn check(&self, cluster: &str) -> Result<(), JoinReply> {
-        let bad = |message: String| JoinReply::Refused {
-            code: RefusalCode::BadName,
-            message,
-        };
-        check_name(&self.name.0).map_err(|error| bad(error.to_string()))?;
-        self.topology
-            .check()
-            .map_err(|error| bad(error.to_string()))?;
+    /// For people, with [`RefusalCode::BadName`].
+    pub fn check(&self, cluster: &str) -> Result<(), NameError> {
+        check_name(&self.name.0)?;
+        self.topology.check()?;
         if self.topology.cluster != cluster {
-            return Err(bad(format!("this is cluster {cluster:?}")));
+            return Err(NameError {
+                name: self.topology.cluster.clone(),
+                why: "it is not the cluster that was asked",
+            });
         }
         Ok(())
     }
