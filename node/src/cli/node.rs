@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 const MEMORY_KEPT: u64 = 512 << 20;
 
 /// `potluck node`.
-pub async fn run(args: NodeArgs, global: &Global) -> Result<ExitCode, ApiError> {
+pub(super) async fn run(args: NodeArgs, global: &Global) -> Result<ExitCode, ApiError> {
     start_logging();
     let settings = resolve(args, global)?;
     let node = Node::start(settings)

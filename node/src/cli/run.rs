@@ -32,7 +32,7 @@ const UPLOAD_BYTES: usize = 512 << 10;
 const VERSION_TRIES: u32 = 5;
 
 /// `potluck run FILE`.
-pub async fn run(args: &RunArgs, global: &Global) -> Result<ExitCode, ApiError> {
+pub(super) async fn run(args: &RunArgs, global: &Global) -> Result<ExitCode, ApiError> {
     let drafts = evaluate(&args.file)?;
     let mut session = connect(global).await?;
     let mut accepted = Vec::new();
@@ -90,7 +90,7 @@ fn evaluate(file: &Path) -> Result<Vec<JobDraft>, ApiError> {
 }
 
 /// The child's side of [`evaluate`].
-pub fn evaluate_child(file: &Path) -> ExitCode {
+pub(super) fn evaluate_child(file: &Path) -> ExitCode {
     ExitCode::from(potluck_starlark::child_main(file))
 }
 

@@ -10,7 +10,7 @@ use potluck_specs::JobName;
 use std::process::ExitCode;
 
 /// `potluck resolve SERVICE`.
-pub async fn resolve(service: JobName, global: &Global) -> Result<ExitCode, ApiError> {
+pub(super) async fn resolve(service: JobName, global: &Global) -> Result<ExitCode, ApiError> {
     let mut session = connect(global).await?;
     let request = ApiRequest::Resolve {
         namespace: service.namespace,
@@ -40,7 +40,7 @@ pub async fn resolve(service: JobName, global: &Global) -> Result<ExitCode, ApiE
 }
 
 /// `potluck packages`.
-pub async fn packages(global: &Global) -> Result<ExitCode, ApiError> {
+pub(super) async fn packages(global: &Global) -> Result<ExitCode, ApiError> {
     let mut session = connect(global).await?;
     let packages = match session.client.ask(&ApiRequest::Packages).await? {
         ApiAnswer::Packages(packages) => packages,

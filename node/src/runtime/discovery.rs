@@ -46,7 +46,7 @@ const ANSWER_WAIT: Duration = Duration::from_secs(1);
 
 /// Handle of this node's discovery.
 #[derive(Clone)]
-pub struct Discovery {
+pub(super) struct Discovery {
     cluster: String,
     store: Arc<Mutex<SliceStore>>,
     resolver: Resolver,
@@ -54,7 +54,7 @@ pub struct Discovery {
 
 impl Discovery {
     /// With nothing known yet.
-    pub fn new(certificate: &NodeCertificate, network: Network, me: NodeId) -> Discovery {
+    pub(super) fn new(certificate: &NodeCertificate, network: Network, me: NodeId) -> Discovery {
         let store = Arc::new(Mutex::new(SliceStore::new(certificate.fleet)));
         let lookup = Lookup {
             network,
@@ -75,7 +75,7 @@ impl Discovery {
 
     /// Answers a request about slices that this node holds. What it is given
     /// to hold also freshens its own cache.
-    pub fn answer(&self, request: SliceRequest) -> SliceResponse {
+    pub(super) fn answer(&self, request: SliceRequest) -> SliceResponse {
         if let SliceRequest::Put(bytes) = &request
             && let Ok(signed) = SignedSlice::decode(bytes)
             && let Err(error) = self.resolver.learn(&signed)
@@ -90,7 +90,7 @@ impl Discovery {
     ///
     /// # Errors
     /// Nobody knows it, or nobody answered.
-    pub async fn resolve(&self, namespace: &str, service: &str) -> Result<Resolved, ApiError> {
+    pub(super) async fn resolve(&self, namespace: &str, service: &str) -> Result<Resolved, ApiError> {
         let name = ServiceName {
             cluster: self.cluster.clone(),
             namespace: namespace.into(),
@@ -103,7 +103,7 @@ impl Discovery {
     }
 
     /// Which hosts are held for dead.
-    pub fn set_dead(&self, dead: BTreeSet<NodeId>) {
+    pub(super) fn set_dead(&self, dead: BTreeSet<NodeId>) {
         self.resolver.set_dead(dead);
     }
 }
@@ -146,7 +146,7 @@ struct Publication {
 
 /// Publishes what the scheduler says, and again before it expires, while this
 /// node leads.
-pub async fn publish(
+pub(super) async fn publish(
     shared: Arc<Shared>,
     mut services: mpsc::Receiver<ServiceEndpoints>,
     token: CancellationToken,

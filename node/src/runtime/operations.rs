@@ -40,7 +40,7 @@ const CHANGE_WAIT: Duration = Duration::from_secs(120);
 const QUERY_WAIT: Duration = Duration::from_secs(5);
 
 /// Serves API sessions on the node's Unix socket.
-pub async fn serve_socket(shared: Arc<Shared>, listener: UnixListener, token: CancellationToken) {
+pub(super) async fn serve_socket(shared: Arc<Shared>, listener: UnixListener, token: CancellationToken) {
     let sessions = Arc::new(Semaphore::new(SESSIONS_MAX));
     loop {
         let stream = tokio::select! {
@@ -58,7 +58,7 @@ pub async fn serve_socket(shared: Arc<Shared>, listener: UnixListener, token: Ca
 }
 
 /// Serves the streams that peers open.
-pub async fn serve_streams(shared: Arc<Shared>, mut streams: mpsc::Receiver<InboundStream>) {
+pub(super) async fn serve_streams(shared: Arc<Shared>, mut streams: mpsc::Receiver<InboundStream>) {
     let sessions = Arc::new(Semaphore::new(SESSIONS_MAX));
     while let Some(InboundStream {
         purpose, stream, ..
@@ -225,7 +225,7 @@ async fn change(
 }
 
 /// Asks whoever leads; follows one hint to somebody else.
-pub async fn ask_leader(
+pub(super) async fn ask_leader(
     shared: &Arc<Shared>,
     request: Request,
     limit: Duration,
@@ -290,7 +290,7 @@ async fn resolve(
 ///
 /// # Errors
 /// If the folder can't be written, or the path is too long for a socket.
-pub fn bind_socket(path: &PathBuf) -> std::io::Result<UnixListener> {
+pub(super) fn bind_socket(path: &PathBuf) -> std::io::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt;
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
