@@ -292,10 +292,17 @@ fn honest(count: usize, same_rack: bool) -> SimPeer {
 fn what_the_rack_has_is_not_taken_from_outside() {
     let mut peers = vec![honest(40, false), honest(40, false), honest(40, true)];
     peers[2].holds = (0..40).map(|k| k < 30).collect();
-    // It says what it has before those outside do.
-    peers[2].latency = 1;
+    peers[2].latency = 50;
+    let bits = Have::from_bits(peers[2].holds.iter().copied());
     let all = chunks(40);
     let mut sim = Sim::new(all.clone(), &all, peers, 1);
+    // It is slower, but has said what it has before those outside do.
+    let hint = PeerHint {
+        node: node(2),
+        same_rack: true,
+    };
+    sim.tell(Event::Peers(vec![hint]));
+    sim.tell(Event::Have(node(2), bits));
     assert_eq!(sim.run(), Progress::Done);
     for (k, chunk) in all.iter().enumerate() {
         let from_rack = sim.asked_for.contains_key(&(node(2), chunk.hash));
