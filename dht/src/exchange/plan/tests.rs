@@ -290,11 +290,11 @@ fn honest(count: usize, same_rack: bool) -> SimPeer {
 
 #[test]
 fn what_the_rack_has_is_not_taken_from_outside() {
-    let mut peers = vec![honest(40, false), honest(40, false), honest(40, true)];
-    peers[2].holds = (0..40).map(|k| k < 30).collect();
+    let mut peers = vec![honest(200, false), honest(200, false), honest(200, true)];
+    peers[2].holds = (0..200).map(|k| k < 150).collect();
     peers[2].latency = 50;
     let bits = Have::from_bits(peers[2].holds.iter().copied());
-    let all = chunks(40);
+    let all = chunks(200);
     let mut sim = Sim::new(all.clone(), &all, peers, 1);
     // It is slower, but has said what it has before those outside do.
     let hint = PeerHint {
@@ -310,7 +310,7 @@ fn what_the_rack_has_is_not_taken_from_outside() {
             [node(0), node(1)].map(|node| sim.asked_for.contains_key(&(node, chunk.hash)));
         assert_eq!(
             (from_rack, outside.contains(&true)),
-            (k < 30, k >= 30),
+            (k < 150, k >= 150),
             "chunk {k}"
         );
     }
