@@ -97,6 +97,9 @@ pub(super) enum Command {
     Resolve {
         /// The service, or namespace/service.
         service: JobName,
+        /// Ask the nodes that hold it in the DHT, past the asked node's cache.
+        #[arg(long)]
+        fresh: bool,
     },
     /// Why a task is where it is, or nowhere: every host with its reason.
     Explain {

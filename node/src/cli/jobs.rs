@@ -161,7 +161,11 @@ pub(super) fn state_name(state: TaskState) -> &'static str {
 }
 
 /// `potluck stop JOB`.
-pub(super) async fn stop(job: JobName, no_wait: bool, global: &Global) -> Result<ExitCode, ApiError> {
+pub(super) async fn stop(
+    job: JobName,
+    no_wait: bool,
+    global: &Global,
+) -> Result<ExitCode, ApiError> {
     let mut session = connect(global).await?;
     let bar = output::spinner(&format!("stopping {job}"));
     let change = Change::StopJob { job: job.clone() };

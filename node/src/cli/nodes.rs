@@ -30,7 +30,7 @@ impl Session {
 
     async fn info(&mut self) -> Result<Info, ApiError> {
         match self.client.ask(&ApiRequest::Info).await? {
-            ApiAnswer::Info(info) => Ok(info),
+            ApiAnswer::Info(info) => Ok(*info),
             other => Err(unexpected(&other)),
         }
     }
@@ -108,7 +108,11 @@ pub(super) async fn info(global: &Global) -> Result<ExitCode, ApiError> {
 }
 
 /// `potluck drain NODE`.
-pub(super) async fn drain(name: &str, draining: bool, global: &Global) -> Result<ExitCode, ApiError> {
+pub(super) async fn drain(
+    name: &str,
+    draining: bool,
+    global: &Global,
+) -> Result<ExitCode, ApiError> {
     let mut session = connect(global).await?;
     let nodes = session.nodes().await?;
     let Some(node) = nodes.iter().find(|node| node.name == name) else {

@@ -18,12 +18,7 @@ use potluck_specs::{
     JobName, PackageId,
     job::{JobDraft, PackageSource, SignedJob},
 };
-use std::{
-    ffi::OsStr,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{ffi::OsStr, path::Path, process::ExitCode, time::Duration};
 
 /// Bytes of chunks in one upload: one frame holds them with room to spare.
 const UPLOAD_BYTES: usize = 512 << 10;
@@ -176,7 +171,7 @@ async fn retry_version(session: &mut Session, job: &JobName) -> Result<u64, ApiE
 /// Cuts a file or folder into chunks and sends those that the node lacks.
 async fn upload(
     session: &mut Session,
-    path: &PathBuf,
+    path: &Path,
     bar: &ProgressBar,
 ) -> Result<PackageId, ApiError> {
     bar.set_message(format!("packing {}", path.display()));

@@ -10,11 +10,16 @@ use potluck_specs::JobName;
 use std::process::ExitCode;
 
 /// `potluck resolve SERVICE`.
-pub(super) async fn resolve(service: JobName, global: &Global) -> Result<ExitCode, ApiError> {
+pub(super) async fn resolve(
+    service: JobName,
+    fresh: bool,
+    global: &Global,
+) -> Result<ExitCode, ApiError> {
     let mut session = connect(global).await?;
     let request = ApiRequest::Resolve {
         namespace: service.namespace,
         service: service.name,
+        fresh,
     };
     let resolved = match session.client.ask(&request).await? {
         ApiAnswer::Resolved(resolved) => resolved,

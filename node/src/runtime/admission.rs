@@ -189,6 +189,13 @@ async fn redeem(
         topology,
         addresses,
     } = redemption;
+    let digest = shared.gossip.counters().digest_bytes;
+    if digest > potluck_gossip::DIGEST_BYTES_MAX {
+        return refuse(
+            RefusalCode::Full,
+            format!("the cluster's gossip digest has {digest} bytes, no more nodes fit in it"),
+        );
+    }
     if let Err(error) = check_name(&name.0).and_then(|()| topology.check()) {
         return refuse(RefusalCode::BadName, error.to_string());
     }

@@ -86,17 +86,26 @@ impl Discovery {
         store.answer(request, clock::unix_now())
     }
 
-    /// Where a service is.
+    /// Where a service is; `fresh`: by the nodes that hold it, past the cache.
     ///
     /// # Errors
     /// Nobody knows it, or nobody answered.
-    pub(super) async fn resolve(&self, namespace: &str, service: &str) -> Result<Resolved, ApiError> {
+    pub(super) async fn resolve(
+        &self,
+        namespace: &str,
+        service: &str,
+        fresh: bool,
+    ) -> Result<Resolved, ApiError> {
         let name = ServiceName {
             cluster: self.cluster.clone(),
             namespace: namespace.into(),
             service: service.into(),
         };
-        self.resolver.resolve(&name).await.map_err(|error| {
+        let resolved = match fresh {
+            true => self.resolver.resolve_fresh(&name).await,
+            false => self.resolver.resolve(&name).await,
+        };
+        resolved.map_err(|error| {
             ApiError::new(ErrorCode::NotFound, chain(&error))
                 .hint("services are named in a job's spec; see potluck status")
         })

@@ -183,7 +183,10 @@ async fn remote(
 }
 
 /// Serves another node that streams a log on to a person.
-pub(super) async fn serve(shared: Arc<Shared>, mut stream: impl AsyncRead + AsyncWrite + Unpin + Send) {
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin + Send,
+) {
     let Ok(request) = frame::read::<LogsRequest>(&mut stream).await else {
         return;
     };

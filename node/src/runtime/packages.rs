@@ -174,7 +174,10 @@ impl Packages {
     ///
     /// # Errors
     /// If bytes are not those that their hash names, or can't be stored.
-    pub(super) async fn put_chunks(&self, chunks: Vec<ChunkUpload>) -> Result<Vec<ChunkHash>, ApiError> {
+    pub(super) async fn put_chunks(
+        &self,
+        chunks: Vec<ChunkUpload>,
+    ) -> Result<Vec<ChunkHash>, ApiError> {
         let store = self.store.clone();
         let stored = tokio::task::spawn_blocking(move || {
             chunks

@@ -157,6 +157,8 @@ async fn reign(
     };
     let authority = shared.control.read(Cluster::authority);
     if authority.reign.0 != applied.index {
+        // Before genesis there is nothing to reign over.
+        tokio::time::sleep(REIGN_PAUSE).await;
         return;
     }
     tracing::info!(
@@ -165,7 +167,9 @@ async fn reign(
         "reign begins"
     );
     shared.directory.greeted(authority, leader);
-    let config = SchedulerConfig::default();
+    let config = SchedulerConfig {
+        election_timeout: shared.control.quorum_lease(),
+    };
     let mut court = Court {
         shared,
         published,
@@ -333,6 +337,9 @@ impl Court<'_> {
             }
             Effect::Stop { to, order } => {
                 let slot = order.slot.clone();
+                if !self.scheduler.may_act(clock::boot_now()) {
+                    return self.report(Event::StopLost { node: to, slot });
+                }
                 self.ask(
                     to,
                     Request::Stop(order),
