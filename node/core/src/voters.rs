@@ -412,7 +412,8 @@ mod tests {
     #[test]
     fn grows_with_the_cluster() {
         // racks of nodes 0.., voters, learners, next move
-        let table: [(&str, &[u8], &[u8], Option<VoterMove>); 11] = [
+        type Row<'a> = (&'a str, &'a [u8], &'a [u8], Option<VoterMove>);
+        let table: [Row<'_>; 11] = [
             ("a", &[0], &[], None),
             ("ab", &[0], &[], learn(1)),
             ("ab", &[0], &[1], None),
@@ -539,8 +540,8 @@ mod tests {
             dead in proptest::collection::vec(any::<bool>(), 14),
         ) {
             let mut all = fleet(&racks);
-            for k in 1..all.len() {
-                if dead[k] {
+            for (k, dead) in dead.iter().enumerate().take(all.len()).skip(1) {
+                if *dead {
                     kill(&mut all, k, 3_600_000);
                 }
             }

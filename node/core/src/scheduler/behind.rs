@@ -88,6 +88,9 @@ impl Scheduler {
                 (recorded != Some(&placement)).then_some(Some(placement))
             }
             None if recorded.is_none() => None,
+            // While the hosts are being asked the record is what says that its
+            // holder, and no other, had to be waited for.
+            None if !self.asked => None,
             None => (self.may_place(cluster, slot) == MayPlace::Yes).then_some(None),
         }
     }

@@ -21,6 +21,10 @@ use std::collections::{BTreeMap, BTreeSet};
 /// round trip, and a hung one must not hold up the others.
 const CALL_DEADLINE: Millis = Millis(500);
 
+/// A new scheduler waits this long for the hosts' first words before it calls,
+/// unless all have told: whoever answers first would get everything.
+const SETTLE: Millis = Millis(300);
+
 /// Most slots in one call; a larger job takes several in a row, each of which
 /// sees the spread that the ones before made.
 const SLOTS_PER_CALL: usize = 64;
@@ -99,6 +103,10 @@ impl Work {
 impl Scheduler {
     /// Opens a call for slots of one job that are to be filled.
     pub(super) fn call(&mut self, cluster: &Cluster, job: &Job, missing: &[SlotId], now: Millis) {
+        if !self.asked && now.since(self.began) < SETTLE {
+            self.deferred.insert(job.name.clone());
+            return;
+        }
         let work = self.works.entry(job.name.clone()).or_default();
         if work.call.is_some() || now < work.retry_at {
             return;

@@ -278,15 +278,7 @@ impl Scheduler {
         }
         self.dirty_host(node);
         self.drop_awards_of(node);
-        let recorded: Vec<_> = cluster
-            .placements()
-            .values()
-            .filter(|placement| placement.node == node)
-            .map(|placement| placement.slot.clone())
-            .collect();
-        for slot in recorded {
-            self.touch(slot);
-        }
+        self.touch_recorded(cluster, node);
     }
 
     fn greet(&mut self, now: Millis) {

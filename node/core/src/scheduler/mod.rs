@@ -92,6 +92,8 @@ pub struct Scheduler {
     behind: behind::Behind,
     /// Jobs to look at again.
     dirty: BTreeSet<JobName>,
+    /// Jobs to look at again with the next tick.
+    deferred: BTreeSet<JobName>,
     /// Jobs whose endpoints may have changed.
     to_publish: BTreeSet<JobName>,
     capacity_grew: bool,
@@ -133,6 +135,7 @@ impl Scheduler {
             published: endpoints::Published::default(),
             behind: behind::Behind::default(),
             dirty: BTreeSet::new(),
+            deferred: BTreeSet::new(),
             to_publish: BTreeSet::new(),
             capacity_grew: false,
             draining: BTreeSet::new(),
@@ -144,7 +147,7 @@ impl Scheduler {
     pub fn step(&mut self, cluster: &Cluster, event: Event, now: Millis) -> Vec<Effect> {
         self.follow(cluster, now);
         self.take(cluster, event, now);
-        self.end_asking(now);
+        self.end_asking(cluster, now);
         if self.speaks(now) {
             self.act(cluster, now);
         }
@@ -157,12 +160,12 @@ impl Scheduler {
             Event::ClusterChanged => {}
             Event::QuorumConfirmed { at } => self.quorum_confirmed(at, now),
             Event::Heartbeat { heartbeat } => {
-                let answer = self.reported(&heartbeat, now);
+                let answer = self.reported(cluster, &heartbeat, now);
                 let to = heartbeat.node;
                 self.out.push(Effect::AnswerHeartbeat { to, answer });
             }
             Event::Greeted { heartbeat } => {
-                self.reported(&heartbeat, now);
+                self.reported(cluster, &heartbeat, now);
             }
             Event::GreetFailed { .. } => {}
             Event::Members { members } => self.gossiped(&members),
@@ -209,6 +212,7 @@ impl Scheduler {
         if std::mem::take(&mut self.capacity_grew) {
             self.retry_waiting(now);
         }
+        self.dirty.append(&mut self.deferred);
         for (job, work) in &self.works {
             if work.rounds_failed > 0 && work.call.is_none() && now >= work.retry_at {
                 self.dirty.insert(job.clone());
@@ -284,7 +288,12 @@ impl Scheduler {
     }
 
     /// A host's report, by heartbeat or greeting.
-    fn reported(&mut self, heartbeat: &Heartbeat, now: Millis) -> HeartbeatAnswer {
+    fn reported(
+        &mut self,
+        cluster: &Cluster,
+        heartbeat: &Heartbeat,
+        now: Millis,
+    ) -> HeartbeatAnswer {
         let mut answer = HeartbeatAnswer {
             authority: self.authority,
             confirmed: None,
@@ -299,6 +308,15 @@ impl Scheduler {
         self.heard(node);
         if was_draining != Some(heartbeat.draining) {
             self.dirty_host(node);
+        }
+        if self
+            .picture
+            .hosts
+            .get(&node)
+            .is_some_and(|h| h.reports == 1)
+        {
+            // What it does not report, it is known now not to have.
+            self.touch_recorded(cluster, node);
         }
         self.capacity_grew |= taken.grew;
         self.settle_stops(&taken.changed, node);
@@ -372,6 +390,14 @@ impl Scheduler {
             for slot in host.slots.clone() {
                 self.touch(slot);
             }
+        }
+    }
+
+    /// Every slot that the log places on a host is to be looked at again.
+    fn touch_recorded(&mut self, cluster: &Cluster, node: NodeId) {
+        let placements = cluster.placements().values();
+        for placement in placements.filter(|placement| placement.node == node) {
+            self.touch(placement.slot.clone());
         }
     }
 

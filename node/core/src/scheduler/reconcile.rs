@@ -231,7 +231,7 @@ impl Scheduler {
     }
 
     /// Ends the asking once every live member has told.
-    pub(super) fn end_asking(&mut self, now: Millis) {
+    pub(super) fn end_asking(&mut self, cluster: &Cluster, now: Millis) {
         if self.asked {
             return;
         }
@@ -246,6 +246,9 @@ impl Scheduler {
         self.asked = true;
         self.note(Note::Asked);
         self.dirty.extend(self.catalog.names());
+        for slot in cluster.placements().keys() {
+            self.touch(slot.clone());
+        }
     }
 
     /// Notes that a task is to be stopped; the order leaves at the end of the

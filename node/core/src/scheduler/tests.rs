@@ -1,1 +1,1238 @@
-//! t
+//! One scheduler and hosts that do as they are told, in virtual time.
+//!
+//! The hosts here are small models; the real agent's decisions under faults
+//! are the simulator's work.
+
+use super::*;
+use crate::{
+    auction::{AwardAnswer, Bid, CallAnswer, Refusal},
+    cluster::{Admission, Command, Genesis, Reply},
+    session::{Inventory, SlotReport, TaskState},
+};
+use potluck_specs::{
+    ChangeId, Epoch, FleetId, Job, NodeName, PackageId, Topology, codec,
+    job::{PortSpec, Resources, RestartPolicy, ServiceSpec, SignedJob, StopPolicy, TaskTemplate},
+    trust::{NodeCredential, NodeRole, PublicKey, Signed, UserCredential},
+};
+
+/// One way of a message.
+const HOP: u64 = 5;
+
+/// From award to healthy, on a host.
+const START: u64 = 200;
+
+/// From stop order to stopped.
+const STOP: u64 = 300;
+
+const GIB: u64 = 1 << 30;
+
+struct FakeHost {
+    alive: bool,
+    /// Messages to and from the scheduler get through.
+    linked: bool,
+    number: u64,
+    slots: BTreeMap<SlotId, SlotReport>,
+    resources: BTreeMap<SlotId, Resources>,
+    due: BTreeMap<SlotId, (u64, TaskState)>,
+    refuse_awards: Option<Refusal>,
+    lose_award_answers: bool,
+    draining: bool,
+    highest: Authority,
+}
+
+struct World {
+    now: u64,
+    index: u64,
+    quorum: bool,
+    cluster: Cluster,
+    scheduler: Scheduler,
+    hosts: BTreeMap<NodeId, FakeHost>,
+    /// What happens later, in order.
+    queue: BTreeMap<(u64, u64), Event>,
+    queued: u64,
+    seen: Vec<(u64, Effect)>,
+    services: BTreeMap<String, Vec<Endpoint>>,
+}
+
+fn node(k: u8) -> NodeId {
+    NodeId([k; 32])
+}
+
+fn slot(index: u32) -> SlotId {
+    SlotId {
+        job: JobName::in_default("web"),
+        index,
+    }
+}
+
+fn signed(bytes: Vec<u8>) -> Signed {
+    Signed {
+        bytes,
+        signature: [0; 64],
+    }
+}
+
+fn admission(k: u8, rack: &str) -> Admission {
+    Admission {
+        node: node(k),
+        name: NodeName(format!("n{k}")),
+        topology: Topology::in_rack("main", rack),
+        credential: NodeCredential {
+            root: PublicKey([1; 32]),
+            issuer: signed(vec![]),
+            certificate: signed(vec![]),
+        },
+        serial: u64::from(k),
+        addresses: vec![],
+    }
+}
+
+fn job(version: u64, replicas: u32, cpu_millis: u32) -> Job {
+    Job {
+        fleet: FleetId([7; 32]),
+        cluster: "main".into(),
+        name: JobName::in_default("web"),
+        version,
+        replicas,
+        package: PackageId([4; 32]),
+        task: TaskTemplate {
+            command: "bin/x".into(),
+            args: vec![],
+            env: BTreeMap::new(),
+            resources: Resources {
+                cpu_millis,
+                memory_bytes: GIB / 8,
+            },
+            ports: vec![PortSpec {
+                name: "http".into(),
+                number: None,
+            }],
+            services: vec![ServiceSpec {
+                name: "web".into(),
+                port: "http".into(),
+            }],
+            health: None,
+            restart: RestartPolicy::default(),
+            stop: StopPolicy::default(),
+        },
+    }
+}
+
+impl FakeHost {
+    fn new() -> FakeHost {
+        FakeHost {
+            alive: true,
+            linked: true,
+            number: 0,
+            slots: BTreeMap::new(),
+            resources: BTreeMap::new(),
+            due: BTreeMap::new(),
+            refuse_awards: None,
+            lose_award_answers: false,
+            draining: false,
+            highest: Authority::default(),
+        }
+    }
+
+    fn total() -> Resources {
+        Resources {
+            cpu_millis: 4_000,
+            memory_bytes: 8 * GIB,
+        }
+    }
+
+    fn free(&self) -> Resources {
+        let used = self.resources.values().copied();
+        used.fold(FakeHost::total(), Resources::minus)
+    }
+
+    fn heartbeat(&mut self, node: NodeId) -> crate::session::Heartbeat {
+        self.number += 1;
+        crate::session::Heartbeat {
+            node,
+            incarnation: 1,
+            highest: self.highest,
+            free: self.free(),
+            total: FakeHost::total(),
+            draining: self.draining,
+            inventory: Inventory {
+                since: None,
+                number: self.number,
+                slots: self.slots.values().cloned().collect(),
+                gone: vec![],
+            },
+        }
+    }
+
+    fn set(&mut self, slot: &SlotId, state: TaskState, now: u64) {
+        if let Some(report) = self.slots.get_mut(slot) {
+            report.state = state;
+            report.healthy = state == TaskState::Running;
+            report.since = Millis(now);
+        }
+        if state == TaskState::Stopped {
+            self.resources.remove(slot);
+        }
+    }
+}
+
+impl World {
+    /// Hosts 1.. in these racks; host 1 leads and has a quorum.
+    fn new(racks: &str) -> World {
+        let mut cluster = Cluster::new();
+        let racks: Vec<String> = racks.chars().map(String::from).collect();
+        let roles = vec![NodeRole::Agent, NodeRole::VoterEligible];
+        let genesis = Genesis {
+            fleet: FleetId([7; 32]),
+            cluster: "main".into(),
+            epoch: Epoch(1),
+            root: PublicKey([1; 32]),
+            issuer: signed(vec![]),
+            gossip_keys: vec![],
+            first: admission(1, &racks[0]),
+            roles: roles.clone(),
+            now: Millis(0),
+        };
+        cluster.apply(
+            1,
+            &Command::Genesis {
+                genesis: Box::new(genesis),
+            },
+        );
+        let token = Command::CreateToken {
+            change: ChangeId([255; 16]),
+            id: "t".into(),
+            secret_hash: [0; 32],
+            roles,
+            rack: None,
+            uses: 1_000,
+            expires: Millis(u64::MAX),
+            now: Millis(0),
+        };
+        cluster.apply(2, &token);
+        for (k, rack) in racks.iter().enumerate().skip(1) {
+            let join = Command::RedeemToken {
+                token: "t".into(),
+                secret_hash: [0; 32],
+                admission: Box::new(admission(k as u8 + 1, rack)),
+                now: Millis(0),
+            };
+            assert!(matches!(cluster.apply(3, &join), Reply::Admitted { .. }));
+        }
+        let hosts = (1..=racks.len() as u8).map(|k| (node(k), FakeHost::new()));
+        let mut world = World {
+            now: 100_000,
+            index: 10,
+            quorum: true,
+            scheduler: Scheduler::new(
+                SchedulerConfig::default(),
+                Authority::default(),
+                node(1),
+                Millis(0),
+            ),
+            cluster,
+            hosts: hosts.collect(),
+            queue: BTreeMap::new(),
+            queued: 0,
+            seen: Vec::new(),
+            services: BTreeMap::new(),
+        };
+        world.reign(1);
+        world
+    }
+
+    fn propose(&mut self, command: &Command) -> Reply {
+        self.index += 1;
+        let reply = self.cluster.apply(self.index, command);
+        self.later(1, Event::ClusterChanged);
+        reply
+    }
+
+    /// A new scheduler takes over.
+    fn reign(&mut self, k: u8) {
+        self.propose(&Command::Reign { leader: node(k) });
+        self.queue.clear();
+        self.scheduler = Scheduler::new(
+            SchedulerConfig::default(),
+            self.cluster.authority(),
+            node(k),
+            Millis(self.now),
+        );
+    }
+
+    fn submit(&mut self, version: u64, replicas: u32, cpu_millis: u32) {
+        let job = job(version, replicas, cpu_millis);
+        let author = UserCredential {
+            root: PublicKey([1; 32]),
+            issuer: signed(vec![]),
+            certificate: signed(vec![]),
+        };
+        let reply = self.propose(&Command::SubmitJob {
+            change: ChangeId([version as u8; 16]),
+            job: Box::new(SignedJob {
+                job: signed(codec::encode(&job)),
+                author,
+            }),
+            author: "ada".into(),
+            message: String::new(),
+            holders: vec![node(1)],
+            package_bytes: 1_000,
+            now: Millis(0),
+            expected_version: None,
+        });
+        assert_eq!(reply, Reply::Accepted { version });
+    }
+
+    fn later(&mut self, after: u64, event: Event) {
+        self.queued += 1;
+        self.queue.insert((self.now + after, self.queued), event);
+    }
+
+    fn host(&mut self, k: u8) -> &mut FakeHost {
+        self.hosts.get_mut(&node(k)).unwrap()
+    }
+
+    /// Runs for so many milliseconds.
+    fn run(&mut self, for_ms: u64) {
+        let end = self.now + for_ms;
+        while self.now < end {
+            self.now += HOP;
+            self.hosts_live();
+            if self.now.is_multiple_of(100) {
+                if self.quorum {
+                    let at = Millis(self.now);
+                    self.step(Event::QuorumConfirmed { at });
+                }
+                self.step(Event::Tick);
+            }
+            while let Some(entry) = self.queue.first_entry() {
+                if entry.key().0 > self.now {
+                    break;
+                }
+                let event = entry.remove();
+                self.step(event);
+            }
+        }
+    }
+
+    /// Runs until it holds; fails after a minute.
+    fn until(&mut self, what: &str, holds: impl Fn(&World) -> bool) -> u64 {
+        let start = self.now;
+        while !holds(self) {
+            assert!(self.now < start + 120_000, "never: {what}\n{}", self.show());
+            self.run(HOP);
+        }
+        self.now - start
+    }
+
+    fn hosts_live(&mut self) {
+        let now = self.now;
+        let mut heartbeats = Vec::new();
+        let mut members = Vec::new();
+        for (id, host) in &mut self.hosts {
+            if !host.alive {
+                continue;
+            }
+            members.push(MemberView {
+                node: *id,
+                heartbeat_moved_at: Millis(now),
+            });
+            let due: Vec<SlotId> = host
+                .due
+                .iter()
+                .filter(|(_, (at, _))| *at <= now)
+                .map(|(slot, _)| slot.clone())
+                .collect();
+            for slot in &due {
+                let (_, state) = host.due.remove(slot).unwrap();
+                host.set(slot, state, now);
+            }
+            let phase = u64::from(id.0[0]) * 35 % 1_000;
+            if host.linked && (!due.is_empty() || now % 1_000 == phase) {
+                heartbeats.push(host.heartbeat(*id));
+            }
+        }
+        for heartbeat in heartbeats {
+            self.later(HOP, Event::Heartbeat { heartbeat });
+        }
+        if now.is_multiple_of(1_000) {
+            self.later(HOP, Event::Members { members });
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        let effects = self.scheduler.step(&self.cluster, event, Millis(self.now));
+        for effect in effects {
+            self.seen.push((self.now, effect.clone()));
+            self.carry_out(effect);
+        }
+    }
+
+    fn linked(&self, id: NodeId) -> bool {
+        self.hosts.get(&id).is_some_and(|h| h.alive && h.linked)
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Greet { node, authority } => {
+                if !self.linked(node) {
+                    return self.later(1_000, Event::GreetFailed { node });
+                }
+                let host = self.hosts.get_mut(&node).unwrap();
+                host.highest = host.highest.max(authority);
+                let heartbeat = host.heartbeat(node);
+                self.later(2 * HOP, Event::Greeted { heartbeat });
+            }
+            Effect::AnswerHeartbeat { to, answer } => {
+                let host = self.hosts.get_mut(&to).unwrap();
+                for (slot, _) in answer.forget {
+                    host.slots.remove(&slot);
+                }
+            }
+            Effect::Call { to, call } => self.call(to, &call),
+            Effect::Award { to, award } => self.award(to, &award),
+            Effect::Stop { to, order } => {
+                let now = self.now;
+                if !self.linked(to) {
+                    return;
+                }
+                let host = self.hosts.get_mut(&to).unwrap();
+                let fits = host
+                    .slots
+                    .get(&order.slot)
+                    .is_some_and(|r| r.generation <= order.generation);
+                if fits {
+                    host.set(&order.slot, TaskState::Stopping, now);
+                    host.due
+                        .insert(order.slot, (now + STOP, TaskState::Stopped));
+                }
+            }
+            Effect::Probe { via, about } => {
+                if !self.linked(via) {
+                    return self.later(1_000, Event::ProbeLost { by: via, about });
+                }
+                let reachable = self.hosts[&about].alive;
+                let after = if reachable { 2 * HOP } else { 1_000 };
+                self.later(
+                    after,
+                    Event::Probed {
+                        by: via,
+                        about,
+                        reachable,
+                    },
+                );
+            }
+            Effect::Propose { command } => {
+                self.propose(&command);
+            }
+            Effect::Publish { service } => {
+                self.services.insert(service.service, service.endpoints);
+            }
+            Effect::Cancel { .. } | Effect::Note { .. } => {}
+        }
+    }
+
+    fn call(&mut self, to: NodeId, call: &crate::auction::Call) {
+        if !self.linked(to) {
+            let event = Event::CallLost {
+                node: to,
+                call: call.call,
+            };
+            return self.later(1_000, event);
+        }
+        let free = self.hosts[&to].free();
+        let room = (free.cpu_millis / call.resources.cpu_millis.max(1)).min(call.wanted);
+        let answer = if room == 0 {
+            CallAnswer::Refusal(Refusal::Cpu {
+                need: call.resources.cpu_millis,
+                free: free.cpu_millis,
+            })
+        } else {
+            CallAnswer::Bid(Bid {
+                call: call.call,
+                slots: room,
+                free,
+                total: FakeHost::total(),
+                missing_bytes: 0,
+                failures: 0,
+                holds: Millis(3_000),
+            })
+        };
+        let event = Event::CallAnswered {
+            node: to,
+            call: call.call,
+            answer,
+        };
+        self.later(2 * HOP, event);
+    }
+
+    fn award(&mut self, to: NodeId, award: &crate::auction::Award) {
+        let lost = Event::AwardLost {
+            node: to,
+            call: award.call,
+        };
+        if !self.linked(to) {
+            return self.later(1_000, lost);
+        }
+        let now = self.now;
+        let job = award.job.decode_unchecked().unwrap();
+        let host = self.hosts.get_mut(&to).unwrap();
+        let mut slots = Vec::new();
+        for (slot, generation) in &award.slots {
+            if let Some(refusal) = &host.refuse_awards {
+                slots.push((slot.clone(), Err(refusal.clone())));
+                continue;
+            }
+            slots.push((slot.clone(), Ok(())));
+            if host
+                .slots
+                .get(slot)
+                .is_some_and(|r| r.generation >= *generation)
+            {
+                continue;
+            }
+            let report = SlotReport {
+                slot: slot.clone(),
+                generation: *generation,
+                version: job.version,
+                state: TaskState::Fetching,
+                healthy: false,
+                ports: BTreeMap::from([("http".into(), 8_000 + slot.index as u16)]),
+                resources: job.task.resources,
+                starts: 1,
+                last_end: None,
+                since: Millis(now),
+            };
+            host.slots.insert(slot.clone(), report);
+            host.resources.insert(slot.clone(), job.task.resources);
+            host.due
+                .insert(slot.clone(), (now + START, TaskState::Running));
+        }
+        if host.lose_award_answers {
+            return self.later(1_000, lost);
+        }
+        let answer = AwardAnswer { slots };
+        let event = Event::AwardAnswered {
+            node: to,
+            call: award.call,
+            answer,
+        };
+        self.later(2 * HOP, event);
+    }
+
+    /// Live hosts on which a slot is, stopped tasks left out.
+    fn on(&self, slot: &SlotId) -> Vec<NodeId> {
+        self.hosts
+            .iter()
+            .filter(|(_, host)| host.alive)
+            .filter(|(_, host)| {
+                let report = host.slots.get(slot);
+                report.is_some_and(|r| r.state != TaskState::Stopped)
+            })
+            .map(|(node, _)| *node)
+            .collect()
+    }
+
+    /// Slots 0.. that run, healthy, on exactly one live host.
+    fn healthy(&self, replicas: u32) -> u32 {
+        let runs = |index: u32| {
+            let on = self.on(&slot(index));
+            on.len() == 1 && self.hosts[&on[0]].slots[&slot(index)].healthy
+        };
+        (0..replicas).filter(|k| runs(*k)).count() as u32
+    }
+
+    fn tasks_by_rack(&self) -> BTreeMap<String, u32> {
+        let mut racks = BTreeMap::new();
+        for (id, host) in self.hosts.iter().filter(|(_, h)| h.alive) {
+            let rack = self.cluster.members()[id].topology.rack.clone();
+            let running = host
+                .slots
+                .values()
+                .filter(|r| r.state == TaskState::Running);
+            *racks.entry(rack).or_default() += running.count() as u32;
+        }
+        racks
+    }
+
+    fn count(&self, matches: impl Fn(&Effect) -> bool) -> usize {
+        self.seen
+            .iter()
+            .filter(|(_, effect)| matches(effect))
+            .count()
+    }
+
+    fn awards(&self) -> usize {
+        self.count(|e| matches!(e, Effect::Award { .. }))
+    }
+
+    fn show(&self) -> String {
+        let slots = self.scheduler.slots(&self.cluster);
+        let slots: Vec<_> = slots.iter().map(|s| (&s.slot, &s.phase)).collect();
+        let last = self.seen.iter().rev().take(20).collect::<Vec<_>>();
+        format!("{slots:#?}\n{last:#?}")
+    }
+}
+
+fn is_award(effect: &Effect) -> bool {
+    matches!(effect, Effect::Award { .. })
+}
+
+#[test]
+fn spreads_six_replicas_over_three_racks() {
+    let mut world = World::new("abcabcabc");
+    world.run(500);
+    world.submit(1, 6, 500);
+    let took = world.until("six healthy", |w| w.healthy(6) == 6);
+    assert!(took < 500, "took {took} ms");
+    let two = |rack: &str| (rack.to_string(), 2);
+    assert_eq!(
+        world.tasks_by_rack(),
+        BTreeMap::from([two("a"), two("b"), two("c")])
+    );
+    // And over hosts: none has two.
+    assert!(world.hosts.values().all(|host| host.slots.len() <= 1));
+    world.until("published", |w| {
+        w.services.get("web").is_some_and(|e| e.len() == 6)
+    });
+    world.until("written behind", |w| w.cluster.placements().len() == 6);
+    // Nothing more to do: a quiet cluster stays quiet.
+    let awards = world.awards();
+    world.run(20_000);
+    assert_eq!(world.awards(), awards);
+    assert_eq!(world.count(|e| matches!(e, Effect::Stop { .. })), 0);
+}
+
+#[test]
+fn a_hundred_tasks_take_a_few_calls() {
+    let mut world = World::new("a");
+    world.run(500);
+    world.submit(1, 100, 40);
+    let took = world.until("all healthy", |w| w.healthy(100) == 100);
+    assert!(took < 800, "took {took} ms");
+}
+
+#[test]
+fn a_dead_hosts_slots_are_healthy_elsewhere_in_eight_seconds() {
+    let mut world = World::new("abcabc");
+    world.submit(1, 6, 500);
+    world.until("six healthy", |w| w.healthy(6) == 6);
+    for victim in [2u8, 6] {
+        world.run(5_000);
+        world.host(victim).alive = false;
+        let took = world.until("healed", |w| w.healthy(6) == 6);
+        assert!(took < 8_000, "took {took} ms");
+        assert!(took > 3_000, "too quick to be sure: {took} ms");
+        let state = world.scheduler.session(node(victim));
+        assert_eq!(state, Some(SessionState::Dead));
+        let gone = |w: &World| w.services["web"].iter().all(|e| e.node != node(victim));
+        world.until("endpoints gone", gone);
+    }
+}
+
+#[test]
+fn nothing_is_placed_before_the_hosts_are_asked() {
+    let mut world = World::new("abc");
+    world.submit(1, 3, 500);
+    world.until("three healthy", |w| w.healthy(3) == 3);
+    world.run(1_000);
+    let holders: Vec<_> = (0..3).map(|k| world.on(&slot(k))).collect();
+    // A new scheduler, and the hosts can't be heard for a while.
+    for host in world.hosts.values_mut() {
+        host.linked = false;
+    }
+    world.reign(2);
+    world.seen.clear();
+    world.services.clear();
+    world.run(2_000);
+    assert_eq!(world.awards(), 0);
+    assert!(world.services.is_empty(), "published what it can't know");
+    let view = world.scheduler.slot(&world.cluster, &slot(0));
+    let holder = Some(holders[0][0]);
+    assert_eq!(view.phase, SlotPhase::Waiting { holder });
+    for host in world.hosts.values_mut() {
+        host.linked = true;
+    }
+    world.run(20_000);
+    assert_eq!(world.awards(), 0, "{}", world.show());
+    assert_eq!(world.services["web"].len(), 3);
+    let after: Vec<_> = (0..3).map(|k| world.on(&slot(k))).collect();
+    assert_eq!(after, holders);
+}
+
+#[test]
+fn unrecorded_slots_wait_for_all_live_members_or_ten_seconds() {
+    let mut world = World::new("abc");
+    world.submit(1, 1, 500);
+    // Before anything was placed, another leads, and one host is mute.
+    world.host(3).linked = false;
+    world.reign(2);
+    world.seen.clear();
+    world.run(9_500);
+    assert_eq!(world.awards(), 0, "{}", world.show());
+    let took = world.until("placed", |w| w.healthy(1) == 1);
+    assert!(took < 2_000, "took {took} ms");
+}
+
+#[test]
+fn a_recorded_holder_that_reports_without_it_frees_it_at_once() {
+    let mut world = World::new("abc");
+    world.submit(1, 1, 500);
+    world.until("written", |w| w.cluster.placements().len() == 1);
+    let holder = world.on(&slot(0))[0];
+    // The host lost its task, and another one is mute while a new one leads.
+    world.hosts.get_mut(&holder).unwrap().slots.clear();
+    let mute = world.hosts.keys().find(|n| **n != holder).copied().unwrap();
+    world.hosts.get_mut(&mute).unwrap().linked = false;
+    world.reign(if holder == node(1) { 2 } else { 1 });
+    let took = world.until("placed again", |w| w.healthy(1) == 1);
+    assert!(took < 2_000, "took {took} ms");
+}
+
+#[test]
+fn adopting_counts_as_held() {
+    let mut world = World::new("abc");
+    world.submit(1, 1, 500);
+    world.until("one healthy", |w| w.healthy(1) == 1);
+    let holder = world.on(&slot(0))[0];
+    let now = world.now;
+    world
+        .hosts
+        .get_mut(&holder)
+        .unwrap()
+        .set(&slot(0), TaskState::Adopting, now);
+    world.seen.clear();
+    world.reign(2);
+    world.run(15_000);
+    assert_eq!(world.awards(), 0);
+}
+
+#[test]
+fn silent_without_a_quorum() {
+    let mut world = World::new("abc");
+    world.run(1_000);
+    world.quorum = false;
+    world.run(600);
+    world.seen.clear();
+    world.submit(1, 3, 500);
+    world.run(5_000);
+    let acts = |e: &Effect| {
+        matches!(
+            e,
+            Effect::Award { .. } | Effect::Stop { .. } | Effect::Publish { .. }
+        )
+    };
+    assert_eq!(world.count(acts), 0);
+    world.quorum = true;
+    let took = world.until("placed", |w| w.healthy(3) == 3);
+    assert!(took < 1_000, "took {took} ms");
+}
+
+#[test]
+fn bids_that_come_when_the_quorum_is_gone_wait() {
+    let mut world = World::new("abc");
+    world.run(1_000);
+    world.submit(1, 3, 500);
+    world.until("called", |w| {
+        w.count(|e| matches!(e, Effect::Call { .. })) > 0
+    });
+    // The acknowledgement runs out between call and bids.
+    world.quorum = false;
+    world.scheduler.quorum_at = Some(Millis(world.now - 500));
+    world.run(3_000);
+    assert_eq!(world.awards(), 0);
+    world.quorum = true;
+    world.until("placed", |w| w.healthy(3) == 3);
+}
+
+#[test]
+fn a_lost_award_stays_unknown_until_it_is_known() {
+    let mut world = World::new("ab");
+    for k in 1..=2 {
+        world.host(k).lose_award_answers = true;
+        world.host(k).linked = true;
+    }
+    world.submit(1, 1, 500);
+    world.until("awarded", |w| w.awards() > 0);
+    let to = match &world.seen.iter().find(|(_, e)| is_award(e)).unwrap().1 {
+        Effect::Award { to, .. } => *to,
+        _ => unreachable!(),
+    };
+    // It committed, its reports are held up, its answer is lost.
+    world.hosts.get_mut(&to).unwrap().linked = false;
+    world.run(3_000);
+    let phase = world.scheduler.slot(&world.cluster, &slot(0)).phase;
+    assert!(
+        matches!(phase, SlotPhase::Awarded { node, .. } if node == to),
+        "{phase:?}"
+    );
+    let others =
+        |w: &World| w.count(|e| matches!(e, Effect::Award { to: other, .. } if *other != to));
+    assert_eq!(others(&world), 0);
+    world.hosts.get_mut(&to).unwrap().linked = true;
+    world.until("seen", |w| {
+        w.scheduler.slot(&w.cluster, &slot(0)).phase == SlotPhase::Held
+    });
+    assert_eq!(others(&world), 0);
+}
+
+#[test]
+fn a_lost_award_is_repeated_with_its_generation() {
+    let mut world = World::new("a");
+    world.submit(1, 1, 500);
+    world.until("called", |w| {
+        w.count(|e| matches!(e, Effect::Call { .. })) > 0
+    });
+    world.run(HOP);
+    // The award itself is lost; heartbeats go on.
+    let answer = world.queue.iter().find_map(|(key, e)| match e {
+        Event::CallAnswered { .. } => Some(*key),
+        _ => None,
+    });
+    let event = world.queue.remove(&answer.unwrap()).unwrap();
+    let now = Millis(world.now);
+    let effects = world.scheduler.step(&world.cluster, event, now);
+    let first = effects.iter().find_map(|e| match e {
+        Effect::Award { award, .. } => Some(award.clone()),
+        _ => None,
+    });
+    let first = first.expect("an award");
+    world.later(
+        500,
+        Event::AwardLost {
+            node: node(1),
+            call: first.call,
+        },
+    );
+    world.until("repeated", |w| w.awards() > 0);
+    let (_, repeated) = world.seen.iter().find(|(_, e)| is_award(e)).unwrap();
+    assert_eq!(
+        *repeated,
+        Effect::Award {
+            to: node(1),
+            award: first
+        }
+    );
+    world.until("healthy", |w| w.healthy(1) == 1);
+}
+
+#[test]
+fn a_refusal_sends_the_slot_elsewhere() {
+    let mut world = World::new("abc");
+    world.run(500);
+    // Emptiest hosts bid best, so the refusing ones are tried first or not.
+    world.host(1).refuse_awards = Some(Refusal::Busy);
+    world.host(2).refuse_awards = Some(Refusal::Untrusted {
+        why: "policy".into(),
+    });
+    world.submit(1, 3, 500);
+    world.until("three healthy", |w| w.healthy(3) == 3);
+    assert_eq!(world.host(3).slots.len(), 3);
+    let now = Millis(world.now);
+    let why: BTreeMap<_, _> = world
+        .scheduler
+        .explain(&world.cluster, &slot(0), now)
+        .into_iter()
+        .collect();
+    assert_eq!(
+        why[&node(1)],
+        Verdict::Refused {
+            refusal: Refusal::Busy
+        }
+    );
+    assert!(matches!(
+        &why[&node(2)],
+        Verdict::Refused {
+            refusal: Refusal::Untrusted { .. }
+        }
+    ));
+    assert!(matches!(why[&node(3)], Verdict::Chosen { .. }));
+}
+
+#[test]
+fn what_does_not_fit_waits_for_room() {
+    let mut world = World::new("ab");
+    world.run(500);
+    world.submit(1, 3, 3_000);
+    world.until("two healthy", |w| w.healthy(3) == 2);
+    world.run(10_000);
+    assert_eq!(world.healthy(3), 2);
+    let calls = world.count(|e| matches!(e, Effect::Call { .. }));
+    assert!(calls < 40, "{calls} calls for a slot that fits nowhere");
+    let why = world
+        .scheduler
+        .explain(&world.cluster, &slot(2), Millis(world.now));
+    assert!(
+        why.iter()
+            .all(|(_, v)| !matches!(v, Verdict::Chosen { .. })),
+        "{why:?}"
+    );
+    // A smaller version fits.
+    world.submit(2, 3, 1_000);
+    world.until("all healthy", |w| w.healthy(3) == 3);
+}
+
+#[test]
+fn scaling_down_and_stopping_withdraw_first() {
+    let mut world = World::new("abc");
+    world.submit(1, 6, 500);
+    world.until("published", |w| {
+        w.services.get("web").is_some_and(|e| e.len() == 6)
+    });
+    world.seen.clear();
+    world.submit(2, 6, 500);
+    world.submit(3, 2, 500);
+    world.until("scaled down", |w| (2..6).all(|k| w.on(&slot(k)).is_empty()));
+    for (at, effect) in &world.seen {
+        let Effect::Stop { order, .. } = effect else {
+            continue;
+        };
+        let withdrawn = world
+            .seen
+            .iter()
+            .take_while(|(_, e)| e != effect)
+            .any(|(when, e)| {
+                *when <= *at
+                    && matches!(e, Effect::Publish { service }
+                    if service.endpoints.iter().all(|e| e.slot != order.slot))
+            });
+        assert!(withdrawn, "{order:?} was stopped before it was withdrawn");
+    }
+    let web = JobName::in_default("web");
+    world.propose(&Command::StopJob {
+        change: ChangeId([99; 16]),
+        job: web,
+        author: "ada".into(),
+        now: Millis(0),
+    });
+    world.until("stopped", |w| (0..6).all(|k| w.on(&slot(k)).is_empty()));
+    assert!(world.services["web"].is_empty());
+    world.until("freed", |w| w.cluster.placements().is_empty());
+    // And a new version starts it again.
+    world.submit(4, 2, 500);
+    world.until("started again", |w| w.healthy(2) == 2);
+}
+
+#[test]
+fn a_new_version_takes_one_slot_at_a_time() {
+    let mut world = World::new("abc");
+    world.submit(1, 4, 500);
+    world.until("four healthy", |w| w.healthy(4) == 4);
+    world.submit(2, 4, 600);
+    let all_new = |w: &World| {
+        (0..4).all(|k| {
+            let on = w.on(&slot(k));
+            on.len() == 1 && w.hosts[&on[0]].slots[&slot(k)].version == 2
+        })
+    };
+    let start = world.now;
+    while !all_new(&world) {
+        assert!(world.now < start + 60_000, "{}", world.show());
+        world.run(HOP);
+        assert!(world.healthy(4) >= 3, "more than one away");
+    }
+    world.until("all healthy", |w| w.healthy(4) == 4);
+}
+
+#[test]
+fn a_broken_version_is_replaced_although_nothing_is_healthy() {
+    let mut world = World::new("abc");
+    world.submit(1, 3, 500);
+    world.until("three healthy", |w| w.healthy(3) == 3);
+    let now = world.now;
+    for host in world.hosts.values_mut() {
+        for slot in host.slots.keys().cloned().collect::<Vec<_>>() {
+            host.set(&slot, TaskState::Backoff, now);
+        }
+    }
+    world.run(2_000);
+    assert_eq!(world.healthy(3), 0);
+    world.submit(2, 3, 500);
+    world.until("three healthy", |w| w.healthy(3) == 3);
+}
+
+#[test]
+fn a_drained_node_is_emptied_one_by_one() {
+    let mut world = World::new("abc");
+    world.submit(1, 6, 500);
+    world.until("six healthy", |w| w.healthy(6) == 6);
+    world.propose(&Command::SetDraining {
+        change: ChangeId([50; 16]),
+        node: node(2),
+        draining: true,
+    });
+    let start = world.now;
+    while !world.hosts[&node(2)].slots.is_empty() {
+        assert!(world.now < start + 60_000, "{}", world.show());
+        world.run(HOP);
+        assert!(world.healthy(6) >= 5, "more than one away");
+    }
+    world.until("six healthy", |w| w.healthy(6) == 6);
+    assert!(world.hosts[&node(2)].slots.is_empty());
+}
+
+#[test]
+fn a_host_that_comes_back_gives_up_its_doubles() {
+    let mut world = World::new("abcabc");
+    world.submit(1, 6, 500);
+    world.until("six healthy", |w| w.healthy(6) == 6);
+    let victim = world.on(&slot(0))[0];
+    let victim = if victim == node(1) {
+        world.on(&slot(1))[0]
+    } else {
+        victim
+    };
+    world.hosts.get_mut(&victim).unwrap().alive = false;
+    world.until("healed", |w| w.healthy(6) == 6);
+    world.run(1_000);
+    // Its tasks ran on all the while: a partition.
+    world.hosts.get_mut(&victim).unwrap().alive = true;
+    world.until("doubles seen", |w| {
+        w.count(|e| {
+            matches!(
+                e,
+                Effect::Note {
+                    note: Note::Double { .. }
+                }
+            )
+        }) > 0
+    });
+    world.until("one of each", |w| w.healthy(6) == 6);
+    world.run(5_000);
+    assert_eq!(world.healthy(6), 6);
+}
+
+#[test]
+fn a_host_that_others_reach_is_given_up_after_half_a_minute() {
+    let mut world = World::new("abc");
+    world.submit(1, 3, 500);
+    world.until("three healthy", |w| w.healthy(3) == 3);
+    let cut = node(3);
+    world.hosts.get_mut(&cut).unwrap().linked = false;
+    world.seen.clear();
+    world.run(28_000);
+    assert_eq!(world.scheduler.session(cut), Some(SessionState::Out));
+    assert_eq!(world.awards(), 0);
+    world.run(5_000);
+    assert_eq!(
+        world.scheduler.session(cut),
+        Some(SessionState::Unreachable)
+    );
+    assert_eq!(world.awards(), 1, "{}", world.show());
+    // Its task runs on, and is trimmed when it is heard again.
+    world.hosts.get_mut(&cut).unwrap().linked = true;
+    world.until("trimmed", |w| w.healthy(3) == 3);
+}
+
+#[test]
+fn a_silent_rack_is_held_as_a_partition() {
+    let mut world = World::new("aaabbbccc");
+    world.submit(1, 9, 500);
+    world.until("nine healthy", |w| w.healthy(9) == 9);
+    world.run(1_000);
+    for k in 4..=6 {
+        world.host(k).alive = false;
+    }
+    world.seen.clear();
+    world.run(55_000);
+    assert_eq!(world.awards(), 0, "{}", world.show());
+    assert_eq!(world.scheduler.braked().len(), 3);
+    // The endpoints are still there, marked.
+    let web = &world.services["web"];
+    assert_eq!(web.len(), 9);
+    assert_eq!(web.iter().filter(|e| !e.healthy).count(), 3);
+    let mut placed = Vec::new();
+    for _ in 0..40 {
+        world.run(1_000);
+        placed.push(world.healthy(9));
+    }
+    assert!(
+        placed.contains(&7) && placed.contains(&8),
+        "not one by one: {placed:?}"
+    );
+    assert_eq!(world.healthy(9), 9);
+    assert!(world.scheduler.braked().is_empty());
+}
+
+#[test]
+fn a_rack_that_comes_back_in_time_keeps_its_tasks() {
+    let mut world = World::new("aaabbbccc");
+    world.submit(1, 9, 500);
+    world.until("nine healthy", |w| w.healthy(9) == 9);
+    for k in 4..=6 {
+        world.host(k).alive = false;
+    }
+    world.run(30_000);
+    for k in 4..=6 {
+        world.host(k).alive = true;
+    }
+    world.seen.clear();
+    world.run(40_000);
+    assert_eq!(world.awards(), 0);
+    assert_eq!(world.count(|e| matches!(e, Effect::Stop { .. })), 0);
+    assert_eq!(world.healthy(9), 9);
+}
+
+#[test]
+fn a_scheduler_that_lagged_accuses_nobody() {
+    let mut world = World::new("abc");
+    world.submit(1, 3, 500);
+    world.until("three healthy", |w| w.healthy(3) == 3);
+    world.run(1_000);
+    // Nothing is read for ten seconds; then ticks come before heartbeats.
+    world.now += 10_000;
+    world.queue.clear();
+    world.seen.clear();
+    let at = Millis(world.now);
+    world.step(Event::LaggedFor {
+        lag: Millis(10_000),
+    });
+    world.step(Event::QuorumConfirmed { at });
+    world.step(Event::Tick);
+    world.run(10_000);
+    let accused = world.count(|e| {
+        matches!(e, Effect::Note { note: Note::Session { state, .. } } if *state != SessionState::Up)
+    });
+    assert_eq!(accused, 0);
+    assert_eq!(world.awards(), 0);
+}
+
+#[test]
+fn joining_nodes_are_not_accused_before_their_first_word() {
+    let mut world = World::new("a");
+    world.run(20_000);
+    for k in 2..=9 {
+        let join = Command::RedeemToken {
+            token: "t".into(),
+            secret_hash: [0; 32],
+            admission: Box::new(admission(k, "b")),
+            now: Millis(0),
+        };
+        world.propose(&join);
+    }
+    world.run(20_000);
+    assert!(world.scheduler.braked().is_empty());
+    assert_eq!(
+        world.scheduler.session(node(5)),
+        Some(SessionState::Unknown)
+    );
+}
+
+#[test]
+fn who_hears_of_a_later_authority_acts_no_more() {
+    let mut world = World::new("abc");
+    world.run(1_000);
+    let later = Authority {
+        epoch: Epoch(1),
+        reign: potluck_specs::Reign(10_000),
+    };
+    world.host(2).highest = later;
+    world.run(2_000);
+    assert_eq!(
+        world.count(|e| matches!(
+            e,
+            Effect::Note {
+                note: Note::Superseded { .. }
+            }
+        )),
+        1
+    );
+    world.submit(1, 3, 500);
+    world.run(3_000);
+    assert_eq!(world.awards(), 0);
+}
+
+#[test]
+fn a_removed_members_slots_are_placed_at_once() {
+    let mut world = World::new("abc");
+    world.submit(1, 3, 500);
+    world.until("three healthy", |w| w.healthy(3) == 3);
+    world.host(3).alive = false;
+    world.propose(&Command::RemoveMember {
+        node: node(3),
+        now: Millis(0),
+    });
+    let took = world.until("healed", |w| w.healthy(3) == 3);
+    assert!(took < 1_500, "took {took} ms");
+}
+
+#[test]
+fn jobs_that_the_log_lacks_run_on() {
+    let mut world = World::new("ab");
+    world.run(500);
+    let stranger = SlotId {
+        job: JobName::in_default("stranger"),
+        index: 0,
+    };
+    let report = SlotReport {
+        slot: stranger.clone(),
+        generation: Generation::default(),
+        version: 1,
+        state: TaskState::Running,
+        healthy: true,
+        ports: BTreeMap::new(),
+        resources: Resources::default(),
+        starts: 1,
+        last_end: None,
+        since: Millis(0),
+    };
+    world.host(2).slots.insert(stranger.clone(), report);
+    world.run(15_000);
+    assert_eq!(world.count(|e| matches!(e, Effect::Stop { .. })), 0);
+    let view = world.scheduler.slot(&world.cluster, &stranger);
+    assert_eq!(view.phase, SlotPhase::Held);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 24, ..Default::default() })]
+
+    /// Hosts die, return, fall mute, lose answers, are drained; leaders and
+    /// versions change. Once it is over, each slot runs exactly once.
+    #[test]
+    fn after_any_trouble_all_heals(
+        troubles in proptest::collection::vec((0u8..9, 1u8..8, 100u64..6_000), 0..14),
+    ) {
+        let mut world = World::new("aabbccc");
+        let mut version = 1;
+        world.submit(version, 9, 500);
+        for (trouble, k, pause) in troubles {
+            match trouble {
+                0 => world.host(k).alive = false,
+                1 => world.host(k).alive = true,
+                2 => world.host(k).linked = false,
+                3 => world.host(k).linked = true,
+                4 => world.host(k).lose_award_answers ^= true,
+                5 => world.host(k).draining ^= true,
+                6 => world.quorum ^= true,
+                7 => world.reign(k),
+                _ => {
+                    version += 1;
+                    world.submit(version, 9, 500);
+                }
+            }
+            world.run(pause);
+        }
+        world.quorum = true;
+        for host in world.hosts.values_mut() {
+            host.alive = true;
+            host.linked = true;
+            host.lose_award_answers = false;
+            host.draining = false;
+        }
+        let all_new = move |w: &World| w.healthy(9) == 9 && (0..9).all(|k| {
+            w.on(&slot(k)).iter().all(|n| w.hosts[n].slots[&slot(k)].version == version)
+        });
+        // What was on its way, such as a report of a drain, arrives first.
+        world.run(3_000);
+        world.until("all heals", all_new);
+        // And it stays so.
+        world.seen.clear();
+        world.run(15_000);
+        proptest::prop_assert!(all_new(&world));
+        proptest::prop_assert_eq!(world.awards(), 0, "{}", world.show());
+        let mut web = world.services["web"].clone();
+        web.dedup_by(|a, b| a.slot == b.slot);
+        proptest::prop_assert_eq!(web.len(), 9);
+        proptest::prop_assert!(web.iter().all(|e| e.healthy));
+    }
+}
