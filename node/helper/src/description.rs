@@ -199,3 +199,63 @@ pub(crate) fn read_limited(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>>
         .read_to_end(&mut bytes)?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::TaskKey;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn description() -> TaskDescription {
+        TaskDescription {
+            version: DESCRIPTION_VERSION,
+            key: TaskKey {
+                slot: "web[0]".parse().unwrap(),
+                generation: Default::default(),
+                start: 1,
+            },
+            command: "bin/web".into(),
+            args: vec!["--fast".into()],
+            env: BTreeMap::from([("SECRET".into(), "x".into())]),
+            package: "/package".into(),
+            task_folder: "/work".into(),
+            log_folder: "/log".into(),
+            agent_socket: "/agent.sock".into(),
+            agent_generation: 1,
+            node: "node".into(),
+            lease_ms: 1,
+            stop: StopPolicy::default(),
+            user: Some(UserIds { uid: 1, gid: 2 }),
+            cgroup_procs: vec!["/cgroup.procs".into()],
+            kill_group: None,
+            memory_peak_files: Vec::new(),
+            isolation: Isolation::default(),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_is_nobody_elses_business() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(DESCRIPTION_FILE);
+        description().write(&path).unwrap();
+        assert_eq!(TaskDescription::read(&path).unwrap(), description());
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn what_a_later_version_wrote_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(DESCRIPTION_FILE);
+        let later = TaskDescription {
+            version: DESCRIPTION_VERSION + 1,
+            ..description()
+        };
+        later.write(&path).unwrap();
+        let error = TaskDescription::read(&path).unwrap_err();
+        assert!(matches!(error, DescriptionError::TooNew { .. }));
+        fs::write(&path, b"junk").unwrap();
+        let error = TaskDescription::read(&path).unwrap_err();
+        assert!(matches!(error, DescriptionError::Malformed { .. }));
+    }
+}

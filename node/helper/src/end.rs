@@ -137,3 +137,41 @@ impl EndRecord {
         fs::File::open(folder)?.sync_all()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_there_as_a_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(EndRecord::read(folder.path()).unwrap(), None);
+        let record = EndRecord {
+            key: TaskKey {
+                slot: "web[0]".parse().unwrap(),
+                generation: Default::default(),
+                start: 1,
+            },
+            boot_id: "boot".into(),
+            end: TaskEnd::Exited(TaskExit {
+                code: Some(1),
+                signal: None,
+                reason: ExitReason::Exited,
+                at: Millis(1),
+                memory_peak_bytes: None,
+            }),
+        };
+        record.write(folder.path()).unwrap();
+        assert_eq!(EndRecord::read(folder.path()).unwrap(), Some(record));
+        fs::write(folder.path().join(END_FILE), b"junk").unwrap();
+        let error = EndRecord::read(folder.path()).unwrap_err();
+        assert!(matches!(error, EndRecordError::Malformed { .. }));
+    }
+
+    #[test]
+    fn a_later_reason_is_read_as_other() {
+        let bytes = codec::encode(&"Abducted");
+        let reason: ExitReason = codec::decode("reason", &bytes, 64).unwrap();
+        assert_eq!(reason, ExitReason::Other);
+    }
+}

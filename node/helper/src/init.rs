@@ -333,12 +333,22 @@ fn become_user(uid: Uid, gid: Gid) -> Result<(), Errno> {
     nix::unistd::setresuid(uid, uid, uid)
 }
 
-/// A helper blocks signals and Rust ignores SIGPIPE; a task gets neither.
+/// A helper blocks signals, Rust ignores SIGPIPE and whoever started the agent
+/// may ignore more; a task gets none of it. The plain system call, since the C
+/// library refuses its own two signals (32 and 33), and those were seen
+/// ignored.
 fn reset_signals() {
-    for signal in 1..=31 {
-        // SAFETY: sets the default action; two signals can't have another,
-        // and refusing that is harmless.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    /// Bytes of the kernel's mask of signals.
+    const MASK_BYTES: usize = 8;
+    // All zero is the default action; longer than the kernel's structure is
+    // on any architecture.
+    let default_action = [0_u64; 8];
+    let none = std::ptr::null_mut::<u64>();
+    for signal in 1..=64 {
+        let action = default_action.as_ptr();
+        // SAFETY: the kernel reads one live structure. Two signals can't have
+        // another action, and refusing that is harmless.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action, none, MASK_BYTES) };
     }
 }
 

@@ -114,6 +114,9 @@ pub(crate) struct Life {
     hello: Hello,
     stop: StopPolicy,
     link: Link,
+    /// What this connection's `Hello` said was that the task is starting, and
+    /// nothing was said since.
+    start_untold: bool,
     lease_until: Millis,
     /// A `Stop` came.
     stopping: bool,
@@ -154,6 +157,7 @@ impl Life {
                 retry_at: now,
                 wait_ms: RETRY_MS,
             },
+            start_untold: true,
             lease_until: now + Millis(lease_ms),
             stopping: false,
             kill_at: None,
@@ -237,16 +241,14 @@ impl Life {
             Link::Greeting { hello_at, .. } if now >= hello_at + Millis(GREETING_MS) => {
                 self.hang_up(now, effects);
             }
-            Link::Up { ping_at, repeat_at } if self.is_ended() => {
-                if now >= repeat_at {
-                    self.link = Link::Up {
-                        ping_at,
-                        repeat_at: now + Millis(REPEAT_MS),
-                    };
-                    effects.extend(self.report().map(Effect::Send));
-                }
+            Link::Up { ping_at, repeat_at } if self.is_ended() && now >= repeat_at => {
+                self.link = Link::Up {
+                    ping_at,
+                    repeat_at: now + Millis(REPEAT_MS),
+                };
+                effects.extend(self.report().map(Effect::Send));
             }
-            Link::Up { ping_at, repeat_at } if now >= ping_at => {
+            Link::Up { ping_at, repeat_at } if !self.is_ended() && now >= ping_at => {
                 self.link = Link::Up {
                     ping_at: now + Millis(PING_INTERVAL_MS),
                     repeat_at,
@@ -263,6 +265,7 @@ impl Life {
             hello_at: now,
             wait_ms,
         };
+        self.start_untold = self.hello.phase == Phase::Starting;
         effects.push(Effect::Send(HelperMessage::Hello(self.hello.clone())));
     }
 
@@ -312,6 +315,7 @@ impl Life {
                     repeat_at: now,
                 };
                 self.prolong(hello_at, lease_ms, effects);
+                self.tell_start(effects);
             }
             (Link::Greeting { .. }, AgentMessage::Refused { .. }) => {
                 self.refused = true;
@@ -350,14 +354,22 @@ impl Life {
 
     fn started(&mut self, pid: i32, effects: &mut Vec<Effect>) {
         self.hello.phase = Phase::Running { pid };
-        if let Link::Up { .. } = self.link {
-            effects.push(Effect::Send(HelperMessage::Started {
-                pid,
-                isolation_missing: self.hello.isolation_missing.clone(),
-            }));
-        }
+        self.tell_start(effects);
         if self.stopping {
             effects.push(Effect::Signal(self.stop.signal));
+        }
+    }
+
+    /// A start that falls between `Hello` and `Welcome` is told after both.
+    fn tell_start(&mut self, effects: &mut Vec<Effect>) {
+        if let (Link::Up { .. }, Phase::Running { pid }, true) =
+            (self.link, &self.hello.phase, self.start_untold)
+        {
+            self.start_untold = false;
+            effects.push(Effect::Send(HelperMessage::Started {
+                pid: *pid,
+                isolation_missing: self.hello.isolation_missing.clone(),
+            }));
         }
     }
 
@@ -612,6 +624,29 @@ mod tests {
             exit_of(&life.step(gone(How::Silent), at(600))),
             (None, Some(9), ExitReason::StoppedByKill)
         );
+    }
+
+    #[test]
+    fn a_start_is_told_once_whenever_it_happens() {
+        let starts = |effects: &[Effect]| {
+            let is_start = |e: &&Effect| matches!(e, Effect::Send(HelperMessage::Started { .. }));
+            effects.iter().filter(is_start).count()
+        };
+        let mut between = life();
+        between.step(Event::Tick, at(0));
+        between.step(Event::Connected, at(0));
+        assert_eq!(starts(&between.step(Event::Started { pid: 9 }, at(1))), 0);
+        assert_eq!(starts(&between.step(welcome(5), at(2))), 1);
+
+        let mut after = life();
+        after.step(Event::Tick, at(0));
+        after.step(Event::Connected, at(0));
+        assert_eq!(starts(&after.step(welcome(5), at(1))), 0);
+        assert_eq!(starts(&after.step(Event::Started { pid: 9 }, at(2))), 1);
+        // The next connection's `Hello` says it.
+        after.step(Event::Disconnected, at(3));
+        after.step(Event::Connected, at(60));
+        assert_eq!(starts(&after.step(welcome(5), at(61))), 0);
     }
 
     #[test]

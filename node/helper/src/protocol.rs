@@ -406,3 +406,119 @@ fn with_address(path: &Path, call: impl FnOnce(&UnixAddr) -> nix::Result<()>) ->
         Err(errno) => Err(errno.into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (Channel, Channel) {
+        let (ours, theirs) = nix::sys::socket::socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        )
+        .unwrap();
+        (Channel::from_fd(ours), Channel::from_fd(theirs))
+    }
+
+    #[test]
+    fn messages_come_back_in_order_and_then_the_end() {
+        let (agent, helper) = pair();
+        let messages = [
+            AgentMessage::Welcome {
+                agent_generation: 3,
+                lease_ms: u64::MAX,
+            },
+            AgentMessage::Stop {
+                signal: 15,
+                grace_ms: 10,
+            },
+            AgentMessage::Kill,
+            AgentMessage::Ack,
+        ];
+        for message in &messages {
+            agent.send(message).unwrap();
+        }
+        for message in messages {
+            assert_eq!(helper.receive::<AgentMessage>().unwrap(), message);
+        }
+        let none = helper.receive::<AgentMessage>();
+        assert!(matches!(none, Err(ReceiveError::WouldBlock)));
+        drop(agent);
+        let none = helper.receive::<AgentMessage>();
+        assert!(matches!(none, Err(ReceiveError::Closed)));
+        assert!(matches!(
+            helper.send(&AgentMessage::Kill),
+            Err(SendError::Closed)
+        ));
+    }
+
+    /// As a later version may write it.
+    #[derive(Serialize)]
+    enum Later {
+        Pong {
+            sent_at: Millis,
+            lease_ms: u64,
+            mood: &'static str,
+        },
+        Dance {
+            steps: u8,
+        },
+    }
+
+    #[test]
+    fn later_fields_are_ignored_and_later_messages_skipped() {
+        let (agent, helper) = pair();
+        agent.send(&Later::Dance { steps: 3 }).unwrap();
+        let pong = Later::Pong {
+            sent_at: Millis(1),
+            lease_ms: 2,
+            mood: "good",
+        };
+        agent.send(&pong).unwrap();
+        let unknown = helper.receive::<AgentMessage>();
+        assert!(matches!(unknown, Err(ReceiveError::Unknown(_))));
+        let pong = AgentMessage::Pong {
+            sent_at: Millis(1),
+            lease_ms: 2,
+        };
+        assert_eq!(helper.receive::<AgentMessage>().unwrap(), pong);
+    }
+
+    #[test]
+    fn long_messages_are_refused_by_both_sides() {
+        let (agent, helper) = pair();
+        let long = AgentMessage::Refused {
+            agent_generation: 1,
+            why: "x".repeat(MESSAGE_BYTES_MAX),
+        };
+        assert!(matches!(agent.send(&long), Err(SendError::TooLong { .. })));
+        let bytes = codec::encode(&long);
+        send(agent.as_raw_fd(), &bytes, MsgFlags::empty()).unwrap();
+        agent.send(&AgentMessage::Ack).unwrap();
+        let refused = helper.receive::<AgentMessage>();
+        assert!(matches!(refused, Err(ReceiveError::Unknown(_))));
+        assert_eq!(helper.receive::<AgentMessage>().unwrap(), AgentMessage::Ack);
+    }
+
+    #[test]
+    fn a_new_agent_takes_over_the_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x".repeat(90)).join("agent.sock");
+        fs::create_dir(path.parent().unwrap()).unwrap();
+        let first = Listener::bind(&path).unwrap();
+        drop(first);
+        assert!(Channel::connect(&path).is_err(), "nobody is there");
+        let second = Listener::bind(&path).unwrap();
+        let none = second.accept().unwrap_err();
+        assert_eq!(none.kind(), io::ErrorKind::WouldBlock);
+        let helper = Channel::connect(&path).unwrap();
+        let agent = second.accept().unwrap();
+        assert_eq!(agent.peer_pid().unwrap(), std::process::id() as i32);
+        helper
+            .send(&HelperMessage::Ping { sent_at: Millis(1) })
+            .unwrap();
+        assert!(agent.receive::<HelperMessage>().is_ok());
+    }
+}

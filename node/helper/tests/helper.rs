@@ -71,7 +71,6 @@ fn a_task_sees_only_what_it_should() {
         echo "host $(hostname)"
         echo "env $GREETING $(env | grep -c CARGO)"
         echo "arg $1"
-        echo "fds" $(ls /proc/$$/fd)
         grep -E '^(NoNewPrivs|SigBlk|SigIgn):' /proc/$$/status | tr '\t' ' '
         echo "stdin $(readlink /proc/$$/fd/0)"
         echo "processes" $(ls /proc | grep -c '^[0-9]')
@@ -81,13 +80,12 @@ fn a_task_sees_only_what_it_should() {
     let env = &mut task.description.env;
     env.insert("GREETING".into(), "hello world".into());
     let mut agent = Agent::listen(&task, 1);
-    // An agent that ignores signals and leaves descriptors open.
+    // An agent that ignores signals.
     task.start_by(|command| {
         // SAFETY: only system calls.
         unsafe {
             command.pre_exec(|| {
                 libc::signal(libc::SIGINT, libc::SIG_IGN);
-                libc::dup2(1, 17);
                 Ok(())
             })
         };
@@ -99,7 +97,7 @@ fn a_task_sees_only_what_it_should() {
     let root = task.folder.path().display();
     let texts = task.texts();
     assert_eq!(
-        texts[..10],
+        texts[..9],
         [
             "pid 2".to_owned(),
             format!("cwd {root}/work"),
@@ -107,20 +105,52 @@ fn a_task_sees_only_what_it_should() {
             "host web-3".into(),
             "env hello world 0".into(),
             "arg first".into(),
-            // The shell itself holds its script open as 10.
-            "fds 0 1 10 2".into(),
             "SigBlk: 0000000000000000".into(),
             "SigIgn: 0000000000000000".into(),
             "NoNewPrivs: 1".into(),
         ],
         "{texts:?}"
     );
-    assert_eq!(texts[10], "stdin /dev/null");
-    let processes = texts[11].strip_prefix("processes ").unwrap();
+    assert_eq!(texts[9], "stdin /dev/null");
+    let processes = texts[10].strip_prefix("processes ").unwrap();
     assert!(
         processes.parse::<u32>().unwrap() < 8,
         "{processes}: the host's /proc"
     );
+}
+
+#[test]
+fn no_descriptor_of_agent_or_helper_reaches_a_task() {
+    let mut task = Task::script("exec sleep 1000");
+    let mut agent = Agent::listen(&task, 1);
+    task.start_by(|command| {
+        // SAFETY: only system calls.
+        unsafe {
+            command.pre_exec(|| {
+                libc::dup2(1, 17);
+                Ok(())
+            })
+        };
+    });
+    let (pid, _) = agent.running();
+    let open = |pid: i32| {
+        let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+        let mut numbers: Vec<u32> = entries
+            .map(|entry| entry.file_name().to_string_lossy().parse().unwrap())
+            .collect();
+        numbers.sort_unstable();
+        numbers
+    };
+    // The shell holds its script open until it becomes `sleep`.
+    wait_for("a program with nothing but its streams", || {
+        (open(pid) == [0, 1, 2]).then_some(())
+    });
+    assert!(!open(task.helper_pid()).contains(&17));
+    for number in 0..3 {
+        let ours = fs::read_link(format!("/proc/self/fd/{number}")).unwrap();
+        let link = fs::read_link(format!("/proc/{}/fd/{number}", task.helper_pid())).unwrap();
+        assert_eq!(link, Path::new("/dev/null"), "not {}", ours.display());
+    }
 }
 
 #[test]
@@ -597,4 +627,33 @@ fn a_path_longer_than_a_socket_address_is_reached() {
     let mut agent = Agent::listen(&task, 1);
     task.start();
     agent.accept();
+}
+
+/// Twice the target: on a host with one task nobody shares the program's pages.
+const HELPER_PSS_KB_MAX: u64 = 3_000;
+
+#[test]
+fn a_helper_stays_small_however_much_a_task_prints() {
+    let mut task = Task::script("seq 1 300000; echo done; exec sleep 1000");
+    let mut agent = Agent::listen(&task, 1);
+    task.start();
+    let (_, _) = agent.running();
+    let kilobytes = |pid: i32, name: &str| {
+        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+    };
+    let helper = task.helper_pid();
+    let before = (kilobytes(helper, "Rss:"), kilobytes(helper, "Pss:"));
+    task.wait_line("done");
+    let after = (kilobytes(helper, "Rss:"), kilobytes(helper, "Pss:"));
+    let dirty = kilobytes(helper, "Private_Dirty:");
+    println!(
+        "helper RSS, PSS in kB: {before:?} silent, {after:?} after 2 MB, {dirty} private dirty"
+    );
+    assert!(after.1 <= HELPER_PSS_KB_MAX, "{after:?}");
 }

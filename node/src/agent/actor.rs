@@ -113,6 +113,13 @@ pub(super) enum Command {
         run: Run,
         end: End,
     },
+    /// Nothing of a slot's lost run is left, but for helpers that have dialled
+    /// since the search began, when only those known were there.
+    LostGone {
+        run: Run,
+        end: End,
+        known: BTreeSet<Run>,
+    },
     /// A health check changed its opinion.
     Health {
         run: Run,
@@ -264,6 +271,7 @@ impl Actor {
             Command::Helper { run, message } => self.helper_says(run, message).await,
             Command::HelperGone(run) => self.helper_gone(run),
             Command::Gone { run, end } => self.gone(run, end).await,
+            Command::LostGone { run, end, known } => self.lost_gone(run, end, &known).await,
             Command::Health { run, healthy } => {
                 self.step(Event::HealthChanged { run, healthy }).await;
             }
@@ -400,7 +408,8 @@ impl Actor {
         let event = match tree {
             Ok(tree) => {
                 let trees = &mut self.running.trees;
-                trees.retain(|(other, _), _| *other != slot);
+                // Of a fetch that was overtaken the report may come late.
+                trees.retain(|(other, newer), _| *other != slot || *newer > origin);
                 trees.insert((slot.clone(), origin), tree);
                 Event::Fetched { slot, origin }
             }
@@ -623,14 +632,29 @@ impl Actor {
                     let _ = helper.ended().await;
                 }
             }
-            let known: BTreeSet<String> = known.iter().map(group_name).collect();
+            let spared: BTreeSet<String> = known.iter().map(group_name).collect();
             for name in cgroups.names() {
-                if name.starts_with(&prefix) && !known.contains(&name) {
+                if name.starts_with(&prefix) && !spared.contains(&name) {
                     while !cgroups.destroy(&name).await {}
                 }
             }
-            let _ = commands.send(Command::Gone { run, end }).await;
+            let _ = commands.send(Command::LostGone { run, end, known }).await;
         });
+    }
+
+    /// The search for a lost run has ended. A helper that dialled meanwhile
+    /// goes first; the host has the search repeated.
+    async fn lost_gone(&mut self, run: Run, end: End, known: &BTreeSet<Run>) {
+        let late = |other: &&Run| other.slot == run.slot && !known.contains(other);
+        let late: Vec<Run> = self.running.helpers.keys().filter(late).cloned().collect();
+        if late.is_empty() {
+            self.gone(run, end).await;
+            return;
+        }
+        self.running.cleaning.remove(&run);
+        for other in late {
+            self.kill(other);
+        }
     }
 
     /// The journal may lag behind in counting starts; folders don't.

@@ -296,10 +296,15 @@ fn limit_pids(pids: &PidController) -> Limit {
     Ok(("pids.max", Some(PIDS_MAX as u64)))
 }
 
-/// The kernel rounds memory to pages.
+/// Exactly what was asked for; the kernel rounds memory to pages.
 fn close(found: u64, wanted: u64) -> bool {
     const PAGE_BYTES_MAX: u64 = 64 << 10;
-    found.abs_diff(wanted) < PAGE_BYTES_MAX.min(wanted.max(1))
+    let slack = if wanted > PAGE_BYTES_MAX {
+        PAGE_BYTES_MAX
+    } else {
+        0
+    };
+    found.abs_diff(wanted) <= slack
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -345,5 +350,65 @@ fn kill_all(folder: &Path) {
         if pid > 0 {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    const NEED: Resources = Resources {
+        cpu_millis: 250,
+        memory_bytes: 32 << 20,
+    };
+
+    /// On any host: each controller is either limited or said to be missing.
+    #[tokio::test]
+    async fn limits_hold_or_are_missing_and_groups_end_with_all_in_them() {
+        let node = format!("test-{}", std::process::id());
+        let cgroups = Cgroups::detect(&node);
+        for controller in CONTROLLERS {
+            let works = cgroups.working.iter().any(|one| one == controller);
+            let said = cgroups
+                .missing
+                .iter()
+                .any(|one| one.starts_with(controller));
+            assert!(works != said, "{controller}: {cgroups:?}");
+        }
+        let name = "default.web.0@1.2.3#1";
+        let group = cgroups.create(name, &NEED);
+        assert_eq!(group.missing, Vec::<String>::new());
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        for procs in &group.procs {
+            fs::write(procs, child.id().to_string()).unwrap();
+        }
+        if let Some(peak) = group.memory_peak_files.iter().find(|file| file.is_file()) {
+            let limit = peak.with_file_name("memory.limit_in_bytes");
+            if let Ok(limit) = fs::read_to_string(limit) {
+                assert_eq!(limit.trim(), NEED.memory_bytes.to_string());
+            }
+        }
+        if !group.procs.is_empty() {
+            assert_eq!(cgroups.names(), [name]);
+        } else {
+            child.kill().unwrap();
+        }
+        assert!(cgroups.destroy(name).await);
+        assert!(!child.wait().unwrap().success(), "it was killed");
+        assert_eq!(cgroups.names(), Vec::<String>::new());
+        for folder in cgroups.folders(name) {
+            assert!(!folder.exists(), "{}", folder.display());
+        }
+        cgroups.leave();
+    }
+
+    #[test]
+    fn what_the_kernel_rounds_is_close() {
+        assert!(close(64 << 20, (64 << 20) + 100));
+        assert!(!close(0, 1));
+        assert!(!close(u64::MAX, 64 << 20));
+        assert!(!close(2, 256));
+        assert!(close(256, 256));
     }
 }

@@ -169,7 +169,9 @@ impl Folders {
             Some(target)
         });
         let aside = aside.iter().map(|name| self.tasks().join(name));
-        aside.chain(set_aside).collect()
+        let mut all: Vec<PathBuf> = aside.chain(set_aside).collect();
+        all.sort();
+        all
     }
 }
 

@@ -30,6 +30,7 @@ const SLOTS: TableDefinition<&str, &[u8]> = TableDefinition::new("slots");
 
 const HIGHEST: &str = "highest";
 const AGENT_GENERATION: &str = "agent_generation";
+const BOOT_ID: &str = "boot_id";
 
 /// Longest entry: a job with its author's certificates and names of holders.
 const ENTRY_BYTES_MAX: usize = JOB_BYTES_MAX + (128 << 10);
@@ -67,6 +68,8 @@ pub(super) struct Restored {
     pub(super) highest: Authority,
     /// Of this start of the agent: one more than the last.
     pub(super) agent_generation: u64,
+    /// The host has not been booted since the agent's last start.
+    pub(super) same_boot: bool,
     pub(super) entries: Vec<Entry>,
 }
 
@@ -109,13 +112,13 @@ pub(super) struct Journal {
 
 impl Journal {
     /// Opens or makes the journal and counts this start of the agent.
-    pub(super) fn open(path: &Path) -> Result<(Journal, Restored), JournalError> {
+    pub(super) fn open(path: &Path, boot_id: &str) -> Result<(Journal, Restored), JournalError> {
         let fail = |source: redb::Error| JournalError::Database {
             path: path.into(),
             source: Box::new(source),
         };
         let database = Database::create(path).map_err(|error| fail(error.into()))?;
-        let agent_generation = count_start(&database).map_err(fail)?;
+        let (agent_generation, same_boot) = count_start(&database, boot_id).map_err(fail)?;
         let (highest, stored) = read_all(&database).map_err(fail)?;
         let unreadable = |source| JournalError::Entry {
             path: path.into(),
@@ -140,6 +143,7 @@ impl Journal {
         let restored = Restored {
             highest,
             agent_generation,
+            same_boot,
             entries,
         };
         Ok((journal, restored))
@@ -191,9 +195,10 @@ impl Journal {
     }
 }
 
-fn count_start(database: &Database) -> Result<u64, redb::Error> {
+/// The generation of this start, and whether the last was in the same boot.
+fn count_start(database: &Database, boot_id: &str) -> Result<(u64, bool), redb::Error> {
     let transaction = database.begin_write()?;
-    let generation = {
+    let counted = {
         let mut meta = transaction.open_table(META)?;
         transaction.open_table(SLOTS)?;
         let last = meta
@@ -201,10 +206,12 @@ fn count_start(database: &Database) -> Result<u64, redb::Error> {
             .and_then(|bytes| Some(u64::from_be_bytes(bytes.value().try_into().ok()?)));
         let generation = last.unwrap_or(0) + 1;
         meta.insert(AGENT_GENERATION, generation.to_be_bytes().as_slice())?;
-        generation
+        let last_boot = meta.insert(BOOT_ID, boot_id.as_bytes())?;
+        let same_boot = last_boot.is_some_and(|last| last.value() == boot_id.as_bytes());
+        (generation, same_boot)
     };
     transaction.commit()?;
-    Ok(generation)
+    Ok(counted)
 }
 
 type Stored = (Option<Vec<u8>>, Vec<Vec<u8>>);
@@ -260,4 +267,128 @@ fn read_entry(bytes: &[u8]) -> Result<Result<Entry, u32>, CodecError> {
         starts: stored.starts,
         stop: stored.stop,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use potluck_specs::{
+        Epoch, FleetId, Job, JobName, PackageId, Reign,
+        job::{Resources, RestartPolicy, StopPolicy, TaskTemplate},
+        trust::{Context, PublicKey, SecretKey, Signed, UserCredential},
+    };
+
+    fn authority(reign: u64) -> Authority {
+        Authority {
+            epoch: Epoch(1),
+            reign: Reign(reign),
+        }
+    }
+
+    fn entry(index: u32) -> Entry {
+        let job = Job {
+            fleet: FleetId([1; 32]),
+            cluster: "home".into(),
+            name: JobName::in_default("web"),
+            version: 3,
+            replicas: 1,
+            package: PackageId([2; 32]),
+            task: TaskTemplate {
+                command: "run".into(),
+                args: vec!["-v".into()],
+                env: BTreeMap::new(),
+                resources: Resources {
+                    cpu_millis: 100,
+                    memory_bytes: 1 << 20,
+                },
+                ports: vec![],
+                services: vec![],
+                health: None,
+                restart: RestartPolicy::default(),
+                stop: StopPolicy::default(),
+            },
+        };
+        let key = SecretKey::from_seed([3; 32]);
+        let nobody = Signed {
+            bytes: vec![],
+            signature: [0; 64],
+        };
+        let signed = SignedJob {
+            job: Signed::new(&key, Context::Job, codec::encode(&job)),
+            author: UserCredential {
+                root: PublicKey([4; 32]),
+                issuer: nobody.clone(),
+                certificate: nobody,
+            },
+        };
+        Entry {
+            slot: SlotId {
+                job: job.name.clone(),
+                index,
+            },
+            generation: authority(5).generation(6),
+            origin: authority(4).generation(7),
+            job: Arc::new(job),
+            signed: Arc::new(signed),
+            package_bytes: 8,
+            holders: vec![NodeId([9; 32])],
+            ports: BTreeMap::from([("http".into(), 8_080)]),
+            starts: 10,
+            stop: Some(StopReason::Drained),
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_there_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.redb");
+        let (mut journal, first) = Journal::open(&path, "one").unwrap();
+        assert_eq!((first.agent_generation, first.entries.len()), (1, 0));
+        assert_eq!(first.highest, Authority::default());
+        let put = |index| Write::Put(Box::new(entry(index)));
+        let writes = [Write::Highest(authority(5)), put(0), put(1), put(2)];
+        journal.write(&writes, true).unwrap();
+        journal
+            .write(&[Write::Remove(entry(1).slot)], true)
+            .unwrap();
+        drop(journal);
+        let (journal, second) = Journal::open(&path, "one").unwrap();
+        assert_eq!((second.agent_generation, second.same_boot), (2, true));
+        assert_eq!(second.highest, authority(5));
+        assert_eq!(second.entries, [entry(0), entry(2)]);
+        drop(journal);
+        let (_, third) = Journal::open(&path, "two").unwrap();
+        assert!(!third.same_boot);
+    }
+
+    #[test]
+    fn a_lazy_write_goes_along_with_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.redb");
+        let (mut journal, _) = Journal::open(&path, "one").unwrap();
+        journal
+            .write(&[Write::Put(Box::new(entry(0)))], false)
+            .unwrap();
+        journal
+            .write(&[Write::Highest(authority(1))], true)
+            .unwrap();
+        drop(journal);
+        let (_, restored) = Journal::open(&path, "one").unwrap();
+        assert_eq!(restored.entries, [entry(0)]);
+    }
+
+    #[test]
+    fn entries_of_a_later_version_are_refused() {
+        #[derive(Serialize)]
+        struct Later {
+            version: u32,
+            secret: bool,
+        }
+        let later = codec::encode(&Later {
+            version: VERSION + 1,
+            secret: true,
+        });
+        assert_eq!(read_entry(&later).unwrap().unwrap_err(), VERSION + 1);
+        assert!(read_entry(b"nonsense").is_err());
+    }
 }

@@ -29,7 +29,7 @@ use link::Links;
 use nix::fcntl::{Flock, FlockArg};
 use potluck_core::{
     auction::{Authority, Award, AwardAnswer, Call, CallAnswer, Refusal, StopOrder},
-    host::{Host, HostConfig, Run},
+    host::{ADOPTION_LIMIT, Host, HostConfig, Run},
     session::{Heartbeat, HeartbeatAnswer, SlotReport},
 };
 use potluck_helper::{Listener, TaskKey};
@@ -226,10 +226,10 @@ fn prepare(
     let folders = Folders::new(&data.map_err(at(config.data_dir.clone()))?);
     let lock = lock(&folders, &config.data_dir)?;
     let program = program::install(&folders, &config.helper).map_err(at(config.helper.clone()))?;
-    let (journal, restored) = Journal::open(&folders.journal())?;
-    let listener = Listener::bind(&folders.socket()).map_err(at(folders.socket()))?;
     let boot_id = "/proc/sys/kernel/random/boot_id";
     let boot_id = fs::read_to_string(boot_id).map_err(at(boot_id.into()))?;
+    let (journal, restored) = Journal::open(&folders.journal(), boot_id.trim())?;
+    let listener = Listener::bind(&folders.socket()).map_err(at(folders.socket()))?;
 
     let node = config.node.short();
     let cgroups = Arc::new(Cgroups::detect(&node));
@@ -255,6 +255,10 @@ fn prepare(
         port_first: *config.ports.start(),
         port_last: *config.ports.end(),
         unix_offset: clock::unix_now().since(now),
+        adoption_limit: match restored.same_boot {
+            true => ADOPTION_LIMIT,
+            false => Millis(0),
+        },
     };
     let actor = Actor {
         host: Host::new(host_config, restored.highest, restored.entries, now),

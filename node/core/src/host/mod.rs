@@ -35,12 +35,16 @@ use std::{
 };
 
 /// How long a restarted agent waits for the helpers of its former life: 500 of
-/// them register within 100 ms; the rest is for a host that just booted.
+/// them register within 100 ms; the rest is for a host that is very busy.
 pub const ADOPTION_LIMIT: Millis = Millis(5_000);
 
 /// Slots of a node. Far above what the resources of a host allow; a full
 /// inventory of them still fits into a message.
 pub const SLOTS_MAX: usize = 2_000;
+
+/// Holders of a package that are remembered of an award: a fetch asks a few,
+/// and the journal keeps them.
+pub const HOLDERS_MAX: usize = 32;
 
 /// What a node knows about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +61,10 @@ pub struct HostConfig {
     pub port_last: u16,
     /// Unix time minus the time that [`Host::step`] is told, for reports.
     pub unix_offset: Millis,
+    /// How long helpers of the agent's former life are waited for:
+    /// [`ADOPTION_LIMIT`], or nothing after the host was booted, since there
+    /// are none.
+    pub adoption_limit: Millis,
 }
 
 /// A node's decisions.
@@ -102,6 +110,7 @@ impl Host {
     pub fn new(config: HostConfig, highest: Authority, restored: Vec<Entry>, now: Millis) -> Host {
         let mut host = Host {
             ports: Ports::new(config.port_first, config.port_last),
+            adopt_until: (!restored.is_empty()).then_some(now + config.adoption_limit),
             config,
             highest,
             slots: BTreeMap::new(),
@@ -110,7 +119,6 @@ impl Host {
             failures: Failures::default(),
             reports: Reports::default(),
             draining: false,
-            adopt_until: (!restored.is_empty()).then_some(now + ADOPTION_LIMIT),
         };
         for entry in restored {
             let mut slot = Slot::new(entry, State::Adopting, now);
@@ -327,7 +335,7 @@ impl Host {
             job,
             signed: Arc::new(award.job),
             package_bytes: award.package_bytes,
-            holders: award.holders,
+            holders: award.holders.into_iter().take(HOLDERS_MAX).collect(),
         });
         // The bid ends here: what it reserved is free for these slots, which
         // nobody else can take in between.

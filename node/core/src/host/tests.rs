@@ -32,6 +32,7 @@ fn config() -> HostConfig {
         port_first: 100,
         port_last: 109,
         unix_offset: Millis(0),
+        adoption_limit: ADOPTION_LIMIT,
     }
 }
 
@@ -287,9 +288,8 @@ impl World {
     }
 
     fn report(&self, name: &str, index: u32) -> SlotReport {
-        let all = self.host.slots().into_iter();
-        all.filter(|report| report.slot == slot(name, index))
-            .next()
+        let mut all = self.host.slots().into_iter();
+        all.find(|report| report.slot == slot(name, index))
             .expect("the slot is held")
     }
 
@@ -355,6 +355,35 @@ fn a_bid_reserves_and_an_award_uses_it() {
             free: 100
         })]
     );
+}
+
+#[test]
+fn a_fixed_port_is_promised_once() {
+    let mut world = World::new();
+    let mut web = job("web", 1, 100);
+    web.task.ports[0].number = Some(80);
+    let CallAnswer::Bid(first) = bid(&world.step(call(1, 1, &web, 5))) else {
+        panic!("the port is free");
+    };
+    assert_eq!(first.slots, 1, "two can't have the same port");
+    let taken = Refusal::PortTaken { port: 80 };
+    let second = bid(&world.step(call(1, 2, &web, 5)));
+    assert_eq!(second, CallAnswer::Refusal(taken.clone()));
+    let without_bid = awarded(&world.step(award(1, 9, &web, &[(0, 1)])));
+    assert_eq!(without_bid, [Err(taken.clone())]);
+    assert_eq!(
+        awarded(&world.step(award(1, 1, &web, &[(0, 1), (1, 2)]))),
+        [Ok(()), Err(taken)]
+    );
+    world.settle();
+    web.version = 2;
+    assert_eq!(
+        awarded(&world.step(award(1, 3, &web, &[(0, 3)]))),
+        [Ok(())],
+        "its own"
+    );
+    world.settle();
+    assert_eq!(world.report("web", 0).ports["http"], 80);
 }
 
 #[test]
@@ -988,13 +1017,11 @@ impl World {
                 }
             }
             Move::Obey => {
-                if let Some(run) = self.told_to_stop.pop_first() {
-                    if self.alive.remove(&run) {
-                        self.step(Event::Exited {
-                            run,
-                            end: End::Signal(15),
-                        });
-                    }
+                if let Some(run) = self.told_to_stop.pop_first()
+                    && self.alive.remove(&run)
+                {
+                    let end = End::Signal(15);
+                    self.step(Event::Exited { run, end });
                 }
             }
             Move::Wait { ms } => {

@@ -1,7 +1,7 @@
 //! Reads a log from a number on, and follows it.
 
 use super::{
-    FRAME_BYTES_MAX, Line, RECORD_BYTES_MAX, Stream, WINDOW_LOG, find_line_feed,
+    FRAME_BYTES_MAX, Line, RECORD_BYTES_MAX, Stream, WINDOW_LOG_MAX, find_line_feed,
     segment::{self, FrameHeader, HEADER_BYTES},
 };
 use std::{
@@ -220,9 +220,9 @@ impl SegmentReader {
             other => other?,
         };
         let mut decoder = DCtx::try_create().ok_or(io::ErrorKind::OutOfMemory)?;
-        // A damaged file must not ask for more memory than the writer uses.
+        // A damaged file must not ask for any amount of memory.
         decoder
-            .set_parameter(DParameter::WindowLogMax(WINDOW_LOG))
+            .set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))
             .map_err(|_| io::Error::other("zstd refuses the window"))?;
         Ok(Some(SegmentReader {
             number,
@@ -302,10 +302,11 @@ impl SegmentReader {
     }
 
     fn decode(&mut self, text_bytes: usize, more: bool) -> io::Result<Step> {
-        if self.input_at == self.input.len() && !more {
-            if let Step::Starved = self.read_input()? {
-                return Ok(Step::Starved);
-            }
+        if self.input_at == self.input.len()
+            && !more
+            && let Step::Starved = self.read_input()?
+        {
+            return Ok(Step::Starved);
         }
         self.text.drain(..self.text_at);
         self.text_at = 0;

@@ -258,7 +258,9 @@ impl Agent {
 
     /// The next message; `None` when the helper has hung up.
     pub(crate) fn try_next(&mut self) -> Option<HelperMessage> {
+        let begin = Instant::now();
         loop {
+            assert!(begin.elapsed() < LIMIT, "nothing but pings");
             let channel = self.channel.as_ref().unwrap();
             wait_readable("a message", channel.as_fd());
             match channel.receive::<HelperMessage>() {
