@@ -223,7 +223,7 @@ impl Scheduler {
     }
 
     /// Either reported all that it runs, or is gone for good.
-    fn has_told_all(&self, node: NodeId) -> bool {
+    pub(super) fn has_told_all(&self, node: NodeId) -> bool {
         self.picture
             .hosts
             .get(&node)
@@ -288,9 +288,15 @@ impl Scheduler {
         }
     }
 
-    /// Sends the orders that are due, to hosts that are heard.
-    pub(super) fn send_stops(&mut self, now: Millis) {
+    /// Sends the orders that are due, to hosts that are heard, once the
+    /// endpoints without them could be published.
+    pub(super) fn send_stops(&mut self, cluster: &Cluster, now: Millis) {
         let mut orders = Vec::new();
+        let mut held: BTreeSet<JobName> = BTreeSet::new();
+        if !self.asked {
+            let jobs = self.stops.keys().map(|(slot, _)| slot.job.clone());
+            held.extend(jobs.filter(|job| !self.knows_endpoints(cluster, job)));
+        }
         let gone: Vec<_> = self
             .stops
             .keys()
@@ -301,6 +307,9 @@ impl Scheduler {
             self.stops.remove(&key);
         }
         for ((slot, node), stop) in &mut self.stops {
+            if held.contains(&slot.job) {
+                continue;
+            }
             let up = self
                 .picture
                 .hosts
