@@ -61,7 +61,8 @@ impl World {
             began: now,
             ticked_at: now,
         };
-        self.trace.line(now, || format!("h{at} reigns, reign {reign}"));
+        self.trace
+            .line(now, || format!("h{at} reigns, reign {reign}"));
         self.stats.reigns += 1;
         self.courts.insert(at, court);
         self.machines[at].session.leader = Some(at);
@@ -175,7 +176,10 @@ impl World {
         let effects = court.scheduler.step(cluster, event, clock);
         self.stats.steps += 1;
         self.courts.insert(at, court);
-        self.see(&Seen::Decided { at, effects: &effects });
+        self.see(&Seen::Decided {
+            at,
+            effects: &effects,
+        });
         let mut answer = None;
         for effect in effects {
             match effect {
@@ -202,7 +206,11 @@ impl World {
                 let then = Then::Award(to, award.call);
                 self.court_asks(at, Request::Award(award), ANSWER_WAIT, then);
             }
-            Effect::Cancel { to, authority, call } => {
+            Effect::Cancel {
+                to,
+                authority,
+                call,
+            } => {
                 let request = Request::Cancel(authority, call);
                 self.court_asks(at, request, ANSWER_WAIT, Then::Cancel(to));
             }
@@ -240,7 +248,10 @@ impl World {
                         slot,
                         node,
                         generation,
-                    } => format!("h{at} places {slot} on h{:?} as {generation}", self.index.get(node)),
+                    } => format!(
+                        "h{at} places {slot} on h{:?} as {generation}",
+                        self.index.get(node)
+                    ),
                     note => format!("h{at} notes {note:?}"),
                 });
             }

@@ -7,7 +7,7 @@
 use super::{network::HostSet, rng::Rng};
 use potluck_core::{
     auction::Authority,
-    host::{Effect, End, Entry, Host, HostConfig, Run},
+    host::{ADOPTION_LIMIT, Effect, End, Entry, Host, HostConfig, Run},
 };
 use potluck_specs::{Generation, Millis, NodeId, SlotId, job::Resources};
 use std::collections::{BTreeMap, BTreeSet};
@@ -125,6 +125,8 @@ pub struct Machine {
     pub watched: BTreeSet<Run>,
     /// Fetches that run.
     pub fetches: BTreeSet<(SlotId, Generation)>,
+    /// No helper of a former life can be there.
+    booted: bool,
     /// Leftovers of former lives have been looked for.
     pub swept: bool,
     /// The next tick that is planned.
@@ -153,6 +155,7 @@ impl Machine {
             session: Session::default(),
             watched: BTreeSet::new(),
             fetches: BTreeSet::new(),
+            booted: true,
             swept: false,
             wake: None,
             offset: rng.between(1_000, 1_000_000),
@@ -184,12 +187,17 @@ impl Machine {
             total: self.total,
             port_first: PORT_FIRST,
             port_last: PORT_LAST,
+            adoption_limit: match self.booted {
+                true => Millis(0),
+                false => ADOPTION_LIMIT,
+            },
             unix_offset: Millis(1_700_000_000_000 + self.skew - self.offset),
         };
         let restored = self.journal.entries.values().cloned().collect();
         let highest = self.journal.highest;
         self.host = Some(Host::new(config, highest, restored, self.clock(now)));
         self.session = Session::default();
+        self.booted = false;
         self.swept = false;
         self.wake = None;
     }
@@ -207,6 +215,7 @@ impl Machine {
             process.linked = false;
         }
         if whole {
+            self.booted = true;
             self.processes.clear();
         }
     }
@@ -228,5 +237,9 @@ impl Machine {
 
 /// All hosts of a world of this size.
 pub fn everybody(hosts: usize) -> HostSet {
-    if hosts >= 64 { u64::MAX } else { (1 << hosts) - 1 }
+    if hosts >= 64 {
+        u64::MAX
+    } else {
+        (1 << hosts) - 1
+    }
 }

@@ -6,7 +6,7 @@ use super::{
     control::Proposer,
     machine::{Machine, everybody},
     network::{HostSet, only},
-    queue::{MS, SECOND},
+    queue::MS,
     rng::Rng,
     world::{Due, World},
 };
@@ -15,8 +15,7 @@ use potluck_core::{
     host::{End, Event as HostEvent},
 };
 use potluck_specs::{
-    ChangeId, Epoch, FleetId, Job, JobName, Millis, NodeName, PackageId, Topology,
-    codec,
+    ChangeId, Epoch, FleetId, Job, JobName, Millis, NodeName, PackageId, Topology, codec,
     job::{PortSpec, Resources, RestartPolicy, ServiceSpec, SignedJob, StopPolicy, TaskTemplate},
     trust::{NodeCredential, NodeRole, PublicKey, Signed, UserCredential},
 };
@@ -141,9 +140,18 @@ pub enum Action {
 /// What a client wants.
 #[derive(Clone, Debug)]
 enum Change {
-    Submit { name: String, replicas: u32, cpu: u32 },
-    Stop { name: String },
-    Drain { host: usize, draining: bool },
+    Submit {
+        name: String,
+        replicas: u32,
+        cpu: u32,
+    },
+    Stop {
+        name: String,
+    },
+    Drain {
+        host: usize,
+        draining: bool,
+    },
 }
 
 /// Somebody who repeats a change until it is answered.
@@ -614,6 +622,3 @@ fn draw_fault(rng: &mut Rng, options: &Options, at: u64, script: &mut Vec<(u64, 
     };
     script.push((at, action));
 }
-
-/// Later than anything that a drawn script does by itself.
-pub(super) const SETTLE: u64 = SECOND;

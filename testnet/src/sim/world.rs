@@ -144,7 +144,7 @@ pub enum HostDue {
 
 /// What is due.
 #[derive(Debug)]
-pub enum Due {
+pub(super) enum Due {
     /// A request arrives.
     Request {
         id: u64,
@@ -442,7 +442,9 @@ impl World {
         let muted = self.mute.get(&to).is_some_and(|t| *t > self.queue.now());
         if is_award && muted {
             let now = self.queue.now();
-            return self.trace.line(now, || format!("an award's answer from h{to} is lost"));
+            return self
+                .trace
+                .line(now, || format!("an award's answer from h{to} is lost"));
         }
         let wait = match response {
             Response::Probe(false) => PROBE_PATIENCE,
@@ -467,7 +469,11 @@ impl World {
                 let confirmed = heartbeat.inventory.number;
                 let said = self.step_court(to, Event::Heartbeat { heartbeat })?;
                 if said.confirmed == Some(confirmed) {
-                    self.see(&Seen::Told { to, from, holding: &holding });
+                    self.see(&Seen::Told {
+                        to,
+                        from,
+                        holding: &holding,
+                    });
                 }
                 Some(Response::Heartbeat(said))
             }
@@ -572,7 +578,10 @@ impl World {
                 answer.as_ref().map(|_| ())
             ),
             (Request::Call(call), Answer::Call(answer)) => {
-                format!("h{to} <- h{from} call {} {}: {answer:?}", call.call, call.job)
+                format!(
+                    "h{to} <- h{from} call {} {}: {answer:?}",
+                    call.call, call.job
+                )
             }
             (_, answer) => format!("h{to} <- h{from} {answer:?}"),
         });
@@ -605,7 +614,11 @@ impl World {
         self.step_court(open.from, event);
         if let Some((from, holding)) = told {
             let to = open.from;
-            self.see(&Seen::Told { to, from, holding: &holding });
+            self.see(&Seen::Told {
+                to,
+                from,
+                holding: &holding,
+            });
         }
     }
 
@@ -621,7 +634,11 @@ impl World {
 
     fn beat(&mut self, at: usize) {
         let now = self.queue.now();
-        let Some(to) = self.machines[at].session.leader.or_else(|| self.anybody(at)) else {
+        let Some(to) = self.machines[at]
+            .session
+            .leader
+            .or_else(|| self.anybody(at))
+        else {
             return self.plan_beat(at, now + LEADERLESS_PAUSE);
         };
         let Some(Answer::Heartbeat(heartbeat)) = self.step_host(at, HostEvent::Heartbeat) else {
@@ -699,7 +716,11 @@ impl World {
         self.machines[at].crash(whole, lost);
         self.control.died(at);
         self.end_court(at);
-        let what = if whole { "dies whole" } else { "loses its agent" };
+        let what = if whole {
+            "dies whole"
+        } else {
+            "loses its agent"
+        };
         self.trace.line(now, || format!("h{at} {what}"));
     }
 
@@ -826,7 +847,8 @@ impl World {
         machine.wake = Some(wake);
         let (life, time) = (machine.life, machine.when(wake));
         let due = HostDue::Tick;
-        self.queue.at(time.max(self.queue.now() + MS), Due::Host { at, life, due });
+        self.queue
+            .at(time.max(self.queue.now() + MS), Due::Host { at, life, due });
     }
 
     /// What no slot claims is ended once the adoption is over.
@@ -919,7 +941,8 @@ impl World {
         };
         self.machines[at].processes.insert(number, process);
         let now = self.queue.now();
-        self.trace.line(now, || format!("h{at} starts {}", start.run));
+        self.trace
+            .line(now, || format!("h{at} starts {}", start.run));
         let wait = self.rng.between(3, 150) * MS;
         let fails = !self.healed && self.rng.chance(self.options.bad_starts);
         let due = match fails {
@@ -947,7 +970,11 @@ impl World {
             return;
         }
         let deaf = self.rng.chance(50);
-        let wait = if deaf { grace_ms } else { self.rng.between(1, 400).min(grace_ms) };
+        let wait = if deaf {
+            grace_ms
+        } else {
+            self.rng.between(1, 400).min(grace_ms)
+        };
         let end = End::Signal(if deaf { 9 } else { 15 });
         let process = number;
         self.queue.after(wait * MS, Due::Ended { at, process, end });

@@ -3,9 +3,9 @@
 //! not be known of (no record of it, and the asking is over).
 
 use super::{Holding, Seen, Violation, World, broken};
-use potluck_core::scheduler::{Effect, SessionState};
+use potluck_core::scheduler::{Effect, Note, SessionState};
 use potluck_specs::{NodeId, SlotId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const NAME: &str = "no slot twice for lack of asking";
 
@@ -13,6 +13,9 @@ const NAME: &str = "no slot twice for lack of asking";
 #[derive(Debug, Default)]
 pub struct LateInventories {
     told: BTreeMap<(u64, usize), Holding>,
+    /// Hosts that some scheduler gave up and none has heard since: what they
+    /// held was placed elsewhere, and whoever reigns next goes by that.
+    given_up: BTreeSet<NodeId>,
 }
 
 impl LateInventories {
@@ -23,6 +26,12 @@ impl LateInventories {
                 Ok(())
             }
             Seen::Decided { at, effects } => effects.iter().try_for_each(|effect| match effect {
+                Effect::Note {
+                    note: Note::Session { node, state },
+                } => {
+                    self.session(*node, *state);
+                    Ok(())
+                }
                 Effect::Award { to, award } => award
                     .slots
                     .iter()
@@ -33,14 +42,21 @@ impl LateInventories {
         }
     }
 
+    fn session(&mut self, node: NodeId, state: SessionState) {
+        match state {
+            SessionState::Dead | SessionState::Unreachable => self.given_up.insert(node),
+            SessionState::Up => self.given_up.remove(&node),
+            SessionState::Unknown | SessionState::Out => false,
+        };
+    }
+
     fn told(&mut self, world: &World, to: usize, from: usize, holding: &Holding) {
         let Some(court) = world.courts.get(&to) else {
             return;
         };
         let key = (court.reign, from);
-        let newer = |before: &Holding| {
-            (before.life, before.taken_at) <= (holding.life, holding.taken_at)
-        };
+        let newer =
+            |before: &Holding| (before.life, before.taken_at) <= (holding.life, holding.taken_at);
         if self.told.get(&key).is_none_or(newer) {
             self.told.insert(key, holding.clone());
         }
@@ -65,7 +81,8 @@ impl LateInventories {
             let given_up = matches!(
                 session,
                 Some(SessionState::Dead | SessionState::Unreachable) | None
-            );
+            ) || (session == Some(SessionState::Unknown)
+                && self.given_up.contains(&machine.node));
             let told = self.told.get(&(court.reign, host));
             let excused = match told {
                 Some(holding) => !holding.slots.contains(slot),

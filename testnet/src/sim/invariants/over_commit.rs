@@ -19,9 +19,9 @@ pub(super) fn see(world: &World, seen: &Seen<'_>) -> Result<(), Violation> {
         let what = format!("h{at} committed {committed:?} and reserved {reserved:?}");
         return broken(NAME, what);
     }
-    let running = machine
-        .live()
-        .fold(Resources::default(), |sum, process| sum.plus(process.resources));
+    let running = machine.live().fold(Resources::default(), |sum, process| {
+        sum.plus(process.resources)
+    });
     if !machine.total.fits(&running) {
         return broken(NAME, format!("h{at} runs {running:?}"));
     }
