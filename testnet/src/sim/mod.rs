@@ -35,6 +35,10 @@ pub enum Broken {
     IgnoresFence,
     /// Schedulers act as if most voters were always heard.
     ActsWithoutQuorum,
+    /// Hosts say to a greeting that they run nothing.
+    HidesInventories,
+    /// Hosts say "yes" to a stop and go on.
+    DropsStops,
 }
 
 /// What a world is like.

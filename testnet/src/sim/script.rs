@@ -88,6 +88,15 @@ pub enum Action {
         /// For so long.
         ms: u64,
     },
+    /// Two sets of hosts don't hear each other.
+    Cut {
+        /// One.
+        one: HostSet,
+        /// The other.
+        other: HostSet,
+        /// For so long.
+        ms: u64,
+    },
     /// The leader is cut off from all others.
     IsolateLeader {
         /// For so long.
@@ -203,6 +212,7 @@ impl World {
                 outward,
                 ms,
             } => self.part(side, inward, outward, ms),
+            Action::Cut { one, other, ms } => self.cut(one, other, true, true, ms),
             Action::IsolateLeader { ms } => {
                 if let Some(leader) = self.control.leader() {
                     self.part(only(leader), true, true, ms);
@@ -236,6 +246,10 @@ impl World {
 
     fn part(&mut self, side: HostSet, inward: bool, outward: bool, ms: u64) {
         let others = everybody(self.machines.len()) & !side;
+        self.cut(side, others, inward, outward, ms);
+    }
+
+    fn cut(&mut self, side: HostSet, others: HostSet, inward: bool, outward: bool, ms: u64) {
         let cut = self.queue.now();
         if inward {
             self.net.cut(cut, others, side);

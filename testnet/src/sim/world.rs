@@ -505,6 +505,10 @@ impl World {
             Some(Broken::IgnoresFence) => self.without_fence(to, event),
             _ => event,
         };
+        let drops = self.options.broken == Some(Broken::DropsStops);
+        if drops && matches!(event, HostEvent::Stop(_)) {
+            return Some(Response::Done);
+        }
         let answer = self.step_host(to, event)?;
         let heard = !is_fenced(&answer);
         let obeyed = is_obeyed(&answer);
@@ -517,7 +521,10 @@ impl World {
             obeyed,
         });
         Some(match answer {
-            Answer::Greet(Ok(heartbeat)) => {
+            Answer::Greet(Ok(mut heartbeat)) => {
+                if self.options.broken == Some(Broken::HidesInventories) {
+                    heartbeat.inventory.slots.clear();
+                }
                 self.machines[to].session.leader = Some(from);
                 let holding = self.holding(to);
                 Response::Inventory(heartbeat, holding)
