@@ -1110,6 +1110,22 @@ fn a_host_that_comes_back_gives_up_its_doubles() {
     world.until("one of each", |w| w.healthy(6) == 6);
     world.run(5_000);
     assert_eq!(world.healthy(6), 6);
+    // The log names the kept one before the other is stopped.
+    let mut recorded = BTreeMap::new();
+    let mut stops = 0;
+    for (_, effect) in &world.seen {
+        match effect {
+            Effect::Propose {
+                command: Command::RecordPlacements { filled, .. },
+            } => recorded.extend(filled.iter().map(|p| (p.slot.clone(), p.node))),
+            Effect::Stop { to, order } => {
+                assert_ne!(recorded.get(&order.slot), Some(to), "{order:?}");
+                stops += 1;
+            }
+            _ => {}
+        }
+    }
+    assert!(stops > 0);
 }
 
 #[test]
