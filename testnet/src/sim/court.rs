@@ -243,15 +243,16 @@ impl World {
             }
             Effect::Note { note } => {
                 self.stats.note(&note);
+                let index = &self.index;
                 self.trace.line(now, || match &note {
                     Note::Placed {
                         slot,
                         node,
                         generation,
-                    } => format!(
-                        "h{at} places {slot} on h{:?} as {generation}",
-                        self.index.get(node)
-                    ),
+                    } => format!("h{at} places {slot} on h{} as {generation}", index[node]),
+                    Note::Session { node, state } => {
+                        format!("h{at} sees h{} as {state:?}", index[node])
+                    }
                     note => format!("h{at} notes {note:?}"),
                 });
             }

@@ -294,7 +294,6 @@ impl World {
         self.net.heal();
         self.mute.clear();
         for host in 0..self.machines.len() {
-            self.machines[host].paused_until = 0;
             self.machines[host].dies_after = None;
             self.start(host);
         }
@@ -490,7 +489,7 @@ pub(super) fn founding(machines: &[Machine]) -> Vec<Command> {
         Command::CreateToken {
             change: ChangeId([9; 16]),
             id: "all".into(),
-            secret_hash: [1; 32].into(),
+            secret_hash: [1; 32],
             roles,
             rack: None,
             uses: 1_000,
@@ -500,7 +499,7 @@ pub(super) fn founding(machines: &[Machine]) -> Vec<Command> {
     ];
     log.extend(admissions.map(|admission| Command::RedeemToken {
         token: "all".into(),
-        secret_hash: [1; 32].into(),
+        secret_hash: [1; 32],
         admission: Box::new(admission),
         now: Millis(1),
     }));

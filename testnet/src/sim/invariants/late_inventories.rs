@@ -90,8 +90,9 @@ impl LateInventories {
             };
             if !given_up && !excused {
                 let what = format!(
-                    "h{at} (reign {}) awards {slot} to {to}, h{host} holds it ({session:?}, told: {})",
+                    "h{at} (reign {}) awards {slot} to h{}, h{host} holds it ({session:?}, told: {})",
                     court.reign,
+                    world.index[&to],
                     told.is_some()
                 );
                 return broken(NAME, what);
