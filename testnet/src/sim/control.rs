@@ -11,6 +11,7 @@
 //! the next one. Raft itself is tested where it is implemented.
 
 use super::{
+    invariants::Seen,
     queue::MS,
     world::{Due, World},
 };
@@ -284,6 +285,9 @@ impl World {
         }
         if !self.control.committed.insert(proposal.number) {
             return;
+        }
+        if let Command::RecordPlacements { filled, .. } = &proposal.command {
+            self.see(&Seen::Recorded { filled });
         }
         let reply = self.control.append(proposal.command);
         let index = self.control.log.len() as u64;

@@ -2,9 +2,9 @@
 //! host holds, unless that host has told it otherwise, is given up, or could
 //! not be known of (no record of it, and the asking is over).
 
-use super::{Holding, Seen, Violation, World, broken};
+use super::{Holding, Machine, Seen, Violation, World, broken};
 use potluck_core::scheduler::{Effect, Note, SessionState};
-use potluck_specs::{NodeId, SlotId};
+use potluck_specs::{Generation, NodeId, SlotId};
 use std::collections::{BTreeMap, BTreeSet};
 
 const NAME: &str = "no slot twice for lack of asking";
@@ -16,6 +16,8 @@ pub struct LateInventories {
     /// Hosts that some scheduler gave up and none has heard since: what they
     /// held was placed elsewhere, and whoever reigns next goes by that.
     given_up: BTreeSet<NodeId>,
+    /// Every placement that was ever written behind.
+    recorded: BTreeSet<(SlotId, NodeId, Generation)>,
 }
 
 impl LateInventories {
@@ -23,6 +25,12 @@ impl LateInventories {
         match seen {
             Seen::Told { to, from, holding } => {
                 self.told(world, *to, *from, holding);
+                Ok(())
+            }
+            Seen::Recorded { filled } => {
+                let filled = filled.iter();
+                self.recorded
+                    .extend(filled.map(|p| (p.slot.clone(), p.node, p.generation)));
                 Ok(())
             }
             Seen::Decided { at, effects } => effects.iter().try_for_each(|effect| match effect {
@@ -86,7 +94,7 @@ impl LateInventories {
             let told = self.told.get(&(court.reign, host));
             let excused = match told {
                 Some(holding) => !holding.slots.contains(slot),
-                None => unknowable(world, at, slot, machine.node),
+                None => self.is_unknowable(world, at, slot, machine),
             };
             if !given_up && !excused {
                 let what = format!(
@@ -100,12 +108,20 @@ impl LateInventories {
         }
         Ok(())
     }
-}
 
-/// Nothing recorded that the host holds the slot, and the asking is over.
-fn unknowable(world: &World, at: usize, slot: &SlotId, node: NodeId) -> bool {
-    let cluster = &world.control.replicas[&at].cluster;
-    let recorded = cluster.placements().get(slot);
-    let asked = world.courts[&at].scheduler.has_asked();
-    asked && recorded.is_none_or(|placement| placement.node != node)
+    /// Nothing recorded says that the host holds the slot, and either the
+    /// asking is over, or a record that has not caught up with the last move
+    /// names another (who by now has told, or the scheduler would wait).
+    fn is_unknowable(&self, world: &World, at: usize, slot: &SlotId, machine: &Machine) -> bool {
+        let cluster = &world.control.replicas[&at].cluster;
+        let Some(placement) = cluster.placements().get(slot) else {
+            return world.courts[&at].scheduler.has_asked();
+        };
+        let generation = machine.journal.entries.get(slot).map(|e| e.generation);
+        let was_recorded = generation.is_some_and(|generation| {
+            let key = (slot.clone(), machine.node, generation);
+            self.recorded.contains(&key)
+        });
+        placement.node != machine.node && (!was_recorded || world.courts[&at].scheduler.has_asked())
+    }
 }

@@ -9,7 +9,7 @@ pub mod over_commit;
 pub mod silence;
 
 use super::{machine::Machine, world::World};
-use potluck_core::{auction::Authority, scheduler::Effect, session::TaskState};
+use potluck_core::{auction::Authority, cluster::Placement, scheduler::Effect, session::TaskState};
 use potluck_specs::SlotId;
 use std::{collections::BTreeSet, fmt, rc::Rc};
 
@@ -90,6 +90,11 @@ pub enum Seen<'a> {
         from: usize,
         /// What was true when it was made.
         holding: &'a Holding,
+    },
+    /// The log got to know where slots are.
+    Recorded {
+        /// Where.
+        filled: &'a [Placement],
     },
     /// A scheduler decided.
     Decided {
