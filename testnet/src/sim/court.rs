@@ -3,11 +3,12 @@
 
 use super::{
     Broken,
+    control::Proposer,
+    exchange::{Request, Then},
     invariants::Seen,
     queue::{MS, SECOND},
-    world::{Due, Request, Then, World},
+    world::{Due, World},
 };
-use crate::sim::control::Proposer;
 use potluck_core::{
     scheduler::{Effect, Event, MemberView, Note, Scheduler, SchedulerConfig},
     session::HeartbeatAnswer,

@@ -10,14 +10,17 @@
 //! A run has two phases: one in which everything fails that the seed wants to
 //! fail, and one without faults in which all must heal within a bounded time.
 
+mod agent;
 pub mod control;
 pub mod court;
+mod exchange;
 pub mod invariants;
 pub mod machine;
 pub mod network;
 pub mod queue;
 pub mod rng;
 pub mod script;
+mod session;
 pub mod trace;
 pub mod world;
 

@@ -275,7 +275,7 @@ impl World {
         let watched: Vec<_> = self.machines[host].watched.iter().cloned().collect();
         let life = self.machines[host].life;
         for run in watched {
-            let due = super::world::HostDue::Health(run.clone(), true);
+            let due = super::agent::HostDue::Health(run.clone(), true);
             self.queue.after(
                 ms * MS,
                 Due::Host {
