@@ -60,7 +60,7 @@ impl Stage {
         let path = self.specs.join(format!("{name}.star"));
         let text = format!(
             "job(name = \"{name}\", package = \"{PROGRAM}\", command = \"{PROGRAM}\", \
-             replicas = {replicas}, cpu = 0.05, memory = \"16MiB\", ports = {{\"http\": 0}}, {more})\n"
+             replicas = {replicas}, cpu = 0.03, memory = \"16MiB\", ports = {{\"http\": 0}}, {more})\n"
         );
         fs::write(&path, text)?;
         Ok(path.to_string_lossy().into_owned())
