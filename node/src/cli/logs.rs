@@ -1,4 +1,5 @@
-//! `potluck logs`: a task's lines, from any node, over any reconnect.
+//! `potluck logs`: a task's lines, from any node. A follower is served on when
+//! the task's node restarts.
 
 use super::{
     args::{Format, Global},
