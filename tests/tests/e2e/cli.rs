@@ -1,7 +1,10 @@
 //! What the command line says: exit codes, hints and JSON.
 
-use potluck_testnet::client::{Client, Failed};
-use potluck_tests::fleet::{Fleet, failure, hello, programs};
+use potluck_testnet::{
+    client::{Client, Failed},
+    wait::until,
+};
+use potluck_tests::fleet::{Fleet, WAIT, failure, hello, programs};
 use serde_json::Value;
 
 fn assert_failed(failed: &Failed, code: i32, words: &[&str]) {
@@ -146,13 +149,22 @@ fn every_command_speaks_json() {
         let answer = client.json(&args).unwrap_or_else(|error| panic!("{error}"));
         assert!(answer.pointer(what).is_some(), "{args:?}: {answer}");
     }
+    // Lines are written to disk a moment after the task wrote them.
+    until("the last line of a log", WAIT, || {
+        let tail = client.text(&["logs", "web[0]", "--tail", "1"]);
+        let tail = tail.map_err(|error| error.to_string())?;
+        match tail.lines().count() {
+            1 => Ok(()),
+            lines => Err(format!("{lines} lines: {tail}")),
+        }
+    })
+    .unwrap();
     let lines = client.text(&["logs", "web[0]", "-o", "json"]).unwrap();
+    assert!(lines.lines().count() > 0);
     for line in lines.lines() {
         let line: Value = serde_json::from_str(line).unwrap();
         assert!(line["sequence"].is_u64(), "{line}");
     }
-    let tail = client.text(&["logs", "web[0]", "--tail", "1"]).unwrap();
-    assert_eq!(tail.lines().count(), 1, "{tail}");
     potluck_tests::status::await_healthy(&client, "web", &[]);
     let resolved = client.json(&["resolve", "web"]).unwrap();
     assert!(resolved["endpoints"].is_array(), "{resolved}");

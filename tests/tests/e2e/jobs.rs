@@ -50,6 +50,7 @@ fn jobs_come_back_from_disk_when_all_nodes_restart() {
     fleet.run("r1h1", &fleet.hello("one", 3));
     fleet.run("r2h1", &fleet.hello("two", 1));
     fleet.run("r2h1", &fleet.hello("two", 2));
+    fleet.voters(3, &[]);
     for name in fleet.names() {
         fleet.kill(&name).unwrap();
     }

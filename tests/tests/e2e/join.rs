@@ -81,7 +81,7 @@ fn an_expired_token_is_refused() {
     let token = made["token"].as_str().unwrap();
     let (code, said) = fleet.refused("r2h1", token);
     assert_eq!(code, DENIED, "{said}");
-    assert_says(&said, &["ended", "hint: ", "potluck token create"]);
+    assert_says(&said, &["token", "hint: ", "potluck token create"]);
 
     // A host that believes it to be valid still is told by the cluster.
     let stretched = altered(token, |token| token.expires = Millis(u64::MAX / 2));
