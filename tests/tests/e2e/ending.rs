@@ -62,3 +62,27 @@ fn a_node_that_leaves_is_drained_first() {
     let after = await_healthy(&client, "web", &[&gone]);
     all_answer(&after);
 }
+
+#[test]
+fn the_scheduler_itself_can_leave() {
+    let fleet = Fleet::up(4, 4);
+    fleet.voters(3, &[]);
+    let leader = fleet.leader().unwrap();
+    let asker = fleet.other(&[&leader]);
+    fleet.run(&asker, &fleet.hello("web", 4));
+    fleet.client(&leader).json(&["leave"]).unwrap();
+    until("the end of its process", WAIT, || {
+        let processes = fleet.processes(&leader);
+        match processes.all().is_empty() {
+            true => Ok(()),
+            false => Err(format!("{processes:?}")),
+        }
+    })
+    .unwrap();
+    let after = await_healthy(&fleet.client(&asker), "web", &[&leader]);
+    all_answer(&after);
+    // The voters are the others now.
+    let voters = fleet.voters(3, &[&leader]);
+    assert_eq!(voters.len(), 3);
+    fleet.run(&asker, &fleet.hello("further", 1));
+}

@@ -1,8 +1,10 @@
 //! Hosts that die: what ran there runs elsewhere, what ran elsewhere is left
 //! alone.
 
+use nix::sys::signal::Signal;
+use potluck_testnet::wait::until;
 use potluck_tests::{
-    fleet::Fleet,
+    fleet::{Fleet, WAIT},
     status::{Task, all_answer, await_healthy, await_resolved, pids},
 };
 
@@ -75,4 +77,37 @@ fn another_node_leads_when_the_schedulers_host_dies() {
         assert!(processes.is_subset(&now[name].1), "{before:?} {now:?}");
     }
     await_resolved(&client, "web", &after);
+}
+
+#[test]
+fn a_host_that_was_only_paused_leaves_no_second_copy() {
+    let fleet = Fleet::up(4, 4);
+    fleet.run("r1h1", &fleet.hello("web", 3));
+    fleet.voters(3, &[]);
+    let leader = fleet.leader().unwrap();
+    let client = fleet.client(&leader);
+    let tasks = await_healthy(&client, "web", &[]);
+    let paused = survivors(&tasks, &leader)[0];
+    fleet.signal(paused, Signal::SIGSTOP).unwrap();
+    let after = await_healthy(&client, "web", &[paused]);
+    assert_others_untouched(&tasks, &after, paused);
+    assert!(!fleet.processes(paused).tasks.is_empty());
+
+    // It wakes up and believes that all is as it was. One of both copies goes,
+    // and it is not for the test to say which.
+    fleet.signal(paused, Signal::SIGCONT).unwrap();
+    fleet.await_up(paused);
+    until("one copy of each replica", WAIT, || {
+        let names = fleet.names();
+        let helpers = names.iter().map(|name| fleet.processes(name).helpers.len());
+        match helpers.sum::<usize>() {
+            3 => Ok(()),
+            more => Err(format!("{more} helpers")),
+        }
+    })
+    .unwrap();
+    let kept = await_healthy(&client, "web", &[]);
+    assert_others_untouched(&tasks, &kept, paused);
+    all_answer(&kept);
+    await_resolved(&client, "web", &kept);
 }
