@@ -298,10 +298,7 @@ fn pure_crates_depend_on_little() {
     let metadata = metadata();
     let mut breaches = Vec::new();
     for (name, folder, allowed) in PURE {
-        let found = metadata
-            .packages
-            .iter()
-            .find(|p| p.name.to_string() == name);
+        let found = metadata.packages.iter().find(|p| p.name == name);
         let package = found.unwrap_or_else(|| panic!("{name} is gone"));
         for dependency in &package.dependencies {
             let for_tests = dependency.kind == DependencyKind::Development;

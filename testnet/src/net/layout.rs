@@ -7,7 +7,7 @@ use std::{
 };
 
 /// The port of every node; their addresses differ.
-pub const PORT: u16 = 7400;
+pub(super) const PORT: u16 = 7400;
 
 /// A testnet as its file says it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,22 +55,22 @@ impl Layout {
 }
 
 /// Where things lie in a testnet's folder.
-pub fn file(root: &Path) -> PathBuf {
+pub(super) fn file(root: &Path) -> PathBuf {
     root.join("testnet.json")
 }
 
 /// A node's data folder. Short, since socket paths are.
-pub fn data(root: &Path, name: &str) -> PathBuf {
+pub(super) fn data(root: &Path, name: &str) -> PathBuf {
     root.join(name)
 }
 
 /// Where a node writes what it logs.
-pub fn log(root: &Path, name: &str) -> PathBuf {
+pub(super) fn log(root: &Path, name: &str) -> PathBuf {
     root.join(format!("{name}.log"))
 }
 
 /// The person's keys.
-pub fn config(root: &Path) -> PathBuf {
+pub(super) fn config(root: &Path) -> PathBuf {
     root.join("config")
 }
 

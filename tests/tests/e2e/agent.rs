@@ -58,7 +58,7 @@ fn a_killed_agent_finds_its_task_again_with_a_whole_log() {
     let asker = fleet.other(&[&task.node]);
     // With one of two voters, a leader may have to be found first.
     let after = await_healthy(&fleet.client(&asker), "steady", &[]);
-    assert_eq!(after, [task.clone()]);
+    assert_eq!(after, std::slice::from_ref(&task));
     assert_eq!(pids(&fleet, &[&task.node]), before);
     assert_whole_log(&fleet, &asker, &task);
     assert_whole_log(&fleet, &task.node, &task);
