@@ -12,6 +12,8 @@ mod flight;
 pub mod pack;
 pub mod packages;
 pub mod rendezvous;
+#[cfg(test)]
+mod scratch;
 pub mod slice;
 mod spawn;
 pub mod store;

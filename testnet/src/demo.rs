@@ -3,7 +3,7 @@
 
 use crate::{
     client::Client,
-    net::{Testnet, TestnetOptions},
+    net::{RunningTestnet, Testnet, TestnetOptions},
     wait::until,
 };
 use serde_json::Value;
@@ -21,17 +21,6 @@ const STEP_WAIT: Duration = Duration::from_secs(60);
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-/// Ends the testnet also when a step fails or panics.
-struct Stage(Testnet);
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        if let Err(error) = self.0.down() {
-            eprintln!("warning: the testnet was not brought down: {error}");
-        }
-    }
-}
-
 /// Runs the demo in a folder of its own under the system's temporary folder.
 ///
 /// # Errors
@@ -48,8 +37,8 @@ pub fn run() -> Outcome<()> {
         ..TestnetOptions::new(&root)
     };
     let spec = spec()?;
-    let stage = Stage(bring_up(&options)?);
-    let net = &stage.0;
+    let running = RunningTestnet::up(&options)?;
+    let net: &Testnet = &running;
     show_isolation(net)?;
     let leader = net.leader()?;
     told(&format!(
@@ -67,20 +56,10 @@ pub fn run() -> Outcome<()> {
     say(7, "everything is stopped");
     let folder = net.root().to_path_buf();
     let data: Vec<PathBuf> = net.names().iter().map(|name| net.data(name)).collect();
-    drop(stage);
+    drop(running);
     nothing_left(&folder, &data)?;
     println!("\nall of it took {}", seconds(started));
     Ok(())
-}
-
-fn bring_up(options: &TestnetOptions) -> Outcome<Testnet> {
-    Testnet::up(options).map_err(|error| {
-        // What came up so far must not stay behind.
-        if let Ok(net) = Testnet::open(&options.root) {
-            let _ = net.down();
-        }
-        error.into()
-    })
 }
 
 fn say(step: u32, text: &str) {
@@ -133,7 +112,9 @@ fn submit(net: &Testnet, submitter: &str, leader: &str, spec: &Path) -> Outcome<
     );
     let start = Instant::now();
     let spec = spec.to_string_lossy();
-    let done = net.client(submitter).json(&["run", &spec])?;
+    let done = net
+        .client(submitter)
+        .json(&["run", &spec, "--replicas", "5"])?;
     let accepted = &done["accepted"][0];
     told(&format!(
         "accepted as version {}: its package {} is on {}",
@@ -255,10 +236,10 @@ fn show_bytes(net: &Testnet, tasks: &[Task]) -> Outcome<()> {
     }
 }
 
-/// A node that runs no task of the job, or any if all do.
+/// A node that runs no task of the job.
 fn bystander(net: &Testnet, tasks: &[Task]) -> Outcome<String> {
     let busy: Vec<&str> = tasks.iter().map(|task| task.node.as_str()).collect();
-    other_than(net, &busy).or_else(|_| other_than(net, &[]))
+    other_than(net, &busy)
 }
 
 fn show_service(net: &Testnet, tasks: &[Task]) -> Outcome<()> {
@@ -273,7 +254,7 @@ fn show_service(net: &Testnet, tasks: &[Task]) -> Outcome<()> {
         }
     })?;
     told(&format!(
-        "{asker}, which runs none of them, finds service hello by its {resolved}: {} endpoints",
+        "{asker}, which runs none of them, finds service hello by the {resolved}: {} endpoints",
         wanted.len()
     ));
     for address in wanted {
@@ -288,7 +269,7 @@ fn show_service(net: &Testnet, tasks: &[Task]) -> Outcome<()> {
 
 fn resolve(client: &Client) -> Result<(BTreeSet<SocketAddr>, String), String> {
     let resolved = client
-        .json(&["resolve", "hello"])
+        .json(&["resolve", "--fresh", "hello"])
         .map_err(|error| error.to_string())?;
     let endpoints = resolved["endpoints"]
         .as_array()

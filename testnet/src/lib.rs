@@ -9,4 +9,5 @@ pub mod bench;
 pub mod client;
 pub mod demo;
 pub mod net;
+pub mod sim;
 pub mod wait;

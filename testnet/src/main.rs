@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use potluck_testnet::{
     bench, demo,
     net::{NetError, Testnet, TestnetOptions},
+    sim,
 };
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
@@ -63,6 +64,15 @@ enum Command {
     Down,
     /// Show the main job end to end in a folder of its own.
     Demo,
+    /// Simulate clusters under faults, in virtual time.
+    Sim {
+        /// The first seed.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// How many seeds.
+        #[arg(long, default_value_t = 1)]
+        seeds: u64,
+    },
     /// Measure what docs/performance.md lists.
     Bench {
         /// Only measurements whose name holds this.
@@ -130,7 +140,23 @@ fn run(cli: &Cli) -> Result<(), Box<dyn Error>> {
         }
         Command::Down => Testnet::open(&root)?.down()?,
         Command::Demo => demo::run()?,
+        Command::Sim { seed, seeds } => simulate(*seed, *seeds)?,
         Command::Bench { only } => bench::run(only.as_deref())?,
+    }
+    Ok(())
+}
+
+fn simulate(first: u64, seeds: u64) -> Result<(), Box<dyn Error>> {
+    for seed in first..first.saturating_add(seeds) {
+        let summary = sim::run(seed, &sim::Options::drawn(seed))?;
+        println!(
+            "seed {seed}: {} ms, healed after {} ms, {} reigns, {} awards, {} doubles",
+            summary.virtual_ms,
+            summary.healed_after_ms,
+            summary.stats.reigns,
+            summary.stats.awards,
+            summary.stats.doubles,
+        );
     }
     Ok(())
 }

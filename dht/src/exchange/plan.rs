@@ -48,8 +48,9 @@ pub struct Limits {
     pub stall: Millis,
     /// How soon a peer that had nothing for us is asked again.
     pub ask_again: Millis,
-    /// A chunk in flight for this long is also asked for elsewhere by a peer
-    /// that has nothing else to do.
+    /// A chunk in flight for this long is also asked for from a peer that has
+    /// nothing else to do, and the peer that lets us wait for it keeps nobody
+    /// outside our rack from the other chunks that it has.
     pub hedge_after: Millis,
 }
 
@@ -191,7 +192,7 @@ struct Wanted {
     asked_at: Millis,
     /// Active peers that have it.
     holders: u32,
-    /// Of them, those in our rack that are not on probation.
+    /// Of them, those in our rack that are neither late nor on probation.
     rack_holders: u32,
 }
 
@@ -202,6 +203,8 @@ struct Peer {
     have: Have,
     /// Claimed and then not given.
     denied: BTreeSet<usize>,
+    /// It has let a request wait for long.
+    late: bool,
     /// Its claims are counted among the rack's.
     counted_in_rack: bool,
     /// Where its next look through the open chunks begins.
@@ -227,6 +230,7 @@ enum PeerState {
 struct Request {
     node: NodeId,
     chunks: Vec<usize>,
+    asked_at: Millis,
 }
 
 impl FetchPlan {
@@ -275,6 +279,7 @@ impl FetchPlan {
         if self.needed.is_empty() {
             return Vec::new();
         }
+        self.note_late(now);
         self.retire_useless(now);
         let mut effects = self.ask_more_peers(now);
         self.ask_for_chunks(now, &mut effects);
@@ -344,7 +349,7 @@ impl FetchPlan {
     }
 
     fn arrived(&mut self, request: RequestId, received: &[Received], now: Millis) {
-        let Some(Request { node, chunks }) = self.land(request) else {
+        let Some(Request { node, chunks, .. }) = self.land(request) else {
             return;
         };
         debug_assert_eq!(chunks.len(), received.len());
@@ -371,10 +376,7 @@ impl FetchPlan {
         } else if denied {
             peer.denials += 1;
         }
-        if peer.state == PeerState::Active && peer.counted_in_rack != peer.counts_in_rack() {
-            count_out(&mut self.chunks, peer);
-            count_in(&mut self.chunks, peer);
-        }
+        recount(&mut self.chunks, peer);
         if corrupt {
             self.drop_peer(node, DropReason::CorruptChunk);
         } else if peer.denials >= DENIALS_MAX {
@@ -472,6 +474,21 @@ impl FetchPlan {
             count_out(&mut self.chunks, peer);
         }
         peer.state = state;
+    }
+
+    /// A peer that lets us wait keeps nobody else from its chunks.
+    fn note_late(&mut self, now: Millis) {
+        let late = |request: &&Request| now.since(request.asked_at) >= self.limits.hedge_after;
+        let late: BTreeSet<NodeId> = self
+            .requests
+            .values()
+            .filter(late)
+            .map(|request| request.node)
+            .collect();
+        for (node, peer) in &mut self.peers {
+            peer.late = late.contains(node);
+            recount(&mut self.chunks, peer);
+        }
     }
 
     /// Active peers without anything that we need make room for others.
@@ -640,7 +657,15 @@ impl FetchPlan {
             .get_mut(&node)
             .expect("only called for known peers");
         peer.in_flight += 1;
-        self.requests.insert(request, Request { node, chunks });
+        let asked_at = now;
+        self.requests.insert(
+            request,
+            Request {
+                node,
+                chunks,
+                asked_at,
+            },
+        );
         Effect::AskChunks {
             request,
             node,
@@ -670,6 +695,7 @@ impl Peer {
             state: PeerState::Waiting { until: now },
             have: Have::Nothing,
             denied: BTreeSet::new(),
+            late: false,
             counted_in_rack: false,
             cursor: 0,
             in_flight: 0,
@@ -689,7 +715,7 @@ impl Peer {
     }
 
     fn counts_in_rack(&self) -> bool {
-        self.same_rack && !self.on_probation()
+        self.same_rack && !self.late && !self.on_probation()
     }
 
     fn is_dropped(&self) -> bool {
@@ -709,6 +735,14 @@ fn count_in(chunks: &mut [Wanted], peer: &mut Peer) {
             wanted.holders += 1;
             wanted.rack_holders += u32::from(peer.counted_in_rack);
         }
+    }
+}
+
+/// Counts an active peer anew if its standing has changed.
+fn recount(chunks: &mut [Wanted], peer: &mut Peer) {
+    if peer.state == PeerState::Active && peer.counted_in_rack != peer.counts_in_rack() {
+        count_out(chunks, peer);
+        count_in(chunks, peer);
     }
 }
 

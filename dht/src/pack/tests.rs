@@ -13,7 +13,7 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
 
 #[test]
 fn order_times_and_modes_do_not_matter() {
-    let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (a, b) = (crate::scratch::folder(), crate::scratch::folder());
     for (root, order) in [(a.path(), [0, 1, 2]), (b.path(), [2, 1, 0])] {
         fs::create_dir(root.join("d")).unwrap();
         for n in order {
@@ -28,7 +28,7 @@ fn order_times_and_modes_do_not_matter() {
 
 #[test]
 fn the_id_of_a_known_tree_never_changes() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::scratch::folder();
     fs::write(folder.path().join("data"), noise(1, 2_000_000)).unwrap();
     fs::create_dir(folder.path().join("empty")).unwrap();
     symlink("data", folder.path().join("link")).unwrap();
@@ -42,7 +42,7 @@ fn the_id_of_a_known_tree_never_changes() {
 
 #[test]
 fn an_insertion_changes_few_chunks() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::scratch::folder();
     let path = folder.path().join("binary");
     let mut bytes = noise(2, 8 << 20);
     fs::write(&path, &bytes).unwrap();
@@ -64,7 +64,7 @@ fn an_insertion_changes_few_chunks() {
 
 #[test]
 fn a_scan_gives_its_chunks_and_notices_changes() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::scratch::folder();
     let path = folder.path().join("file");
     fs::write(&path, noise(3, 1_500_000)).unwrap();
     let scan = scan(&path).unwrap();
@@ -82,7 +82,7 @@ fn a_scan_gives_its_chunks_and_notices_changes() {
 #[test]
 fn what_no_package_may_hold_is_refused() {
     use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::scratch::folder();
     let path = folder.path().join("socket");
     let socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
     assert!(matches!(scan(folder.path()), Err(PackError::Special(p)) if p == path));

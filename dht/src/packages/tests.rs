@@ -3,11 +3,11 @@
 use super::*;
 use crate::exchange::{
     Asking,
-    test_world::{Conduct, World, files, quick},
+    test_world::{Conduct, World, files, patient, quick},
 };
+use crate::scratch::Scratch;
 use futures::future::join_all;
 use std::time::Duration;
-use tempfile::TempDir;
 
 struct Setup {
     packages: Packages,
@@ -15,15 +15,11 @@ struct Setup {
     id: PackageId,
     manifest: Manifest,
     peers: Vec<PeerHint>,
-    _folder: TempDir,
+    _folder: Scratch,
 }
 
-fn setup(conducts: &[Conduct]) -> Setup {
-    let (mut world, files, folder) = (
-        World::default(),
-        files(3 << 20),
-        tempfile::tempdir().unwrap(),
-    );
+fn setup(conducts: &[Conduct], limits: Limits) -> Setup {
+    let (mut world, files, folder) = (World::default(), files(3 << 20), crate::scratch::folder());
     let mut packed = None;
     for conduct in conducts {
         let (_, store) = world.add(*conduct);
@@ -34,7 +30,7 @@ fn setup(conducts: &[Conduct]) -> Setup {
     let world = Arc::new(Asking(world));
     let store = ChunkStore::open(folder.path()).unwrap();
     Setup {
-        packages: Packages::new(store, world.clone(), quick()),
+        packages: Packages::new(store, world.clone(), limits),
         world,
         id,
         manifest,
@@ -45,7 +41,7 @@ fn setup(conducts: &[Conduct]) -> Setup {
 
 #[tokio::test]
 async fn however_many_ask_it_is_fetched_once() {
-    let setup = setup(&[Conduct::Honest, Conduct::Honest]);
+    let setup = setup(&[Conduct::Honest, Conduct::Honest], patient());
     let asks = (0..20).map(|n| {
         let peers = setup.peers.clone();
         let packages = setup.packages.clone();
@@ -78,7 +74,7 @@ async fn however_many_ask_it_is_fetched_once() {
 
 #[tokio::test]
 async fn damage_that_unpacking_finds_is_fetched_again() {
-    let setup = setup(&[Conduct::Honest]);
+    let setup = setup(&[Conduct::Honest], patient());
     setup
         .packages
         .hold(setup.id, setup.peers.clone())
@@ -106,7 +102,7 @@ async fn damage_that_unpacking_finds_is_fetched_again() {
 
 #[tokio::test]
 async fn peers_named_later_help_a_fetch_that_runs() {
-    let setup = setup(&[Conduct::Stalls, Conduct::Honest]);
+    let setup = setup(&[Conduct::Stalls, Conduct::Honest], quick());
     let [stalls, honest] = setup.peers[..] else {
         panic!("two peers")
     };
@@ -125,8 +121,8 @@ async fn peers_named_later_help_a_fetch_that_runs() {
 }
 
 #[tokio::test]
-async fn failing_is_told_to_all_and_may_be_tried_again() {
-    let setup = setup(&[Conduct::FailsFirst(1)]);
+async fn failing_is_told_to_all() {
+    let setup = setup(&[Conduct::Silent], quick());
     let both = (0..2).map(|_| setup.packages.ensure(setup.id, setup.peers.clone()));
     for result in join_all(both).await {
         let error = result.unwrap_err();
@@ -135,17 +131,26 @@ async fn failing_is_told_to_all_and_may_be_tried_again() {
             EnsureError::Fetch(FetchError::NoManifest { .. })
         ));
     }
+}
+
+#[tokio::test]
+async fn what_failed_may_be_tried_again() {
+    let setup = setup(&[Conduct::FailsFirst(1)], patient());
+    setup
+        .packages
+        .ensure(setup.id, setup.peers.clone())
+        .await
+        .unwrap_err();
     setup
         .packages
         .ensure(setup.id, setup.peers.clone())
         .await
         .unwrap();
-    setup.packages.store().remove_tree(setup.id).unwrap();
 }
 
 #[tokio::test]
 async fn cleaning_up_spares_what_is_being_fetched() {
-    let setup = setup(&[Conduct::Stalls]);
+    let setup = setup(&[Conduct::Stalls], patient());
     let fetching = setup.packages.fetch(setup.id, setup.peers.clone());
     let cleaning = async {
         let limit = tokio::time::Instant::now() + Duration::from_secs(5);
@@ -177,7 +182,7 @@ async fn cleaning_up_spares_what_is_being_fetched() {
 
 #[tokio::test]
 async fn an_upload_sends_only_what_is_missing() {
-    let setup = setup(&[Conduct::Honest]);
+    let setup = setup(&[Conduct::Honest], patient());
     let packages = &setup.packages;
     let files = files(2 << 20);
     let scan = pack::scan(files.path()).unwrap();

@@ -151,6 +151,15 @@ impl Resolver {
         }
     }
 
+    /// The endpoints of a service as the nodes nearest to its key hold it now,
+    /// whatever this node's cache says.
+    ///
+    /// # Errors
+    /// [`ResolveError`] if the network does not know it.
+    pub async fn resolve_fresh(&self, name: &ServiceName) -> Result<Resolved, ResolveError> {
+        self.ask(name).await
+    }
+
     /// What this node knows without asking anybody.
     pub fn known(&self, name: &ServiceName) -> Option<Resolution> {
         match self.look(name) {

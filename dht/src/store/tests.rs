@@ -41,7 +41,7 @@ fn files_below(folder: &Path) -> usize {
 
 #[test]
 fn only_the_bytes_of_the_hash_are_taken() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::scratch::folder();
     let store = ChunkStore::open(folder.path()).unwrap();
     let refused = store.put(hash(b"a"), b"b");
     assert!(matches!(refused, Err(PutError::Mismatch(h)) if h == hash(b"a")));
@@ -53,7 +53,7 @@ fn only_the_bytes_of_the_hash_are_taken() {
 
 #[test]
 fn a_bomb_is_refused_within_bounds() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::scratch::folder();
     let store = ChunkStore::open(folder.path()).unwrap();
     let large = vec![0; 64 << 20];
     let bomb = PackedChunk(zstd::bulk::compress(&large, 1).unwrap());
@@ -63,7 +63,7 @@ fn a_bomb_is_refused_within_bounds() {
 
 #[test]
 fn chunks_and_their_count_survive_a_restart() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::scratch::folder();
     let store = ChunkStore::open(folder.path()).unwrap();
     let id = add(&store, "a", &[b"one", b"two", b"one"]);
     store.put(hash(b"one"), b"one").unwrap();
@@ -79,7 +79,7 @@ fn chunks_and_their_count_survive_a_restart() {
 
 #[test]
 fn damage_on_the_disk_is_found_and_counts_as_missing() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::scratch::folder();
     let store = ChunkStore::open(folder.path()).unwrap();
     let id = add(&store, "a", &[b"one"]);
     fs::write(store.chunk_path(hash(b"one")), b"torn").unwrap();
@@ -97,7 +97,7 @@ fn damage_on_the_disk_is_found_and_counts_as_missing() {
 
 #[test]
 fn what_an_earlier_process_left_is_removed() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::scratch::folder();
     let store = ChunkStore::open(folder.path()).unwrap();
     let leaving = folder.path().join("tmp/1x1-0");
     fs::write(&leaving, b"half").unwrap();
@@ -114,7 +114,7 @@ fn what_an_earlier_process_left_is_removed() {
 
 #[test]
 fn pins_hold_and_the_longest_unused_goes_first() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::scratch::folder();
     let store = ChunkStore::open(folder.path()).unwrap();
     let used_at = |id, seconds| {
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
@@ -146,7 +146,7 @@ fn pins_hold_and_the_longest_unused_goes_first() {
 
 #[test]
 fn chunks_of_an_upload_are_kept_for_a_while() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::scratch::folder();
     let store = ChunkStore::open(folder.path()).unwrap();
     store.put(hash(b"early"), b"early").unwrap();
     let none = BTreeSet::new();
@@ -163,7 +163,7 @@ fn chunks_of_an_upload_are_kept_for_a_while() {
 
 #[test]
 fn a_disk_that_refuses_leaves_no_torn_file() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::scratch::folder();
     let store = ChunkStore::open(folder.path()).unwrap();
     // A file where the chunk's folder should be fails the rename, after the
     // bytes were written beside.
@@ -192,7 +192,7 @@ fn a_full_disk_is_told_apart() {
 
 #[test]
 fn many_writers_of_one_chunk_count_it_once() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::scratch::folder();
     let store = ChunkStore::open(folder.path()).unwrap();
     let bytes = vec![7; 100_000];
     std::thread::scope(|scope| {

@@ -112,7 +112,7 @@ proptest! {
 
     #[test]
     fn what_was_packed_comes_back(tree in tree()) {
-        let (files, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (files, folder) = (crate::scratch::folder(), crate::scratch::folder());
         make(files.path(), &tree);
         let store = ChunkStore::open(folder.path()).unwrap();
         let (id, manifest) = pack(&store, files.path()).unwrap();
@@ -130,7 +130,7 @@ proptest! {
 
 #[test]
 fn equal_contents_are_stored_once() {
-    let (files, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (files, folder) = (crate::scratch::folder(), crate::scratch::folder());
     for name in ["a", "b", "c"] {
         fs::write(files.path().join(name), vec![1; 3_000_000]).unwrap();
     }
@@ -143,7 +143,7 @@ fn equal_contents_are_stored_once() {
 
 #[test]
 fn two_at_once_give_one_tree() {
-    let (files, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (files, folder) = (crate::scratch::folder(), crate::scratch::folder());
     fs::create_dir(files.path().join("d")).unwrap();
     fs::write(files.path().join("d/f"), vec![1; 300_000]).unwrap();
     let store = ChunkStore::open(folder.path()).unwrap();
@@ -165,7 +165,7 @@ fn two_at_once_give_one_tree() {
 
 #[test]
 fn a_missing_chunk_leaves_nothing_behind() {
-    let (files, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (files, folder) = (crate::scratch::folder(), crate::scratch::folder());
     fs::create_dir(files.path().join("d")).unwrap();
     fs::write(files.path().join("d/f"), b"bytes").unwrap();
     let store = ChunkStore::open(folder.path()).unwrap();
@@ -187,7 +187,7 @@ fn a_missing_chunk_leaves_nothing_behind() {
 
 #[test]
 fn a_manifest_that_lies_about_sizes_is_found_out() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::scratch::folder();
     let store = ChunkStore::open(folder.path()).unwrap();
     let hash = ChunkHash(*blake3::hash(b"bytes").as_bytes());
     store.put(hash, b"bytes").unwrap();
@@ -209,7 +209,7 @@ fn a_manifest_that_lies_about_sizes_is_found_out() {
 
 #[test]
 fn nothing_is_written_through_a_link() {
-    let (outside, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (outside, folder) = (crate::scratch::folder(), crate::scratch::folder());
     let store = ChunkStore::open(folder.path()).unwrap();
     let link = FileNode::Link {
         target: outside.path().to_str().unwrap().into(),

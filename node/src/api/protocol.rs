@@ -72,6 +72,8 @@ pub enum ApiRequest {
         namespace: String,
         /// The service.
         service: String,
+        /// Ask the nodes that hold it, whatever the asked node's cache says.
+        fresh: bool,
     },
     /// A task's log.
     Logs(LogsRequest),
@@ -124,7 +126,7 @@ pub enum ApiFrame {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ApiAnswer {
     /// To `Info`.
-    Info(Info),
+    Info(Box<Info>),
     /// To `Nodes`.
     Nodes(Vec<NodeStatus>),
     /// To `Jobs`.

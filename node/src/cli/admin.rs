@@ -18,7 +18,7 @@ use potluck_specs::{Millis, NodeName, Topology, trust::NodeRole};
 use std::process::ExitCode;
 
 /// `potluck init`.
-pub fn init(args: &InitArgs, global: &Global) -> Result<ExitCode, ApiError> {
+pub(super) fn init(args: &InitArgs, global: &Global) -> Result<ExitCode, ApiError> {
     let options = InitOptions {
         data: data_folder(global),
         config: config_folder(global),
@@ -67,7 +67,7 @@ fn init_failed(error: &InitError) -> ApiError {
 }
 
 /// The host's name as a DNS label.
-pub fn host_name() -> String {
+pub(super) fn host_name() -> String {
     let name = nix::unistd::gethostname()
         .ok()
         .and_then(|name| name.into_string().ok());
@@ -90,7 +90,7 @@ pub fn host_name() -> String {
 }
 
 /// `potluck token create`.
-pub async fn create_token(
+pub(super) async fn create_token(
     uses: u32,
     ttl_minutes: u64,
     rack: Option<String>,

@@ -14,7 +14,7 @@ use std::{net::SocketAddr, path::PathBuf};
     after_help = "Exit codes: 0 done, 1 failed, 2 bad request, 3 not found, 4 conflict, \
                   5 unavailable or timed out, 70 a fault of potluck, 77 denied."
 )]
-pub struct Cli {
+pub(super) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -25,7 +25,7 @@ pub struct Cli {
 
 /// Settings of every command.
 #[derive(Clone, Debug, Args)]
-pub struct Global {
+pub(super) struct Global {
     /// Node to ask: HOST:PORT, or the path of a node's socket. Without it the
     /// node of this host is asked, then the nodes that the profile knows.
     #[arg(long, global = true, env = "POTLUCK_NODE", value_name = "ADDR")]
@@ -43,7 +43,7 @@ pub struct Global {
 
 /// How to print answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(super) enum Format {
     /// For people.
     Table,
     /// For programs: one JSON document.
@@ -52,7 +52,7 @@ pub enum Format {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(super) enum Command {
     /// Start a new fleet with this host as its first node.
     Init(InitArgs),
     /// Run this host's node until it is told to stop.
@@ -97,6 +97,9 @@ pub enum Command {
     Resolve {
         /// The service, or namespace/service.
         service: JobName,
+        /// Ask the nodes that hold it in the DHT, past the asked node's cache.
+        #[arg(long)]
+        fresh: bool,
     },
     /// Why a task is where it is, or nowhere: every host with its reason.
     Explain {
@@ -136,7 +139,7 @@ pub enum Command {
 
 /// `potluck init`.
 #[derive(Debug, Args)]
-pub struct InitArgs {
+pub(super) struct InitArgs {
     /// Name of the cluster.
     #[arg(long, default_value = "main")]
     pub cluster: String,
@@ -153,7 +156,7 @@ pub struct InitArgs {
 
 /// `potluck node`.
 #[derive(Debug, Args)]
-pub struct NodeArgs {
+pub(super) struct NodeArgs {
     /// Address of any member, for the first start on this host.
     #[arg(long, value_name = "ADDRESS", requires = "token")]
     pub join: Option<SocketAddr>,
@@ -191,7 +194,7 @@ pub struct NodeArgs {
 
 /// `potluck token …`.
 #[derive(Debug, Subcommand)]
-pub enum TokenCommand {
+pub(super) enum TokenCommand {
     /// Make a token that lets hosts join.
     Create {
         /// How many hosts.
@@ -211,7 +214,7 @@ pub enum TokenCommand {
 
 /// `potluck run`.
 #[derive(Debug, Args)]
-pub struct RunArgs {
+pub(super) struct RunArgs {
     /// The spec.
     pub file: PathBuf,
     /// Return when the job is accepted, without waiting for healthy tasks.

@@ -37,7 +37,7 @@ enum Target {
 }
 
 /// A session with a node, as a person.
-pub struct Session {
+pub(super) struct Session {
     /// The person.
     pub profile: Profile,
     /// The session.
@@ -47,7 +47,7 @@ pub struct Session {
 }
 
 /// The data folder that `--data` names, or this host's.
-pub fn data_folder(global: &Global) -> PathBuf {
+pub(super) fn data_folder(global: &Global) -> PathBuf {
     match &global.data {
         Some(data) => data.clone(),
         None if nix::unistd::geteuid().is_root() => "/var/lib/potluck".into(),
@@ -56,7 +56,7 @@ pub fn data_folder(global: &Global) -> PathBuf {
 }
 
 /// The folder of the person's keys.
-pub fn config_folder(global: &Global) -> PathBuf {
+pub(super) fn config_folder(global: &Global) -> PathBuf {
     global
         .config
         .clone()
@@ -71,7 +71,7 @@ fn home() -> PathBuf {
 ///
 /// # Errors
 /// No profile, no node, or the node's refusal.
-pub async fn connect(global: &Global) -> Result<Session, ApiError> {
+pub(super) async fn connect(global: &Global) -> Result<Session, ApiError> {
     let profile = load_profile(global)?;
     let targets = targets(global, &profile)?;
     let mut last = None;
@@ -207,7 +207,7 @@ impl Session {
     ///
     /// # Errors
     /// The refusal, or no answer within [`CHANGE_WAIT`].
-    pub async fn change(
+    pub(super) async fn change(
         &mut self,
         change: Change,
         mut progress: impl FnMut(&str),

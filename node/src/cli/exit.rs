@@ -17,7 +17,7 @@ fn code(error: &ApiError) -> u8 {
 }
 
 /// Prints an error with its hint, and gives the exit code.
-pub fn fail(error: &ApiError) -> ExitCode {
+pub(super) fn fail(error: &ApiError) -> ExitCode {
     eprintln!("error: {}", error.message);
     if let Some(hint) = &error.hint {
         eprintln!("\nhint: {hint}");

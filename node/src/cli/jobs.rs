@@ -26,7 +26,7 @@ impl Session {
     ///
     /// # Errors
     /// What the node says.
-    pub async fn jobs(&mut self, job: Option<JobName>) -> Result<Vec<JobStatus>, ApiError> {
+    pub(super) async fn jobs(&mut self, job: Option<JobName>) -> Result<Vec<JobStatus>, ApiError> {
         match self.client.ask(&ApiRequest::Jobs { job }).await? {
             ApiAnswer::Jobs(jobs) => Ok(jobs),
             other => Err(unexpected(&other)),
@@ -37,7 +37,7 @@ impl Session {
     ///
     /// # Errors
     /// What the node says, or [`ErrorCode::Timeout`].
-    pub async fn wait_for(
+    pub(super) async fn wait_for(
         &mut self,
         job: &JobName,
         limit: Duration,
@@ -70,7 +70,7 @@ impl Session {
 }
 
 /// `potluck status [JOB]`.
-pub async fn status(job: Option<JobName>, global: &Global) -> Result<ExitCode, ApiError> {
+pub(super) async fn status(job: Option<JobName>, global: &Global) -> Result<ExitCode, ApiError> {
     let mut session = connect(global).await?;
     let jobs = session.jobs(job.clone()).await?;
     output::print(global.output, &jobs, |jobs| match job {
@@ -147,7 +147,7 @@ fn task_row(task: &TaskStatus) -> [String; 8] {
 }
 
 /// A task's state in one word.
-pub fn state_name(state: TaskState) -> &'static str {
+pub(super) fn state_name(state: TaskState) -> &'static str {
     match state {
         TaskState::Adopting => "adopting",
         TaskState::Fetching => "fetching",
@@ -161,7 +161,11 @@ pub fn state_name(state: TaskState) -> &'static str {
 }
 
 /// `potluck stop JOB`.
-pub async fn stop(job: JobName, no_wait: bool, global: &Global) -> Result<ExitCode, ApiError> {
+pub(super) async fn stop(
+    job: JobName,
+    no_wait: bool,
+    global: &Global,
+) -> Result<ExitCode, ApiError> {
     let mut session = connect(global).await?;
     let bar = output::spinner(&format!("stopping {job}"));
     let change = Change::StopJob { job: job.clone() };
@@ -180,7 +184,7 @@ pub async fn stop(job: JobName, no_wait: bool, global: &Global) -> Result<ExitCo
 }
 
 /// `potluck explain TASK`.
-pub async fn explain(task: SlotId, global: &Global) -> Result<ExitCode, ApiError> {
+pub(super) async fn explain(task: SlotId, global: &Global) -> Result<ExitCode, ApiError> {
     let mut session = connect(global).await?;
     let verdicts = match session.client.ask(&ApiRequest::Explain(task)).await? {
         ApiAnswer::Explained(verdicts) => verdicts,

@@ -13,7 +13,7 @@ use potluck_specs::SlotId;
 use std::{io::Write, process::ExitCode};
 
 /// `potluck logs [-f] TASK`.
-pub async fn logs(
+pub(super) async fn logs(
     slot: SlotId,
     follow: bool,
     tail: Option<u64>,

@@ -67,7 +67,7 @@ async fn dispatch(command: Command, global: &args::Global) -> Result<ExitCode, A
             timestamps,
         } => logs::logs(task, follow, tail, timestamps, global).await,
         Command::Stop { job, no_wait } => jobs::stop(job, no_wait, global).await,
-        Command::Resolve { service } => services::resolve(service, global).await,
+        Command::Resolve { service, fresh } => services::resolve(service, fresh, global).await,
         Command::Explain { task } => jobs::explain(task, global).await,
         Command::Packages => services::packages(global).await,
         Command::Drain { name, undo } => nodes::drain(&name, !undo, global).await,

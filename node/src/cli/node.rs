@@ -19,8 +19,9 @@ use tokio::signal::unix::{SignalKind, signal};
 const MEMORY_KEPT: u64 = 512 << 20;
 
 /// `potluck node`.
-pub async fn run(args: NodeArgs, global: &Global) -> Result<ExitCode, ApiError> {
+pub(super) async fn run(args: NodeArgs, global: &Global) -> Result<ExitCode, ApiError> {
     start_logging();
+    end_on_panic();
     let settings = resolve(args, global)?;
     let node = Node::start(settings)
         .await
@@ -39,6 +40,16 @@ fn start_logging() {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .try_init();
+}
+
+/// A panic anywhere ends the process: also in threads and actors that
+/// libraries start, which `spawn` does not see.
+fn end_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        std::process::abort();
+    }));
 }
 
 async fn wait_for_signal() -> Result<(), ApiError> {

@@ -30,14 +30,14 @@ impl Session {
 
     async fn info(&mut self) -> Result<Info, ApiError> {
         match self.client.ask(&ApiRequest::Info).await? {
-            ApiAnswer::Info(info) => Ok(info),
+            ApiAnswer::Info(info) => Ok(*info),
             other => Err(unexpected(&other)),
         }
     }
 }
 
 /// `potluck nodes`.
-pub async fn nodes(global: &Global) -> Result<ExitCode, ApiError> {
+pub(super) async fn nodes(global: &Global) -> Result<ExitCode, ApiError> {
     let nodes = connect(global).await?.nodes().await?;
     output::print(global.output, &nodes, |nodes| {
         output::table(
@@ -80,7 +80,7 @@ fn node_row(node: &NodeStatus) -> [String; 8] {
 }
 
 /// `potluck info`.
-pub async fn info(global: &Global) -> Result<ExitCode, ApiError> {
+pub(super) async fn info(global: &Global) -> Result<ExitCode, ApiError> {
     let info = connect(global).await?.info().await?;
     output::print(global.output, &info, |info| {
         let mut lines = vec![
@@ -108,7 +108,11 @@ pub async fn info(global: &Global) -> Result<ExitCode, ApiError> {
 }
 
 /// `potluck drain NODE`.
-pub async fn drain(name: &str, draining: bool, global: &Global) -> Result<ExitCode, ApiError> {
+pub(super) async fn drain(
+    name: &str,
+    draining: bool,
+    global: &Global,
+) -> Result<ExitCode, ApiError> {
     let mut session = connect(global).await?;
     let nodes = session.nodes().await?;
     let Some(node) = nodes.iter().find(|node| node.name == name) else {
@@ -136,7 +140,7 @@ pub async fn drain(name: &str, draining: bool, global: &Global) -> Result<ExitCo
 }
 
 /// `potluck leave`.
-pub async fn leave(wait: u64, global: &Global) -> Result<ExitCode, ApiError> {
+pub(super) async fn leave(wait: u64, global: &Global) -> Result<ExitCode, ApiError> {
     let mut session = connect(global).await?;
     let info = session.info().await?;
     let bar = output::spinner(&format!("draining {}", info.name));

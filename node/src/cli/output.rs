@@ -7,7 +7,7 @@ use serde::Serialize;
 use std::{io::IsTerminal, time::Duration};
 
 /// Prints `value` as JSON, or what `table` makes of it.
-pub fn print<T: Serialize>(format: Format, value: &T, table: impl FnOnce(&T) -> String) {
+pub(super) fn print<T: Serialize>(format: Format, value: &T, table: impl FnOnce(&T) -> String) {
     match format {
         Format::Json => {
             let text = serde_json::to_string_pretty(value).expect("our answers have string keys");
@@ -18,7 +18,7 @@ pub fn print<T: Serialize>(format: Format, value: &T, table: impl FnOnce(&T) -> 
 }
 
 /// A table without lines, as ps and kubectl print it.
-pub fn table<const N: usize>(
+pub(super) fn table<const N: usize>(
     head: [&str; N],
     rows: impl IntoIterator<Item = [String; N]>,
 ) -> String {
@@ -35,7 +35,7 @@ pub fn table<const N: usize>(
 }
 
 /// Shows that something goes on: a spinner on a terminal, nothing elsewhere.
-pub fn spinner(text: &str) -> ProgressBar {
+pub(super) fn spinner(text: &str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
@@ -48,7 +48,7 @@ pub fn spinner(text: &str) -> ProgressBar {
 }
 
 /// Bytes for people.
-pub fn bytes(count: u64) -> String {
+pub(super) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = count as f64;
     let mut unit = 0;

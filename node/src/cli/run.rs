@@ -18,12 +18,7 @@ use potluck_specs::{
     JobName, PackageId,
     job::{JobDraft, PackageSource, SignedJob},
 };
-use std::{
-    ffi::OsStr,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{ffi::OsStr, path::Path, process::ExitCode, time::Duration};
 
 /// Bytes of chunks in one upload: one frame holds them with room to spare.
 const UPLOAD_BYTES: usize = 512 << 10;
@@ -32,7 +27,7 @@ const UPLOAD_BYTES: usize = 512 << 10;
 const VERSION_TRIES: u32 = 5;
 
 /// `potluck run FILE`.
-pub async fn run(args: &RunArgs, global: &Global) -> Result<ExitCode, ApiError> {
+pub(super) async fn run(args: &RunArgs, global: &Global) -> Result<ExitCode, ApiError> {
     let drafts = evaluate(&args.file)?;
     let mut session = connect(global).await?;
     let mut accepted = Vec::new();
@@ -90,7 +85,7 @@ fn evaluate(file: &Path) -> Result<Vec<JobDraft>, ApiError> {
 }
 
 /// The child's side of [`evaluate`].
-pub fn evaluate_child(file: &Path) -> ExitCode {
+pub(super) fn evaluate_child(file: &Path) -> ExitCode {
     ExitCode::from(potluck_starlark::child_main(file))
 }
 
@@ -176,7 +171,7 @@ async fn retry_version(session: &mut Session, job: &JobName) -> Result<u64, ApiE
 /// Cuts a file or folder into chunks and sends those that the node lacks.
 async fn upload(
     session: &mut Session,
-    path: &PathBuf,
+    path: &Path,
     bar: &ProgressBar,
 ) -> Result<PackageId, ApiError> {
     bar.set_message(format!("packing {}", path.display()));

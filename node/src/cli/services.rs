@@ -10,11 +10,16 @@ use potluck_specs::JobName;
 use std::process::ExitCode;
 
 /// `potluck resolve SERVICE`.
-pub async fn resolve(service: JobName, global: &Global) -> Result<ExitCode, ApiError> {
+pub(super) async fn resolve(
+    service: JobName,
+    fresh: bool,
+    global: &Global,
+) -> Result<ExitCode, ApiError> {
     let mut session = connect(global).await?;
     let request = ApiRequest::Resolve {
         namespace: service.namespace,
         service: service.name,
+        fresh,
     };
     let resolved = match session.client.ask(&request).await? {
         ApiAnswer::Resolved(resolved) => resolved,
@@ -40,7 +45,7 @@ pub async fn resolve(service: JobName, global: &Global) -> Result<ExitCode, ApiE
 }
 
 /// `potluck packages`.
-pub async fn packages(global: &Global) -> Result<ExitCode, ApiError> {
+pub(super) async fn packages(global: &Global) -> Result<ExitCode, ApiError> {
     let mut session = connect(global).await?;
     let packages = match session.client.ask(&ApiRequest::Packages).await? {
         ApiAnswer::Packages(packages) => packages,

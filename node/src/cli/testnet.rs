@@ -7,7 +7,7 @@ use crate::api::error::{ApiError, ErrorCode};
 use std::{os::unix::process::CommandExt, process::Command, process::ExitCode};
 
 /// Becomes `potluck-testnet`.
-pub fn exec(args: &[String]) -> ExitCode {
+pub(super) fn exec(args: &[String]) -> ExitCode {
     let beside = std::env::current_exe()
         .ok()
         .map(|exe| exe.with_file_name("potluck-testnet"));

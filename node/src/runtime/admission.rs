@@ -32,14 +32,14 @@ const STRANGERS_AT_ONCE: usize = 32;
 const ADMIT_WAIT: Duration = Duration::from_secs(8);
 
 /// This node's certificate, and the issuer while it leads.
-pub struct Admission {
+pub(super) struct Admission {
     credential: Mutex<NodeCredential>,
     issuer: Mutex<Option<Issuer>>,
 }
 
 impl Admission {
     /// With the certificate that the node has.
-    pub fn new(credential: NodeCredential) -> Admission {
+    pub(super) fn new(credential: NodeCredential) -> Admission {
         Admission {
             credential: Mutex::new(credential),
             issuer: Mutex::new(None),
@@ -47,7 +47,7 @@ impl Admission {
     }
 
     /// This node's certificate.
-    pub fn credential(&self) -> NodeCredential {
+    pub(super) fn credential(&self) -> NodeCredential {
         self.credential
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -55,7 +55,7 @@ impl Admission {
     }
 
     /// Uses a renewed certificate from now on.
-    pub fn set_credential(&self, credential: NodeCredential) {
+    pub(super) fn set_credential(&self, credential: NodeCredential) {
         *self
             .credential
             .lock()
@@ -66,7 +66,7 @@ impl Admission {
     ///
     /// # Errors
     /// Why this node can't sign anybody in, for logs.
-    pub fn issuer(&self, shared: &Shared) -> Result<Issuer, String> {
+    pub(super) fn issuer(&self, shared: &Shared) -> Result<Issuer, String> {
         let mut cached = self.issuer.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(issuer) = &*cached {
             return Ok(issuer.clone());
@@ -94,7 +94,7 @@ fn open(
 }
 
 /// Answers strangers.
-pub async fn serve_strangers(shared: Arc<Shared>, mut joins: mpsc::Receiver<InboundJoin>) {
+pub(super) async fn serve_strangers(shared: Arc<Shared>, mut joins: mpsc::Receiver<InboundJoin>) {
     let permits = Arc::new(Semaphore::new(STRANGERS_AT_ONCE));
     while let Some(InboundJoin {
         from,
@@ -160,7 +160,7 @@ fn refuse(code: RefusalCode, message: String) -> Vec<u8> {
 }
 
 /// Admits a stranger, on the leader.
-pub async fn admit(shared: &Arc<Shared>, from: NodeId, payload: &[u8]) -> Vec<u8> {
+pub(super) async fn admit(shared: &Arc<Shared>, from: NodeId, payload: &[u8]) -> Vec<u8> {
     let issuer = match shared.admission.issuer(shared) {
         Ok(issuer) => issuer,
         Err(why) => {
@@ -189,6 +189,13 @@ async fn redeem(
         topology,
         addresses,
     } = redemption;
+    let digest = shared.gossip.counters().digest_bytes;
+    if digest > potluck_gossip::DIGEST_BYTES_MAX {
+        return refuse(
+            RefusalCode::Full,
+            format!("the cluster's gossip digest has {digest} bytes, no more nodes fit in it"),
+        );
+    }
     if let Err(error) = check_name(&name.0).and_then(|()| topology.check()) {
         return refuse(RefusalCode::BadName, error.to_string());
     }
@@ -336,14 +343,14 @@ fn admitted(shared: &Shared, credential: NodeCredential) -> Vec<u8> {
 }
 
 /// The gossip keys of the log in gossip's own type.
-pub fn ring_of(state: &Cluster) -> KeyRing {
+pub(super) fn ring_of(state: &Cluster) -> KeyRing {
     let keys = state.gossip_keys().iter().map(|key| key.key);
     // Before genesis there is nobody to admit, and nothing to tell.
     KeyRing::from_keys(keys).unwrap_or_else(|| KeyRing::new([0; 32]))
 }
 
 /// Past its end a certificate is accepted for a week while there is no leader.
-pub fn grace(has_leader: bool) -> Millis {
+pub(super) fn grace(has_leader: bool) -> Millis {
     if has_leader {
         Millis(0)
     } else {

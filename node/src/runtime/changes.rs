@@ -41,7 +41,7 @@ const HOLD_WAIT: Duration = Duration::from_secs(100);
 ///
 /// # Errors
 /// Whatever the person must hear.
-pub async fn carry_out(
+pub(super) async fn carry_out(
     shared: &Arc<Shared>,
     signed: &SignedChange,
     holder: NodeId,
@@ -357,7 +357,7 @@ fn spread(
 }
 
 /// Puts into the log what a node says of itself.
-pub async fn introduce(shared: &Arc<Shared>, from: NodeId, told: Introduction) -> Response {
+pub(super) async fn introduce(shared: &Arc<Shared>, from: NodeId, told: Introduction) -> Response {
     if !shared.we_lead() {
         return Response::NotLeader(shared.leader());
     }

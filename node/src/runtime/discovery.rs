@@ -46,7 +46,7 @@ const ANSWER_WAIT: Duration = Duration::from_secs(1);
 
 /// Handle of this node's discovery.
 #[derive(Clone)]
-pub struct Discovery {
+pub(super) struct Discovery {
     cluster: String,
     store: Arc<Mutex<SliceStore>>,
     resolver: Resolver,
@@ -54,7 +54,7 @@ pub struct Discovery {
 
 impl Discovery {
     /// With nothing known yet.
-    pub fn new(certificate: &NodeCertificate, network: Network, me: NodeId) -> Discovery {
+    pub(super) fn new(certificate: &NodeCertificate, network: Network, me: NodeId) -> Discovery {
         let store = Arc::new(Mutex::new(SliceStore::new(certificate.fleet)));
         let lookup = Lookup {
             network,
@@ -75,7 +75,7 @@ impl Discovery {
 
     /// Answers a request about slices that this node holds. What it is given
     /// to hold also freshens its own cache.
-    pub fn answer(&self, request: SliceRequest) -> SliceResponse {
+    pub(super) fn answer(&self, request: SliceRequest) -> SliceResponse {
         if let SliceRequest::Put(bytes) = &request
             && let Ok(signed) = SignedSlice::decode(bytes)
             && let Err(error) = self.resolver.learn(&signed)
@@ -86,24 +86,33 @@ impl Discovery {
         store.answer(request, clock::unix_now())
     }
 
-    /// Where a service is.
+    /// Where a service is; `fresh`: by the nodes that hold it, past the cache.
     ///
     /// # Errors
     /// Nobody knows it, or nobody answered.
-    pub async fn resolve(&self, namespace: &str, service: &str) -> Result<Resolved, ApiError> {
+    pub(super) async fn resolve(
+        &self,
+        namespace: &str,
+        service: &str,
+        fresh: bool,
+    ) -> Result<Resolved, ApiError> {
         let name = ServiceName {
             cluster: self.cluster.clone(),
             namespace: namespace.into(),
             service: service.into(),
         };
-        self.resolver.resolve(&name).await.map_err(|error| {
+        let resolved = match fresh {
+            true => self.resolver.resolve_fresh(&name).await,
+            false => self.resolver.resolve(&name).await,
+        };
+        resolved.map_err(|error| {
             ApiError::new(ErrorCode::NotFound, chain(&error))
                 .hint("services are named in a job's spec; see potluck status")
         })
     }
 
     /// Which hosts are held for dead.
-    pub fn set_dead(&self, dead: BTreeSet<NodeId>) {
+    pub(super) fn set_dead(&self, dead: BTreeSet<NodeId>) {
         self.resolver.set_dead(dead);
     }
 }
@@ -146,7 +155,7 @@ struct Publication {
 
 /// Publishes what the scheduler says, and again before it expires, while this
 /// node leads.
-pub async fn publish(
+pub(super) async fn publish(
     shared: Arc<Shared>,
     mut services: mpsc::Receiver<ServiceEndpoints>,
     token: CancellationToken,

@@ -19,7 +19,7 @@ const REQUESTS_AT_ONCE: usize = 512;
 const PROBE_WAIT: Duration = Duration::from_millis(800);
 
 /// Serves requests, streams and strangers until told to stop.
-pub async fn run(shared: Arc<Shared>, inbound: Inbound, token: CancellationToken) {
+pub(super) async fn run(shared: Arc<Shared>, inbound: Inbound, token: CancellationToken) {
     let Inbound {
         requests,
         streams,
@@ -57,7 +57,7 @@ async fn serve_requests(shared: Arc<Shared>, mut requests: mpsc::Receiver<Inboun
 }
 
 /// Answers one request of a node.
-pub async fn handle(shared: Arc<Shared>, from: NodeId, request: Request) -> Response {
+pub(super) async fn handle(shared: Arc<Shared>, from: NodeId, request: Request) -> Response {
     match request {
         Request::Raft(message) => Response::Raft(shared.control.receive(from, message).await),
         Request::Greet(authority) => {

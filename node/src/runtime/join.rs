@@ -29,7 +29,7 @@ const JOIN_WAIT: Duration = Duration::from_secs(30);
 const JOIN_PAUSE: Duration = Duration::from_millis(200);
 
 /// The network as the joining protocol sees it.
-pub struct Door<'a>(pub &'a Network);
+pub(super) struct Door<'a>(pub &'a Network);
 
 #[async_trait]
 impl JoinTransport for Door<'_> {
@@ -64,7 +64,7 @@ impl JoinTransport for Door<'_> {
 ///
 /// # Errors
 /// The cluster's refusal, or nobody answered within [`JOIN_WAIT`].
-pub async fn join(
+pub(super) async fn join(
     folder: &DataFolder,
     key: &SecretKey,
     settings: &NodeSettings,
@@ -101,7 +101,7 @@ pub async fn join(
 ///
 /// # Errors
 /// The cluster's refusal, or nobody answered.
-pub async fn renew_if_ended(folder: &DataFolder, key: &SecretKey) -> Result<(), StartError> {
+pub(super) async fn renew_if_ended(folder: &DataFolder, key: &SecretKey) -> Result<(), StartError> {
     let (Some(credential), Some(cluster)) = (folder.credential()?, folder.cluster()?) else {
         return Ok(());
     };
@@ -169,7 +169,7 @@ fn store(folder: &DataFolder, fleet: FleetId, admission: Admission) -> Result<()
 ///
 /// # Errors
 /// The last refusal.
-pub async fn renew(
+pub(super) async fn renew(
     network: &Network,
     addresses: &[SocketAddr],
     credential: &potluck_specs::trust::NodeCredential,

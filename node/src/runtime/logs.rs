@@ -27,7 +27,7 @@ const LINES_PER_FRAME_MAX: usize = 256;
 const TEXT_PER_FRAME_MAX: usize = 512 << 10;
 
 /// Streams a slot's log to a person, from this node or through it.
-pub async fn stream(shared: &Arc<Shared>, request: LogsRequest, frames: Frames) {
+pub(super) async fn stream(shared: &Arc<Shared>, request: LogsRequest, frames: Frames) {
     let outcome = match holder(shared, &request.slot).await {
         Ok(node) if node == shared.me.node => local(shared, &request, &frames).await,
         Ok(node) => remote(shared, node, &request, &frames).await,
@@ -183,7 +183,10 @@ async fn remote(
 }
 
 /// Serves another node that streams a log on to a person.
-pub async fn serve(shared: Arc<Shared>, mut stream: impl AsyncRead + AsyncWrite + Unpin + Send) {
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin + Send,
+) {
     let Ok(request) = frame::read::<LogsRequest>(&mut stream).await else {
         return;
     };

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 /// What is known of the other nodes, for look-ups without waiting.
 #[derive(Clone, Default)]
-pub struct Directory {
+pub(super) struct Directory {
     inner: Arc<Mutex<Inner>>,
 }
 
@@ -27,7 +27,7 @@ struct Inner {
 
 /// A node as this one knows it.
 #[derive(Clone, Debug)]
-pub struct Known {
+pub(super) struct Known {
     /// What people call it.
     pub name: String,
     /// Its rack.
@@ -47,18 +47,18 @@ impl Directory {
     }
 
     /// What is known of a node.
-    pub fn get(&self, node: NodeId) -> Option<Known> {
+    pub(super) fn get(&self, node: NodeId) -> Option<Known> {
         self.lock().members.get(&node).cloned()
     }
 
     /// What people call a node; its short id if they have not said.
-    pub fn name(&self, node: NodeId) -> String {
+    pub(super) fn name(&self, node: NodeId) -> String {
         self.get(node)
             .map_or_else(|| node.short(), |known| known.name)
     }
 
     /// The node that people call so.
-    pub fn named(&self, name: &str) -> Option<NodeId> {
+    pub(super) fn named(&self, name: &str) -> Option<NodeId> {
         let inner = self.lock();
         inner
             .members
@@ -68,7 +68,7 @@ impl Directory {
     }
 
     /// All nodes that gossip believes to be alive.
-    pub fn alive(&self) -> Vec<NodeId> {
+    pub(super) fn alive(&self) -> Vec<NodeId> {
         let inner = self.lock();
         inner
             .members
@@ -79,7 +79,7 @@ impl Directory {
     }
 
     /// What the scheduler is told.
-    pub fn views(&self) -> Vec<MemberView> {
+    pub(super) fn views(&self) -> Vec<MemberView> {
         let view = |(node, known): (&NodeId, &Known)| MemberView {
             node: *node,
             heartbeat_moved_at: known.moved_at,
@@ -88,12 +88,12 @@ impl Directory {
     }
 
     /// The node that greeted this one with the highest authority.
-    pub fn greeted_by(&self) -> Option<NodeId> {
+    pub(super) fn greeted_by(&self) -> Option<NodeId> {
         self.lock().greeted.map(|(_, node)| node)
     }
 
     /// A scheduler has greeted this node, or named the one that leads.
-    pub fn greeted(&self, authority: Authority, by: NodeId) {
+    pub(super) fn greeted(&self, authority: Authority, by: NodeId) {
         let mut inner = self.lock();
         if inner
             .greeted
@@ -105,7 +105,7 @@ impl Directory {
 
     /// The hint of another member about who leads, under no authority of its
     /// own: it only fills a gap.
-    pub fn hint_leader(&self, leader: NodeId) {
+    pub(super) fn hint_leader(&self, leader: NodeId) {
         let mut inner = self.lock();
         let authority = inner
             .greeted
@@ -138,7 +138,7 @@ impl Directory {
 }
 
 /// Tells the network and the directory about each change of gossip's view.
-pub async fn run(shared: Arc<Shared>, token: CancellationToken) {
+pub(super) async fn run(shared: Arc<Shared>, token: CancellationToken) {
     let mut members = shared.gossip.members();
     loop {
         let view = members.borrow_and_update().clone();

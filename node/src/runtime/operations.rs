@@ -40,7 +40,11 @@ const CHANGE_WAIT: Duration = Duration::from_secs(120);
 const QUERY_WAIT: Duration = Duration::from_secs(5);
 
 /// Serves API sessions on the node's Unix socket.
-pub async fn serve_socket(shared: Arc<Shared>, listener: UnixListener, token: CancellationToken) {
+pub(super) async fn serve_socket(
+    shared: Arc<Shared>,
+    listener: UnixListener,
+    token: CancellationToken,
+) {
     let sessions = Arc::new(Semaphore::new(SESSIONS_MAX));
     loop {
         let stream = tokio::select! {
@@ -58,7 +62,7 @@ pub async fn serve_socket(shared: Arc<Shared>, listener: UnixListener, token: Ca
 }
 
 /// Serves the streams that peers open.
-pub async fn serve_streams(shared: Arc<Shared>, mut streams: mpsc::Receiver<InboundStream>) {
+pub(super) async fn serve_streams(shared: Arc<Shared>, mut streams: mpsc::Receiver<InboundStream>) {
     let sessions = Arc::new(Semaphore::new(SESSIONS_MAX));
     while let Some(InboundStream {
         purpose, stream, ..
@@ -122,7 +126,7 @@ impl Operations for Api {
         let shared = &self.0;
         let answer = match request {
             ApiRequest::Logs(request) => return logs::stream(shared, request, frames).await,
-            ApiRequest::Info => Ok(ApiAnswer::Info(info(shared))),
+            ApiRequest::Info => Ok(ApiAnswer::Info(Box::new(info(shared)))),
             ApiRequest::Nodes => query(shared, Query::Nodes).await,
             ApiRequest::Jobs { job } => query(shared, Query::Jobs(job)).await,
             ApiRequest::Explain(slot) => query(shared, Query::Explain(slot)).await,
@@ -139,7 +143,11 @@ impl Operations for Api {
             ApiRequest::Change(signed) => change(shared, *signed, &frames)
                 .await
                 .map(ApiAnswer::Changed),
-            ApiRequest::Resolve { namespace, service } => resolve(shared, &namespace, &service)
+            ApiRequest::Resolve {
+                namespace,
+                service,
+                fresh,
+            } => resolve(shared, &namespace, &service, fresh)
                 .await
                 .map(ApiAnswer::Resolved),
             ApiRequest::Packages => Ok(ApiAnswer::Packages(
@@ -225,7 +233,7 @@ async fn change(
 }
 
 /// Asks whoever leads; follows one hint to somebody else.
-pub async fn ask_leader(
+pub(super) async fn ask_leader(
     shared: &Arc<Shared>,
     request: Request,
     limit: Duration,
@@ -259,8 +267,9 @@ async fn resolve(
     shared: &Arc<Shared>,
     namespace: &str,
     service: &str,
+    fresh: bool,
 ) -> Result<Resolved, ApiError> {
-    let resolved = shared.discovery.resolve(namespace, service).await?;
+    let resolved = shared.discovery.resolve(namespace, service, fresh).await?;
     let revision = resolved.resolution.revision;
     let endpoint = |found: ResolvedEndpoint| EndpointStatus {
         slot: found.endpoint.slot,
@@ -290,7 +299,7 @@ async fn resolve(
 ///
 /// # Errors
 /// If the folder can't be written, or the path is too long for a socket.
-pub fn bind_socket(path: &PathBuf) -> std::io::Result<UnixListener> {
+pub(super) fn bind_socket(path: &PathBuf) -> std::io::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt;
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),

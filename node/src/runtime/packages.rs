@@ -41,7 +41,7 @@ const IDLE_STREAMS_MAX: usize = 4;
 
 /// Handle of this node's packages.
 #[derive(Clone)]
-pub struct Packages {
+pub(super) struct Packages {
     store: ChunkStore,
     swarm: Swarm,
     server: Server,
@@ -56,7 +56,7 @@ impl Packages {
     ///
     /// # Errors
     /// Why the store can't be used.
-    pub fn open(
+    pub(super) fn open(
         folder: &std::path::Path,
         network: Network,
         directory: Directory,
@@ -80,7 +80,7 @@ impl Packages {
     }
 
     /// Serves one stream of a peer until it leaves.
-    pub async fn serve(self, mut stream: Stream) {
+    pub(super) async fn serve(self, mut stream: Stream) {
         while let Ok(Some(request)) =
             frame::read::<ChunkRequest>(&mut stream, "chunk request", CHUNK_REQUEST_BYTES_MAX).await
         {
@@ -95,7 +95,7 @@ impl Packages {
     }
 
     /// Announces every package that is here whole.
-    pub async fn announce_all(&self) {
+    pub(super) async fn announce_all(&self) {
         for id in self.store.packages().unwrap_or_default() {
             if self.store.complete(id) {
                 self.announce(id);
@@ -116,7 +116,7 @@ impl Packages {
     ///
     /// # Errors
     /// Why it can't be had, for people.
-    pub async fn hold(&self, id: PackageId, holders: Vec<NodeId>) -> Result<(), String> {
+    pub(super) async fn hold(&self, id: PackageId, holders: Vec<NodeId>) -> Result<(), String> {
         if self.store.complete(id) {
             return Ok(());
         }
@@ -156,7 +156,7 @@ impl Packages {
     ///
     /// # Errors
     /// If it is no manifest.
-    pub async fn put_manifest(&self, bytes: Vec<u8>) -> Result<Vec<ChunkHash>, ApiError> {
+    pub(super) async fn put_manifest(&self, bytes: Vec<u8>) -> Result<Vec<ChunkHash>, ApiError> {
         let id = PackageId(*blake3::hash(&bytes).as_bytes());
         let store = self.store.clone();
         let stored = tokio::task::spawn_blocking(move || store.put_manifest(id, &bytes)).await;
@@ -174,7 +174,10 @@ impl Packages {
     ///
     /// # Errors
     /// If bytes are not those that their hash names, or can't be stored.
-    pub async fn put_chunks(&self, chunks: Vec<ChunkUpload>) -> Result<Vec<ChunkHash>, ApiError> {
+    pub(super) async fn put_chunks(
+        &self,
+        chunks: Vec<ChunkUpload>,
+    ) -> Result<Vec<ChunkHash>, ApiError> {
         let store = self.store.clone();
         let stored = tokio::task::spawn_blocking(move || {
             chunks
@@ -189,7 +192,7 @@ impl Packages {
     }
 
     /// A package's uncompressed size, if its manifest is here.
-    pub async fn bytes_of(&self, id: PackageId) -> Option<u64> {
+    pub(super) async fn bytes_of(&self, id: PackageId) -> Option<u64> {
         self.store
             .manifest(id)
             .ok()
@@ -197,7 +200,7 @@ impl Packages {
     }
 
     /// What is here, for people.
-    pub async fn statuses(&self, directory: &Directory) -> Vec<PackageStatus> {
+    pub(super) async fn statuses(&self, directory: &Directory) -> Vec<PackageStatus> {
         let packages = self.store.packages().unwrap_or_default();
         let mut statuses = Vec::new();
         for id in packages {

@@ -10,7 +10,7 @@ use potluck_specs::NodeId;
 use std::time::Duration;
 
 /// Carries the control group's messages.
-pub struct Peers(pub Network);
+pub(super) struct Peers(pub Network);
 
 #[async_trait]
 impl RaftPeers for Peers {

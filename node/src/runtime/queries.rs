@@ -26,7 +26,7 @@ use std::{
 ///
 /// # Errors
 /// What it names does not exist, or this node leads no longer.
-pub async fn answer(shared: &Arc<Shared>, query: Query) -> Result<ApiAnswer, ApiError> {
+pub(super) async fn answer(shared: &Arc<Shared>, query: Query) -> Result<ApiAnswer, ApiError> {
     let answer = match query {
         Query::Nodes => {
             let group = voters::membership(&shared.control.membership());

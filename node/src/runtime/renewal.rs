@@ -31,7 +31,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const RENEW_EVERY: u32 = 60;
 
 /// Looks until told to stop.
-pub async fn run(
+pub(super) async fn run(
     shared: Arc<Shared>,
     folder: Arc<DataFolder>,
     has_leader: Arc<AtomicBool>,

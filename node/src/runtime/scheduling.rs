@@ -67,18 +67,18 @@ enum Input {
 
 /// Handle of the driver.
 #[derive(Clone)]
-pub struct Scheduling {
+pub(super) struct Scheduling {
     inputs: mpsc::Sender<Input>,
 }
 
 /// What the driver is started with.
-pub struct Driver {
+pub(super) struct Driver {
     inputs: mpsc::Receiver<Input>,
     back: mpsc::WeakSender<Input>,
 }
 
 /// A handle and the driver that it reaches.
-pub fn channel() -> (Scheduling, Driver) {
+pub(super) fn channel() -> (Scheduling, Driver) {
     let (sender, inputs) = mpsc::channel(INPUTS_QUEUED_MAX);
     let back = sender.downgrade();
     (Scheduling { inputs: sender }, Driver { inputs, back })
@@ -86,7 +86,7 @@ pub fn channel() -> (Scheduling, Driver) {
 
 impl Scheduling {
     /// Hands a heartbeat on; nothing if this node does not reign.
-    pub async fn heartbeat(&self, heartbeat: Heartbeat) -> Option<HeartbeatAnswer> {
+    pub(super) async fn heartbeat(&self, heartbeat: Heartbeat) -> Option<HeartbeatAnswer> {
         let (answer, answered) = oneshot::channel();
         self.inputs
             .send(Input::Heartbeat(heartbeat, answer))
@@ -96,7 +96,7 @@ impl Scheduling {
     }
 
     /// Looks at the scheduler; nothing if this node does not reign.
-    pub async fn look<R: Send + 'static>(
+    pub(super) async fn look<R: Send + 'static>(
         &self,
         look: impl FnOnce(&Scheduler, &Cluster) -> R + Send + 'static,
     ) -> Option<R> {
@@ -111,10 +111,10 @@ impl Scheduling {
 }
 
 /// Where the endpoints of services go.
-pub type Published = mpsc::Sender<ServiceEndpoints>;
+pub(super) type Published = mpsc::Sender<ServiceEndpoints>;
 
 /// Drives until told to stop.
-pub async fn run(
+pub(super) async fn run(
     shared: Arc<Shared>,
     mut driver: Driver,
     published: Published,
@@ -157,6 +157,8 @@ async fn reign(
     };
     let authority = shared.control.read(Cluster::authority);
     if authority.reign.0 != applied.index {
+        // Before genesis there is nothing to reign over.
+        tokio::time::sleep(REIGN_PAUSE).await;
         return;
     }
     tracing::info!(
@@ -165,7 +167,9 @@ async fn reign(
         "reign begins"
     );
     shared.directory.greeted(authority, leader);
-    let config = SchedulerConfig::default();
+    let config = SchedulerConfig {
+        election_timeout: shared.control.quorum_lease(),
+    };
     let mut court = Court {
         shared,
         published,
@@ -333,6 +337,9 @@ impl Court<'_> {
             }
             Effect::Stop { to, order } => {
                 let slot = order.slot.clone();
+                if !self.scheduler.may_act(clock::boot_now()) {
+                    return self.report(Event::StopLost { node: to, slot });
+                }
                 self.ask(
                     to,
                     Request::Stop(order),

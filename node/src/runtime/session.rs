@@ -26,7 +26,7 @@ const ANSWER_WAIT: Duration = Duration::from_millis(1_500);
 const LEADERLESS_PAUSE: Duration = Duration::from_millis(100);
 
 /// Keeps the session until told to stop.
-pub async fn run(shared: Arc<Shared>, token: CancellationToken) {
+pub(super) async fn run(shared: Arc<Shared>, token: CancellationToken) {
     let mut changed = shared.agent.changed();
     let mut leadership = shared.control.leadership();
     let mut introduced_to = None;

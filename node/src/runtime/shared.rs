@@ -17,7 +17,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 /// Who this node is.
 #[derive(Clone, Debug)]
-pub struct Me {
+pub(super) struct Me {
     /// Its id.
     pub node: NodeId,
     /// Its key.
@@ -37,7 +37,7 @@ pub struct Me {
 }
 
 /// The handles of one node's actors.
-pub struct Shared {
+pub(super) struct Shared {
     /// Who this is.
     pub me: Me,
     /// libp2p.
@@ -65,7 +65,7 @@ impl Shared {
     ///
     /// # Errors
     /// The network's.
-    pub async fn ask(
+    pub(super) async fn ask(
         self: &Arc<Self>,
         to: NodeId,
         request: Request,
@@ -82,7 +82,7 @@ impl Shared {
 
     /// The node that leads, as far as anybody here knows: by the control
     /// group, or by who greeted this node last.
-    pub fn leader(&self) -> Option<NodeId> {
+    pub(super) fn leader(&self) -> Option<NodeId> {
         self.control
             .leadership()
             .borrow()
@@ -91,7 +91,7 @@ impl Shared {
     }
 
     /// Does this node lead?
-    pub fn we_lead(&self) -> bool {
+    pub(super) fn we_lead(&self) -> bool {
         self.control.leadership().borrow().we_lead
     }
 }

@@ -395,7 +395,7 @@ async fn start_control(
             rack: admitted.certificate.topology.rack.clone(),
             addresses: vec![settings.advertise.to_string()],
         },
-        timing: Timing::default(),
+        timing: Timing::from_environment(),
     };
     let peers = Arc::new(Peers(network.clone()));
     let begins = folder.genesis()?.is_some() && folder.raft_id()?.is_none();

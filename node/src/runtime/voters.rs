@@ -32,7 +32,7 @@ struct Memory {
 }
 
 /// Looks until told to stop.
-pub async fn run(shared: Arc<Shared>, config: VotersConfig, token: CancellationToken) {
+pub(super) async fn run(shared: Arc<Shared>, config: VotersConfig, token: CancellationToken) {
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut memory = Memory::default();
@@ -82,7 +82,7 @@ async fn look(
 }
 
 /// The membership in the core's words.
-pub fn membership(group: &control::Membership) -> Membership {
+pub(super) fn membership(group: &control::Membership) -> Membership {
     let nodes = |list: &[control::Follower]| list.iter().map(|f| f.member.node).collect();
     Membership {
         voters: nodes(&group.voters),

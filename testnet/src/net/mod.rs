@@ -7,8 +7,10 @@
 mod cgroups;
 mod layout;
 mod process;
+mod running;
 mod testnet;
 
 pub use layout::{Layout, NodePlace};
 pub use process::{HostProcesses, host_processes};
+pub use running::RunningTestnet;
 pub use testnet::{NetError, Testnet, TestnetOptions};

@@ -8,7 +8,10 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        wait::{WaitPidFlag, waitpid},
+    },
     unistd::Pid,
 };
 
@@ -37,6 +40,21 @@ impl HostProcesses {
             // Gone already is as good.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
+    }
+}
+
+/// Makes this process the parent of all that its children leave behind, so
+/// that killed hosts leave no zombies in it for good.
+pub(super) fn adopt_orphans() {
+    // Without it orphans go to the machine's init, which reaps them too.
+    let _ = nix::sys::prctl::set_child_subreaper(true);
+}
+
+/// Takes in the end of processes that were ours, if they have ended.
+pub(super) fn reap(pids: &BTreeSet<i32>) {
+    for pid in pids {
+        // Not ours, or not ended yet, is as good.
+        let _ = waitpid(Pid::from_raw(*pid), Some(WaitPidFlag::WNOHANG));
     }
 }
 

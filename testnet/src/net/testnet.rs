@@ -2,7 +2,7 @@
 
 use super::{
     layout::{self, Layout, NodePlace},
-    process::{HostProcesses, host_processes},
+    process::{HostProcesses, adopt_orphans, host_processes, reap},
 };
 use crate::{
     client::{Client, Failed},
@@ -14,6 +14,7 @@ use nix::{
 };
 use serde_json::Value;
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
@@ -298,6 +299,7 @@ impl Testnet {
             .append(true)
             .open(layout::log(&self.root, name))
             .map_err(|source| io_error("can't open a node's log", source))?;
+        adopt_orphans();
         let mut command = Command::new(self.programs.join("potluck"));
         command
             .arg("node")
@@ -418,15 +420,19 @@ impl Testnet {
     /// [`NetError::NoNode`], [`NetError::TimedOut`].
     pub fn kill(&self, name: &str) -> Result<(), NetError> {
         self.place(name)?;
+        let mut killed = BTreeSet::new();
         until("the end of a host's processes", STOP_WAIT, || {
             let processes = self.processes(name);
             processes.kill();
+            killed.extend(processes.all());
+            reap(&killed);
             if processes.all().is_empty() {
                 Ok(())
             } else {
                 Err(format!("{processes:?}"))
             }
         })?;
+        reap(&killed);
         Ok(())
     }
 
@@ -449,11 +455,13 @@ impl Testnet {
     }
 
     fn end_agent(&self, name: &str, signal: Signal) -> Result<(), NetError> {
-        if let Some(pid) = self.processes(name).agent {
-            // Gone already is as good.
-            let _ = kill(Pid::from_raw(pid), signal);
-        }
+        let Some(agent) = self.processes(name).agent else {
+            return Ok(());
+        };
+        // Gone already is as good.
+        let _ = kill(Pid::from_raw(agent), signal);
         until("the end of an agent", STOP_WAIT, || {
+            reap(&BTreeSet::from([agent]));
             match self.processes(name).agent {
                 None => Ok(()),
                 Some(pid) => Err(format!("process {pid} goes on")),

@@ -245,7 +245,7 @@ fn worlds() -> impl Strategy<Value = (usize, Vec<SimPeer>, Vec<bool>, u64)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn what_an_honest_peer_holds_is_fetched_and_nothing_else((count, peers, stored, salt) in worlds()) {
@@ -290,32 +290,41 @@ fn honest(count: usize, same_rack: bool) -> SimPeer {
 
 #[test]
 fn what_the_rack_has_is_not_taken_from_outside() {
-    let mut peers = vec![honest(40, false), honest(40, false), honest(40, true)];
-    peers[2].holds = (0..40).map(|k| k < 30).collect();
-    let all = chunks(40);
+    let mut peers = vec![honest(200, false), honest(200, false), honest(200, true)];
+    peers[2].holds = (0..200).map(|k| k < 150).collect();
+    peers[2].latency = 50;
+    let bits = Have::from_bits(peers[2].holds.iter().copied());
+    let all = chunks(200);
     let mut sim = Sim::new(all.clone(), &all, peers, 1);
-    // Everybody has said what it has before the first chunk is chosen.
-    sim.peers.iter_mut().for_each(|peer| peer.latency = 5);
-    let limits = sim.plan.limits;
-    sim.plan.limits = Limits {
-        peers_max: 3,
-        ..limits
+    // It is slower, but has said what it has before those outside do.
+    let hint = PeerHint {
+        node: node(2),
+        same_rack: true,
     };
+    sim.tell(Event::Peers(vec![hint]));
+    sim.tell(Event::Have(node(2), bits));
     assert_eq!(sim.run(), Progress::Done);
-    let from_rack = sim.plan.bytes_by_source()[&node(2)];
-    let rack_could: u64 = all[..30].iter().map(|chunk| u64::from(chunk.bytes)).sum();
-    // The rack's peer was told of in the same round trip as the others, so only
-    // what was asked for before its answer came may be from outside.
-    let before = limits.pipeline as u64 * 2 * limits.request_bytes;
-    assert!(
-        from_rack + before >= rack_could,
-        "{from_rack} of {rack_could}"
-    );
-    let outside_for_rack = |node: NodeId| {
-        let asked = |k: &usize| sim.asked_for.contains_key(&(node, all[*k].hash));
-        (0..30).filter(asked).count()
-    };
-    assert!(outside_for_rack(node(0)) + outside_for_rack(node(1)) <= 24);
+    for (k, chunk) in all.iter().enumerate() {
+        let from_rack = sim.asked_for.contains_key(&(node(2), chunk.hash));
+        let outside =
+            [node(0), node(1)].map(|node| sim.asked_for.contains_key(&(node, chunk.hash)));
+        assert_eq!(
+            (from_rack, outside.contains(&true)),
+            (k < 150, k >= 150),
+            "chunk {k}"
+        );
+    }
+}
+
+#[test]
+fn a_peer_that_stalls_costs_half_a_second() {
+    let all = chunks(40);
+    let mut peers = vec![honest(40, true), honest(40, false)];
+    peers[0].conduct = Conduct::Staller;
+    peers[0].latency = 1;
+    let mut sim = Sim::new(all.clone(), &all, peers, 1);
+    assert_eq!(sim.run(), Progress::Done);
+    assert!(sim.now < 1_500, "took {} ms", sim.now);
 }
 
 #[test]

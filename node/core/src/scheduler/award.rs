@@ -103,11 +103,14 @@ impl Scheduler {
         self.awards.range(first..=last)
     }
 
-    /// Sends what of a call's award is not answered yet.
+    /// Sends what of a call's award is not answered yet. A slot that another
+    /// host has shown to hold by now is left out: the award may still be
+    /// committed, which the host's reports tell, but needs no help to be.
     fn send_award(&mut self, cluster: &Cluster, node: NodeId, call: u64, job: &JobName) {
         let open: Vec<(SlotId, Generation, u64)> = self
             .awards_of(job)
             .filter(|(_, p)| p.node == node && p.call == call && !p.committed)
+            .filter(|(slot, _)| !self.is_held_elsewhere(slot, node))
             .map(|(slot, p)| (slot.clone(), p.generation, p.version))
             .collect();
         let version = open
@@ -127,6 +130,11 @@ impl Scheduler {
             to: node,
             award: Box::new(award),
         });
+    }
+
+    fn is_held_elsewhere(&self, slot: &SlotId, node: NodeId) -> bool {
+        let holders = self.picture.holders(slot);
+        holders.iter().any(|(holder, _)| *holder != node)
     }
 
     pub(super) fn award_answered(

@@ -3,7 +3,7 @@
 
 use super::{Effect, Scheduler, reconcile::MayPlace};
 use crate::cluster::{Cluster, Command, Placement, SLOTS_MAX};
-use potluck_specs::{Millis, SlotId};
+use potluck_specs::{Millis, NodeId, SlotId};
 use std::collections::BTreeSet;
 
 /// Between two batches: a few entries a second, whatever happens.
@@ -78,7 +78,14 @@ impl Scheduler {
             (None, Some(award)) => Some((award.node, award.generation)),
             (None, None) => None,
         };
+        let waited_for = |node: NodeId| {
+            recorded
+                .is_some_and(|recorded| recorded.node != node && !self.has_told_all(recorded.node))
+        };
         match actual {
+            // The record is all that says that another holder has to be heard
+            // first: what is seen of the slot may be a leftover.
+            Some((node, _)) if waited_for(node) => None,
             Some((node, generation)) => {
                 let placement = Placement {
                     slot: slot.clone(),

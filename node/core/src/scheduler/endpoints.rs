@@ -62,11 +62,7 @@ impl Scheduler {
         let jobs = std::mem::take(&mut self.to_publish);
         let mut changed = BTreeSet::new();
         for name in jobs {
-            let Some(record) = cluster.jobs().get(&name) else {
-                continue;
-            };
-            // Before the hosts were asked, what is known is not all there is.
-            if !self.asked && record.accepted_reign != self.authority.reign {
+            if !self.knows_endpoints(cluster, &name) {
                 continue;
             }
             let current = self.endpoints_of(cluster, &name);
@@ -76,6 +72,13 @@ impl Scheduler {
             let service = self.published.all(&key);
             self.out.push(Effect::Publish { service });
         }
+    }
+
+    /// Before the hosts were asked, what is known of a job in the log is not
+    /// all there is.
+    pub(super) fn knows_endpoints(&self, cluster: &Cluster, name: &JobName) -> bool {
+        let record = cluster.jobs().get(name);
+        record.is_some_and(|record| self.asked || record.accepted_reign == self.authority.reign)
     }
 
     fn endpoints_of(
@@ -92,6 +95,15 @@ impl Scheduler {
             }
         }
         for slot in self.picture.slots_of(name) {
+            // One that is about to end may have been published by an earlier
+            // scheduler: its service is said to be without it.
+            for (_, report) in self.picture.reports(slot) {
+                let job = self.catalog.version(name, report.version);
+                for service in job.iter().flat_map(|job| &job.task.services) {
+                    let key = (name.namespace.clone(), service.name.clone());
+                    services.entry(key).or_default();
+                }
+            }
             for (node, report, healthy) in self.serving(slot) {
                 self.add(&mut services, slot, node, report, healthy);
             }

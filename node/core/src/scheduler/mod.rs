@@ -201,7 +201,7 @@ impl Scheduler {
         self.close_calls(cluster, now);
         self.reconcile_dirty(cluster, now);
         self.publish(cluster);
-        self.send_stops(now);
+        self.send_stops(cluster, now);
     }
 
     fn tick(&mut self, cluster: &Cluster, now: Millis) {

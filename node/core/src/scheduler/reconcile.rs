@@ -112,7 +112,7 @@ impl Scheduler {
     }
 
     fn survey_slot(&mut self, cluster: &Cluster, job: &Job, slot: SlotId, survey: &mut Survey) {
-        self.trim_doubles(&slot);
+        self.trim_doubles(cluster, &slot);
         let Some((node, report)) = self.kept(&slot) else {
             // Placed but unseen, to be placed, or perhaps placed: none serves.
             survey.in_flight += 1;
@@ -151,7 +151,10 @@ impl Scheduler {
     /// those the one that runs longest, and stops the others. The kept one
     /// keeps its generation: each stop names the generation of the task that
     /// it ends and goes to that task's host alone, so it can't end the other.
-    fn trim_doubles(&mut self, slot: &SlotId) {
+    ///
+    /// The log has to name the kept one first: the next scheduler would take
+    /// the word of the other, that it has ended, for the slot being free.
+    fn trim_doubles(&mut self, cluster: &Cluster, slot: &SlotId) {
         let holders = self.picture.holders(slot);
         if holders.len() < 2 {
             return;
@@ -159,6 +162,12 @@ impl Scheduler {
         let Some((kept, _)) = self.kept(slot) else {
             return;
         };
+        let recorded = cluster.placements().get(slot);
+        if recorded.is_none_or(|recorded| recorded.node != kept) {
+            self.deferred.insert(slot.job.clone());
+            self.behind.touch(slot.clone());
+            return;
+        }
         let surplus: Vec<NodeId> = holders
             .into_iter()
             .map(|(node, _)| node)
@@ -223,7 +232,7 @@ impl Scheduler {
     }
 
     /// Either reported all that it runs, or is gone for good.
-    fn has_told_all(&self, node: NodeId) -> bool {
+    pub(super) fn has_told_all(&self, node: NodeId) -> bool {
         self.picture
             .hosts
             .get(&node)
@@ -288,9 +297,15 @@ impl Scheduler {
         }
     }
 
-    /// Sends the orders that are due, to hosts that are heard.
-    pub(super) fn send_stops(&mut self, now: Millis) {
+    /// Sends the orders that are due, to hosts that are heard, once the
+    /// endpoints without them could be published.
+    pub(super) fn send_stops(&mut self, cluster: &Cluster, now: Millis) {
         let mut orders = Vec::new();
+        let mut held: BTreeSet<JobName> = BTreeSet::new();
+        if !self.asked {
+            let jobs = self.stops.keys().map(|(slot, _)| slot.job.clone());
+            held.extend(jobs.filter(|job| !self.knows_endpoints(cluster, job)));
+        }
         let gone: Vec<_> = self
             .stops
             .keys()
@@ -301,6 +316,9 @@ impl Scheduler {
             self.stops.remove(&key);
         }
         for ((slot, node), stop) in &mut self.stops {
+            if held.contains(&slot.job) {
+                continue;
+            }
             let up = self
                 .picture
                 .hosts

@@ -520,6 +520,25 @@ impl World {
         self.later(2 * HOP, event);
     }
 
+    /// A task of the slot runs there, from before this scheduler's time.
+    fn give(&mut self, id: NodeId, slot: &SlotId) {
+        let since = Millis(self.now);
+        let host = self.hosts.get_mut(&id).unwrap();
+        let report = SlotReport {
+            slot: slot.clone(),
+            generation: Generation::default(),
+            version: 1,
+            state: TaskState::Running,
+            healthy: true,
+            ports: BTreeMap::from([("http".into(), 8_000)]),
+            resources: Resources::default(),
+            starts: 1,
+            last_end: None,
+            since,
+        };
+        host.slots.insert(slot.clone(), report);
+    }
+
     /// Live hosts on which a slot is, stopped tasks left out.
     fn on(&self, slot: &SlotId) -> Vec<NodeId> {
         self.hosts
@@ -817,6 +836,97 @@ fn a_lost_award_is_repeated_with_its_generation() {
 }
 
 #[test]
+fn a_lost_award_is_not_repeated_once_another_holds_the_slot() {
+    let mut world = World::new("ab");
+    world.submit(1, 1, 500);
+    world.until("called", |w| {
+        w.count(|e| matches!(e, Effect::Call { .. })) > 0
+    });
+    world.run(HOP);
+    // Both bid; the award is lost, and a task from before comes to light.
+    let mut award = None;
+    while award.is_none() {
+        let answer = world.queue.iter().find_map(|(key, e)| match e {
+            Event::CallAnswered { .. } => Some(*key),
+            _ => None,
+        });
+        let event = world.queue.remove(&answer.expect("an answer")).unwrap();
+        let now = Millis(world.now);
+        let effects = world.scheduler.step(&world.cluster, event, now);
+        award = effects.into_iter().find_map(|e| match e {
+            Effect::Award { to, award } => Some((to, award)),
+            _ => None,
+        });
+    }
+    let (to, award) = award.unwrap();
+    let call = award.call;
+    world.later(500, Event::AwardLost { node: to, call });
+    let other = if to == node(1) { node(2) } else { node(1) };
+    world.give(other, &slot(0));
+    world.run(20_000);
+    assert_eq!(world.awards(), 0, "{}", world.show());
+    assert_eq!(world.on(&slot(0)), [other]);
+    let phase = world.scheduler.slot(&world.cluster, &slot(0)).phase;
+    assert_eq!(phase, SlotPhase::Held);
+}
+
+#[test]
+fn a_leftover_does_not_hide_the_recorded_holder() {
+    let mut world = World::new("abc");
+    world.submit(1, 1, 500);
+    world.until("written", |w| w.cluster.placements().len() == 1);
+    world.run(1_000);
+    let holder = world.on(&slot(0))[0];
+    let mut others = world.hosts.keys().copied().filter(|n| *n != holder);
+    let (leader, leftover) = (others.next().unwrap(), others.next().unwrap());
+    // The holder is mute under a new scheduler; another host has an old task
+    // of the slot, which then ends.
+    world.hosts.get_mut(&holder).unwrap().linked = false;
+    world.give(leftover, &slot(0));
+    world.reign(leader.0[0]);
+    world.seen.clear();
+    world.run(1_500);
+    assert_eq!(world.cluster.placements()[&slot(0)].node, holder);
+    world.hosts.get_mut(&leftover).unwrap().slots.clear();
+    world.run(1_500);
+    assert_eq!(world.awards(), 0, "{}", world.show());
+    assert_eq!(world.cluster.placements()[&slot(0)].node, holder);
+    world.hosts.get_mut(&holder).unwrap().linked = true;
+    world.run(20_000);
+    assert_eq!(world.awards(), 0, "{}", world.show());
+    assert_eq!(world.on(&slot(0)), [holder]);
+}
+
+#[test]
+fn a_new_scheduler_withdraws_before_it_stops() {
+    let mut world = World::new("abc");
+    world.submit(1, 3, 500);
+    world.until("published", |w| {
+        w.services.get("web").is_some_and(|e| e.len() == 3)
+    });
+    // The job is stopped, and before anything follows another leads, who
+    // can't reach one host.
+    world.propose(&Command::StopJob {
+        change: ChangeId([99; 16]),
+        job: JobName::in_default("web"),
+        author: "ada".into(),
+        now: Millis(0),
+    });
+    world.host(3).linked = false;
+    world.reign(2);
+    world.seen.clear();
+    world.run(5_000);
+    world.host(3).linked = true;
+    world.until("stopped", |w| (0..3).all(|k| w.on(&slot(k)).is_empty()));
+    assert!(world.services["web"].is_empty(), "{}", world.show());
+    let first =
+        |matches: fn(&Effect) -> bool| world.seen.iter().position(|(_, e)| matches(e)).unwrap();
+    let published = first(|e| matches!(e, Effect::Publish { .. }));
+    let stopped = first(|e| matches!(e, Effect::Stop { .. }));
+    assert!(published < stopped, "{}", world.show());
+}
+
+#[test]
 fn a_refusal_sends_the_slot_elsewhere() {
     let mut world = World::new("abc");
     world.run(500);
@@ -1000,6 +1110,22 @@ fn a_host_that_comes_back_gives_up_its_doubles() {
     world.until("one of each", |w| w.healthy(6) == 6);
     world.run(5_000);
     assert_eq!(world.healthy(6), 6);
+    // The log names the kept one before the other is stopped.
+    let mut recorded = BTreeMap::new();
+    let mut stops = 0;
+    for (_, effect) in &world.seen {
+        match effect {
+            Effect::Propose {
+                command: Command::RecordPlacements { filled, .. },
+            } => recorded.extend(filled.iter().map(|p| (p.slot.clone(), p.node))),
+            Effect::Stop { to, order } => {
+                assert_ne!(recorded.get(&order.slot), Some(to), "{order:?}");
+                stops += 1;
+            }
+            _ => {}
+        }
+    }
+    assert!(stops > 0);
 }
 
 #[test]

@@ -1,0 +1,262 @@
+//! The scheduler's driver in the world, as `node::runtime::scheduling` is in
+//! production: the same waits, the same events for answers and their absence.
+
+use super::{
+    Broken,
+    control::Proposer,
+    exchange::{Request, Then},
+    invariants::Seen,
+    queue::{MS, SECOND},
+    world::{Due, World},
+};
+use potluck_core::{
+    scheduler::{Effect, Event, MemberView, Note, Scheduler, SchedulerConfig},
+    session::HeartbeatAnswer,
+};
+use potluck_specs::Millis;
+
+const TICK: u64 = 100 * MS;
+
+/// A tick that comes this late shows that the host lags.
+const LAG: u64 = SECOND;
+
+const MEMBERS_EVERY: u64 = SECOND;
+const ANSWER_WAIT: u64 = 2 * SECOND;
+const PROBE_WAIT: u64 = 1_200 * MS;
+const GREET_WAIT: u64 = 1_500 * MS;
+
+/// A scheduler and when its loop last turned.
+#[derive(Debug)]
+pub struct Court {
+    /// The index of its `Reign`.
+    pub reign: u64,
+    /// The decider.
+    pub scheduler: Scheduler,
+    /// When it began, on the world's clock.
+    pub began: u64,
+    ticked_at: u64,
+}
+
+/// What happens at a court.
+#[derive(Debug)]
+pub enum CourtDue {
+    /// Time passes.
+    Tick,
+    /// Gossip says who is there.
+    Members,
+    /// An answer or its absence.
+    Event(Box<Event>),
+}
+
+impl World {
+    /// A leader's `Reign` was applied.
+    pub(super) fn begin_court(&mut self, at: usize, reign: u64) {
+        let now = self.queue.now();
+        let authority = self.control.replicas[&at].cluster.authority();
+        let machine = &self.machines[at];
+        let config = SchedulerConfig::default();
+        let scheduler = Scheduler::new(config, authority, machine.node, machine.clock(now));
+        let court = Court {
+            reign,
+            scheduler,
+            began: now,
+            ticked_at: now,
+        };
+        self.trace
+            .line(now, || format!("h{at} reigns, reign {reign}"));
+        self.stats.reigns += 1;
+        self.courts.insert(at, court);
+        self.machines[at].session.leader = Some(at);
+        self.confirm_quorum(at);
+        for what in [CourtDue::Tick, CourtDue::Members] {
+            self.queue.after(0, Due::Court { at, reign, what });
+        }
+    }
+
+    pub(super) fn end_court(&mut self, at: usize) {
+        if let Some(court) = self.courts.remove(&at) {
+            let now = self.queue.now();
+            self.trace
+                .line(now, || format!("h{at}'s reign {} ends", court.reign));
+        }
+    }
+
+    pub(super) fn court_sees_log(&mut self, at: usize) {
+        self.step_court(at, Event::ClusterChanged);
+    }
+
+    pub(super) fn court_due(&mut self, at: usize, reign: u64, what: CourtDue) {
+        let now = self.queue.now();
+        let Some(court) = self.courts.get_mut(&at).filter(|c| c.reign == reign) else {
+            return;
+        };
+        match what {
+            CourtDue::Tick => {
+                let late = (now - court.ticked_at).saturating_sub(TICK);
+                court.ticked_at = now;
+                if late > LAG {
+                    let lag = Millis(late / MS);
+                    self.step_court(at, Event::LaggedFor { lag });
+                }
+                self.confirm_quorum(at);
+                self.step_court(at, Event::Tick);
+                let what = CourtDue::Tick;
+                self.queue.after(TICK, Due::Court { at, reign, what });
+            }
+            CourtDue::Members => {
+                let members = self.gossip_at(at);
+                self.step_court(at, Event::Members { members });
+                let what = CourtDue::Members;
+                self.queue
+                    .after(MEMBERS_EVERY, Due::Court { at, reign, what });
+            }
+            CourtDue::Event(event) => {
+                self.step_court(at, *event);
+            }
+        }
+    }
+
+    fn confirm_quorum(&mut self, at: usize) {
+        let machine = &self.machines[at];
+        let confirmed = match self.options.broken {
+            Some(Broken::ActsWithoutQuorum) => Some(self.queue.now()),
+            _ => self.control.acknowledged.get(&at).copied(),
+        };
+        if let Some(sent) = confirmed {
+            let at_clock = machine.clock(sent);
+            self.step_court(at, Event::QuorumConfirmed { at: at_clock });
+        }
+    }
+
+    /// Whose counters move, as far as word of it gets here.
+    fn gossip_at(&mut self, at: usize) -> Vec<MemberView> {
+        let now = self.queue.now();
+        let heard = self.heard_by(at);
+        for (host, moved) in self.gossip[at].iter_mut().enumerate() {
+            if heard & (1 << host) != 0 {
+                *moved = now.saturating_sub(self.rng.below(1_500) * MS).max(1);
+            }
+        }
+        let views = self.machines.iter().zip(&self.gossip[at]);
+        views
+            .filter(|(_, moved)| **moved > 0)
+            .map(|(machine, moved)| MemberView {
+                node: machine.node,
+                heartbeat_moved_at: self.machines[at].clock(*moved),
+            })
+            .collect()
+    }
+
+    /// Everybody whose gossip reaches this host, through whomever.
+    fn heard_by(&self, at: usize) -> u64 {
+        let now = self.queue.now();
+        let mut heard = 1u64 << at;
+        loop {
+            let before = heard;
+            for from in 0..self.machines.len() {
+                if heard & (1 << from) != 0 || !self.machines[from].is_alive(now) {
+                    continue;
+                }
+                let passes = |to: usize| heard & (1 << to) != 0 && self.net.passes(from, to);
+                if (0..self.machines.len()).any(passes) {
+                    heard |= 1 << from;
+                }
+            }
+            if heard == before {
+                return heard;
+            }
+        }
+    }
+
+    /// One step of a scheduler and what follows from it.
+    pub(super) fn step_court(&mut self, at: usize, event: Event) -> Option<HeartbeatAnswer> {
+        let now = self.queue.now();
+        let clock = self.machines[at].clock(now);
+        let mut court = self.courts.remove(&at)?;
+        let cluster = &self.control.replicas[&at].cluster;
+        let effects = court.scheduler.step(cluster, event, clock);
+        self.stats.steps += 1;
+        self.courts.insert(at, court);
+        self.see(&Seen::Decided {
+            at,
+            effects: &effects,
+        });
+        let mut answer = None;
+        for effect in effects {
+            match effect {
+                Effect::AnswerHeartbeat { answer: said, .. } => answer = Some(said),
+                effect => self.court_does(at, effect),
+            }
+        }
+        answer
+    }
+
+    fn court_does(&mut self, at: usize, effect: Effect) {
+        let now = self.queue.now();
+        match effect {
+            Effect::AnswerHeartbeat { .. } => {}
+            Effect::Greet { node, authority } => {
+                self.court_asks(at, Request::Greet(authority), GREET_WAIT, Then::Greet(node));
+            }
+            Effect::Call { to, call } => {
+                let then = Then::Call(to, call.call);
+                self.court_asks(at, Request::Call(call), ANSWER_WAIT, then);
+            }
+            Effect::Award { to, award } => {
+                self.stats.awards += award.slots.len() as u64;
+                let then = Then::Award(to, award.call);
+                self.court_asks(at, Request::Award(award), ANSWER_WAIT, then);
+            }
+            Effect::Cancel {
+                to,
+                authority,
+                call,
+            } => {
+                let request = Request::Cancel(authority, call);
+                self.court_asks(at, request, ANSWER_WAIT, Then::Cancel(to));
+            }
+            Effect::Stop { to, order } => {
+                let then = Then::Stop(to, order.slot.clone());
+                self.court_asks(at, Request::Stop(order), ANSWER_WAIT, then);
+            }
+            Effect::Probe { via, about } => {
+                let then = Then::Probe(via, about);
+                self.court_asks(at, Request::Probe(about), PROBE_WAIT, then);
+            }
+            Effect::Propose { command } => {
+                self.propose(at, command, Proposer::Scheduler);
+            }
+            Effect::Publish { service } => {
+                self.trace.line(now, || {
+                    let who = service.endpoints.iter();
+                    let who: Vec<String> = who.map(|e| e.slot.to_string()).collect();
+                    format!("h{at} publishes {}: {}", service.service, who.join(" "))
+                });
+                let key = (service.namespace.clone(), service.service.clone());
+                let revision = self.courts.get(&at).map_or(0, |court| court.reign);
+                let newer = self
+                    .published
+                    .get(&key)
+                    .is_none_or(|(before, _)| *before <= revision);
+                if newer {
+                    self.published.insert(key, (revision, service));
+                }
+            }
+            Effect::Note { note } => {
+                self.stats.note(&note);
+                let index = &self.index;
+                self.trace.line(now, || match &note {
+                    Note::Placed {
+                        slot,
+                        node,
+                        generation,
+                    } => format!("h{at} places {slot} on h{} as {generation}", index[node]),
+                    Note::Session { node, state } => {
+                        format!("h{at} sees h{} as {state:?}", index[node])
+                    }
+                    note => format!("h{at} notes {note:?}"),
+                });
+            }
+        }
+    }
+}

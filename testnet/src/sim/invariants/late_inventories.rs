@@ -1,0 +1,127 @@
+//! A new scheduler asks before it places: it never awards a slot that a live
+//! host holds, unless that host has told it otherwise, is given up, or could
+//! not be known of (no record of it, and the asking is over).
+
+use super::{Holding, Machine, Seen, Violation, World, broken};
+use potluck_core::scheduler::{Effect, Note, SessionState};
+use potluck_specs::{Generation, NodeId, SlotId};
+use std::collections::{BTreeMap, BTreeSet};
+
+const NAME: &str = "no slot twice for lack of asking";
+
+/// Who has told which scheduler what.
+#[derive(Debug, Default)]
+pub struct LateInventories {
+    told: BTreeMap<(u64, usize), Holding>,
+    /// Hosts that some scheduler gave up and none has heard since: what they
+    /// held was placed elsewhere, and whoever reigns next goes by that.
+    given_up: BTreeSet<NodeId>,
+    /// Every placement that was ever written behind.
+    recorded: BTreeSet<(SlotId, NodeId, Generation)>,
+}
+
+impl LateInventories {
+    pub(super) fn see(&mut self, world: &World, seen: &Seen<'_>) -> Result<(), Violation> {
+        match seen {
+            Seen::Told { to, from, holding } => {
+                self.told(world, *to, *from, holding);
+                Ok(())
+            }
+            Seen::Recorded { filled } => {
+                let filled = filled.iter();
+                self.recorded
+                    .extend(filled.map(|p| (p.slot.clone(), p.node, p.generation)));
+                Ok(())
+            }
+            Seen::Decided { at, effects } => effects.iter().try_for_each(|effect| match effect {
+                Effect::Note {
+                    note: Note::Session { node, state },
+                } => {
+                    self.session(*node, *state);
+                    Ok(())
+                }
+                Effect::Award { to, award } => award
+                    .slots
+                    .iter()
+                    .try_for_each(|(slot, _)| self.awarded(world, *at, *to, slot)),
+                _ => Ok(()),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn session(&mut self, node: NodeId, state: SessionState) {
+        match state {
+            SessionState::Dead | SessionState::Unreachable => self.given_up.insert(node),
+            SessionState::Up => self.given_up.remove(&node),
+            SessionState::Unknown | SessionState::Out => false,
+        };
+    }
+
+    fn told(&mut self, world: &World, to: usize, from: usize, holding: &Holding) {
+        let Some(court) = world.courts.get(&to) else {
+            return;
+        };
+        let key = (court.reign, from);
+        let newer =
+            |before: &Holding| (before.life, before.taken_at) <= (holding.life, holding.taken_at);
+        if self.told.get(&key).is_none_or(newer) {
+            self.told.insert(key, holding.clone());
+        }
+    }
+
+    fn awarded(
+        &self,
+        world: &World,
+        at: usize,
+        to: NodeId,
+        slot: &SlotId,
+    ) -> Result<(), Violation> {
+        let now = world.now();
+        let Some(court) = world.courts.get(&at) else {
+            return Ok(());
+        };
+        for (host, machine) in world.machines.iter().enumerate() {
+            if machine.node == to || !Holding::of(machine, now).slots.contains(slot) {
+                continue;
+            }
+            let session = court.scheduler.session(machine.node);
+            let given_up = matches!(
+                session,
+                Some(SessionState::Dead | SessionState::Unreachable) | None
+            ) || (session == Some(SessionState::Unknown)
+                && self.given_up.contains(&machine.node));
+            let told = self.told.get(&(court.reign, host));
+            let excused = match told {
+                Some(holding) => !holding.slots.contains(slot),
+                None => self.is_unknowable(world, at, slot, machine),
+            };
+            if !given_up && !excused {
+                let what = format!(
+                    "h{at} (reign {}) awards {slot} to h{}, h{host} holds it ({session:?}, told: {})",
+                    court.reign,
+                    world.index[&to],
+                    told.is_some()
+                );
+                return broken(NAME, what);
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing recorded says that the host holds the slot, and either the
+    /// asking is over, or a record that has not caught up with the last move
+    /// names another (who by now has told, or the scheduler would wait).
+    fn is_unknowable(&self, world: &World, at: usize, slot: &SlotId, machine: &Machine) -> bool {
+        let cluster = &world.control.replicas[&at].cluster;
+        let Some(placement) = cluster.placements().get(slot) else {
+            return world.courts[&at].scheduler.has_asked();
+        };
+        let generation = machine.journal.entries.get(slot).map(|e| e.generation);
+        let was_recorded = generation.is_some_and(|generation| {
+            let key = (slot.clone(), machine.node, generation);
+            self.recorded.contains(&key)
+        });
+        placement.node != machine.node && (!was_recorded || world.courts[&at].scheduler.has_asked())
+    }
+}

@@ -1,0 +1,136 @@
+//! What must always hold, one file each. They watch from outside, with the
+//! truth of the whole world in view and a memory of their own.
+
+pub mod accepted;
+pub mod fence;
+pub mod late_inventories;
+pub mod one_process;
+pub mod over_commit;
+pub mod silence;
+
+use super::{machine::Machine, world::World};
+use potluck_core::{auction::Authority, cluster::Placement, scheduler::Effect, session::TaskState};
+use potluck_specs::SlotId;
+use std::{collections::BTreeSet, fmt, rc::Rc};
+
+/// A promise that was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which.
+    pub invariant: &'static str,
+    /// How.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\" is broken: {}", self.invariant, self.what)
+    }
+}
+
+/// The slots that a host held in truth at a time.
+#[derive(Clone, Debug)]
+pub struct Holding {
+    /// When.
+    pub taken_at: u64,
+    /// The agent's start.
+    pub life: u64,
+    /// Slots that were not over.
+    pub slots: Rc<BTreeSet<SlotId>>,
+}
+
+impl Holding {
+    /// By its agent, or by its disk while the agent is down.
+    pub fn of(machine: &Machine, taken_at: u64) -> Holding {
+        let slots: BTreeSet<SlotId> = match &machine.host {
+            Some(host) => {
+                let reports = host.slots().into_iter();
+                let held = reports.filter(|report| report.state != TaskState::Stopped);
+                held.map(|report| report.slot).collect()
+            }
+            None => machine.live().map(|p| p.run.slot.clone()).collect(),
+        };
+        Holding {
+            taken_at,
+            life: machine.life,
+            slots: Rc::new(slots),
+        }
+    }
+}
+
+/// Something that just happened.
+#[derive(Debug)]
+pub enum Seen<'a> {
+    /// An agent started.
+    Started {
+        /// Where.
+        at: usize,
+    },
+    /// A host decided and did.
+    Stepped {
+        /// Which.
+        at: usize,
+    },
+    /// A host answered a scheduler.
+    Answered {
+        /// Which.
+        at: usize,
+        /// Whose request.
+        authority: Authority,
+        /// It passed the fence.
+        heard: bool,
+        /// It committed or stopped something.
+        obeyed: bool,
+    },
+    /// A scheduler took a report.
+    Told {
+        /// Where it reigns.
+        to: usize,
+        /// Whose.
+        from: usize,
+        /// What was true when it was made.
+        holding: &'a Holding,
+    },
+    /// The log got to know where slots are.
+    Recorded {
+        /// Where.
+        filled: &'a [Placement],
+    },
+    /// A scheduler decided.
+    Decided {
+        /// Where it reigns.
+        at: usize,
+        /// What it wants done.
+        effects: &'a [Effect],
+    },
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub struct Invariants {
+    fence: fence::Fence,
+    late: late_inventories::LateInventories,
+}
+
+impl Invariants {
+    /// At the begin of a world.
+    pub fn new() -> Invariants {
+        Invariants::default()
+    }
+
+    /// Checks one event.
+    ///
+    /// # Errors
+    /// The first that does not hold.
+    pub fn see(&mut self, world: &World, seen: &Seen<'_>) -> Result<(), Violation> {
+        self.fence.see(world, seen)?;
+        over_commit::see(world, seen)?;
+        one_process::see(world, seen)?;
+        silence::see(world, seen)?;
+        self.late.see(world, seen)
+    }
+}
+
+fn broken(invariant: &'static str, what: String) -> Result<(), Violation> {
+    Err(Violation { invariant, what })
+}

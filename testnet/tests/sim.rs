@@ -1,0 +1,315 @@
+//! The simulator: many seeds, scripted scenarios with exact expectations, and
+//! proof that the invariants bite.
+//!
+//! One seed again: `POTLUCK_SIM_SEED=17 cargo test -p potluck-testnet --test
+//! sim seeds -- --nocapture`. More of them: `POTLUCK_SIM_SEEDS=2000`.
+
+use potluck_core::session::TaskState;
+use potluck_testnet::sim::{
+    self, Action, Broken, Options, Violation, Whom, World, network::only, unhealed,
+};
+use std::time::Instant;
+
+/// As many as take some seconds on two cores with others at work.
+const SEEDS: u64 = 300;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn seeds_keep_all_invariants_and_heal() {
+    let seeds = match number("POTLUCK_SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("POTLUCK_SIM_SEEDS").unwrap_or(SEEDS),
+    };
+    let began = Instant::now();
+    let (mut virtual_ms, mut slowest) = (0, (0, 0));
+    let mut total = sim::Stats::default();
+    let mut failed = Vec::new();
+    for seed in seeds {
+        match sim::run(seed, &Options::drawn(seed)) {
+            Ok(summary) => {
+                virtual_ms += summary.virtual_ms;
+                slowest = slowest.max((summary.healed_after_ms, seed));
+                total.add(&summary.stats);
+            }
+            Err(failure) => {
+                if failed.is_empty() {
+                    println!("{failure}");
+                }
+                println!("failed: seed {seed}: {}", failure.violation);
+                failed.push(seed);
+            }
+        }
+    }
+    let real_ms = began.elapsed().as_millis();
+    println!(
+        "{virtual_ms} ms virtual in {real_ms} ms real: {:.0} times; slowest to heal: {} ms (seed {})",
+        virtual_ms as f64 / real_ms.max(1) as f64,
+        slowest.0,
+        slowest.1
+    );
+    println!("{total:?}");
+    assert!(
+        failed.is_empty(),
+        "{} seeds failed: {failed:?}; one again: POTLUCK_SIM_SEED={} cargo test -p potluck-testnet --test sim seeds",
+        failed.len(),
+        failed[0]
+    );
+}
+
+#[test]
+fn a_seed_gives_the_same_run_twice() {
+    let runs: Vec<String> = (0..2)
+        .map(|_| format!("{:?}", sim::run(7, &Options::drawn(7))))
+        .collect();
+    assert_eq!(runs[0], runs[1]);
+}
+
+/// A world in which only the script's faults happen.
+struct Scenario(World);
+
+impl Scenario {
+    fn new(seed: u64, options: Options) -> Scenario {
+        Scenario(World::new(seed, options, true))
+    }
+
+    fn at(mut self, ms: u64, action: Action) -> Scenario {
+        self.0.at(ms, action);
+        self
+    }
+
+    fn submit(self, ms: u64, name: &str, replicas: u32) -> Scenario {
+        let name = name.to_owned();
+        let cpu = 200;
+        self.at(
+            ms,
+            Action::Submit {
+                name,
+                replicas,
+                cpu,
+            },
+        )
+    }
+
+    fn run(&mut self, until_ms: u64) {
+        if let Err(violation) = self.0.run_until(until_ms) {
+            self.fail(&violation.to_string());
+        }
+    }
+
+    fn healed(&mut self) {
+        if let Err(violation) = self.0.heal_within(60_000) {
+            self.fail(&violation.to_string());
+        }
+    }
+
+    #[track_caller]
+    fn expect<T: PartialEq + std::fmt::Debug>(&mut self, what: &str, is: T, should: T) {
+        if is != should {
+            self.fail(&format!("{what}: {is:?}, not {should:?}"));
+        }
+    }
+
+    #[track_caller]
+    fn fail(&mut self, why: &str) {
+        let trace = std::mem::take(&mut self.0.trace).into_lines();
+        panic!("{}\n{why}", trace.join("\n"));
+    }
+
+    /// Running tasks on live hosts.
+    fn running(&self) -> usize {
+        let hosts = self.0.machines.iter().filter_map(|m| m.host.as_ref());
+        hosts
+            .flat_map(|host| host.slots())
+            .filter(|report| report.state == TaskState::Running && report.healthy)
+            .count()
+    }
+
+    /// Healthy and other endpoints of a service.
+    fn endpoints(&self, service: &str) -> (usize, usize) {
+        let key = ("default".to_owned(), service.to_owned());
+        let Some((_, service)) = self.0.published.get(&key) else {
+            return (0, 0);
+        };
+        let healthy = service.endpoints.iter().filter(|e| e.healthy).count();
+        (healthy, service.endpoints.len() - healthy)
+    }
+}
+
+/// The leader loses the other voters, not the agents, while it places a job:
+/// two schedulers reach the same hosts, and the old one's messages are under
+/// way when the new one greets.
+fn cut_off_while_placing(offset_ms: u64, broken: Option<Broken>) -> Scenario {
+    let options = Options {
+        broken,
+        ..Options::calm()
+    };
+    Scenario::new(offset_ms, options)
+        .submit(1_000, "web", 6)
+        .at(4_900, Action::Weather { loss: 0, slow: 400 })
+        .submit(4_990, "api", 8)
+        .at(
+            4_990 + offset_ms,
+            Action::Cut {
+                one: only(0),
+                other: only(1) | only(2),
+                ms: 8_000,
+            },
+        )
+        .at(8_000, Action::Weather { loss: 0, slow: 0 })
+}
+
+#[test]
+fn two_schedulers_at_once_are_told_apart_by_the_fence() {
+    let mut fenced = 0;
+    for offset_ms in 0..60 {
+        let mut scenario = cut_off_while_placing(offset_ms, None);
+        scenario.run(4_980);
+        scenario.expect("reigns before", scenario.0.stats.reigns, 1);
+        scenario.run(16_000);
+        scenario.expect("reigns after", scenario.0.stats.reigns, 2);
+        scenario.expect("running", scenario.running(), 14);
+        scenario.expect("api's endpoints", scenario.endpoints("api"), (8, 0));
+        scenario.healed();
+        fenced += scenario.0.stats.fenced;
+    }
+    assert!(fenced > 0, "no message of the old scheduler came late");
+}
+
+#[test]
+fn lost_answers_of_awards_make_no_doubles() {
+    let options = Options::calm();
+    let hosts = options.hosts;
+    let mut scenario = Scenario::new(1, options).submit(1_200, "web", 8);
+    for host in 0..hosts {
+        scenario = scenario.at(1_000, Action::Mute { host, ms: 4_000 });
+    }
+    scenario.run(3_000);
+    scenario.expect("running", scenario.running(), 8);
+    scenario.run(20_000);
+    scenario.expect("running later", scenario.running(), 8);
+    scenario.expect("doubles", scenario.0.stats.doubles, 0);
+    scenario.expect("endpoints", scenario.endpoints("web"), (8, 0));
+    scenario.expect("wrong", unhealed(&scenario.0), None);
+}
+
+#[test]
+fn a_rack_that_dies_is_held_by_the_brake_then_replaced_host_by_host() {
+    let options = Options {
+        hosts: 9,
+        ..Options::calm()
+    };
+    // Hosts 1, 4, 7 are a rack; host 1 votes, host 0 leads.
+    let mut scenario = Scenario::new(1, options).submit(1_000, "web", 9);
+    for host in [1, 4, 7] {
+        let whom = Whom::Host(host);
+        let (whole, down_ms) = (true, 300_000);
+        scenario = scenario.at(
+            10_000,
+            Action::Crash {
+                whom,
+                whole,
+                down_ms,
+            },
+        );
+    }
+    scenario.run(9_000);
+    scenario.expect("running before", scenario.running(), 9);
+    scenario.run(70_000);
+    scenario.expect("brakes", scenario.0.stats.brakes, 1);
+    scenario.expect("running while held", scenario.running(), 6);
+    scenario.expect("endpoints while held", scenario.endpoints("web"), (6, 3));
+    scenario.run(76_000);
+    scenario.expect("running after a first release", scenario.running(), 7);
+    scenario.run(86_000);
+    scenario.expect("running after a second", scenario.running(), 8);
+    scenario.run(96_000);
+    scenario.expect("running after the last", scenario.running(), 9);
+    scenario.expect(
+        "endpoints after the last",
+        scenario.endpoints("web"),
+        (9, 0),
+    );
+}
+
+#[test]
+fn a_new_leader_waits_for_a_host_that_is_slow_to_report() {
+    let options = Options {
+        hosts: 6,
+        ..Options::calm()
+    };
+    // Host 5 is stopped for less than what makes it dead; host 0 leads and is
+    // stopped for long enough to lose its office.
+    let slow = Action::Pause {
+        whom: Whom::Host(5),
+        ms: 3_500,
+    };
+    let deposed = Action::Pause {
+        whom: Whom::Leader,
+        ms: 1_000,
+    };
+    let mut scenario = Scenario::new(1, options)
+        .submit(1_000, "web", 12)
+        .at(8_000, slow)
+        .at(8_000, deposed);
+    scenario.run(7_900);
+    let awards = scenario.0.stats.awards;
+    scenario.expect("awards", awards, 12);
+    scenario.run(20_000);
+    scenario.expect("reigns", scenario.0.stats.reigns, 2);
+    scenario.expect("awards", scenario.0.stats.awards, awards);
+    scenario.expect("wrong", unhealed(&scenario.0), None);
+}
+
+/// The first violation among so many worlds with something broken.
+fn violations(broken: Broken, seeds: u64) -> Vec<Violation> {
+    (0..seeds)
+        .filter_map(|seed| {
+            let options = Options {
+                broken: Some(broken),
+                ..Options::drawn(seed)
+            };
+            sim::run(seed, &options).err()
+        })
+        .map(|failure| {
+            assert!(!failure.trace.is_empty(), "a failure tells its story");
+            failure.violation
+        })
+        .collect()
+}
+
+fn assert_noticed(found: &[Violation], invariant: &str) {
+    let noticed = found.iter().any(|v| v.invariant == invariant);
+    assert!(noticed, "\"{invariant}\" did not notice; found: {found:?}");
+}
+
+#[test]
+fn a_host_without_a_fence_is_noticed() {
+    let found: Vec<Violation> = (0..60)
+        .filter_map(|offset_ms| {
+            let mut scenario = cut_off_while_placing(offset_ms, Some(Broken::IgnoresFence));
+            scenario.0.run_until(16_000).err()
+        })
+        .collect();
+    assert_noticed(&found, "the fence");
+}
+
+#[test]
+fn a_scheduler_that_acts_without_a_quorum_is_noticed() {
+    let found = violations(Broken::ActsWithoutQuorum, 20);
+    assert_noticed(&found, "no quorum, no word");
+}
+
+#[test]
+fn a_scheduler_that_is_told_nothing_is_noticed() {
+    let found = violations(Broken::HidesInventories, 10);
+    assert_noticed(&found, "no slot twice for lack of asking");
+}
+
+#[test]
+fn what_does_not_heal_is_noticed() {
+    let found = violations(Broken::DropsStops, 3);
+    assert_noticed(&found, "all heals");
+}
