@@ -6,6 +6,7 @@
 //! socket, no file, no randomness, no unordered map. Evaluating spec files is
 //! the work of `potluck-starlark`; running jobs is that of `potluck-node`.
 
+pub mod cause;
 pub mod codec;
 pub mod generation;
 pub mod ids;

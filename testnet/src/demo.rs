@@ -4,7 +4,7 @@
 use crate::{
     client::Client,
     net::{RunningTestnet, Testnet, TestnetOptions},
-    wait::until,
+    wait::{end_waits_on_interrupt, until},
 };
 use serde_json::Value;
 use std::{
@@ -27,6 +27,7 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 /// The step that failed.
 pub fn run() -> Outcome<()> {
     let started = Instant::now();
+    end_waits_on_interrupt();
     let root = std::env::temp_dir().join(format!("potluck-demo-{}", std::process::id()));
     say(
         1,
@@ -39,7 +40,6 @@ pub fn run() -> Outcome<()> {
     let spec = spec()?;
     let running = RunningTestnet::up(&options)?;
     let net: &Testnet = &running;
-    show_isolation(net)?;
     let leader = net.leader()?;
     told(&format!(
         "up after {}; {leader} is the scheduler",
@@ -48,6 +48,7 @@ pub fn run() -> Outcome<()> {
     let submitter = other_than(net, &[&leader])?;
     submit(net, &submitter, &leader, &spec)?;
     let tasks = show_tasks(net, &submitter)?;
+    show_isolation(net, &tasks[0].node)?;
     show_bytes(net, &tasks)?;
     show_service(net, &tasks)?;
     follow_logs(net, &tasks)?;
@@ -85,8 +86,9 @@ fn spec() -> Outcome<PathBuf> {
     found.ok_or_else(|| "specs/examples/hello.star is not above this program".into())
 }
 
-fn show_isolation(net: &Testnet) -> Outcome<()> {
-    let info = net.client(&net.names()[0]).json(&["info"])?;
+/// What can't be had is known once a task has been started.
+fn show_isolation(net: &Testnet, node: &str) -> Outcome<()> {
+    let info = net.client(node).json(&["info"])?;
     let warnings = info["warnings"].as_array().cloned().unwrap_or_default();
     for warning in warnings {
         told(&format!(

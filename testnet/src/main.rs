@@ -1,6 +1,7 @@
 //! The program `potluck-testnet`, reached as `potluck testnet`.
 
 use clap::{Parser, Subcommand};
+use potluck_specs::cause::chain;
 use potluck_testnet::{
     bench, demo,
     net::{NetError, Testnet, TestnetOptions},
@@ -92,16 +93,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }
 
 fn run(cli: &Cli) -> Result<(), Box<dyn Error>> {

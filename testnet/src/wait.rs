@@ -1,7 +1,9 @@
 //! Waiting for conditions, never for time.
 
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use std::{
     fmt,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -18,6 +20,30 @@ pub struct TimedOut {
     pub limit: Duration,
     /// What the last look saw.
     pub last: String,
+}
+
+/// A person pressed Ctrl-C: waits end, so that what they guard is tidied up.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn interrupt(_signal: i32) {
+    INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
+/// From now on Ctrl-C ends waits instead of the process.
+pub fn end_waits_on_interrupt() {
+    let action = SigAction::new(
+        SigHandler::Handler(interrupt),
+        SaFlags::empty(),
+        SigSet::empty(),
+    );
+    // SAFETY: the handler only stores to an atomic.
+    let installed = unsafe { sigaction(Signal::SIGINT, &action) };
+    installed.expect("SIGINT can be handled");
+}
+
+/// Waits work again: for tidying up after an interrupt.
+pub fn forget_interrupt() {
+    INTERRUPTED.store(false, Ordering::Relaxed);
 }
 
 /// Looks until the look gives a value; a failed look says what it saw.
@@ -37,7 +63,7 @@ pub fn until<T, E: fmt::Display>(
     loop {
         match look() {
             Ok(value) => return Ok(value),
-            Err(seen) if start.elapsed() >= limit => {
+            Err(seen) if start.elapsed() >= limit || INTERRUPTED.load(Ordering::Relaxed) => {
                 return Err(TimedOut {
                     what: what.into(),
                     limit,

@@ -32,7 +32,7 @@ use nix::{
     time::{ClockId as Clock, clock_gettime},
     unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid},
 };
-use potluck_specs::Millis;
+use potluck_specs::{Millis, cause::chain};
 use std::{
     fs::{self, File},
     io::{self, IoSliceMut, Read, Write},
@@ -590,18 +590,6 @@ fn missing_part(part: Part, errno: i32) -> MissingIsolation {
         kind: part.name().into(),
         why: Errno::from_raw(errno).desc().into(),
     }
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// Time since boot, suspended time included: what leases are measured in.

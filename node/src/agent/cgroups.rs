@@ -20,7 +20,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use potluck_specs::job::Resources;
+use potluck_specs::{cause::root, job::Resources};
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -153,7 +153,7 @@ impl Cgroups {
         {
             return Err(absent());
         }
-        group.create().map_err(|error| chain(&error))?;
+        group.create().map_err(|error| root(&error))?;
         let subsystem = group.subsystems().first().ok_or_else(absent)?;
         let folder = subsystem.to_controller().path().to_path_buf();
         let (file, wanted) = match subsystem {
@@ -182,7 +182,7 @@ impl Cgroups {
             return Ok((file, None));
         }
         let bytes = i64::try_from(need.memory_bytes).unwrap_or(i64::MAX);
-        memory.set_limit(bytes).map_err(|error| chain(&error))?;
+        memory.set_limit(bytes).map_err(|error| root(&error))?;
         Ok((file, Some(need.memory_bytes)))
     }
 
@@ -195,7 +195,7 @@ impl Cgroups {
             true => ("cpu.weight", 1 + (shares - 2) * 9_999 / 262_142),
             false => ("cpu.shares", shares),
         };
-        cpu.set_shares(value).map_err(|error| chain(&error))?;
+        cpu.set_shares(value).map_err(|error| root(&error))?;
         Ok((file, Some(value)))
     }
 
@@ -292,7 +292,7 @@ type Limit = Result<(&'static str, Option<u64>), String>;
 
 fn limit_pids(pids: &PidController) -> Limit {
     pids.set_pid_max(MaxValue::Value(PIDS_MAX))
-        .map_err(|error| chain(&error))?;
+        .map_err(|error| root(&error))?;
     Ok(("pids.max", Some(PIDS_MAX as u64)))
 }
 
@@ -305,17 +305,6 @@ fn close(found: u64, wanted: u64) -> bool {
         0
     };
     found.abs_diff(wanted) <= slack
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// `/sys/fs/cgroup` on a v2 host; wherever the tree is on a hybrid one.

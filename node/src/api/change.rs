@@ -192,3 +192,142 @@ fn check_right(author: &UserCertificate, change: &Change) -> Result<(), ChangeEr
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use potluck_specs::trust::{IssuerCertificate, IssuerKind, PublicKey, Role};
+    use proptest::prelude::*;
+
+    const NOW: Millis = Millis(1_800_000_000_000);
+
+    struct Person {
+        fleet: FleetId,
+        key: SecretKey,
+        credential: UserCredential,
+    }
+
+    fn person(roles: Vec<Role>) -> Person {
+        let [root, issuer, key] = [1, 2, 3].map(|k| SecretKey::from_seed([k; 32]));
+        let fleet = root.public().fleet();
+        let certified = IssuerCertificate {
+            fleet,
+            kind: IssuerKind::People,
+            key: issuer.public(),
+        };
+        let issuer_certificate = Signed::new(&root, Context::Issuer, codec::encode(&certified));
+        let certificate = UserCertificate {
+            fleet,
+            user: "ann".into(),
+            key: key.public(),
+            roles,
+            not_before: Millis(0),
+            not_after: NOW + Millis::DAY,
+        };
+        let credential =
+            UserCredential::issue(root.public(), issuer_certificate, &issuer, &certificate);
+        Person {
+            fleet,
+            key,
+            credential,
+        }
+    }
+
+    fn signed(person: &Person, change: Change, made: Millis) -> SignedChange {
+        let request = ChangeRequest {
+            id: ChangeId([7; 16]),
+            fleet: person.fleet,
+            cluster: "main".into(),
+            made,
+            change,
+        };
+        SignedChange::new(&person.key, person.credential.clone(), &request)
+    }
+
+    fn stop(namespace: &str) -> Change {
+        let (namespace, name) = (namespace.into(), "web".into());
+        Change::StopJob {
+            job: JobName { namespace, name },
+        }
+    }
+
+    fn drain() -> Change {
+        Change::Drain {
+            node: NodeId([9; 32]),
+            draining: true,
+        }
+    }
+
+    #[test]
+    fn rights_are_by_role_and_namespace() {
+        let team = || Role::Deployer {
+            namespaces: vec!["team".into()],
+        };
+        let table = [
+            (Role::Admin, true, true, true),
+            (Role::Operator, false, false, true),
+            (Role::Viewer, false, false, false),
+            (team(), true, false, false),
+        ];
+        for (role, may_team, may_other, may_drain) in table {
+            let ann = person(vec![role.clone()]);
+            let may = |change| {
+                signed(&ann, change, NOW)
+                    .verify(ann.fleet, "main", NOW)
+                    .is_ok()
+            };
+            assert_eq!(may(stop("team")), may_team, "{role:?}");
+            assert_eq!(may(stop("other")), may_other, "{role:?}");
+            assert_eq!(may(drain()), may_drain, "{role:?}");
+        }
+    }
+
+    #[test]
+    fn a_change_is_for_one_cluster_and_one_time() {
+        let ann = person(vec![Role::Admin]);
+        let change = signed(&ann, drain(), NOW);
+        assert!(
+            change
+                .verify(ann.fleet, "main", NOW + CHANGE_AGE_MAX)
+                .is_ok()
+        );
+        let late = change.verify(ann.fleet, "main", NOW + CHANGE_AGE_MAX + Millis(1));
+        assert!(
+            matches!(late, Err(ChangeError::WrongTime { .. })),
+            "{late:?}"
+        );
+        let other = change.verify(ann.fleet, "other", NOW);
+        assert!(
+            matches!(other, Err(ChangeError::Elsewhere { .. })),
+            "{other:?}"
+        );
+        let fleet = PublicKey([5; 32]).fleet();
+        let foreign = change.verify(fleet, "main", NOW);
+        assert!(
+            matches!(foreign, Err(ChangeError::Author(_))),
+            "{foreign:?}"
+        );
+    }
+
+    #[test]
+    fn no_bit_of_a_change_can_be_altered() {
+        let ann = person(vec![Role::Admin]);
+        let change = signed(&ann, drain(), NOW);
+        for bit in 0..change.request.bytes.len() * 8 {
+            let mut altered = change.clone();
+            altered.request.bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(altered.verify(ann.fleet, "main", NOW).is_err(), "bit {bit}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_are_no_change(bytes in prop::collection::vec(any::<u8>(), 0..2_048)) {
+            let ann = person(vec![Role::Admin]);
+            let request = Signed::new(&ann.key, Context::Change, bytes.clone());
+            let change = SignedChange { request, author: ann.credential.clone() };
+            prop_assert!(change.verify(ann.fleet, "main", NOW).is_err());
+            prop_assert!(codec::decode::<SignedChange>("change", &bytes, CHANGE_BYTES_MAX).is_err());
+        }
+    }
+}

@@ -105,4 +105,23 @@ mod tests {
             Err(FrameError::Closed)
         ));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_bytes_end_in_bounded_time(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..4_096),
+            length in 0_u32..8_192,
+        ) {
+            use crate::api::protocol::{ApiRequest, Hello};
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let framed = [&length.to_be_bytes()[..], &bytes].concat();
+            // Whatever comes of it, it comes without a panic and without more
+            // memory than has arrived.
+            let mut stream = &framed[..];
+            let _ = runtime.block_on(read::<ApiRequest>(&mut stream));
+            let mut stream = &framed[..];
+            let hello = runtime.block_on(read::<Hello>(&mut stream));
+            proptest::prop_assert!(hello.is_err());
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The arguments as people write them, and nothing else: what they mean is
 //! decided in the commands.
 
+use super::connect::parse_address;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use potluck_specs::{JobName, SlotId};
 use std::{net::SocketAddr, path::PathBuf};
@@ -158,7 +159,7 @@ pub(super) struct InitArgs {
 #[derive(Debug, Args)]
 pub(super) struct NodeArgs {
     /// Address of any member, for the first start on this host.
-    #[arg(long, value_name = "ADDRESS", requires = "token")]
+    #[arg(long, value_name = "ADDRESS", requires = "token", value_parser = parse_address)]
     pub join: Option<SocketAddr>,
     /// Token from `potluck token create`.
     #[arg(long, env = "POTLUCK_TOKEN", hide_env_values = true)]
@@ -170,10 +171,11 @@ pub(super) struct NodeArgs {
     #[arg(long)]
     pub name: Option<String>,
     /// Address to listen on, for TCP and for gossip's UDP.
-    #[arg(long, default_value = "0.0.0.0:7400", value_name = "ADDRESS")]
+    #[arg(long, default_value = "0.0.0.0:7400", value_name = "ADDRESS", value_parser = parse_address)]
     pub listen: SocketAddr,
-    /// Address that others reach this host at (default: the one listened on).
-    #[arg(long, value_name = "ADDRESS")]
+    /// Address that others reach this host at (default: the one listened on,
+    /// or that of the host's first interface).
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
     pub advertise: Option<SocketAddr>,
     /// Thousandths of a core for tasks (default: all of the host's).
     #[arg(long, value_name = "MILLIS")]

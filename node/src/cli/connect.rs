@@ -40,6 +40,8 @@ enum Target {
 pub(super) struct Session {
     /// The person.
     pub profile: Profile,
+    /// The node is asked through its socket, so it runs on this host.
+    pub(super) is_local: bool,
     /// The session.
     pub client: Client,
     // Keeps the swarm of a remote session alive.
@@ -49,7 +51,8 @@ pub(super) struct Session {
 /// The data folder that `--data` names, or this host's.
 pub(super) fn data_folder(global: &Global) -> PathBuf {
     match &global.data {
-        Some(data) => data.clone(),
+        // Tasks run elsewhere than this process: they need whole paths.
+        Some(data) => std::path::absolute(data).unwrap_or_else(|_| data.clone()),
         None if nix::unistd::geteuid().is_root() => "/var/lib/potluck".into(),
         None => home().join(".local/share/potluck"),
     }
@@ -80,6 +83,7 @@ pub(super) async fn connect(global: &Global) -> Result<Session, ApiError> {
             Ok((client, network)) => {
                 return Ok(Session {
                     profile,
+                    is_local: network.is_none(),
                     client,
                     _network: network,
                 });
@@ -104,6 +108,19 @@ fn load_profile(global: &Global) -> Result<Profile, ApiError> {
     })
 }
 
+/// Reads HOST:PORT or IP:PORT; a host's first address counts.
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    use std::net::ToSocketAddrs;
+    let found = text.to_socket_addrs();
+    found
+        .map_err(|error| error.to_string())?
+        .next()
+        .ok_or_else(|| "the host has no address".into())
+}
+
 fn targets(global: &Global, profile: &Profile) -> Result<Vec<Target>, ApiError> {
     if let Some(node) = &global.node {
         return Ok(vec![parse_target(node)?]);
@@ -122,12 +139,12 @@ fn parse_target(text: &str) -> Result<Target, ApiError> {
     if text.contains('/') {
         return Ok(Target::Socket(text.into()));
     }
-    text.parse().map(Target::Remote).map_err(|_| {
+    parse_address(text).map(Target::Remote).map_err(|_| {
         ApiError::new(
             ErrorCode::BadRequest,
             format!("{text:?} is not a node's address"),
         )
-        .hint("write IP:PORT, such as 127.0.1.1:7400, or the path of a node's api.sock")
+        .hint("write HOST:PORT, such as 127.0.1.1:7400, or the path of a node's api.sock")
     })
 }
 

@@ -1,6 +1,7 @@
 //! The one place that turns outcomes into exit codes and errors into words.
 
 use crate::api::error::{ApiError, ErrorCode};
+pub use potluck_specs::cause::chain;
 use std::process::ExitCode;
 
 /// Exit code of an error.
@@ -23,18 +24,6 @@ pub(super) fn fail(error: &ApiError) -> ExitCode {
         eprintln!("\nhint: {hint}");
     }
     ExitCode::from(code(error))
-}
-
-/// An error of ours with all its causes in one line, for people.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

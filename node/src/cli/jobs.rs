@@ -141,7 +141,7 @@ fn task_row(task: &TaskStatus) -> [String; 8] {
         ports.join(","),
         task.waits_for
             .clone()
-            .or_else(|| task.last_end.clone())
+            .or_else(|| task.last_end.clone().filter(|_| !task.healthy))
             .unwrap_or_default(),
     ]
 }

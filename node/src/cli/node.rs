@@ -10,8 +10,11 @@ use crate::{
     api::error::{ApiError, ErrorCode},
     runtime::{JoinWish, Node, NodeSettings, StartError},
 };
+use nix::net::if_::InterfaceFlags;
 use potluck_specs::{Millis, job::Resources};
-use std::{ops::RangeInclusive, process::ExitCode, time::Duration};
+use std::{
+    io::IsTerminal, net::SocketAddr, ops::RangeInclusive, process::ExitCode, time::Duration,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Memory of the host that is not offered to tasks by default: the agent, the
@@ -38,6 +41,7 @@ fn start_logging() {
     // A second subscriber can only be there in a test.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .try_init();
 }
@@ -77,7 +81,7 @@ fn resolve(args: NodeArgs, global: &Global) -> Result<NodeSettings, ApiError> {
         }),
         _ => None,
     };
-    let advertise = args.advertise.unwrap_or(args.listen);
+    let advertise = args.advertise.unwrap_or_else(|| reachable(args.listen));
     if advertise.ip().is_unspecified() {
         return Err(bad(format!(
             "{advertise} is no address that others can reach this host at"
@@ -103,6 +107,22 @@ fn resolve(args: NodeArgs, global: &Global) -> Result<NodeSettings, ApiError> {
         agent_lease: Millis(args.agent_lease * 1_000),
         replace_voter_after: Duration::from_secs(args.replace_voter_after),
     })
+}
+
+/// An address of this host for one that listens on all of them.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    if !listen.ip().is_unspecified() {
+        return listen;
+    }
+    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let addresses = interfaces
+        .filter(|interface| interface.flags.contains(InterfaceFlags::IFF_UP))
+        .filter_map(|interface| Some(interface.address?.as_sockaddr_in()?.ip()));
+    addresses
+        .filter(|ip| !ip.is_loopback() && !ip.is_link_local())
+        .map(|ip| SocketAddr::from((ip, listen.port())))
+        .next()
+        .unwrap_or(listen)
 }
 
 fn parse_ports(text: &str) -> Option<RangeInclusive<u16>> {

@@ -143,6 +143,14 @@ pub(super) async fn drain(
 pub(super) async fn leave(wait: u64, global: &Global) -> Result<ExitCode, ApiError> {
     let mut session = connect(global).await?;
     let info = session.info().await?;
+    if !session.is_local {
+        let message = format!(
+            "{} is asked over the network, and can't be stopped from here",
+            info.name
+        );
+        return Err(ApiError::new(ErrorCode::BadRequest, message)
+            .hint("run leave on the node's own host; to empty it from here use potluck drain"));
+    }
     let bar = output::spinner(&format!("draining {}", info.name));
     session
         .change(

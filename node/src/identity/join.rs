@@ -231,6 +231,12 @@ impl JoinReply {
 /// Why no answer came.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
+    /// Somebody of another fleet is there. Nothing was sent.
+    #[error("{address} is a node of another fleet")]
+    OtherFleet {
+        /// Where.
+        address: SocketAddr,
+    },
     /// Nobody there.
     #[error("can't connect to {address}")]
     Connect {
@@ -357,7 +363,7 @@ impl JoinError {
     /// Is it worth asking again, or another member?
     pub fn is_temporary(&self) -> bool {
         match self {
-            JoinError::Transport(_) => true,
+            JoinError::Transport(error) => !matches!(error, TransportError::OtherFleet { .. }),
             JoinError::Refused { code, .. } => *code == RefusalCode::NoLeader,
             _ => false,
         }
@@ -376,7 +382,8 @@ impl JoinError {
                 RefusalCode::NoLeader => Some("the cluster has no scheduler now; try again"),
                 _ => None,
             },
-            JoinError::NotTheFleet { .. } => {
+            JoinError::NotTheFleet { .. }
+            | JoinError::Transport(TransportError::OtherFleet { .. }) => {
                 Some("check the address, and that the token is of this cluster")
             }
             _ => None,

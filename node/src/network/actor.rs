@@ -495,7 +495,7 @@ impl Actor {
                 }
             }
             Err(error) => {
-                let _ = answer.send(Err(LinkError::Unreachable(describe(&error))));
+                let _ = answer.send(Err(dial_error(&error)));
             }
         }
     }
@@ -674,7 +674,7 @@ impl Actor {
     fn on_dial_failed(&mut self, connection: ConnectionId, error: &SwarmDialError) {
         self.joins.remove(&connection);
         if let Some(dial) = self.dials.remove(&connection) {
-            let error = LinkError::Unreachable(describe(error));
+            let error = dial_error(error);
             let _ = dial.answer.send(Err(error));
         }
         if let Some((node, lane)) = self.dialling.remove(&connection)
@@ -856,12 +856,12 @@ impl Actor {
 fn link_error(node: NodeId, error: &SwarmDialError) -> LinkError {
     match error {
         SwarmDialError::NoAddresses => LinkError::NoAddress(node),
-        error => LinkError::Unreachable(describe(error)),
+        error => dial_error(error),
     }
 }
 
-/// libp2p's own text repeats its causes or hides them.
-fn describe(error: &SwarmDialError) -> String {
+/// Why a dial failed.
+fn dial_error(error: &SwarmDialError) -> LinkError {
     match error {
         // What Noise says when the prologues, our fleet ids, differ.
         SwarmDialError::Transport(attempts)
@@ -869,15 +869,24 @@ fn describe(error: &SwarmDialError) -> String {
                 .iter()
                 .all(|(_, error)| innermost(error) == "decrypt error") =>
         {
-            "the handshake failed: it is of another fleet".into()
+            LinkError::OtherFleet
         }
+        error => LinkError::Unreachable(describe(error)),
+    }
+}
+
+/// libp2p's own text repeats its causes or hides them.
+fn describe(error: &SwarmDialError) -> String {
+    match error {
         SwarmDialError::Transport(attempts) => {
             let each = attempts.iter().map(|(address, error)| {
                 let address = peer::socket_address(address)
                     .map_or_else(|| address.to_string(), |address| address.to_string());
                 format!("{address}: {}", innermost(error))
             });
-            each.collect::<Vec<_>>().join(", ")
+            // Two attempts at one address fail alike.
+            let each: std::collections::BTreeSet<String> = each.collect();
+            each.into_iter().collect::<Vec<_>>().join(", ")
         }
         SwarmDialError::WrongPeerId { address, .. } => {
             format!("another node answers at {address}")

@@ -91,6 +91,9 @@ pub enum LinkError {
     /// It could not be dialled.
     #[error("the peer cannot be reached: {0}")]
     Unreachable(String),
+    /// The handshake failed as it does when the fleets differ.
+    #[error("the handshake failed: the peer is of another fleet")]
+    OtherFleet,
     /// The peer does not admit us.
     #[error("the peer refuses us")]
     NotAdmitted(#[source] Refusal),

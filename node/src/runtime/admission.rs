@@ -289,7 +289,7 @@ async fn renew(
     let credential = issuer.renew(&certificate, now, serial);
     let command = Command::RenewCertificate {
         node: from,
-        credential: Box::new(credential.clone()),
+        credential: Box::new(credential),
         serial,
     };
     match shared
@@ -298,7 +298,7 @@ async fn renew(
         .await
         .map(|applied| applied.reply)
     {
-        Ok(Reply::Done) => admitted(shared, credential),
+        Ok(Reply::Admitted { credential }) => admitted(shared, *credential),
         Ok(other) => refuse(RefusalCode::Other, format!("{other:?}")),
         Err(error) => refuse(RefusalCode::NoLeader, chain(&error)),
     }

@@ -105,6 +105,10 @@ async fn simple(
     };
     match propose(shared, command).await? {
         Reply::Done => Ok(changed),
+        // The repeat of a removal whose answer was lost.
+        Reply::Refused {
+            why: Refused::NotAMember { .. },
+        } if changed == Changed::Removed => Ok(changed),
         Reply::Refused { why } => Err(refused(&why)),
         other => Err(unexpected(&other)),
     }

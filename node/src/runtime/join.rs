@@ -7,7 +7,7 @@ use crate::{
         self, Admission, ClusterFile, DataFolder, JoinError, JoinReply, JoinRequest, JoinTransport,
         Joiner, TransportError,
     },
-    network::{self, Credential, Network, NetworkConfig},
+    network::{self, Credential, ExchangeError, LinkError, Network, NetworkConfig},
 };
 use async_trait::async_trait;
 use potluck_specs::{FleetId, Millis, NodeId, NodeName, Topology, trust::SecretKey};
@@ -45,9 +45,12 @@ impl JoinTransport for Door<'_> {
             .0
             .join_exchange(address, request.encode(), EXCHANGE_WAIT)
             .await;
-        let (node, bytes) = answered.map_err(|error| TransportError::Connect {
-            address,
-            source: Box::new(error),
+        let (node, bytes) = answered.map_err(|error| match error {
+            ExchangeError::Link(LinkError::OtherFleet) => TransportError::OtherFleet { address },
+            error => TransportError::Connect {
+                address,
+                source: Box::new(error),
+            },
         })?;
         if peer.is_some_and(|peer| peer != node) {
             return Err(TransportError::OtherPeer { address });

@@ -103,6 +103,12 @@ impl Directory {
         }
     }
 
+    /// The node that greeted this one no longer answers.
+    pub(super) fn lost(&self, leader: NodeId) {
+        let mut inner = self.lock();
+        inner.greeted = inner.greeted.filter(|(_, node)| *node != leader);
+    }
+
     /// The hint of another member about who leads, under no authority of its
     /// own: it only fills a gap.
     pub(super) fn hint_leader(&self, leader: NodeId) {

@@ -248,7 +248,10 @@ pub(super) async fn ask_leader(
             Err(error) => {
                 let name = shared.directory.name(leader);
                 let message = format!("the scheduler on {name} does not answer: {}", chain(&error));
-                return Err(ApiError::new(ErrorCode::Unavailable, message));
+                return Err(ApiError::new(ErrorCode::Unavailable, message).hint(
+                    "another is elected within seconds while most voters are up; \
+                     see potluck info and potluck nodes",
+                ));
             }
         }
     }

@@ -117,10 +117,11 @@ impl Packages {
     /// # Errors
     /// Why it can't be had, for people.
     pub(super) async fn hold(&self, id: PackageId, holders: Vec<NodeId>) -> Result<(), String> {
-        if self.store.complete(id) {
-            return Ok(());
-        }
-        let peers = self.peers(id, holders).await;
+        // What is whole already is made durable all the same: an upload is not.
+        let peers = match self.store.complete(id) {
+            true => Vec::new(),
+            false => self.peers(id, holders).await,
+        };
         self.swarm
             .hold(id, peers)
             .await

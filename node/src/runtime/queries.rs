@@ -93,15 +93,22 @@ fn node_status(
         node: member.node,
         name: member.name.0.clone(),
         topology: member.topology.clone(),
-        state: host
-            .map_or("unknown", |host| session_name(host.session))
-            .into(),
+        state: host.map_or_else(|| "unknown".into(), host_state),
         draining: member.draining,
         role: role.map(str::to_owned),
         address: member.addresses.first().and_then(|text| text.parse().ok()),
         free: heard.map(|host| host.free),
         total: heard.map(|host| host.total).or(member.capacity),
         tasks: host.map_or(0, |host| host.slots),
+    }
+}
+
+/// The session, and whether the brake keeps the host's slots from being moved.
+fn host_state(host: &HostView) -> String {
+    let name = session_name(host.session);
+    match host.braked {
+        true => format!("{name}, held: many hosts are silent at once"),
+        false => name.into(),
     }
 }
 

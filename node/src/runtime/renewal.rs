@@ -9,8 +9,8 @@ use crate::{
     network::Credential,
 };
 use potluck_core::cluster::Cluster;
-use potluck_gossip::Capacity;
-use potluck_specs::Millis;
+use potluck_gossip::{Capacity, Member};
+use potluck_specs::{Millis, NodeId};
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
@@ -108,17 +108,10 @@ fn remember_members(shared: &Shared, folder: &DataFolder, told: &mut BTreeSet<So
     let Ok(Some(file)) = folder.cluster() else {
         return;
     };
-    let fresh = members
-        .iter()
-        .filter(|m| m.alive && m.node != shared.me.node);
-    let list = fresh
-        .take(MEMBERS_MAX)
-        .map(|member| KnownMember {
-            node: member.node,
-            network: member.record.network.clone(),
-            gossip: Some(member.record.gossip),
-        })
-        .collect();
+    let list = union(&members, &file.members, shared.me.node);
+    if list.is_empty() {
+        return;
+    }
     let epoch = shared
         .control
         .read(Cluster::authority)
@@ -134,6 +127,28 @@ fn remember_members(shared: &Shared, folder: &DataFolder, told: &mut BTreeSet<So
             tracing::warn!(error = %chain(&error), "the list of members was not written");
         }
     }
+}
+
+/// Those who are alive now, then those who were known before: a host that is
+/// away may be the only one to come back.
+fn union(members: &[Member], before: &[KnownMember], me: NodeId) -> Vec<KnownMember> {
+    let alive = members.iter().filter(|m| m.alive && m.node != me);
+    let mut list: Vec<KnownMember> = alive
+        .map(|member| KnownMember {
+            node: member.node,
+            network: member.record.network.clone(),
+            gossip: Some(member.record.gossip),
+        })
+        .collect();
+    let fresh: BTreeSet<NodeId> = list.iter().map(|member| member.node).collect();
+    list.extend(
+        before
+            .iter()
+            .filter(|old| !fresh.contains(&old.node) && old.node != me)
+            .cloned(),
+    );
+    list.truncate(MEMBERS_MAX);
+    list
 }
 
 async fn renew(shared: &Arc<Shared>, folder: &DataFolder) {

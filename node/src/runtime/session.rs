@@ -75,6 +75,7 @@ async fn beat(shared: &Arc<Shared>, introduced_to: &mut Option<NodeId>) -> bool 
         Ok(_) => false,
         Err(error) => {
             tracing::debug!(leader = %leader, error = %error, "heartbeat was not answered");
+            shared.directory.lost(leader);
             false
         }
     }

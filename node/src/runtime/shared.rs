@@ -6,14 +6,19 @@ use super::{
 };
 use crate::{
     agent::Agent,
+    clock,
     control::ControlGroup,
     network::{Network, RequestError},
     wire::{Introduction, Request, Response},
 };
 use potluck_core::cluster::Cluster;
 use potluck_gossip::Gossip;
-use potluck_specs::{FleetId, NodeId, Topology, trust::SecretKey};
+use potluck_specs::{FleetId, Millis, NodeId, Topology, trust::SecretKey};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+/// How long a follower takes a silent leader for one: several elections would
+/// have been over by then.
+const LEADER_SILENCE: Millis = Millis(2_000);
 
 /// Who this node is.
 #[derive(Clone, Debug)]
@@ -81,12 +86,13 @@ impl Shared {
     }
 
     /// The node that leads, as far as anybody here knows: by the control
-    /// group, or by who greeted this node last.
+    /// group, while its leader is heard, or by who greeted this node last.
     pub(super) fn leader(&self) -> Option<NodeId> {
-        self.control
-            .leadership()
-            .borrow()
-            .leader
+        let heard = self.control.last_leader_contact();
+        let is_heard = heard.is_some_and(|at| clock::boot_now().since(at) < LEADER_SILENCE);
+        let led_by = self.control.leadership().borrow().leader;
+        led_by
+            .filter(|_| is_heard)
             .or_else(|| self.directory.greeted_by())
     }
 

@@ -30,11 +30,12 @@ use potluck_core::{
 };
 use potluck_gossip::{Gossip, GossipConfig, GossipError};
 use potluck_specs::{
-    Millis,
+    Millis, NodeId,
     job::SignedJob,
     trust::{GRACE_WITHOUT_LEADER, NodeCertificate, NodeCredential, SecretKey},
 };
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     path::PathBuf,
     sync::{
@@ -48,6 +49,9 @@ use tokio_util::sync::CancellationToken;
 
 /// How long actors may take to end when the node stops.
 const STOP_WAIT: Duration = Duration::from_secs(5);
+
+/// Addresses that gossip asks first; any one of them that lives is enough.
+const SEEDS_MAX: usize = 200;
 
 /// Services whose endpoints wait to be published.
 const PUBLICATIONS_QUEUED_MAX: usize = 1_024;
@@ -175,7 +179,11 @@ impl Node {
             agent_token.clone(),
         )
         .await?;
-        let gossip = start_gossip(&settings, &admitted, boot_epoch)?;
+        let logged = logged_members(&control, me);
+        for (node, addresses) in &logged {
+            network.learn(*node, addresses.clone());
+        }
+        let gossip = start_gossip(&settings, &admitted, boot_epoch, &logged)?;
         let (scheduling, driver) = scheduling::channel();
         let discovery = Discovery::new(&admitted.certificate, network.clone(), me);
         let shared = Arc::new(Shared {
@@ -407,18 +415,35 @@ async fn start_control(
     Ok(group)
 }
 
+/// Where the log says that the other members are: after a restart of every
+/// host somebody must know.
+fn logged_members(control: &ControlGroup<Cluster>, me: NodeId) -> Vec<(NodeId, Vec<SocketAddr>)> {
+    control.read(|state: &Cluster| {
+        let others = state.members().values().filter(|member| member.node != me);
+        others
+            .map(|member| {
+                let parsed = member.addresses.iter().filter_map(|text| text.parse().ok());
+                (member.node, parsed.collect())
+            })
+            .collect()
+    })
+}
+
 fn start_gossip(
     settings: &NodeSettings,
     admitted: &Admitted,
     boot_epoch: u64,
+    logged: &[(NodeId, Vec<SocketAddr>)],
 ) -> Result<Gossip, GossipError> {
-    let seeds: Vec<SocketAddr> = admitted
+    let told = admitted
         .cluster
         .members
         .iter()
         .filter(|member| member.node != admitted.key.node())
-        .filter_map(|member| member.gossip.or_else(|| member.network.first().copied()))
-        .collect();
+        .filter_map(|member| member.gossip.or_else(|| member.network.first().copied()));
+    let mut seeds: BTreeSet<SocketAddr> = told.collect();
+    seeds.extend(logged.iter().flat_map(|(_, addresses)| addresses));
+    let seeds: Vec<SocketAddr> = seeds.into_iter().take(SEEDS_MAX).collect();
     potluck_gossip::start(GossipConfig {
         fleet: admitted.cluster.fleet,
         cluster: admitted.cluster.cluster.clone(),

@@ -1,6 +1,8 @@
 //! A testnet with an owner: down it goes when its owner is dropped, also when
 //! that is an error's or a panic's doing.
 
+use crate::wait::forget_interrupt;
+
 use super::testnet::{NetError, Testnet, TestnetOptions};
 use std::ops::Deref;
 
@@ -36,6 +38,7 @@ impl Deref for RunningTestnet {
 
 impl Drop for RunningTestnet {
     fn drop(&mut self) {
+        forget_interrupt();
         if let Err(error) = self.0.down() {
             eprintln!("warning: the testnet was not brought down: {error}");
         }
