@@ -19,6 +19,27 @@ pub(super) fn remove(root: &Path) {
     }
 }
 
+/// Every group below those of the node whose data is in `data`.
+pub(super) fn of(data: &Path) -> Vec<PathBuf> {
+    let Some(node) = short_id(data) else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    let mut todo: Vec<PathBuf> = hierarchies()
+        .iter()
+        .map(|hierarchy| hierarchy.join("potluck").join(&node))
+        .collect();
+    while let Some(group) = todo.pop() {
+        for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                found.push(entry.path());
+                todo.push(entry.path());
+            }
+        }
+    }
+    found
+}
+
 /// The short id of the node with this data folder.
 fn short_id(data: &Path) -> Option<String> {
     let text = fs::read_to_string(data.join("node.key")).ok()?;

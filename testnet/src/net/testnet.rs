@@ -263,11 +263,36 @@ impl Testnet {
     /// # Errors
     /// If the program can't be started.
     pub fn start_joining(&self, name: &str, token: &str) -> Result<(), NetError> {
-        let seed = self.layout.nodes[0].address.to_string();
+        self.start_joining_through(name, &self.layout.nodes[0].name, token)
+    }
+
+    /// Starts a node for the first time: it joins through the node `seed`.
+    ///
+    /// # Errors
+    /// If the program can't be started.
+    pub fn start_joining_through(
+        &self,
+        name: &str,
+        seed: &str,
+        token: &str,
+    ) -> Result<(), NetError> {
+        let seed = self.place(seed)?.address.to_string();
         self.spawn(name, &["--join", &seed, "--token", token])
     }
 
     fn spawn(&self, name: &str, more: &[&str]) -> Result<(), NetError> {
+        self.node_command(name, more)?
+            .spawn()
+            .map_err(|source| io_error(&format!("can't start node {name}"), source))?;
+        Ok(())
+    }
+
+    /// `potluck node` for this node, ready to be started; its standard error
+    /// goes to the node's log.
+    ///
+    /// # Errors
+    /// [`NetError::NoNode`], or if the log can't be opened.
+    pub fn node_command(&self, name: &str, more: &[&str]) -> Result<Command, NetError> {
         let place = self.place(name)?;
         let log = fs::OpenOptions::new()
             .create(true)
@@ -292,10 +317,7 @@ impl Testnet {
             .stderr(log)
             // Of its own, so that Ctrl-C in the person's terminal is not its end.
             .process_group(0);
-        command
-            .spawn()
-            .map_err(|source| io_error(&format!("can't start node {name}"), source))?;
-        Ok(())
+        Ok(command)
     }
 
     /// Waits until a node answers on its socket.
@@ -384,6 +406,11 @@ impl Testnet {
     /// The processes of a node.
     pub fn processes(&self, name: &str) -> HostProcesses {
         host_processes(&self.data(name))
+    }
+
+    /// The control groups of a node that are there now.
+    pub fn control_groups(&self, name: &str) -> Vec<PathBuf> {
+        super::cgroups::of(&self.data(name))
     }
 
     /// Kills agent, helpers, inits and tasks of a node together: the host is

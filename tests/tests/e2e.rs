@@ -1,0 +1,14 @@
+//! End to end, on real processes: every node is a `potluck node`, every
+//! question is a `potluck` command. Needs the programs of the workspace,
+//! built: `cargo build --workspace`.
+
+mod e2e {
+    mod agent;
+    mod cli;
+    mod ending;
+    mod hosts;
+    mod jobs;
+    mod join;
+    mod packages;
+    mod voters;
+}

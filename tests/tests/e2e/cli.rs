@@ -1,0 +1,181 @@
+//! What the command line says: exit codes, hints and JSON.
+
+use potluck_testnet::{
+    client::{Client, Failed},
+    wait::until,
+};
+use potluck_tests::fleet::{Fleet, WAIT, failure, hello, programs};
+use serde_json::Value;
+
+fn assert_failed(failed: &Failed, code: i32, words: &[&str]) {
+    assert_eq!(failed.code, Some(code), "{failed}");
+    for word in words {
+        assert!(failed.stderr.contains(word), "{word:?} is not in {failed}");
+    }
+}
+
+#[test]
+fn errors_have_their_codes_and_hints() {
+    let fleet = Fleet::found(1, 1);
+    let client = fleet.client("r1h1");
+    fleet.run("r1h1", &fleet.hello("known", 1));
+
+    assert_failed(
+        &failure(&client, &["status", "nothing"]),
+        3,
+        &["nothing", "hint: ", "known"],
+    );
+    assert_failed(&failure(&client, &["stop", "nothing"]), 3, &["nothing"]);
+    assert_failed(&failure(&client, &["logs", "nothing[0]"]), 3, &["nothing"]);
+    assert_failed(&failure(&client, &["logs", "known[7]"]), 3, &["known[7]"]);
+    assert_failed(&failure(&client, &["resolve", "nothing"]), 3, &["nothing"]);
+    assert_failed(
+        &failure(&client, &["drain", "nowhere"]),
+        3,
+        &["nowhere", "hint: ", "r1h1"],
+    );
+    assert_failed(
+        &failure(&client, &["no-such-command"]),
+        2,
+        &["no-such-command"],
+    );
+
+    let nobody = fleet.client("r1h1").at("127.0.0.1:1");
+    assert_failed(&failure(&nobody, &["info"]), 5, &["127.0.0.1:1", "hint: "]);
+    let absent = fleet.client("r1h1").at("./no/such.sock");
+    assert_failed(&failure(&absent, &["info"]), 5, &["such.sock", "hint: "]);
+    let nonsense = fleet.client("r1h1").at("nonsense");
+    assert_failed(&failure(&nonsense, &["info"]), 2, &["nonsense", "hint: "]);
+}
+
+#[test]
+fn bad_specs_are_refused_with_their_place() {
+    let fleet = Fleet::found(1, 1);
+    let client = fleet.client("r1h1");
+    let text = hello("typo", 1, "potluck-hello", "potluck-hello").replace("replicas", "replicsa");
+    let spec = fleet.spec("typo", &text);
+    assert_failed(
+        &failure(&client, &["run", &spec]),
+        2,
+        &["replicsa", "typo.star:2:"],
+    );
+    let text = hello("later", 1, "potluck-hello", "potluck-hello").replace("replicas", "priority");
+    let spec = fleet.spec("later", &text);
+    assert_failed(
+        &failure(&client, &["run", &spec]),
+        2,
+        &["priority", "not yet supported", "later.star:2:"],
+    );
+    let spec = fleet.spec("lost", &hello("lost", 1, "no-such-file", "x"));
+    assert_failed(
+        &failure(&client, &["run", &spec]),
+        2,
+        &["no-such-file", "hint: "],
+    );
+    assert_failed(
+        &failure(&client, &["run", "no-such.star"]),
+        2,
+        &["no-such.star"],
+    );
+    let jobs = client.json(&["status"]).unwrap();
+    assert_eq!(jobs, Value::Array(Vec::new()), "nothing was accepted");
+}
+
+#[test]
+fn a_person_without_keys_is_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, data) = (folder.path().join("config"), folder.path().join("data"));
+    let client = Client::new(&programs().join("potluck"), &config, &data);
+    assert_failed(&failure(&client, &["status"]), 77, &["hint: "]);
+}
+
+#[test]
+fn a_fleet_is_begun_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, data) = (folder.path().join("config"), folder.path().join("data"));
+    let client = Client::new(&programs().join("potluck"), &config, &data);
+    let born = client.json(&["init", "--name", "first"]).unwrap();
+    assert!(born["fleet"].is_string(), "{born}");
+    let key = std::fs::read(data.join("node.key")).unwrap();
+    assert_failed(&failure(&client, &["init"]), 4, &["hint: "]);
+    assert_eq!(std::fs::read(data.join("node.key")).unwrap(), key);
+    // Without a node that runs there is nobody to ask.
+    let failed = failure(&client, &["status"]);
+    assert!(failed.code == Some(3) || failed.code == Some(5), "{failed}");
+    assert!(failed.stderr.contains("hint: "), "{failed}");
+}
+
+#[test]
+fn a_data_folder_has_one_node() {
+    let fleet = Fleet::found(1, 1);
+    let (code, said) = fleet.node_ends("r1h1", &[]);
+    assert_eq!(code, 5, "{said}");
+    assert!(said.contains("hint: ") && said.contains("r1h1"), "{said}");
+    fleet
+        .client("r1h1")
+        .json(&["info"])
+        .expect("the first one goes on");
+}
+
+#[test]
+fn a_host_without_a_cluster_is_told_what_to_do() {
+    let fleet = Fleet::found(2, 1);
+    let (code, said) = fleet.node_ends("r1h2", &[]);
+    assert_eq!(code, 2, "{said}");
+    assert!(
+        said.contains("potluck init") && said.contains("--join"),
+        "{said}"
+    );
+}
+
+#[test]
+fn every_command_speaks_json() {
+    let fleet = Fleet::up(2, 2);
+    let client = fleet.client("r1h1");
+    let spec = fleet.hello("web", 2);
+    let done = client.json(&["run", &spec]).unwrap();
+    assert_eq!(done["jobs"][0]["healthy"], 2, "{done}");
+    for (args, what) in [
+        (vec!["info"], "/name"),
+        (vec!["nodes"], "/0/name"),
+        (vec!["status"], "/0/name/name"),
+        (vec!["status", "web"], "/0/tasks/0/node"),
+        (vec!["explain", "web[0]"], "/0/verdict"),
+        (vec!["packages"], "/0/package"),
+        (vec!["token", "create"], "/token"),
+        (vec!["drain", "r2h1"], "/draining"),
+        (vec!["drain", "--undo", "r2h1"], "/draining"),
+    ] {
+        let answer = client.json(&args).unwrap_or_else(|error| panic!("{error}"));
+        assert!(answer.pointer(what).is_some(), "{args:?}: {answer}");
+    }
+    // Lines are written to disk a moment after the task wrote them.
+    until("the last line of a log", WAIT, || {
+        let tail = client.text(&["logs", "web[0]", "--tail", "1"]);
+        let tail = tail.map_err(|error| error.to_string())?;
+        match tail.lines().count() {
+            1 => Ok(()),
+            lines => Err(format!("{lines} lines: {tail}")),
+        }
+    })
+    .unwrap();
+    let lines = client.text(&["logs", "web[0]", "-o", "json"]).unwrap();
+    assert!(lines.lines().count() > 0);
+    for line in lines.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert!(line["sequence"].is_u64(), "{line}");
+    }
+    potluck_tests::status::await_healthy(&client, "web", &[]);
+    let resolved = client.json(&["resolve", "web"]).unwrap();
+    assert!(resolved["endpoints"].is_array(), "{resolved}");
+    let stopped = client.json(&["stop", "web"]).unwrap();
+    assert_eq!(stopped["stopped"], true);
+    for args in [
+        vec!["--help"],
+        vec!["run", "--help"],
+        vec!["node", "--help"],
+    ] {
+        let text = client.text(&args).unwrap();
+        assert!(text.contains("Usage: "), "{text}");
+    }
+}

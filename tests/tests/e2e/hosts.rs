@@ -1,0 +1,113 @@
+//! Hosts that die: what ran there runs elsewhere, what ran elsewhere is left
+//! alone.
+
+use nix::sys::signal::Signal;
+use potluck_testnet::wait::until;
+use potluck_tests::{
+    fleet::{Fleet, WAIT},
+    status::{Task, all_answer, await_healthy, await_resolved, pids},
+};
+
+/// The nodes of `tasks` without `lost`.
+fn survivors<'a>(tasks: &'a [Task], lost: &str) -> Vec<&'a str> {
+    let nodes = tasks.iter().map(|task| task.node.as_str());
+    nodes.filter(|node| *node != lost).collect()
+}
+
+/// Tasks that were not on the lost host are the same as before.
+fn assert_others_untouched(before: &[Task], after: &[Task], lost: &str) {
+    for task in before.iter().filter(|task| task.node != lost) {
+        assert!(after.contains(task), "{task:?} is not in {after:?}");
+    }
+}
+
+#[test]
+fn a_lost_host_is_replaced_and_no_longer_resolved() {
+    let fleet = Fleet::up(6, 3);
+    fleet.run("r1h1", &fleet.hello("web", 4));
+    let leader = fleet.leader().unwrap();
+    let client = fleet.client(&leader);
+    let tasks = await_healthy(&client, "web", &[]);
+    await_resolved(&client, "web", &tasks);
+    let lost = survivors(&tasks, &leader)[0];
+    let others = survivors(&tasks, lost);
+    let before = pids(&fleet, &others);
+    fleet.kill(lost).unwrap();
+
+    let after = await_healthy(&client, "web", &[lost]);
+    assert_others_untouched(&tasks, &after, lost);
+    all_answer(&after);
+    // The replacement may stand on a host that had a task already.
+    let now = pids(&fleet, &others);
+    for (name, (helpers, processes)) in &before {
+        assert!(helpers.is_subset(&now[name].0), "{before:?} {now:?}");
+        assert!(processes.is_subset(&now[name].1), "{before:?} {now:?}");
+    }
+    for name in fleet.names().iter().filter(|name| *name != lost) {
+        await_resolved(&fleet.client(name), "web", &after);
+    }
+    fleet.await_state(lost, "dead");
+
+    // The host comes back, with nothing of what was taken from it.
+    fleet.start(lost).unwrap();
+    fleet.await_up(lost);
+    assert_eq!(await_healthy(&client, "web", &[]), after);
+}
+
+#[test]
+fn another_node_leads_when_the_schedulers_host_dies() {
+    let fleet = Fleet::up(5, 3);
+    let leader = fleet.leader().unwrap();
+    fleet.voters(3, &[]);
+    fleet.run(&leader, &fleet.hello("web", 3));
+    let asker = fleet.other(&[&leader]);
+    let client = fleet.client(&asker);
+    let tasks = await_healthy(&client, "web", &[]);
+    let others = survivors(&tasks, &leader);
+    let before = pids(&fleet, &others);
+    fleet.kill(&leader).unwrap();
+
+    let done = fleet.run(&asker, &fleet.hello("further", 1));
+    assert_eq!(done["accepted"][0]["version"], 1);
+    assert_ne!(fleet.leader().unwrap(), leader);
+    let after = await_healthy(&client, "web", &[&leader]);
+    assert_others_untouched(&tasks, &after, &leader);
+    let now = pids(&fleet, &others);
+    for (name, (_, processes)) in &before {
+        assert!(processes.is_subset(&now[name].1), "{before:?} {now:?}");
+    }
+    await_resolved(&client, "web", &after);
+}
+
+#[test]
+fn a_host_that_was_only_paused_leaves_no_second_copy() {
+    let fleet = Fleet::up(4, 4);
+    fleet.run("r1h1", &fleet.hello("web", 3));
+    fleet.voters(3, &[]);
+    let leader = fleet.leader().unwrap();
+    let client = fleet.client(&leader);
+    let tasks = await_healthy(&client, "web", &[]);
+    let paused = survivors(&tasks, &leader)[0];
+    fleet.signal(paused, Signal::SIGSTOP).unwrap();
+    let after = await_healthy(&client, "web", &[paused]);
+    assert_others_untouched(&tasks, &after, paused);
+    assert!(!fleet.processes(paused).tasks.is_empty());
+
+    // It wakes up and believes that all is as it was. One of both copies goes,
+    // and it is not for the test to say which.
+    fleet.signal(paused, Signal::SIGCONT).unwrap();
+    fleet.await_up(paused);
+    until("one copy of each replica", WAIT, || {
+        let names = fleet.names();
+        let helpers = names.iter().map(|name| fleet.processes(name).helpers.len());
+        match helpers.sum::<usize>() {
+            3 => Ok(()),
+            more => Err(format!("{more} helpers")),
+        }
+    })
+    .unwrap();
+    let kept = await_healthy(&client, "web", &[]);
+    assert_others_untouched(&tasks, &kept, paused);
+    all_answer(&kept);
+    await_resolved(&client, "web", &kept);
+}
