@@ -24,7 +24,12 @@ pub(super) async fn logs(
     let mut session = connect(global).await?;
     session
         .client
-        .send(&ApiRequest::Logs(LogsRequest { slot, follow, tail }))
+        .send(&ApiRequest::Logs(LogsRequest {
+            slot,
+            follow,
+            tail,
+            after: None,
+        }))
         .await?;
     loop {
         match session.client.next().await? {
