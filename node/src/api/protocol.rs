@@ -102,6 +102,34 @@ pub struct LogsRequest {
     pub follow: bool,
     /// Only the last so many lines, then what follows.
     pub tail: Option<u64>,
+    /// Only what comes after this line: how a reader goes on where a lost
+    /// stream ended.
+    pub after: Option<LinePlace>,
+}
+
+/// A line's place in a task's log. A new start of the log counts from 0 again,
+/// at a later time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinePlace {
+    /// The line's number.
+    pub sequence: u64,
+    /// The line's time, Unix.
+    pub at: Millis,
+}
+
+impl LogLine {
+    /// Where it stands.
+    pub fn place(&self) -> LinePlace {
+        LinePlace {
+            sequence: self.sequence,
+            at: self.at,
+        }
+    }
+
+    /// Does it stand at this place or before it?
+    pub fn is_up_to(&self, place: LinePlace) -> bool {
+        self.sequence <= place.sequence && self.at <= place.at
+    }
 }
 
 /// A frame from the node.

@@ -1,4 +1,5 @@
-//! `potluck logs`: a task's lines, from any node, over any reconnect.
+//! `potluck logs`: a task's lines, from any node. A follower is served on when
+//! the task's node restarts.
 
 use super::{
     args::{Format, Global},
@@ -23,7 +24,12 @@ pub(super) async fn logs(
     let mut session = connect(global).await?;
     session
         .client
-        .send(&ApiRequest::Logs(LogsRequest { slot, follow, tail }))
+        .send(&ApiRequest::Logs(LogsRequest {
+            slot,
+            follow,
+            tail,
+            after: None,
+        }))
         .await?;
     loop {
         match session.client.next().await? {

@@ -6,7 +6,7 @@ use crate::{
     api::{
         error::{ApiError, ErrorCode},
         frame,
-        protocol::{ApiAnswer, ApiFrame, LogLine, LogsRequest},
+        protocol::{ApiAnswer, ApiFrame, LinePlace, LogLine, LogsRequest},
         server::Frames,
     },
     cli::chain,
@@ -15,7 +15,10 @@ use crate::{
 };
 use potluck_specs::{Millis, NodeId, SlotId};
 use std::{sync::Arc, time::Duration};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
 
 /// How long a question may take before the stream.
 const ASK_WAIT: Duration = Duration::from_secs(5);
@@ -26,19 +29,48 @@ const LINES_PER_FRAME_MAX: usize = 256;
 /// Bytes of text in one frame at most; a line has at most 64 KiB.
 const TEXT_PER_FRAME_MAX: usize = 512 << 10;
 
-/// Streams a slot's log to a person, from this node or through it.
-pub(super) async fn stream(shared: &Arc<Shared>, request: LogsRequest, frames: Frames) {
-    let outcome = match holder(shared, &request.slot).await {
-        Ok(node) if node == shared.me.node => local(shared, &request, &frames).await,
-        Ok(node) => remote(shared, node, &request, &frames).await,
-        Err(error) => Err(error),
-    };
-    let last = match outcome {
-        Ok(()) => ApiFrame::End,
-        Err(error) => ApiFrame::Failure(error),
+/// How long a follower waits for a log's node to come back.
+const REOPEN_WAIT: Duration = Duration::from_secs(60);
+
+/// Pause between two tries.
+const REOPEN_PAUSE: Duration = Duration::from_millis(200);
+
+/// Streams a slot's log to a person, from this node or through it. A follower
+/// is served on over the restart of the node that has the log.
+pub(super) async fn stream(shared: &Arc<Shared>, mut request: LogsRequest, frames: Frames) {
+    let mut lost_at = None;
+    let last = loop {
+        let before = request.after;
+        match once(shared, &mut request, &frames).await {
+            Ok(()) => break ApiFrame::End,
+            Err(error) => {
+                // Only a stream that was once there is waited for.
+                let is_over = !request.follow || request.after.is_none() || frames.is_closed();
+                if request.after != before {
+                    lost_at = None;
+                }
+                let since = *lost_at.get_or_insert_with(Instant::now);
+                if is_over || since.elapsed() > REOPEN_WAIT {
+                    break ApiFrame::Failure(error);
+                }
+            }
+        }
+        tokio::time::sleep(REOPEN_PAUSE).await;
     };
     // The client may have left.
     let _ = frames.send(last).await;
+}
+
+async fn once(
+    shared: &Arc<Shared>,
+    request: &mut LogsRequest,
+    frames: &Frames,
+) -> Result<(), ApiError> {
+    let node = holder(shared, &request.slot).await?;
+    if node == shared.me.node {
+        return local(shared, request, frames).await;
+    }
+    remote(shared, node, request, frames).await
 }
 
 /// Which node runs the slot, or ran it last.
@@ -105,7 +137,7 @@ async fn local(
             () = frames.closed() => return Ok(()),
         };
         let Some(batch) = batch else { return Ok(()) };
-        for part in split(batch) {
+        for part in split(batch, request.after) {
             if frames.send(ApiFrame::Lines(part)).await.is_err() {
                 return Ok(());
             }
@@ -114,11 +146,11 @@ async fn local(
 }
 
 /// Cuts a batch into frames.
-fn split(batch: Vec<Line>) -> Vec<Vec<LogLine>> {
+fn split(batch: Vec<Line>, after: Option<LinePlace>) -> Vec<Vec<LogLine>> {
     let mut parts = vec![Vec::new()];
     let mut bytes = 0;
-    for line in batch {
-        let line = shown(line);
+    let fresh = |line: &LogLine| after.is_none_or(|place| !line.is_up_to(place));
+    for line in batch.into_iter().map(shown).filter(fresh) {
         let part = parts.last_mut().expect("there is always one");
         if part.len() >= LINES_PER_FRAME_MAX || bytes + line.text.len() > TEXT_PER_FRAME_MAX {
             bytes = line.text.len();
@@ -144,14 +176,13 @@ fn shown(line: Line) -> LogLine {
 async fn remote(
     shared: &Arc<Shared>,
     node: NodeId,
-    request: &LogsRequest,
+    request: &mut LogsRequest,
     frames: &Frames,
 ) -> Result<(), ApiError> {
-    let name = shared.directory.name(node);
+    let (name, slot) = (shared.directory.name(node), request.slot.clone());
     let lost = |error: &dyn std::error::Error| {
         let message = format!(
-            "the log of {} on {name} can't be read: {}",
-            request.slot,
+            "the log of {slot} on {name} can't be read: {}",
             chain(error)
         );
         ApiError::new(ErrorCode::Unavailable, message)
@@ -162,7 +193,7 @@ async fn remote(
         .await
         .map_err(|error| lost(&error))?;
     let mut stream = stream.into_tokio();
-    frame::write(&mut stream, request)
+    frame::write(&mut stream, &*request)
         .await
         .map_err(|error| lost(&error))?;
     loop {
@@ -174,6 +205,12 @@ async fn remote(
             ApiFrame::End => return Ok(()),
             ApiFrame::Failure(error) => return Err(error),
             frame => {
+                if let ApiFrame::Lines(lines) = &frame
+                    && let Some(line) = lines.last()
+                {
+                    request.after = Some(line.place());
+                    request.tail = None;
+                }
                 if frames.send(frame).await.is_err() {
                     return Ok(());
                 }
