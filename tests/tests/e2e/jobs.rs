@@ -73,6 +73,19 @@ fn jobs_come_back_from_disk_when_all_nodes_restart() {
 }
 
 #[test]
+fn a_fleet_that_was_killed_right_after_joining_finds_itself_again() {
+    let fleet = Fleet::up(3, 3);
+    for name in fleet.names() {
+        fleet.kill(&name).unwrap();
+    }
+    for name in fleet.names() {
+        fleet.start(&name).unwrap();
+    }
+    fleet.await_all_up().unwrap();
+    fleet.run("r3h1", &fleet.hello("after", 3));
+}
+
+#[test]
 fn a_job_without_ports_runs_and_restarts_its_task() {
     let fleet = Fleet::found(1, 1);
     let text = "job(name = \"brief\", package = \".\", command = \"/bin/sh\",\n\

@@ -96,8 +96,8 @@ fn a_token_of_another_fleet_is_refused() {
     let token = fleet.token(1).unwrap();
     let foreign = altered(&token, |token| token.fleet.0[0] ^= 1);
     let (code, said) = fleet.refused("r2h1", &foreign);
-    assert_ne!(code, 0, "{said}");
-    assert_says(&said, &["error: ", "another fleet"]);
+    assert_eq!(code, DENIED, "{said}");
+    assert_says(&said, &["another fleet", "hint: "]);
     // The token's secret was not sent: it is unused.
     fleet.start_joining("r2h1", &token).unwrap();
     fleet.await_up("r2h1");

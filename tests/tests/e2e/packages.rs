@@ -4,7 +4,10 @@ use potluck_tests::{
     fleet::{Fleet, hello},
     status::{all_answer, await_healthy},
 };
-use std::path::Path;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 /// Enough for many chunks.
 const BALLAST: usize = 3 << 20;
@@ -21,22 +24,28 @@ fn ballast() -> Vec<u8> {
     (0..BALLAST / 8).flat_map(|_| next()).collect()
 }
 
-/// Gives every chunk the bytes of another: they can be read well, and are wrong.
-fn swap_chunks(store: &Path) -> usize {
-    let mut chunks = Vec::new();
-    for folder in std::fs::read_dir(store).unwrap().flatten() {
+/// The chunk files of a node by name.
+fn chunks(fleet: &Fleet, node: &str) -> BTreeMap<PathBuf, Vec<u8>> {
+    let store = fleet.data(node).join("packages/chunks");
+    let mut found = BTreeMap::new();
+    for folder in std::fs::read_dir(&store).unwrap().flatten() {
         for chunk in std::fs::read_dir(folder.path()).unwrap().flatten() {
-            chunks.push(chunk.path());
+            let path = chunk.path();
+            let bytes = std::fs::read(&path).unwrap();
+            found.insert(path.strip_prefix(&store).unwrap().to_owned(), bytes);
         }
     }
-    chunks.sort();
-    let first = std::fs::read(&chunks[0]).unwrap();
-    for pair in chunks.windows(2) {
-        let other = std::fs::read(&pair[1]).unwrap();
-        replace(&pair[0], &other);
+    found
+}
+
+/// Gives every chunk the bytes of another: they can be read well, and are wrong.
+fn swap_chunks(fleet: &Fleet, node: &str) {
+    let store = fleet.data(node).join("packages/chunks");
+    let good = chunks(fleet, node);
+    let others = good.values().cycle().skip(1);
+    for (name, other) in good.keys().zip(others) {
+        replace(&store.join(name), other);
     }
-    replace(&chunks[chunks.len() - 1], &first);
-    chunks.len()
 }
 
 fn replace(path: &Path, bytes: &[u8]) {
@@ -46,7 +55,7 @@ fn replace(path: &Path, bytes: &[u8]) {
 
 #[test]
 fn a_peer_with_bad_chunks_does_not_stop_a_fetch() {
-    let fleet = Fleet::up(5, 5);
+    let fleet = Fleet::up(6, 6);
     let spec = fleet.spec("big", &hello("big", 1, ".", "potluck-hello"));
     let folder = Path::new(&spec).parent().unwrap();
     std::fs::write(folder.join("ballast"), ballast()).unwrap();
@@ -59,34 +68,33 @@ fn a_peer_with_bad_chunks_does_not_stop_a_fetch() {
         .collect();
     assert_eq!(holders.len(), 3, "{done}");
     let running = done["jobs"][0]["tasks"][0]["node"].as_str().unwrap();
+    // Whoever has none of it by now fetches it later.
+    let mut late = fleet.names();
+    late.retain(|name| fleet.client(name).json(&["packages"]).unwrap()[0].is_null());
+
     // Two of the three have bad bytes only; one good holder is left.
     let bad = holders.iter().filter(|holder| **holder != running);
     let bad: Vec<&str> = bad.copied().take(2).collect();
+    let good = chunks(&fleet, bad[0]);
+    assert!(good.len() > 10);
     for name in &bad {
-        let chunks = fleet.data(name).join("packages/chunks");
-        assert!(swap_chunks(&chunks) > 10);
+        swap_chunks(&fleet, name);
+        assert!(chunks(&fleet, name) != good, "{name} was not harmed");
     }
 
-    // Now every node needs it: two fetch it whole, with the bad ones among
+    // Now every node needs it: the late ones fetch it whole, with the bad ones among
     // their sources, and the bad ones have nothing good of their own.
     let client = fleet.client("r1h1");
-    client.json(&["run", "--replicas", "5", &spec]).unwrap();
+    client.json(&["run", "--replicas", "6", &spec]).unwrap();
     let tasks = await_healthy(&client, "big", &[]);
-    assert_eq!(tasks.len(), 5);
+    assert_eq!(tasks.len(), 6);
     all_answer(&tasks);
-    for name in fleet.names() {
-        // The holders got theirs while all was well.
-        if holders.contains(&name.as_str()) {
-            continue;
-        }
-        let packages = fleet.client(&name).json(&["packages"]).unwrap();
-        let sources = &packages[0]["bytes_by_source"];
-        for bad in &bad {
-            let none = sources[*bad].as_u64().is_none_or(|bytes| bytes == 0);
-            assert!(none, "{name} took bytes from {bad}: {packages}");
-        }
-        let fetched = sources.as_object().into_iter().flatten();
-        let bytes: u64 = fetched.filter_map(|(_, bytes)| bytes.as_u64()).sum();
-        assert!(bytes as usize > BALLAST, "{packages}");
+    assert!(!late.is_empty());
+    for name in &late {
+        let packages = fleet.client(name).json(&["packages"]).unwrap();
+        assert_eq!(packages[0]["complete"], true, "{name}: {packages}");
+        // A bad one that has healed itself may be among the sources, so that
+        // the bytes count, not where they came from.
+        assert!(chunks(&fleet, name) == good, "{name} holds wrong bytes");
     }
 }
