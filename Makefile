@@ -27,4 +27,4 @@ lint: tools
 
 # The programs first: end-to-end tests use them as users do.
 test: lint build
-	$(CARGO) test --workspace --locked
+	$(CARGO) test --workspace --locked --no-fail-fast

@@ -124,6 +124,11 @@ pub enum Response {
     Answer(Box<Result<ApiAnswer, ApiError>>),
     /// To [`Request::Join`], for the stranger.
     Joined(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// To [`Request::HoldPackage`].
+    Held {
+        /// The package's uncompressed size.
+        bytes: u64,
+    },
     /// To [`Request::Slice`].
     Slice(SliceResponse),
     /// Done, nothing to say.

@@ -51,9 +51,29 @@ pub fn check_name(name: &str) -> Result<(), NameError> {
 macro_rules! bytes_id {
     ($(#[$doc:meta])* $name:ident, $len:expr) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(transparent)]
-        pub struct $name(#[serde(with = "serde_bytes")] pub [u8; $len]);
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub [u8; $len]);
+
+        /// Bytes on the wire, hexadecimal where people read (JSON).
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                match to.is_human_readable() {
+                    true => to.serialize_str(&self.to_hex()),
+                    false => serde_bytes::serialize(&self.0, to),
+                }
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                if !from.is_human_readable() {
+                    return serde_bytes::deserialize(from).map(Self);
+                }
+                let text = <String as serde::Deserialize>::deserialize(from)?;
+                let invalid = || serde::de::Error::custom("not the hexadecimal of an id");
+                Self::from_hex(&text).ok_or_else(invalid)
+            }
+        }
 
         impl $name {
             /// Lower-case hexadecimal of all bytes.

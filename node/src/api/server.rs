@@ -12,7 +12,7 @@ use potluck_specs::{
     trust::{Context, UserCertificate},
 };
 use std::{sync::Arc, time::Duration};
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{io::AsyncReadExt, sync::mpsc, time::timeout};
 
 /// How long a client may take for its part of the handshake: it holds a slot
 /// of the session table meanwhile.
@@ -77,23 +77,20 @@ async fn answer(
     request: ApiRequest,
 ) -> Result<(), FrameError> {
     let (frames, mut queue) = mpsc::channel(FRAMES_QUEUED_MAX);
+    let (mut read, mut write) = tokio::io::split(stream);
     let work = operations.serve(who, request, frames);
-    let write = async {
+    let written = async {
         while let Some(frame) = queue.recv().await {
-            frame::write(stream, &frame).await?;
+            frame::write(&mut write, &frame).await?;
         }
         Ok(())
     };
-    // The writer's failure drops the work with it: nothing goes on for a
-    // client that has left.
-    let (work, write) = (std::pin::pin!(work), std::pin::pin!(write));
-    match futures::future::select(work, write).await {
-        futures::future::Either::Left(((), write)) => write.await,
-        futures::future::Either::Right((written, work)) => {
-            written?;
-            work.await;
-            Ok(())
-        }
+    // One request at a time: a client that says anything now has left, or
+    // breaks the protocol. Its leaving, or a failed write, drops the work:
+    // nothing goes on for nobody.
+    tokio::select! {
+        ((), written) = futures::future::join(work, written) => written,
+        _ = read.read_u8() => Err(FrameError::Closed),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     clock,
     identity::{self, InitError, InitOptions},
 };
-use potluck_specs::{Millis, NodeName, Topology, trust::NodeRole};
+use potluck_specs::{Millis, NodeName, Topology, ids::check_name, trust::NodeRole};
 use std::process::ExitCode;
 
 /// `potluck init`.
@@ -97,6 +97,10 @@ pub(super) async fn create_token(
     no_voter: bool,
     global: &Global,
 ) -> Result<ExitCode, ApiError> {
+    if let Some(rack) = &rack {
+        check_name(rack)
+            .map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))?;
+    }
     let mut session = connect(global).await?;
     let roles = match no_voter {
         true => vec![NodeRole::Agent],

@@ -200,10 +200,11 @@ pub(super) enum TokenCommand {
     /// Make a token that lets hosts join.
     Create {
         /// How many hosts.
-        #[arg(long, default_value_t = 1)]
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
         uses: u32,
         /// Valid for so many minutes.
-        #[arg(long, default_value_t = 60, value_name = "MINUTES")]
+        #[arg(long, default_value_t = 60, value_name = "MINUTES",
+            value_parser = clap::value_parser!(u64).range(0..=525_600))]
         ttl: u64,
         /// The only rack that it admits to.
         #[arg(long)]

@@ -215,6 +215,10 @@ async fn open_remote(
         profile.credential.clone(),
     )
     .await?;
+    if client.welcome.node != node {
+        let message = format!("{address} passes the session on to another node");
+        return Err(ApiError::new(ErrorCode::Denied, message));
+    }
     Ok((client, network))
 }
 

@@ -45,21 +45,24 @@ impl Session {
         mut done: impl FnMut(&JobStatus) -> bool,
     ) -> Result<JobStatus, ApiError> {
         let end = tokio::time::Instant::now() + limit;
+        let mut seen = None;
         loop {
             let found = self.jobs(Some(job.clone())).await;
             match found {
                 Ok(found) => {
-                    if let Some(status) = found.into_iter().next()
-                        && done(&status)
-                    {
-                        return Ok(status);
+                    if let Some(status) = found.into_iter().next() {
+                        if done(&status) {
+                            return Ok(status);
+                        }
+                        seen = Some(status);
                     }
                 }
                 Err(error) if error.is_worth_a_retry() => {}
                 Err(error) => return Err(error),
             }
             if tokio::time::Instant::now() >= end {
-                let message = format!("{job} is not {what} after {} s", limit.as_secs());
+                let why = seen.as_ref().and_then(why_not).unwrap_or_default();
+                let message = format!("{job} is not {what} after {} s{why}", limit.as_secs());
                 return Err(ApiError::new(ErrorCode::Timeout, message).hint(format!(
                     "it goes on; look with: potluck status {job}, or potluck explain '{job}[0]'"
                 )));
@@ -67,6 +70,16 @@ impl Session {
             tokio::time::sleep(POLL).await;
         }
     }
+}
+
+/// What the first task that is not healthy has to say.
+fn why_not(job: &JobStatus) -> Option<String> {
+    let task = job.tasks.iter().find(|task| !task.healthy)?;
+    let note = task.last_end.clone().or_else(|| {
+        let waits_for = task.waits_for.as_ref()?;
+        Some(format!("waits for {waits_for}"))
+    })?;
+    Some(format!(": {}: {note}", task.slot))
 }
 
 /// `potluck status [JOB]`.

@@ -81,7 +81,8 @@ fn evaluate(file: &Path) -> Result<Vec<JobDraft>, ApiError> {
     let program = std::env::current_exe()
         .map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
     potluck_starlark::sandboxed(&program, &[OsStr::new("internal-evaluate")], file)
-        .map_err(|error| bad(chain(&error)))
+        // The list of problems begins each with "error:", as we do.
+        .map_err(|error| bad(chain(&error).trim_start_matches("error: ").into()))
 }
 
 /// The child's side of [`evaluate`].

@@ -80,6 +80,13 @@ pub struct ClusterFile {
     pub epoch: Epoch,
 }
 
+/// A folder that was there before may be open to everybody; keys and sockets
+/// lie in it. One that is not ours to close is caught by what can't be written.
+fn close_to_others(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700));
+}
+
 /// A locked data folder.
 #[derive(Debug)]
 pub struct DataFolder {
@@ -94,6 +101,7 @@ impl DataFolder {
     /// [`FolderError::InUse`] if another process holds it.
     pub fn open(path: &Path) -> Result<DataFolder, FolderError> {
         files::make_folder(path)?;
+        close_to_others(path);
         let lock_error = |source| FolderError::Lock {
             path: path.into(),
             source,

@@ -220,6 +220,14 @@ async fn redeem(
         addresses: addresses.iter().map(ToString::to_string).collect(),
     };
     let secret_hash = *blake3::hash(&secret).as_bytes();
+    // A stranger's wrong guess costs a look, not an entry in the log.
+    let refused = shared.control.read(|state: &Cluster| {
+        let redeemable = state.redeemable(&token, &secret_hash, &admission, now);
+        redeemable.err()
+    });
+    if let Some(why) = refused {
+        return refuse(refusal_code(&why), why.to_string());
+    }
     let command = Command::RedeemToken {
         token,
         secret_hash,
@@ -284,6 +292,18 @@ async fn renew(
             RefusalCode::Revoked,
             "this node was put out of the cluster".into(),
         );
+    }
+    // One that is not due, or whose reply was lost, is given again: so the log
+    // knows every certificate that is still valid.
+    let newest = shared.control.read(|state: &Cluster| {
+        let member = state.members().get(&from);
+        member.map(|member| member.credential.clone())
+    });
+    if let Some(newest) = newest
+        && let Ok(certificate) = newest.verify(shared.me.fleet, now, Millis(0))
+        && !identity::needs_renewal(&certificate, now)
+    {
+        return admitted(shared, newest);
     }
     let serial = fresh_serial();
     let credential = issuer.renew(&certificate, now, serial);

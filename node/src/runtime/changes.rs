@@ -136,9 +136,15 @@ async fn run_job(
     let known = shared
         .control
         .read(|state| state.answer_to(request.id).cloned());
-    if known.is_none() {
-        check_version(shared, &job)?;
+    if let Some(Reply::Accepted { version }) = known {
+        let holders = recorded_holders(shared, job.package);
+        return Ok(Changed::JobAccepted {
+            job: job.name,
+            version,
+            holders,
+        });
     }
+    check_version(shared, &job)?;
     let (holders, package_bytes) = keep_package(shared, job.package, holder).await?;
     let names = holders
         .iter()
@@ -164,6 +170,18 @@ async fn run_job(
         Reply::Refused { why } => Err(refused(&why)),
         other => Err(unexpected(&other)),
     }
+}
+
+/// Names of the nodes that hold a package by the log.
+fn recorded_holders(shared: &Shared, package: PackageId) -> Vec<String> {
+    let holders = shared.control.read(|state: &Cluster| {
+        let record = state.packages().get(&package);
+        record.map_or_else(BTreeSet::new, |record| record.holders.clone())
+    });
+    holders
+        .into_iter()
+        .map(|node| shared.directory.name(node))
+        .collect()
 }
 
 fn check(job: &Job) -> Result<(), ApiError> {
@@ -270,6 +288,7 @@ async fn keep_package(
     let sources: Vec<NodeId> = holders.iter().copied().collect();
     // The holder itself is asked too: it may have lost the package since.
     let mut confirmed = BTreeSet::new();
+    let mut bytes = 0;
     for node in holders.iter().copied().collect::<Vec<_>>() {
         asked.push(hold(shared, node, package, sources.clone()));
     }
@@ -286,7 +305,8 @@ async fn keep_package(
         };
         in_flight.remove(&node);
         match outcome {
-            Ok(()) => {
+            Ok(size) => {
+                bytes = size;
                 confirmed.insert(node);
             }
             Err(why) => failures.push(format!("{}: {why}", shared.directory.name(node))),
@@ -304,11 +324,6 @@ async fn keep_package(
         return Err(ApiError::new(ErrorCode::Unavailable, message)
             .hint("a repeat goes on where this one stopped"));
     }
-    let bytes = shared
-        .packages
-        .bytes_of(package)
-        .await
-        .unwrap_or_else(|| recorded.map_or(0, |record| record.bytes));
     Ok((confirmed.into_iter().collect(), bytes))
 }
 
@@ -317,10 +332,10 @@ async fn hold(
     node: NodeId,
     package: PackageId,
     holders: Vec<NodeId>,
-) -> (NodeId, Result<(), String>) {
+) -> (NodeId, Result<u64, String>) {
     let request = Request::HoldPackage { package, holders };
     let outcome = match shared.ask(node, request, HOLD_WAIT).await {
-        Ok(Response::Done) => Ok(()),
+        Ok(Response::Held { bytes }) => Ok(bytes),
         Ok(Response::Refused(why)) => Err(why),
         Ok(_) => Err("it gave an answer that makes no sense".into()),
         Err(error) => Err(chain(&error)),

@@ -10,7 +10,9 @@ use crate::{
     wire::{Request, Response},
 };
 use async_trait::async_trait;
+use futures::StreamExt;
 use potluck_core::{
+    auction::Authority,
     cluster::Cluster,
     scheduler::{ServiceEndpoints, SessionState},
 };
@@ -22,11 +24,11 @@ use potluck_specs::{Millis, NodeId, trust::NodeCertificate};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::{
-    sync::mpsc,
+    sync::Notify,
     time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
@@ -37,6 +39,10 @@ const SLICE_LIFE: Millis = Millis(30_000);
 
 /// How often each slice is published again, so that new holders get it.
 const REPUBLISH: Duration = Duration::from_secs(10);
+
+/// Services published at the same time: one slow holder must not hold up the
+/// rest.
+const PUBLISHED_AT_ONCE: usize = 32;
 
 /// How often the clock of the publisher ticks.
 const TICK: Duration = Duration::from_millis(500);
@@ -147,64 +153,100 @@ impl SliceLookup for Lookup {
     }
 }
 
-/// A service as it was last published.
+/// What the scheduler wants published: the latest word on each service, never
+/// a queue, so the scheduler waits for nobody. Bounded by the services that
+/// there are.
+#[derive(Clone, Default)]
+pub(super) struct Outbox {
+    wanted: Arc<Mutex<BTreeMap<ServiceKey, Publication>>>,
+    wake: Arc<Notify>,
+}
+
+/// Namespace and service.
+type ServiceKey = (String, String);
+
+/// A service as the scheduler last said it.
+#[derive(Clone)]
 struct Publication {
+    /// Whose word it is: it is published under this authority or not at all.
+    authority: Authority,
     service: ServiceEndpoints,
     due: Instant,
 }
 
-/// Publishes what the scheduler says, and again before it expires, while this
-/// node leads.
-pub(super) async fn publish(
-    shared: Arc<Shared>,
-    mut services: mpsc::Receiver<ServiceEndpoints>,
-    token: CancellationToken,
-) {
-    let mut ticks = interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut known: BTreeMap<(String, String), Publication> = BTreeMap::new();
-    let mut counter = 0;
-    loop {
-        let due: Vec<ServiceEndpoints> = tokio::select! {
-            () = token.cancelled() => return,
-            service = services.recv() => match service {
-                Some(service) => vec![service],
-                None => return,
-            },
-            _ = ticks.tick() => {
-                see_dead(&shared).await;
-                if !may_publish(&shared).await {
-                    known.clear();
-                    continue;
-                }
-                let now = Instant::now();
-                let due = known.values().filter(|publication| publication.due <= now);
-                due.map(|publication| publication.service.clone()).collect()
-            }
+impl Outbox {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ServiceKey, Publication>> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Publishes this instead of what was said of the service before.
+    pub(super) fn put(&self, authority: Authority, service: ServiceEndpoints) {
+        let key = (service.namespace.clone(), service.service.clone());
+        let publication = Publication {
+            authority,
+            service,
+            due: Instant::now(),
         };
-        for service in due {
-            counter += 1;
-            let key = (service.namespace.clone(), service.service.clone());
-            publish_one(&shared, &service, counter).await;
-            known.insert(
-                key,
-                Publication {
-                    service,
-                    due: Instant::now() + REPUBLISH,
-                },
-            );
-        }
+        self.lock().insert(key, publication);
+        self.wake.notify_one();
+    }
+
+    /// What is due under `authority`, to be repeated later; what was said
+    /// under another is forgotten.
+    fn take_due(&self, authority: Authority) -> Vec<ServiceEndpoints> {
+        let now = Instant::now();
+        let mut wanted = self.lock();
+        wanted.retain(|_, publication| publication.authority >= authority);
+        wanted
+            .values_mut()
+            .filter(|publication| publication.authority == authority && publication.due <= now)
+            .map(|publication| {
+                publication.due = now + REPUBLISH;
+                publication.service.clone()
+            })
+            .collect()
     }
 }
 
-/// Only a scheduler that most voters still follow may speak.
-async fn may_publish(shared: &Arc<Shared>) -> bool {
-    shared.we_lead()
-        && shared
-            .scheduling
-            .look(|scheduler, _| scheduler.may_act(clock::boot_now()))
-            .await
-            .unwrap_or(false)
+/// Publishes what the scheduler says, and again before it expires, while this
+/// node leads.
+pub(super) async fn publish(shared: Arc<Shared>, outbox: Outbox, token: CancellationToken) {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut counter = 0;
+    loop {
+        tokio::select! {
+            () = token.cancelled() => return,
+            () = outbox.wake.notified() => {}
+            _ = ticks.tick() => see_dead(&shared).await,
+        }
+        // What may not be said now stays due.
+        let Some(authority) = may_publish(&shared).await else {
+            continue;
+        };
+        let due = outbox.take_due(authority).into_iter().map(|service| {
+            counter += 1;
+            publish_one(&shared, authority, service, counter)
+        });
+        let due: Vec<_> = due.collect();
+        futures::stream::iter(due)
+            .buffer_unordered(PUBLISHED_AT_ONCE)
+            .for_each(|()| async {})
+            .await;
+    }
+}
+
+/// The authority under which this node may speak: only a scheduler that most
+/// voters still follow has one.
+async fn may_publish(shared: &Arc<Shared>) -> Option<Authority> {
+    if !shared.we_lead() {
+        return None;
+    }
+    let look = shared.scheduling.look(|scheduler, _| {
+        let may = scheduler.may_act(clock::boot_now());
+        may.then(|| scheduler.authority())
+    });
+    look.await.flatten()
 }
 
 /// Hosts that the scheduler holds for dead, on the leader; elsewhere those
@@ -225,8 +267,13 @@ async fn see_dead(shared: &Arc<Shared>) {
     }
 }
 
-async fn publish_one(shared: &Arc<Shared>, service: &ServiceEndpoints, counter: u64) {
-    let slices = match split(slice(shared, service, counter)) {
+async fn publish_one(
+    shared: &Arc<Shared>,
+    authority: Authority,
+    service: ServiceEndpoints,
+    counter: u64,
+) {
+    let slices = match split(slice(shared, authority, &service, counter)) {
         Ok(slices) => slices,
         Err(error) => {
             let service = &service.service;
@@ -264,15 +311,14 @@ async fn publish_one(shared: &Arc<Shared>, service: &ServiceEndpoints, counter: 
     }
 }
 
-fn slice(shared: &Shared, service: &ServiceEndpoints, counter: u64) -> Slice {
+fn slice(shared: &Shared, authority: Authority, service: &ServiceEndpoints, counter: u64) -> Slice {
     let now = clock::unix_now();
-    let (authority, addresses) = shared.control.read(|state: &Cluster| {
-        let addresses: BTreeMap<NodeId, SocketAddr> = state
+    let addresses: BTreeMap<NodeId, SocketAddr> = shared.control.read(|state: &Cluster| {
+        state
             .members()
             .values()
             .filter_map(|member| Some((member.node, member.addresses.first()?.parse().ok()?)))
-            .collect();
-        (state.authority(), addresses)
+            .collect()
     });
     let endpoints = service
         .endpoints

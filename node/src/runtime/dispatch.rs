@@ -6,14 +6,21 @@ use crate::{
     spawn::spawn,
     wire::{Request, Response},
 };
-use potluck_specs::NodeId;
+use potluck_specs::{
+    NodeId,
+    trust::{NodeCertificate, NodeRole},
+};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-/// Requests carried out at the same time. Each holds little but a few
-/// kilobytes; beyond this the queue before us fills and peers are told "busy".
-const REQUESTS_AT_ONCE: usize = 512;
+/// Quick requests carried out at the same time: messages of the control group,
+/// heartbeats, the auction. They end within milliseconds.
+const QUICK_AT_ONCE: usize = 1_024;
+
+/// Requests at the same time that may take minutes: packages to be held,
+/// changes that wait for them, joins. They must not hold up a vote.
+const SLOW_AT_ONCE: usize = 128;
 
 /// How long a probe of another node may take: well under the session's 4 s.
 const PROBE_WAIT: Duration = Duration::from_millis(800);
@@ -34,25 +41,68 @@ pub(super) async fn run(shared: Arc<Shared>, inbound: Inbound, token: Cancellati
 }
 
 async fn serve_requests(shared: Arc<Shared>, mut requests: mpsc::Receiver<InboundRequest>) {
-    let permits = Arc::new(Semaphore::new(REQUESTS_AT_ONCE));
+    let quick = Arc::new(Semaphore::new(QUICK_AT_ONCE));
+    let slow = Arc::new(Semaphore::new(SLOW_AT_ONCE));
     while let Some(InboundRequest {
         from,
+        certificate,
         request,
-        answer,
-        ..
+        mut answer,
     }) = requests.recv().await
     {
-        let permit = permits
-            .clone()
-            .acquire_owned()
-            .await
-            .expect("it is never closed");
+        if let Err(why) = may_say(&shared, &certificate, &request) {
+            tracing::warn!(%from, why, "request refused");
+            let _ = answer.send(Response::Refused(why.into()));
+            continue;
+        }
+        let pool = if is_slow(&request) { &slow } else { &quick };
+        let Ok(permit) = pool.clone().try_acquire_owned() else {
+            let _ = answer.send(Response::Refused("too many requests at once".into()));
+            continue;
+        };
         let shared = shared.clone();
         spawn("request", async move {
-            // The caller may have left; then nobody reads the answer.
-            let _ = answer.send(handle(shared, from, request).await);
+            // What is asked for a caller that has left is not gone on with.
+            let response = tokio::select! {
+                response = handle(shared, from, request) => Some(response),
+                () = answer.closed() => None,
+            };
+            if let Some(response) = response {
+                let _ = answer.send(response);
+            }
             drop(permit);
         });
+    }
+}
+
+fn is_slow(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::HoldPackage { .. } | Request::Change { .. } | Request::Join { .. }
+    )
+}
+
+/// A scheduler's word is taken only from a node that may come to lead, and of
+/// this cluster's epoch.
+fn may_say(
+    shared: &Shared,
+    certificate: &NodeCertificate,
+    request: &Request,
+) -> Result<(), &'static str> {
+    let authority = match request {
+        Request::Greet(authority) => *authority,
+        Request::Call(call) => call.authority,
+        Request::Award(award) => award.authority,
+        Request::Cancel { authority, .. } => *authority,
+        Request::Stop(order) => order.authority,
+        _ => return Ok(()),
+    };
+    if !certificate.roles.contains(&NodeRole::VoterEligible) {
+        return Err("the sender can't be a scheduler: its certificate makes it no voter");
+    }
+    match shared.is_believable(authority) {
+        true => Ok(()),
+        false => Err("no scheduler of this cluster can have this authority"),
     }
 }
 
@@ -69,6 +119,11 @@ pub(super) async fn handle(shared: Arc<Shared>, from: NodeId, request: Request) 
         }
         Request::Heartbeat(heartbeat) if heartbeat.node != from => {
             Response::Refused("a heartbeat is sent by its own node".into())
+        }
+        // It would silence every scheduler to come.
+        Request::Heartbeat(heartbeat) if !shared.is_believable(heartbeat.highest) => {
+            tracing::error!(%from, highest = ?heartbeat.highest, "a node claims an authority that nobody can have");
+            Response::Refused("no scheduler can have the authority that is claimed".into())
         }
         Request::Heartbeat(heartbeat) => match shared.scheduling.heartbeat(heartbeat).await {
             Some(answer) => Response::Heartbeat(answer),
@@ -106,7 +161,7 @@ pub(super) async fn handle(shared: Arc<Shared>, from: NodeId, request: Request) 
         }
         Request::HoldPackage { package, holders } => {
             match shared.packages.hold(package, holders).await {
-                Ok(()) => Response::Done,
+                Ok(bytes) => Response::Held { bytes },
                 Err(why) => Response::Refused(why),
             }
         }

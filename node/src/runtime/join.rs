@@ -25,8 +25,11 @@ const EXCHANGE_WAIT: Duration = Duration::from_secs(12);
 /// How long a host tries to join while the cluster has no leader.
 const JOIN_WAIT: Duration = Duration::from_secs(30);
 
-/// Pause between two tries.
+/// First pause between two tries; doubles up to the longest.
 const JOIN_PAUSE: Duration = Duration::from_millis(200);
+
+/// Longest pause between two tries.
+const JOIN_PAUSE_MAX: Duration = Duration::from_secs(3);
 
 /// The network as the joining protocol sees it.
 pub(super) struct Door<'a>(pub &'a Network);
@@ -84,13 +87,15 @@ pub(super) async fn join(
     let stop = CancellationToken::new();
     let network = stranger(key, token.fleet, &token.cluster, stop.clone()).await?;
     let end = tokio::time::Instant::now() + JOIN_WAIT;
+    let mut pause = JOIN_PAUSE;
     let outcome = loop {
         let now = clock::unix_now();
         let asked = identity::join(&Door(&network), wish.address, token, &joiner, now).await;
         match asked {
             Err(error) if error.is_temporary() && tokio::time::Instant::now() < end => {
-                tracing::info!(error = %crate::cli::chain(&error), "not let in yet, trying again");
-                tokio::time::sleep(JOIN_PAUSE).await;
+                tracing::warn!(error = %crate::cli::chain(&error), "not let in yet, trying again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(JOIN_PAUSE_MAX);
             }
             outcome => break outcome,
         }

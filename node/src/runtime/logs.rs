@@ -16,12 +16,15 @@ use crate::{
 use potluck_specs::{Millis, NodeId, SlotId};
 use std::{sync::Arc, time::Duration};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
     time::Instant,
 };
 
 /// How long a question may take before the stream.
 const ASK_WAIT: Duration = Duration::from_secs(5);
+
+/// Frames that wait for a slow reader before the log waits too.
+const FRAMES_QUEUED_MAX: usize = 16;
 
 /// Lines in one frame at most: well under a frame's limit for ordinary lines.
 const LINES_PER_FRAME_MAX: usize = 256;
@@ -227,7 +230,8 @@ pub(super) async fn serve(
     let Ok(request) = frame::read::<LogsRequest>(&mut stream).await else {
         return;
     };
-    let (frames, mut queue) = tokio::sync::mpsc::channel(16);
+    let (mut read, mut write) = tokio::io::split(stream);
+    let (frames, mut queue) = tokio::sync::mpsc::channel(FRAMES_QUEUED_MAX);
     let work = async {
         let last = match local(&shared, &request, &frames).await {
             Ok(()) => ApiFrame::End,
@@ -236,16 +240,16 @@ pub(super) async fn serve(
         let _ = frames.send(last).await;
         drop(frames);
     };
-    let write = async {
+    let written = async {
         while let Some(next) = queue.recv().await {
-            if frame::write(&mut stream, &next).await.is_err() {
+            if frame::write(&mut write, &next).await.is_err() {
                 return;
             }
         }
     };
-    // Either end's leaving ends both.
-    let (work, write) = (std::pin::pin!(work), std::pin::pin!(write));
-    if let futures::future::Either::Left(((), write)) = futures::future::select(work, write).await {
-        write.await;
+    // The other node says nothing more: whatever comes is its leaving.
+    tokio::select! {
+        _ = futures::future::join(work, written) => {}
+        _ = read.read_u8() => {}
     }
 }

@@ -22,7 +22,10 @@ use crate::{
 use async_trait::async_trait;
 use potluck_core::cluster::Cluster;
 use potluck_dht::slice::{ResolvedEndpoint, Source};
-use potluck_specs::{Millis, NodeId, trust::UserCertificate};
+use potluck_specs::{
+    Millis, NodeId,
+    trust::{Role, UserCertificate},
+};
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     net::UnixListener,
@@ -122,8 +125,13 @@ impl Operations for Api {
         clock::unix_now()
     }
 
-    async fn serve(&self, _who: &UserCertificate, request: ApiRequest, frames: Frames) {
+    async fn serve(&self, who: &UserCertificate, request: ApiRequest, frames: Frames) {
         let shared = &self.0;
+        if let Err(error) = may_ask(who, &request) {
+            // The client may have left.
+            let _ = frames.send(ApiFrame::Failure(error)).await;
+            return;
+        }
         let answer = match request {
             ApiRequest::Logs(request) => return logs::stream(shared, request, frames).await,
             ApiRequest::Info => Ok(ApiAnswer::Info(Box::new(info(shared)))),
@@ -161,6 +169,21 @@ impl Operations for Api {
         // The client may have left.
         let _ = frames.send(frame).await;
     }
+}
+
+/// Any valid certificate may look; only who may deploy may fill the disk.
+/// Changes are checked with their own signatures.
+fn may_ask(who: &UserCertificate, request: &ApiRequest) -> Result<(), ApiError> {
+    let uploads = matches!(
+        request,
+        ApiRequest::PutManifest(_) | ApiRequest::PutChunks(_)
+    );
+    let deploys = |role: &Role| matches!(role, Role::Admin | Role::Deployer { .. });
+    if uploads && !who.roles.iter().any(deploys) {
+        let message = format!("user {:?} may not upload packages", who.user);
+        return Err(ApiError::new(ErrorCode::Denied, message).hint("the role deployer is needed"));
+    }
+    Ok(())
 }
 
 fn info(shared: &Shared) -> Info {

@@ -32,6 +32,9 @@ use std::{
 /// How long a peer may take to open a stream for chunks.
 const OPEN_WAIT: Duration = Duration::from_secs(5);
 
+/// How long the search for further holders may take.
+const PROVIDERS_WAIT: Duration = Duration::from_millis(300);
+
 /// Hashes told to an uploader at a time: some hundred kilobytes of answer.
 const MISSING_MAX: usize = 20_000;
 
@@ -112,11 +115,11 @@ impl Packages {
         });
     }
 
-    /// Fetches a package, if it is not here, and keeps it.
+    /// Fetches a package, if it is not here, and keeps it; returns its size.
     ///
     /// # Errors
     /// Why it can't be had, for people.
-    pub(super) async fn hold(&self, id: PackageId, holders: Vec<NodeId>) -> Result<(), String> {
+    pub(super) async fn hold(&self, id: PackageId, holders: Vec<NodeId>) -> Result<u64, String> {
         // What is whole already is made durable all the same: an upload is not.
         let peers = match self.store.complete(id) {
             true => Vec::new(),
@@ -127,14 +130,18 @@ impl Packages {
             .await
             .map_err(|error| chain(&error))?;
         self.announce(id);
-        Ok(())
+        self.bytes_of(id)
+            .await
+            .ok_or_else(|| "its manifest is gone again".into())
     }
 
     /// Whom to ask: the holders that we were told, and whoever announced it.
     async fn peers(&self, id: PackageId, holders: Vec<NodeId>) -> Vec<PeerHint> {
         let mut nodes = holders;
-        if nodes.iter().all(|node| *node == self.me) {
-            nodes.extend(self.network.providers(id.0).await);
+        // Those who were told may be gone; whoever runs it has announced it.
+        let announced = self.network.providers(id.0);
+        if let Ok(announced) = tokio::time::timeout(PROVIDERS_WAIT, announced).await {
+            nodes.extend(announced);
         }
         nodes.sort();
         nodes.dedup();

@@ -274,6 +274,11 @@ fn explain(scheduler: &Scheduler, state: &Cluster, slot: &SlotId) -> Result<ApiA
     if !state.jobs().contains_key(&slot.job) {
         return Err(no_such_job(state, &slot.job));
     }
+    let replicas = state.jobs()[&slot.job].current().replicas;
+    if slot.index >= replicas {
+        let message = format!("{} has {replicas} tasks, numbered from 0", slot.job);
+        return Err(ApiError::new(ErrorCode::NotFound, message));
+    }
     let verdicts = scheduler
         .explain(state, slot, clock::boot_now())
         .into_iter()

@@ -1,11 +1,14 @@
 //! What goes on slowly: certificates renewed, revocations obeyed, the folder
 //! told who is there, drains passed to the agent, capacity to gossip.
 
-use super::{join, shared::Shared};
+use super::{admission, join, shared::Shared};
 use crate::{
     cli::chain,
     clock,
-    identity::{ClusterFile, DataFolder, KnownMember, MEMBERS_MAX, needs_renewal},
+    identity::{
+        Admission, ClusterFile, DataFolder, JoinReply, JoinRequest, KnownMember, MEMBERS_MAX,
+        needs_renewal,
+    },
     network::Credential,
 };
 use potluck_core::cluster::Cluster;
@@ -160,6 +163,16 @@ async fn renew(shared: &Arc<Shared>, folder: &DataFolder) {
     if !needs_renewal(&certificate, now) {
         return;
     }
+    if shared.we_lead() {
+        let request = JoinRequest::Renew {
+            credential: credential.clone(),
+        };
+        let reply = admission::admit(shared, shared.me.node, &request.encode()).await;
+        return match JoinReply::decode(&reply) {
+            Ok(JoinReply::Admitted(admission)) => use_credential(shared, folder, *admission),
+            other => tracing::warn!(reply = ?other, "this leader did not renew its certificate"),
+        };
+    }
     let addresses: Vec<SocketAddr> = shared
         .directory
         .alive()
@@ -169,24 +182,24 @@ async fn renew(shared: &Arc<Shared>, folder: &DataFolder) {
         .take(5)
         .collect();
     match join::renew(&shared.network, &addresses, &credential, &certificate).await {
-        Ok(admission) => {
-            if let Err(error) = folder.set_credential(&admission.credential) {
-                tracing::warn!(error = %chain(&error), "the new certificate was not written");
-            }
-            shared
-                .network
-                .set_credential(Credential::Node(admission.credential.clone()));
-            if let Err(error) = shared
-                .gossip
-                .update_credential(admission.credential.clone())
-            {
-                tracing::warn!(error = %chain(&error), "gossip refuses the new certificate");
-            }
-            shared.admission.set_credential(admission.credential);
-            tracing::info!("certificate renewed");
-        }
+        Ok(admission) => use_credential(shared, folder, admission),
         Err(error) => {
             tracing::warn!(error = %chain(&error), "the certificate is due and was not renewed");
         }
     }
+}
+
+fn use_credential(shared: &Shared, folder: &DataFolder, admission: Admission) {
+    let credential = admission.credential;
+    if let Err(error) = folder.set_credential(&credential) {
+        tracing::warn!(error = %chain(&error), "the new certificate was not written");
+    }
+    shared
+        .network
+        .set_credential(Credential::Node(credential.clone()));
+    if let Err(error) = shared.gossip.update_credential(credential.clone()) {
+        tracing::warn!(error = %chain(&error), "gossip refuses the new certificate");
+    }
+    shared.admission.set_credential(credential);
+    tracing::info!("certificate renewed");
 }

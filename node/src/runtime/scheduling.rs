@@ -13,7 +13,7 @@
 //! to agents, proposals, slices to publish. It never waits for a peer: each
 //! request is an actor of its own whose answer comes back as an event.
 
-use super::shared::Shared;
+use super::{discovery::Outbox, shared::Shared};
 use crate::{
     clock,
     spawn::spawn,
@@ -21,7 +21,7 @@ use crate::{
 };
 use potluck_core::{
     cluster::{Cluster, Command},
-    scheduler::{Effect, Event, Note, Scheduler, SchedulerConfig, ServiceEndpoints},
+    scheduler::{Effect, Event, Note, Scheduler, SchedulerConfig},
     session::{Heartbeat, HeartbeatAnswer},
 };
 use potluck_specs::{Millis, NodeId};
@@ -110,14 +110,11 @@ impl Scheduling {
     }
 }
 
-/// Where the endpoints of services go.
-pub(super) type Published = mpsc::Sender<ServiceEndpoints>;
-
 /// Drives until told to stop.
 pub(super) async fn run(
     shared: Arc<Shared>,
     mut driver: Driver,
-    published: Published,
+    published: Outbox,
     token: CancellationToken,
 ) {
     let mut leadership = shared.control.leadership();
@@ -143,7 +140,7 @@ pub(super) async fn run(
 async fn reign(
     shared: &Arc<Shared>,
     driver: &mut Driver,
-    published: &Published,
+    published: &Outbox,
     leadership: &mut watch::Receiver<crate::control::Leadership>,
 ) {
     let leader = shared.me.node;
@@ -184,7 +181,7 @@ async fn reign(
 /// The scheduler of one reign with its hands.
 struct Court<'a> {
     shared: &'a Arc<Shared>,
-    published: &'a Published,
+    published: &'a Outbox,
     back: mpsc::WeakSender<Input>,
     reign: u64,
     scheduler: Scheduler,
@@ -367,9 +364,7 @@ impl Court<'_> {
             }
             Effect::Propose { command } => self.propose(command),
             Effect::Publish { service } => {
-                // The publisher only queues; when it lags the scheduler waits
-                // for it rather than forget a withdrawal.
-                let _ = self.published.send(service).await;
+                self.published.put(self.scheduler.authority(), service);
             }
             Effect::Note { note } => log(&note),
         }

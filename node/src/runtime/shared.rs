@@ -11,10 +11,14 @@ use crate::{
     network::{Network, RequestError},
     wire::{Introduction, Request, Response},
 };
-use potluck_core::cluster::Cluster;
+use potluck_core::{auction::Authority, cluster::Cluster};
 use potluck_gossip::Gossip;
 use potluck_specs::{FleetId, Millis, NodeId, Topology, trust::SecretKey};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+/// How far ahead of this node's log a reign may be: more than a follower that
+/// was cut off for weeks lacks, far less than what would silence schedulers.
+const REIGN_AHEAD_MAX: u64 = 100_000_000;
 
 /// How long a follower takes a silent leader for one: several elections would
 /// have been over by then.
@@ -94,6 +98,18 @@ impl Shared {
         led_by
             .filter(|_| is_heard)
             .or_else(|| self.directory.greeted_by())
+    }
+
+    /// Can a scheduler of this cluster have this authority? Epochs rise by
+    /// recovery only, which restarts every node; a reign is an index of the
+    /// log, which a node that follows it knows well enough.
+    pub(super) fn is_believable(&self, authority: Authority) -> bool {
+        let known = self.control.read(Cluster::authority);
+        if !self.control.read(Cluster::has_begun) {
+            return true;
+        }
+        let reign_max = self.control.membership().last_index + REIGN_AHEAD_MAX;
+        authority.epoch <= known.epoch && authority.reign.0 <= reign_max
     }
 
     /// Does this node lead?

@@ -2,7 +2,7 @@
 
 use super::{
     admission::{self, Admission},
-    discovery::{self, Discovery},
+    discovery::{self, Discovery, Outbox},
     dispatch, join,
     members::{self, Directory},
     operations,
@@ -30,9 +30,9 @@ use potluck_core::{
 };
 use potluck_gossip::{Gossip, GossipConfig, GossipError};
 use potluck_specs::{
-    Millis, NodeId,
-    job::SignedJob,
-    trust::{GRACE_WITHOUT_LEADER, NodeCertificate, NodeCredential, SecretKey},
+    FleetId, Job, Millis, NodeId,
+    job::{SignedJob, SignedJobError},
+    trust::{GRACE_WITHOUT_LEADER, NodeCertificate, NodeCredential, SecretKey, TrustError},
 };
 use std::{
     collections::BTreeSet,
@@ -47,14 +47,14 @@ use std::{
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+/// Exit code of a fault of ours, as the command line has it.
+const EXIT_FAULT: i32 = 70;
+
 /// How long actors may take to end when the node stops.
 const STOP_WAIT: Duration = Duration::from_secs(5);
 
 /// Addresses that gossip asks first; any one of them that lives is enough.
 const SEEDS_MAX: usize = 200;
-
-/// Services whose endpoints wait to be published.
-const PUBLICATIONS_QUEUED_MAX: usize = 1_024;
 
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +83,15 @@ pub enum StartError {
     /// The package store.
     #[error("can't open the package store")]
     Packages(#[from] potluck_dht::store::StoreError),
+    /// The node's address can't be listened on. Nothing was asked of the
+    /// cluster yet.
+    #[error("can't listen on {address}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The helper program is not beside this one.
     #[error("the program potluck-helper is not at {0}")]
     NoHelper(PathBuf),
@@ -114,6 +123,9 @@ impl StartError {
                 "begin a fleet with potluck init, or join one with --join ADDRESS --token TOKEN"
             }
             StartError::Join(error) => return error.hint().map(str::to_owned),
+            StartError::Listen { .. } => {
+                "does another node listen there? choose an address of this host with --listen"
+            }
             StartError::NoHelper(_) => "install potluck-helper beside potluck",
             StartError::Folder(FolderError::InUse { .. }) => {
                 "is a node running here already? see potluck info; another needs its own --data"
@@ -152,6 +164,7 @@ impl Node {
     pub async fn start(settings: NodeSettings) -> Result<Node, StartError> {
         let folder = Arc::new(DataFolder::open(&settings.data)?);
         let helper = helper_program()?;
+        check_listen(settings.listen)?;
         let admitted = admit(&folder, &settings).await?;
         let boot_epoch = folder.next_boot_epoch(clock::unix_now())?;
         let has_leader = Arc::new(AtomicBool::new(false));
@@ -243,7 +256,7 @@ impl Node {
                 path: self.socket.clone(),
                 source,
             })?;
-        let (published, publications) = tokio::sync::mpsc::channel(PUBLICATIONS_QUEUED_MAX);
+        let outbox = Outbox::default();
         let voters = VotersConfig {
             replace_after: Millis(settings.replace_voter_after.as_millis() as u64),
             // A small part of the patience with the silent ones: 10 s of the
@@ -254,27 +267,44 @@ impl Node {
         let (shared, token) = (self.shared.clone(), self.token.clone());
         let genesis = folder.genesis()?;
         self.actors.extend([
-            spawn(
+            essential(
                 "dispatch",
+                token.clone(),
                 dispatch::run(shared.clone(), inbound, token.clone()),
             ),
-            spawn("members", members::run(shared.clone(), token.clone())),
-            spawn("session", session::run(shared.clone(), token.clone())),
-            spawn(
+            essential(
+                "members",
+                token.clone(),
+                members::run(shared.clone(), token.clone()),
+            ),
+            essential(
+                "session",
+                token.clone(),
+                session::run(shared.clone(), token.clone()),
+            ),
+            essential(
                 "scheduling",
-                scheduling::run(shared.clone(), driver, published, token.clone()),
+                token.clone(),
+                scheduling::run(shared.clone(), driver, outbox.clone(), token.clone()),
             ),
-            spawn("voters", voters::run(shared.clone(), voters, token.clone())),
-            spawn(
+            essential(
+                "voters",
+                token.clone(),
+                voters::run(shared.clone(), voters, token.clone()),
+            ),
+            essential(
                 "publisher",
-                discovery::publish(shared.clone(), publications, token.clone()),
+                token.clone(),
+                discovery::publish(shared.clone(), outbox, token.clone()),
             ),
-            spawn(
+            essential(
                 "renewal",
+                token.clone(),
                 renewal::run(shared.clone(), folder, has_leader, token.clone()),
             ),
-            spawn(
+            essential(
                 "api socket",
+                token.clone(),
                 operations::serve_socket(shared.clone(), listener, token.clone()),
             ),
         ]);
@@ -314,6 +344,23 @@ impl Node {
     }
 }
 
+/// Starts an actor without which the node is worse than none: it would look
+/// alive and do nothing. Its end before the node's ends the process; tasks go
+/// on, and whoever supervises the node starts it again.
+fn essential(
+    name: &'static str,
+    token: CancellationToken,
+    actor: impl Future<Output = ()> + Send + 'static,
+) -> JoinHandle<()> {
+    spawn(name, async move {
+        actor.await;
+        if !token.is_cancelled() {
+            tracing::error!(actor = name, "an actor ended by itself, ending the process");
+            std::process::exit(EXIT_FAULT);
+        }
+    })
+}
+
 /// A leader that stops on purpose asks a follower that keeps up to take over,
 /// so that nobody waits for an election timeout.
 async fn hand_over(shared: &Arc<Shared>) {
@@ -333,6 +380,13 @@ async fn hand_over(shared: &Arc<Shared>) {
     }
 }
 
+/// Finds out before a token is spent that TCP or UDP can't be had.
+fn check_listen(address: SocketAddr) -> Result<(), StartError> {
+    let tcp = std::net::TcpListener::bind(address).map(drop);
+    let both = tcp.and_then(|()| std::net::UdpSocket::bind(address).map(drop));
+    both.map_err(|source| StartError::Listen { address, source })
+}
+
 fn helper_program() -> Result<PathBuf, StartError> {
     let beside = std::env::current_exe()
         .unwrap_or_default()
@@ -346,11 +400,13 @@ fn helper_program() -> Result<PathBuf, StartError> {
 
 /// The node's certificate: from the folder, or by joining.
 async fn admit(folder: &DataFolder, settings: &NodeSettings) -> Result<Admitted, StartError> {
+    let is_member = folder.credential()?.is_some() && folder.cluster()?.is_some();
+    if !is_member && settings.join.is_none() {
+        // Before anything is written: `potluck init` takes an empty folder.
+        return Err(StartError::NoCluster(folder.path().into()));
+    }
     let key = folder.node_key()?;
-    if folder.credential()?.is_none() || folder.cluster()?.is_none() {
-        let Some(wish) = &settings.join else {
-            return Err(StartError::NoCluster(folder.path().into()));
-        };
+    if !is_member && let Some(wish) = &settings.join {
         join::join(folder, &key, settings, wish).await?;
     }
     // A certificate that ended while the host was off is renewed by asking.
@@ -472,12 +528,26 @@ fn agent_config(settings: &NodeSettings, admitted: &Admitted, helper: PathBuf) -
         helper,
         lease: settings.agent_lease,
         verify: Arc::new(move |signed: &SignedJob| {
-            signed
-                .verify(fleet, &cluster, clock::unix_now())
-                .map(|(job, _)| job)
-                .map_err(|error| chain(&error))
+            verify_job(signed, fleet, &cluster, clock::unix_now())
         }),
     }
+}
+
+/// Checks a job before it is run here. It was accepted while its author's
+/// certificate was valid, and must still be healed after that has ended.
+fn verify_job(
+    signed: &SignedJob,
+    fleet: FleetId,
+    cluster: &str,
+    now: Millis,
+) -> Result<Job, String> {
+    let verified = match signed.verify(fleet, cluster, now) {
+        Err(SignedJobError::Author(TrustError::Expired { ago })) => {
+            signed.verify(fleet, cluster, now.since(ago))
+        }
+        verified => verified,
+    };
+    verified.map(|(job, _)| job).map_err(|error| chain(&error))
 }
 
 /// Writes the first entries of a new cluster's log, once this node leads it.
