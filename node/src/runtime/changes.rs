@@ -2,7 +2,7 @@
 //! durable, committed. "Accepted" means that the job and its package survive
 //! the loss of any one node.
 
-use super::shared::Shared;
+use super::{shared::Shared, voters};
 use crate::{
     api::{
         change::{Change, ChangeRequest, SignedChange},
@@ -103,6 +103,13 @@ async fn simple(
         ),
         Change::Remove { node } => (Command::RemoveMember { node, now }, Changed::Removed),
     };
+    if let Change::Remove { node } = request.change {
+        // Before its certificate is revoked: a voter that is put out and still
+        // counts would cost the cluster its majority.
+        voters::let_go(shared, node)
+            .await
+            .map_err(|why| ApiError::new(ErrorCode::Unavailable, why))?;
+    }
     match propose(shared, command).await? {
         Reply::Done => Ok(changed),
         // The repeat of a removal whose answer was lost.

@@ -190,6 +190,62 @@ async fn carry_out(
     }
 }
 
+/// Takes a node that leaves out of the voters, with a learner in its place if
+/// one keeps up.
+///
+/// # Errors
+/// Why not yet, for people; a repeat goes on from there.
+pub(super) async fn let_go(shared: &Arc<Shared>, node: NodeId) -> Result<(), String> {
+    let group = shared.control.membership();
+    if !group.voters.iter().any(|voter| voter.member.node == node) {
+        return Ok(());
+    }
+    let others: Vec<&control::Follower> = group
+        .voters
+        .iter()
+        .filter(|voter| voter.member.node != node)
+        .collect();
+    if node == shared.me.node {
+        let heir = others.iter().max_by_key(|voter| voter.matched);
+        let heir = heir.ok_or("the only voter of a cluster can't leave it")?;
+        let handed = shared.control.transfer_leadership(heir.raft_id).await;
+        handed.map_err(|error| crate::cli::chain(&error))?;
+        return Err("the scheduler hands over before it leaves; ask again".into());
+    }
+    let mut voters: BTreeSet<u64> = others.iter().map(|voter| voter.raft_id).collect();
+    if let Some(heir) = successor(shared, &group).await {
+        seal_issuer(shared, heir.member.node).await?;
+        voters.insert(heir.raft_id);
+    }
+    tracing::info!(%node, "a voter leaves");
+    let changed = shared.control.change_voters(voters).await;
+    changed.map_err(|error| crate::cli::chain(&error))
+}
+
+/// A learner that may vote, is up and keeps up.
+async fn successor(shared: &Arc<Shared>, group: &control::Membership) -> Option<control::Follower> {
+    let up = shared.scheduling.look(|scheduler, state| {
+        let hosts = scheduler.hosts(state).into_iter();
+        let up = hosts.filter(|host| host.session == SessionState::Up && !host.draining);
+        let eligible = up.filter(|host| {
+            let member = state.members().get(&host.node);
+            member.is_some_and(|member| member.roles.contains(&NodeRole::VoterEligible))
+        });
+        eligible.map(|host| host.node).collect::<BTreeSet<NodeId>>()
+    });
+    let up = up.await?;
+    let keeps_up = |learner: &&control::Follower| {
+        let matched = learner.matched.unwrap_or_default();
+        up.contains(&learner.member.node) && matched + BEHIND_MAX >= group.last_index
+    };
+    group
+        .learners
+        .iter()
+        .filter(keeps_up)
+        .max_by_key(|l| l.matched)
+        .cloned()
+}
+
 fn raft_id(group: &control::Membership, node: NodeId) -> Result<u64, String> {
     group
         .voters

@@ -86,3 +86,22 @@ fn the_scheduler_itself_can_leave() {
     assert_eq!(voters.len(), 3);
     fleet.run(&asker, &fleet.hello("further", 1));
 }
+
+#[test]
+fn voters_that_leave_in_order_don_t_take_the_majority_with_them() {
+    let fleet = Fleet::up(3, 3);
+    fleet.voters(3, &[]);
+    let stays = fleet.leader().unwrap();
+    let leavers: Vec<String> = fleet
+        .names()
+        .into_iter()
+        .filter(|name| *name != stays)
+        .collect();
+    for gone in &leavers {
+        fleet.client(gone).json(&["leave"]).unwrap();
+    }
+    // The one that is left still commits.
+    fleet.run(&stays, &fleet.hello("alone", 1));
+    let alone = await_healthy(&fleet.client(&stays), "alone", &[&leavers[0], &leavers[1]]);
+    all_answer(&alone);
+}
