@@ -122,14 +122,24 @@ fn run(cli: &Cli) -> Result<(), Box<dyn Error>> {
             }
         }
         Command::Status => status(&Testnet::open(&root)?, json),
-        Command::Kill { node, agent: true } => Testnet::open(&root)?.kill_agent(node)?,
-        Command::Kill { node, agent: false } => Testnet::open(&root)?.kill(node)?,
+        Command::Kill { node, agent: true } => {
+            Testnet::open(&root)?.kill_agent(node)?;
+            eprintln!("the agent of {node} is gone; its tasks go on");
+        }
+        Command::Kill { node, agent: false } => {
+            Testnet::open(&root)?.kill(node)?;
+            eprintln!("{node} is gone with all its processes");
+        }
         Command::Start { node } => {
             let net = Testnet::open(&root)?;
             net.start(node)?;
             net.await_answer(node)?;
+            eprintln!("{node} runs");
         }
-        Command::Down => Testnet::open(&root)?.down()?,
+        Command::Down => {
+            Testnet::open(&root)?.down()?;
+            eprintln!("nothing of the testnet is left");
+        }
         Command::Demo => demo::run()?,
         Command::Sim { seed, seeds } => simulate(*seed, *seeds)?,
         Command::Bench { only } => bench::run(only.as_deref())?,
@@ -189,7 +199,7 @@ fn status(net: &Testnet, json: bool) {
             text("name"),
             text("rack"),
             text("address"),
-            row["helpers"],
+            row["helpers"].to_string(),
             text("state"),
         );
     }

@@ -13,7 +13,7 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
 };
-use support::{Agent, Task, find_processes, is_alive, wait_dead, wait_for};
+use support::{Agent, Task, find_processes, is_alive, skip, wait_dead, wait_for};
 
 /// A word that no other process has among its arguments.
 fn unique_seconds() -> String {
@@ -497,7 +497,7 @@ fn start_without_namespaces(task: &mut Task) {
 #[test]
 fn without_a_pid_namespace_it_says_so_and_still_ends_everything() {
     if !is_root() && !users_may_have_namespaces() {
-        return;
+        return skip("needs root, or user namespaces for an ordinary user");
     }
     for by_kill in [false, true] {
         let word = unique_seconds();
@@ -534,7 +534,7 @@ fn without_a_pid_namespace_it_says_so_and_still_ends_everything() {
 #[test]
 fn without_a_pid_namespace_a_killed_helper_still_takes_everything_with_it() {
     if !is_root() && !users_may_have_namespaces() {
-        return;
+        return skip("needs root, or user namespaces for an ordinary user");
     }
     let word = unique_seconds();
     let mut task = Task::script(&format!("(setsid sleep {word} &) ; exec sleep 1000"));
@@ -550,7 +550,7 @@ fn without_a_pid_namespace_a_killed_helper_still_takes_everything_with_it() {
 #[test]
 fn a_description_can_insist_on_isolation() {
     if !is_root() && !users_may_have_namespaces() {
-        return;
+        return skip("needs root, or user namespaces for an ordinary user");
     }
     let mut task = Task::script("exit 0");
     task.description.isolation.if_missing = IfMissing::Refuse;
@@ -592,7 +592,7 @@ impl Drop for Group {
 #[test]
 fn the_task_and_not_the_helper_joins_the_control_group() {
     let Some(group) = Group::make() else {
-        return;
+        return skip("needs a control group hierarchy that it may write to");
     };
     let procs = group.0.join("cgroup.procs");
     let mut task = Task::script("exec sleep 1000");

@@ -1,7 +1,6 @@
 //! The arguments as people write them, and nothing else: what they mean is
 //! decided in the commands.
 
-use super::connect::parse_address;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use potluck_specs::{JobName, SlotId};
 use std::{net::SocketAddr, path::PathBuf};
@@ -229,4 +228,17 @@ pub(super) struct RunArgs {
     /// Other number of replicas than the spec says.
     #[arg(long, value_name = "N")]
     pub replicas: Option<u32>,
+}
+
+/// Reads HOST:PORT or IP:PORT; a host's first address counts.
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    use std::net::ToSocketAddrs;
+    let found = text.to_socket_addrs();
+    found
+        .map_err(|error| error.to_string())?
+        .next()
+        .ok_or_else(|| "the host has no address".into())
 }

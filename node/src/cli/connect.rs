@@ -1,6 +1,9 @@
 //! From `--node`, the data folder and the profile to a session with a node.
 
-use super::{args::Global, exit::chain};
+use super::{
+    args::{Global, parse_address},
+    exit::chain,
+};
 use crate::{
     api::{
         change::{Change, ChangeRequest, SignedChange},
@@ -106,19 +109,6 @@ fn load_profile(global: &Global) -> Result<Profile, ApiError> {
              name another folder with --config",
         )
     })
-}
-
-/// Reads HOST:PORT or IP:PORT; a host's first address counts.
-///
-/// # Errors
-/// What is wrong with it, for people.
-pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
-    use std::net::ToSocketAddrs;
-    let found = text.to_socket_addrs();
-    found
-        .map_err(|error| error.to_string())?
-        .next()
-        .ok_or_else(|| "the host has no address".into())
 }
 
 fn targets(global: &Global, profile: &Profile) -> Result<Vec<Target>, ApiError> {

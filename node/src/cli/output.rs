@@ -11,9 +11,22 @@ pub(super) fn print<T: Serialize>(format: Format, value: &T, table: impl FnOnce(
     match format {
         Format::Json => {
             let text = serde_json::to_string_pretty(value).expect("our answers have string keys");
-            println!("{text}");
+            say(&text);
         }
-        Format::Table => println!("{}", table(value).trim_end()),
+        Format::Table => say(table(value).trim_end()),
+    }
+}
+
+/// Writes a line to standard output. A reader that has left is no failure; a
+/// full disk behind it is one, and it is told.
+fn say(text: &str) {
+    use std::io::Write;
+    let written = writeln!(std::io::stdout().lock(), "{text}");
+    if let Err(error) = written
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        eprintln!("error: can't write the answer: {error}");
+        std::process::exit(1);
     }
 }
 
