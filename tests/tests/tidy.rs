@@ -520,9 +520,15 @@ fn nothing_is_left_to_do_or_ignored() {
     let mut breaches = Vec::new();
     for file in code() {
         let unfinished = |line: &str| {
-            ["todo!(", "unimplemented!(", "#[ignore", "dbg!("]
-                .iter()
-                .any(|word| line.contains(word))
+            // In two parts, so that this list is not what it looks for.
+            [
+                ["todo", "!("],
+                ["unimplemented", "!("],
+                ["#[", "ignore"],
+                ["dbg", "!("],
+            ]
+            .iter()
+            .any(|word| line.contains(&word.concat()))
         };
         breaches.extend(file.breaches(file.lines(), unfinished));
     }
@@ -579,7 +585,7 @@ fn no_path_of_one_machine() {
 }
 
 fn names_a_machine(line: &str) -> bool {
-    let places = ["/work/", "/home/", "/Users/", "/tmp/potluck"];
+    let places = [concat!("/wo", "rk/"), "/home/", "/Users/", "/tmp/potluck"];
     places.iter().any(|place| {
         line.match_indices(place).any(|(at, _)| {
             let before = line[..at].chars().next_back();
@@ -590,8 +596,8 @@ fn names_a_machine(line: &str) -> bool {
 
 #[test]
 fn the_rules_can_be_broken() {
-    assert!(names_a_machine("let path = \"/work/x\";"));
-    assert!(!names_a_machine("see frame/work/x and ~/home/x"));
+    assert!(names_a_machine("let path = \"/home/x\";"));
+    assert!(!names_a_machine("see frame/home/x and ~/home/x"));
     let file = File {
         path: "node/src/x.rs".into(),
         text: "use std::{\n    fs,\n    time::{Duration, Instant},\n};\nfn f() {}\n\
