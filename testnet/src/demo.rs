@@ -386,7 +386,27 @@ fn kill_host(net: &Testnet, leader: &str) -> Outcome<()> {
     Ok(())
 }
 
+/// The host that died may have been a voter. Until another has taken its
+/// place, the scheduler's death would be the loss of a majority.
+fn await_living_voters(net: &Testnet) -> Outcome<()> {
+    let voters = until("three living voters", STEP_WAIT, || {
+        let client = net.any_client().map_err(|error| error.to_string())?;
+        let info = client.json(&["info"]).map_err(|error| error.to_string())?;
+        let voters = list(&info["voters"]);
+        let names: Vec<&str> = voters.split(", ").collect();
+        let alive = names.iter().all(|name| net.processes(name).agent.is_some());
+        if names.len() == 3 && alive {
+            Ok(voters)
+        } else {
+            Err(voters)
+        }
+    })?;
+    told(&format!("the voters are {voters}, all alive"));
+    Ok(())
+}
+
 fn kill_scheduler(net: &Testnet, spec: &Path) -> Outcome<()> {
+    await_living_voters(net)?;
     let leader = net.leader()?;
     say(6, &format!("the scheduler's host {leader} dies"));
     let start = Instant::now();

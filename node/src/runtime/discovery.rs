@@ -354,3 +354,51 @@ fn slice(shared: &Shared, authority: Authority, service: &ServiceEndpoints, coun
         endpoints,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use potluck_specs::{Epoch, Reign};
+
+    fn authority(reign: u64) -> Authority {
+        Authority {
+            epoch: Epoch(1),
+            reign: Reign(reign),
+        }
+    }
+
+    fn service(name: &str) -> ServiceEndpoints {
+        ServiceEndpoints {
+            namespace: "default".into(),
+            service: name.into(),
+            endpoints: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn an_earlier_reign_is_never_published_under_a_later_one() {
+        let outbox = Outbox::default();
+        outbox.put(authority(1), service("web"));
+        assert_eq!(outbox.take_due(authority(2)), []);
+        assert_eq!(outbox.take_due(authority(1)), [], "it is forgotten");
+    }
+
+    #[test]
+    fn a_later_reign_waits_for_its_own_turn() {
+        let outbox = Outbox::default();
+        outbox.put(authority(2), service("web"));
+        assert_eq!(outbox.take_due(authority(1)), []);
+        assert_eq!(outbox.take_due(authority(2)), [service("web")]);
+    }
+
+    #[test]
+    fn what_was_taken_is_kept_and_due_again_when_it_changes() {
+        let outbox = Outbox::default();
+        outbox.put(authority(1), service("web"));
+        assert_eq!(outbox.take_due(authority(1)), [service("web")]);
+        assert_eq!(outbox.take_due(authority(1)), [], "not before its time");
+        assert_eq!(outbox.lock().len(), 1, "it will be published again");
+        outbox.put(authority(1), service("web"));
+        assert_eq!(outbox.take_due(authority(1)), [service("web")]);
+    }
+}
