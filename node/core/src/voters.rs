@@ -81,25 +81,22 @@ pub struct Membership {
 }
 
 /// The next change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VoterMove {
     /// Lets a node follow the log.
     AddLearner {
         /// The node.
         node: NodeId,
     },
-    /// Lets a learner vote and, in the same joint change, a voter no longer.
-    Promote {
-        /// The learner.
-        add: NodeId,
-        /// The voter, which becomes nothing.
-        remove: Option<NodeId>,
-    },
-    /// Lets a voter go without another in its place: it left the cluster, or
-    /// the cluster has fewer nodes than it had.
-    RemoveVoter {
-        /// The node.
-        node: NodeId,
+    /// Changes who votes, in one joint change: the group is never left on an
+    /// even number in between, least of all on two, where the death of either
+    /// would stop it for good.
+    ChangeVoters {
+        /// Learners that vote from now on.
+        add: BTreeSet<NodeId>,
+        /// Voters that become nothing: they left the cluster, are long dead,
+        /// or the cluster has fewer nodes than it had.
+        remove: BTreeSet<NodeId>,
     },
     /// Lets a follower go that is dead or left.
     RemoveLearner {
@@ -123,8 +120,8 @@ pub fn voters_wanted(members: usize) -> usize {
     }
 }
 
-/// The next change to make, if any: one at a time, asked again once it is
-/// committed. `me` is the leader, who never removes itself.
+/// The next change to make, if any: one joint change at a time, asked again
+/// once it is committed. `me` is the leader, who never removes itself.
 pub fn next_move(
     config: &VotersConfig,
     memory: &mut VoterMemory,
@@ -162,6 +159,13 @@ pub fn rack_majority_warning(candidates: &[Candidate], membership: &Membership) 
     heavy.map(|(rack, _)| rack.to_string())
 }
 
+fn exchange<const A: usize, const R: usize>(add: [NodeId; A], remove: [NodeId; R]) -> VoterMove {
+    VoterMove::ChangeVoters {
+        add: add.into(),
+        remove: remove.into(),
+    }
+}
+
 struct Group<'a> {
     config: &'a VotersConfig,
     me: NodeId,
@@ -193,13 +197,12 @@ impl<'a> Group<'a> {
 
     /// A voter that left, or is long silent and dead, makes room for another.
     fn replace(&self) -> Option<VoterMove> {
-        let remove = self.gone_voter()?;
         if self.membership.voters.len() > self.target {
-            return Some(VoterMove::RemoveVoter { node: remove });
+            return None;
         }
+        let remove = self.gone_voter()?;
         let add = self.best_ready(Some(remove))?;
-        let remove = Some(remove);
-        Some(VoterMove::Promote { add, remove })
+        Some(exchange([add], [remove]))
     }
 
     fn gone_voter(&self) -> Option<NodeId> {
@@ -220,34 +223,52 @@ impl<'a> Group<'a> {
         })
     }
 
-    /// More voters than the members ask for: people removed nodes.
+    /// More voters than the members ask for: people removed nodes. The gone
+    /// ones go first, then those of crowded racks.
     fn shrink(&self) -> Option<VoterMove> {
-        if self.membership.voters.len() <= self.target {
-            return None;
+        let excess = self.membership.voters.len().checked_sub(self.target)?;
+        let mut racks = self.voters_by_rack(None);
+        let mut stay: BTreeSet<NodeId> = self.membership.voters.clone();
+        stay.remove(&self.me);
+        let mut remove = BTreeSet::new();
+        while remove.len() < excess {
+            let rank = |node: &NodeId| (self.is_long_gone(node), self.in_rack(&racks, node), *node);
+            let node = stay.iter().copied().max_by_key(rank)?;
+            stay.remove(&node);
+            remove.insert(node);
+            let left = self.members.get(&node);
+            if let Some(voters) = left.and_then(|left| racks.get_mut(left.rack.as_str())) {
+                *voters = voters.saturating_sub(1);
+            }
         }
-        let racks = self.voters_by_rack(None);
-        let node = self
-            .membership
-            .voters
-            .iter()
-            .filter(|node| **node != self.me)
-            .max_by_key(|node| (self.in_rack(&racks, node), **node))?;
-        Some(VoterMove::RemoveVoter { node: *node })
+        (!remove.is_empty()).then_some(VoterMove::ChangeVoters {
+            add: BTreeSet::new(),
+            remove,
+        })
     }
 
-    /// Towards the target, and not onto an even number to stay there: two
-    /// voters survive the loss of no more than one does.
+    /// Towards the target, from an odd number to the next odd one at once.
     fn grow(&self) -> Option<VoterMove> {
         let voters = self.membership.voters.len();
         if voters >= self.target {
             return None;
         }
         let steps = if voters % 2 == 1 { 2 } else { 1 };
-        if self.ready().count() < steps {
-            return None;
+        let mut racks = self.voters_by_rack(None);
+        let mut ready: BTreeSet<NodeId> = self.ready().collect();
+        let mut add = BTreeSet::new();
+        while add.len() < steps {
+            let rank = |node: &NodeId| (self.in_rack(&racks, node), *node);
+            let node = ready.iter().copied().min_by_key(rank)?;
+            ready.remove(&node);
+            add.insert(node);
+            let rack = self.members.get(&node)?.rack.as_str();
+            *racks.entry(rack).or_default() += 1;
         }
-        let add = self.best_ready(None)?;
-        Some(VoterMove::Promote { add, remove: None })
+        Some(VoterMove::ChangeVoters {
+            add,
+            remove: BTreeSet::new(),
+        })
     }
 
     /// Followers: let the gone ones go, fill up with live ones.
@@ -293,8 +314,7 @@ impl<'a> Group<'a> {
             return None;
         }
         memory.better_spread_since = None;
-        let remove = Some(remove);
-        Some(VoterMove::Promote { add, remove })
+        Some(exchange([add], [remove]))
     }
 
     fn better_spread(&self) -> Option<(NodeId, NodeId)> {
@@ -398,10 +418,10 @@ mod tests {
         next_move(&config, &mut memory, node(0), fleet, membership, NOW)
     }
 
-    fn promote(add: u8, remove: Option<u8>) -> Option<VoterMove> {
-        Some(VoterMove::Promote {
-            add: node(add),
-            remove: remove.map(node),
+    fn vote(add: &[u8], remove: &[u8]) -> Option<VoterMove> {
+        Some(VoterMove::ChangeVoters {
+            add: add.iter().copied().map(node).collect(),
+            remove: remove.iter().copied().map(node).collect(),
         })
     }
 
@@ -413,19 +433,26 @@ mod tests {
     fn grows_with_the_cluster() {
         // racks of nodes 0.., voters, learners, next move
         type Row<'a> = (&'a str, &'a [u8], &'a [u8], Option<VoterMove>);
-        let table: [Row<'_>; 11] = [
+        let table: [Row<'_>; 12] = [
             ("a", &[0], &[], None),
             ("ab", &[0], &[], learn(1)),
             ("ab", &[0], &[1], None),
             ("abc", &[0], &[1], learn(2)),
-            ("abc", &[0], &[1, 2], promote(1, None)),
-            ("abc", &[0, 1], &[2], promote(2, None)),
+            // Never two on the way to three.
+            ("abc", &[0], &[1, 2], vote(&[1, 2], &[])),
+            ("abc", &[0, 1], &[2], vote(&[2], &[])),
             // Other racks first.
-            ("aab", &[0], &[1, 2], promote(2, None)),
-            ("aabb", &[0, 2], &[1, 3], promote(1, None)),
+            ("aaabc", &[0], &[1, 2, 3, 4], vote(&[3, 4], &[])),
+            ("aabb", &[0, 2], &[1, 3], vote(&[1], &[])),
             ("aaaab", &[0, 1, 2], &[], learn(4)),
             ("abcabcabc", &[0, 1, 2], &[3, 4, 5, 6, 7], None),
-            ("abcabcabca", &[0, 1, 2], &[3, 4, 5, 6, 7], promote(3, None)),
+            (
+                "abcabcabca",
+                &[0, 1, 2],
+                &[3, 4, 5, 6, 7],
+                vote(&[3, 4], &[]),
+            ),
+            ("abcabcabca", &[0, 1, 2], &[3], learn(4)),
         ];
         for (racks, voters, learners, expected) in table {
             let result = ask(&fleet(racks), &group(voters, learners));
@@ -464,7 +491,7 @@ mod tests {
         kill(&mut all, 1, minutes(4));
         assert_eq!(ask(&all, &voters), None);
         kill(&mut all, 1, minutes(5));
-        assert_eq!(ask(&all, &voters), promote(3, Some(1)));
+        assert_eq!(ask(&all, &voters), vote(&[3], &[1]));
         // Heard on Raft: not replaced, whatever the session says.
         all[1].raft_heard_at = Some(NOW);
         assert_eq!(ask(&all, &voters), None);
@@ -483,11 +510,10 @@ mod tests {
         let four = fleet("abca");
         let without_1: Vec<_> = four.into_iter().filter(|c| c.node != node(1)).collect();
         let with_spare = group(&[0, 1, 2], &[3]);
-        assert_eq!(ask(&without_1, &with_spare), promote(3, Some(1)));
+        assert_eq!(ask(&without_1, &with_spare), vote(&[3], &[1]));
         let two = fleet("ab");
-        let remove = |k| Some(VoterMove::RemoveVoter { node: node(k) });
-        assert_eq!(ask(&two, &group(&[0, 1, 2], &[])), remove(2));
-        assert_eq!(ask(&two, &group(&[0, 1], &[])), remove(1));
+        assert_eq!(ask(&two, &group(&[0, 1, 2], &[])), vote(&[], &[1, 2]));
+        assert_eq!(ask(&two, &group(&[0, 1], &[])), vote(&[], &[1]));
         assert_eq!(ask(&two, &group(&[0], &[])), learn(1));
     }
 
@@ -512,7 +538,7 @@ mod tests {
         };
         assert_eq!(at(0), None);
         assert_eq!(at(9), None);
-        assert_eq!(at(10), promote(3, Some(2)));
+        assert_eq!(at(10), vote(&[3], &[2]));
     }
 
     #[test]
@@ -532,8 +558,8 @@ mod tests {
 
     proptest! {
         /// From one voter, whoever is alive, the moves end; they never remove
-        /// the leader, never go below target once it was reached, and keep
-        /// the learners bounded.
+        /// the leader, never stand on an even number, never go below target
+        /// once it was reached, and keep the learners bounded.
         #[test]
         fn moves_come_to_an_end(
             racks in "[abc]{1,14}",
@@ -555,15 +581,13 @@ mod tests {
                     VoterMove::AddLearner { node } => {
                         prop_assert!(membership.learners.insert(node));
                     }
-                    VoterMove::Promote { add, remove } => {
-                        prop_assert!(membership.learners.remove(&add));
-                        prop_assert!(membership.voters.insert(add));
-                        if let Some(remove) = remove {
-                            prop_assert!(membership.voters.remove(&remove));
-                        }
-                    }
-                    VoterMove::RemoveVoter { node } => {
-                        prop_assert!(membership.voters.remove(&node));
+                    VoterMove::ChangeVoters { add, remove } => {
+                        prop_assert!(add.is_subset(&membership.learners));
+                        prop_assert!(remove.is_subset(&membership.voters));
+                        membership.learners.retain(|node| !add.contains(node));
+                        membership.voters.extend(add);
+                        membership.voters.retain(|node| !remove.contains(node));
+                        prop_assert_eq!(membership.voters.len() % 2, 1);
                     }
                     VoterMove::RemoveLearner { node } => {
                         prop_assert!(membership.learners.remove(&node));
@@ -578,7 +602,6 @@ mod tests {
             if alive >= target {
                 prop_assert_eq!(membership.voters.len(), target);
             }
-            prop_assert_eq!(membership.voters.len() % 2, 1);
         }
     }
 }

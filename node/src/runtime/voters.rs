@@ -160,27 +160,16 @@ async fn carry_out(
                 .await
                 .map_err(text)
         }
-        VoterMove::Promote { add, remove } => {
-            seal_issuer(shared, add).await?;
+        VoterMove::ChangeVoters { add, remove } => {
             let mut voters: BTreeSet<u64> = group.voters.iter().map(|f| f.raft_id).collect();
-            voters.insert(raft_id(group, add)?);
-            if let Some(remove) = remove {
-                voters.remove(&raft_id(group, remove)?);
+            for node in add {
+                seal_issuer(shared, node).await?;
+                voters.insert(raft_id(group, node)?);
+            }
+            for node in remove {
+                voters.remove(&raft_id(group, node)?);
             }
             shared.control.change_voters(voters).await.map_err(text)
-        }
-        VoterMove::RemoveVoter { node } => {
-            let gone = raft_id(group, node)?;
-            let voters = group
-                .voters
-                .iter()
-                .map(|f| f.raft_id)
-                .filter(|id| *id != gone);
-            shared
-                .control
-                .change_voters(voters.collect())
-                .await
-                .map_err(text)
         }
         VoterMove::RemoveLearner { node } => shared
             .control

@@ -26,6 +26,26 @@ fn three_voters_form_in_three_racks_and_form_again_after_a_loss() {
 }
 
 #[test]
+fn a_host_that_dies_as_the_voters_form_does_not_stop_the_cluster() {
+    let fleet = Fleet::up(6, 3);
+    let leader = fleet.leader().unwrap();
+    let client = fleet.client(&leader);
+    // Not through `Fleet::voters`, which waits until three stand.
+    let first = until("the first other voter", WAIT, || {
+        let info = client.json(&["info"]).map_err(|error| error.to_string())?;
+        let voters = info["voters"].as_array().ok_or("no voters")?;
+        let mut names = voters.iter().filter_map(|name| name.as_str());
+        let other = names.find(|name| *name != leader);
+        other.map(str::to_owned).ok_or_else(|| info.to_string())
+    })
+    .unwrap();
+    fleet.kill(&first).unwrap();
+    fleet.run(&leader, &fleet.hello("formed", 3));
+    fleet.await_state(&first, "dead");
+    fleet.voters(3, &[&first]);
+}
+
+#[test]
 fn tasks_live_on_without_any_scheduler() {
     let fleet = Fleet::up(3, 3);
     fleet.run("r1h1", &fleet.hello("alone", 3));
