@@ -184,6 +184,12 @@ pub enum StopReason {
     Drained,
     /// The slot is filled elsewhere.
     Double,
+    /// It fails on this host again and again.
+    Failing,
+    /// It is to even out the load.
+    Moved,
+    /// A job of higher priority needs the room.
+    Preempted,
     /// A reason that a newer version knows.
     #[serde(other)]
     Other,

@@ -116,7 +116,11 @@ impl Scheduler {
         let number = self.last_call;
         let spread = self.spread(&job.name);
         let need = job.task.resources;
-        let feasible = self.feasible(cluster, job, now);
+        let mut feasible = self.feasible(cluster, job, now);
+        // Hosts that come and go get work only where nobody else takes it.
+        if feasible.iter().any(|host| !self.is_flapping(host.node, now)) {
+            feasible.retain(|host| !self.is_flapping(host.node, now));
+        }
         let chosen = rank::choose(feasible, &spread, need, slots.len(), number);
         let work = self.works.entry(job.name.clone()).or_default();
         work.called_at = Some(now);
@@ -167,6 +171,7 @@ impl Scheduler {
                     && host.complete
                     && host.free.fits(&job.task.resources)
                     && !work.is_some_and(|work| work.avoids(**node, now))
+                    && !self.is_bad_pair(&job.name, **node, now)
                     && takes_work(cluster, **node)
                     && !host.draining
             })
@@ -256,9 +261,7 @@ impl Scheduler {
             work.call = None;
         }
         let job = self
-            .catalog
-            .running(cluster, &open.job)
-            .filter(|job| job.version == open.version);
+            .wanted_version(cluster, &open.job, open.version);
         let Some(job) = job else {
             self.cancel_all(open.bids.keys(), number);
             return;
@@ -281,7 +284,10 @@ impl Scheduler {
         let filled = chosen.len();
         let mut by_node: BTreeMap<NodeId, Vec<SlotId>> = BTreeMap::new();
         for (slot, node) in wanted.iter().zip(&chosen) {
-            by_node.entry(*node).or_default().push(slot.clone());
+            // Its own host would end the task to start the next.
+            if self.surges.get(slot).is_none_or(|surge| surge.from != *node) {
+                by_node.entry(*node).or_default().push(slot.clone());
+            }
         }
         self.cancel_all(bids.keys().filter(|n| !by_node.contains_key(n)), number);
         for (node, slots) in by_node {
@@ -345,6 +351,7 @@ pub(super) fn takes_work(cluster: &Cluster, node: NodeId) -> bool {
         .members()
         .get(&node)
         .is_some_and(|member| !member.draining && member.roles.contains(&NodeRole::Agent))
+        && !cluster.is_cordoned(node)
 }
 
 pub(super) fn package_bytes(cluster: &Cluster, job: &Job) -> u64 {
