@@ -258,7 +258,8 @@ impl Scheduler {
             // An answer that is only slow is not chased: the driver says when
             // it is lost, and its own patience ends before ours.
             let silent = pending.lost || now.since(pending.at) >= REPEAT_LONGEST;
-            if up && silent && pending.sent && !pending.committed && now.since(pending.at) >= pause {
+            if up && silent && pending.sent && !pending.committed && now.since(pending.at) >= pause
+            {
                 due.insert((pending.node, pending.call), slot.job.clone());
             }
         }

@@ -118,7 +118,10 @@ impl Scheduler {
         let need = job.task.resources;
         let mut feasible = self.feasible(cluster, job, now);
         // Hosts that come and go get work only where nobody else takes it.
-        if feasible.iter().any(|host| !self.is_flapping(host.node, now)) {
+        if feasible
+            .iter()
+            .any(|host| !self.is_flapping(host.node, now))
+        {
             feasible.retain(|host| !self.is_flapping(host.node, now));
         }
         let chosen = rank::choose(feasible, &spread, need, slots.len(), number);
@@ -260,8 +263,7 @@ impl Scheduler {
         if let Some(work) = self.works.get_mut(&open.job) {
             work.call = None;
         }
-        let job = self
-            .wanted_version(cluster, &open.job, open.version);
+        let job = self.wanted_version(cluster, &open.job, open.version);
         let Some(job) = job else {
             self.cancel_all(open.bids.keys(), number);
             return;
@@ -285,7 +287,11 @@ impl Scheduler {
         let mut by_node: BTreeMap<NodeId, Vec<SlotId>> = BTreeMap::new();
         for (slot, node) in wanted.iter().zip(&chosen) {
             // Its own host would end the task to start the next.
-            if self.surges.get(slot).is_none_or(|surge| surge.from != *node) {
+            if self
+                .surges
+                .get(slot)
+                .is_none_or(|surge| surge.from != *node)
+            {
                 by_node.entry(*node).or_default().push(slot.clone());
             }
         }

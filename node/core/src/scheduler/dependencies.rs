@@ -9,7 +9,10 @@ use crate::{
     cluster::{Cluster, RolloutPhase},
     session::TaskState,
 };
-use potluck_specs::{Job, JobName, Millis};
+use potluck_specs::{
+    JobName, Millis,
+    job::{Dependency, DependencyState},
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How long a stopped job's tasks wait for those of stopped jobs that depend
@@ -20,30 +23,25 @@ const STOP_ORDER_LONGEST: Millis = Millis(120_000);
 /// Between two looks at a job that waits to be stopped.
 const LOOK_EVERY: Millis = Millis(1_000);
 
-/// Another job that must be there first.
-pub(super) struct Needs {
-    job: JobName,
-    healthy: bool,
-    at_least: Option<u32>,
-}
-
 impl Scheduler {
     /// A job that this one waits for before it starts, if any.
     pub fn unmet_dependency(&self, cluster: &Cluster, name: &JobName) -> Option<JobName> {
         let job = self.catalog.running(cluster, name)?;
-        let needs = needs(&job).into_iter();
+        let needs = job.change.depends_on.iter();
         let mut unmet = needs.filter(|needs| !self.is_met(cluster, needs));
-        unmet.next().map(|needs| needs.job)
+        unmet.next().map(|needs| needs.job.clone())
     }
 
-    fn is_met(&self, cluster: &Cluster, needs: &Needs) -> bool {
+    fn is_met(&self, cluster: &Cluster, needs: &Dependency) -> bool {
         let Some(target) = self.target(cluster, &needs.job) else {
             return false;
         };
         let wanted = needs.at_least.unwrap_or(target.slots());
         let there = self.picture.slots_of(&needs.job).filter(|slot| {
             self.kept(slot).is_some_and(|(_, report)| {
-                serves(report) || (!needs.healthy && report.state == TaskState::Running)
+                serves(report)
+                    || (needs.state == DependencyState::Started
+                        && report.state == TaskState::Running)
             })
         });
         there.count() as u32 >= wanted
@@ -52,14 +50,14 @@ impl Scheduler {
     /// A job that this one depends on, whose rollout comes first.
     pub(super) fn rollout_before(&self, cluster: &Cluster, name: &JobName) -> Option<JobName> {
         let job = self.catalog.running(cluster, name)?;
-        let needs = needs(&job).into_iter();
+        let needs = job.change.depends_on.iter();
         let mut rolling = needs.filter(|needs| {
             cluster
                 .rollout(&needs.job)
                 .is_some_and(|rollout| rollout.phase == RolloutPhase::Rolling)
                 && cluster.jobs().get(&needs.job).is_some_and(|r| !r.stopped)
         });
-        rolling.next().map(|needs| needs.job)
+        rolling.next().map(|needs| needs.job.clone())
     }
 
     /// May a stopped job's tasks end now? Those of stopped jobs that depend on
@@ -100,10 +98,14 @@ impl Scheduler {
 
     /// The job's newest version is another.
     pub(super) fn follow_needs(&mut self, cluster: &Cluster, name: &JobName) {
-        let newest = cluster.jobs().get(name).map(|record| record.current().version);
+        let newest = cluster
+            .jobs()
+            .get(name)
+            .map(|record| record.current().version);
         let job = newest.and_then(|version| self.catalog.version(name, version));
         let needs = job.map_or_else(BTreeSet::new, |job| {
-            needs(&job).into_iter().map(|needs| needs.job).collect()
+            let needs = job.change.depends_on.iter();
+            needs.map(|needs| needs.job.clone()).collect()
         });
         self.dependants.replace(name, needs);
     }
@@ -124,15 +126,13 @@ impl Dependants {
             }
         }
         for job in &needs {
-            self.by_job.entry(job.clone()).or_default().insert(name.clone());
+            self.by_job
+                .entry(job.clone())
+                .or_default()
+                .insert(name.clone());
         }
         if !needs.is_empty() {
             self.needs.insert(name.clone(), needs);
         }
     }
-}
-
-/// What the job must see of others before it starts.
-pub(super) fn needs(_job: &Job) -> Vec<Needs> {
-    Vec::new()
 }

@@ -88,7 +88,7 @@ impl fmt::Display for Use {
 }
 
 /// For people.
-pub fn of(reason: StopReason) -> &'static str {
+fn of(reason: StopReason) -> &'static str {
     match reason {
         StopReason::JobStopped => "the job is stopped",
         StopReason::Replaced => "rollout",
@@ -153,8 +153,11 @@ impl Ledger {
 }
 
 /// How many of so many slots of the job may be down.
-fn budget(_job: &Job, wanted: u32) -> u32 {
-    (wanted / SHARE_DIVISOR).max(1)
+fn budget(job: &Job, wanted: u32) -> u32 {
+    match job.change.budget {
+        Some(amount) => amount.of(wanted),
+        None => (wanted / SHARE_DIVISOR).max(1),
+    }
 }
 
 impl Scheduler {

@@ -131,7 +131,8 @@ impl Scheduler {
             .surges
             .get(&task.slot)
             .is_some_and(|surge| now.since(surge.began) >= SURGE_PATIENCE);
-        let placed = self.awards.contains_key(&task.slot) || self.next_of_surge(&task.slot).is_some();
+        let placed =
+            self.awards.contains_key(&task.slot) || self.next_of_surge(&task.slot).is_some();
         if task.reason == StopReason::Drained
             && waited
             && !placed
@@ -153,13 +154,7 @@ impl Scheduler {
     }
 
     /// Starts the task's successor, or goes on to.
-    fn surge(
-        &mut self,
-        task: &Leaving,
-        survey: &Survey,
-        surging: &mut Vec<SlotId>,
-        now: Millis,
-    ) {
+    fn surge(&mut self, task: &Leaving, survey: &Survey, surging: &mut Vec<SlotId>, now: Millis) {
         self.wake(&task.slot.job, now + LOOK_EVERY);
         if !self.surges.contains_key(&task.slot) {
             let limit = survey.ledger.budget.max(SURGES_MIN);
@@ -178,7 +173,8 @@ impl Scheduler {
                 reason: task.reason,
             });
         }
-        let placed = self.awards.contains_key(&task.slot) || self.next_of_surge(&task.slot).is_some();
+        let placed =
+            self.awards.contains_key(&task.slot) || self.next_of_surge(&task.slot).is_some();
         if !placed {
             surging.push(task.slot.clone());
         }

@@ -110,12 +110,17 @@ impl Scheduler {
         }
         let at_rest = now.since(self.rebalance.busy_at) >= QUIET
             && now.since(self.began) >= QUIET
-            && self.rebalance.moved_at.is_none_or(|at| now.since(at) >= EVERY);
+            && self
+                .rebalance
+                .moved_at
+                .is_none_or(|at| now.since(at) >= EVERY);
         if !at_rest || !self.is_calm(cluster) {
             return;
         }
         let names: Vec<JobName> = self.catalog.names().collect();
-        let next = names.iter().find_map(|name| self.next_move(cluster, name, now));
+        let next = names
+            .iter()
+            .find_map(|name| self.next_move(cluster, name, now));
         match next {
             Some(next) => {
                 self.dirty.insert(next.slot.job.clone());

@@ -7,8 +7,8 @@
 //! running until a person stops them.
 
 use super::{
-    Note, Scheduler, SessionState, backoff::fails_here, call::takes_work, ledger::Ledger,
-    moves::Leaving, picture::serves, rollout::Target,
+    Note, Scheduler, SessionState, backoff::fails_here, ledger::Ledger, moves::Leaving,
+    picture::serves, rollout::Target,
 };
 use crate::{
     auction::StopReason,

@@ -13,7 +13,10 @@
 
 use super::{Effect, Scheduler, ledger::Ledger};
 use crate::cluster::{Cluster, Command, RolloutPhase, RolloutStep};
-use potluck_specs::{Job, JobName, Millis, SlotId};
+use potluck_specs::{
+    Job, JobName, Millis, SlotId,
+    job::{Amount, JobKind, MountSource, StageSize},
+};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// A step that is proposed and not applied by then was lost.
@@ -34,7 +37,7 @@ pub(super) struct Target {
 
 impl Target {
     fn all(job: Arc<Job>) -> Target {
-        let slots = slots(&job);
+        let slots = job.slots();
         Target {
             new: job,
             old: None,
@@ -46,7 +49,7 @@ impl Target {
     /// The first `reach` slots of the new version, the others as before. Only
     /// the last stage takes slots away.
     fn partly(new: Arc<Job>, old: Arc<Job>, reach: u32) -> Target {
-        let slots = reach.max(self::slots(&old));
+        let slots = reach.max(old.slots());
         Target {
             new,
             old: Some(old),
@@ -129,7 +132,7 @@ impl Scheduler {
             (_, Some(before)) => {
                 let stages = stages(&new);
                 match stages.get(rollout.stage as usize) {
-                    Some((reach, _)) if *reach < slots(&new) => Target::partly(new, before, *reach),
+                    Some((reach, _)) if *reach < new.slots() => Target::partly(new, before, *reach),
                     _ => Target::all(new),
                 }
             }
@@ -146,7 +149,10 @@ impl Scheduler {
     ) -> Option<Arc<Job>> {
         let target = self.target(cluster, name)?;
         let both = [Some(&target.new), target.old.as_ref()];
-        let wanted = both.into_iter().flatten().find(|job| job.version == version);
+        let wanted = both
+            .into_iter()
+            .flatten()
+            .find(|job| job.version == version);
         wanted.cloned()
     }
 
@@ -190,7 +196,7 @@ impl Scheduler {
             }),
             Stand::Failed(why) => Some(RolloutStep::Fail {
                 why,
-                roll_back: rolls_back(target.current()),
+                roll_back: target.current().change.update.rollback,
             }),
         };
         if let Some(step) = step
@@ -242,7 +248,7 @@ impl Scheduler {
                 }
             }
         }
-        let deadline = health_deadline(target.current());
+        let deadline = Millis(target.current().change.update.health_deadline_ms);
         let late = watched.late_since.iter();
         let mut late = late.filter(|(_, since)| now.since(**since) >= deadline);
         if let Some((slot, _)) = late.next() {
@@ -255,7 +261,9 @@ impl Scheduler {
         }
         let since = *watched.healthy_since.get_or_insert(now);
         let stages = stages(target.current());
-        let bake = stages.get(stage as usize).map_or(Millis(0), |(_, bake)| *bake);
+        let bake = stages
+            .get(stage as usize)
+            .map_or(Millis(0), |(_, bake)| *bake);
         match now.since(since) >= bake {
             true => Stand::Over,
             false => Stand::Goes,
@@ -275,26 +283,39 @@ impl Scheduler {
     }
 }
 
-/// Slots that the job asks for.
-pub(super) fn slots(job: &Job) -> u32 {
-    job.replicas
-}
-
 /// For each stage how many slots have the new version at its end, and how long
-/// they must stay healthy.
+/// they must stay healthy. The last one reaches all.
 fn stages(job: &Job) -> Vec<(u32, Millis)> {
-    vec![(slots(job), Millis(0))]
+    let slots = job.slots();
+    let stages = job.change.update.stages.iter();
+    let mut reaches: Vec<(u32, Millis)> = stages
+        .map(|stage| (reach(stage.size, slots), Millis(stage.bake_ms)))
+        .collect();
+    if reaches.last().is_none_or(|(reach, _)| *reach < slots) {
+        reaches.push((slots, Millis(0)));
+    }
+    reaches
 }
 
-/// May its tasks be moved for no other reason than evenness?
-pub(super) fn may_wander(_job: &Job) -> bool {
-    true
+/// A job is in one cluster, so that all of a wider place is all. Racks are
+/// refused before a job gets here.
+fn reach(size: StageSize, slots: u32) -> u32 {
+    match size {
+        StageSize::Count(count) => Amount::Count(count).of_rounded_up(slots),
+        StageSize::Percent(percent) => Amount::Percent(percent).of_rounded_up(slots),
+        StageSize::Rack
+        | StageSize::Cluster
+        | StageSize::Datacenter
+        | StageSize::Region
+        | StageSize::All => slots,
+    }
 }
 
-fn health_deadline(_job: &Job) -> Millis {
-    Millis(300_000)
-}
-
-fn rolls_back(_job: &Job) -> bool {
-    false
+/// May its tasks be moved for no other reason than evenness? Not if they keep
+/// something where they are, nor if they end by themselves.
+pub(super) fn may_wander(job: &Job) -> bool {
+    let mut mounts = job.task.mounts.iter();
+    matches!(job.kind, JobKind::Service { .. })
+        && job.change.exclusive.is_none()
+        && !mounts.any(|mount| matches!(mount.source, MountSource::Volume { .. }))
 }

@@ -10,8 +10,8 @@ use crate::{
     session::{Inventory, SlotReport, TaskState},
 };
 use potluck_specs::{
-    ChangeId, Epoch, FleetId, Job, NodeName, PackageId, Topology, codec,
-    job::{PortSpec, Resources, RestartPolicy, ServiceSpec, SignedJob, StopPolicy, TaskTemplate},
+    ChangeId, Epoch, FleetId, Job, NodeName, PackageId, Topology,
+    job::{JobKind, PortSpec, Resources, ServiceSpec, SignedJob, TaskTemplate},
     trust::{NodeCredential, NodeRole, PublicKey, Signed, UserCredential},
 };
 
@@ -93,28 +93,19 @@ fn job(version: u64, replicas: u32, cpu_millis: u32) -> Job {
         cluster: "main".into(),
         name: JobName::in_default("web"),
         version,
-        replicas,
+        kind: JobKind::service(replicas),
         package: PackageId([4; 32]),
         task: TaskTemplate {
             command: "bin/x".into(),
-            args: vec![],
-            env: BTreeMap::new(),
-            resources: Resources {
-                cpu_millis,
-                memory_bytes: GIB / 8,
-            },
+            resources: Resources::new(cpu_millis, GIB / 8),
             ports: vec![PortSpec {
                 name: "http".into(),
                 number: None,
             }],
-            services: vec![ServiceSpec {
-                name: "web".into(),
-                port: "http".into(),
-            }],
-            health: None,
-            restart: RestartPolicy::default(),
-            stop: StopPolicy::default(),
+            services: vec![ServiceSpec::new("web", "http")],
+            ..TaskTemplate::default()
         },
+        ..Job::default()
     }
 }
 
@@ -135,10 +126,7 @@ impl FakeHost {
     }
 
     fn total() -> Resources {
-        Resources {
-            cpu_millis: 4_000,
-            memory_bytes: 8 * GIB,
-        }
+        Resources::new(4_000, 8 * GIB)
     }
 
     fn free(&self) -> Resources {
@@ -270,7 +258,7 @@ impl World {
         let reply = self.propose(&Command::SubmitJob {
             change: ChangeId([version as u8; 16]),
             job: Box::new(SignedJob {
-                job: signed(codec::encode(&job)),
+                job: signed(job.encode()),
                 author,
             }),
             author: "ada".into(),
@@ -534,7 +522,7 @@ impl World {
             ports: BTreeMap::from([("http".into(), 8_000)]),
             resources: Resources::default(),
             starts: 1,
-                failures: 0,
+            failures: 0,
             last_end: None,
             since,
         };
@@ -1301,7 +1289,7 @@ fn jobs_that_the_log_lacks_run_on() {
         ports: BTreeMap::new(),
         resources: Resources::default(),
         starts: 1,
-                failures: 0,
+        failures: 0,
         last_end: None,
         since: Millis(0),
     };
