@@ -206,7 +206,7 @@ fn created(path: &str) -> Attempt {
 fn really_of_proc(file: &File) -> Attempt {
     const PROC: i64 = 0x9fa0;
     let found = nix::sys::statfs::fstatfs(file).map_err(why)?;
-    match i64::from(found.filesystem_type().0) == PROC {
+    match found.filesystem_type().0 == PROC {
         true => Ok(()),
         false => Err("covered".into()),
     }
