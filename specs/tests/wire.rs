@@ -313,9 +313,11 @@ fn tree(job: &Job) -> Value {
     tree
 }
 
+type Entries = Vec<(Value, Value)>;
+
 /// Changes the map of that number, in the order of the bytes. False if there
 /// are not so many.
-fn edit_map(tree: &mut Value, left: &mut usize, edit: &dyn Fn(&mut Vec<(Value, Value)>)) -> bool {
+fn edit_map(tree: &mut Value, left: &mut usize, edit: &dyn Fn(&mut Entries)) -> bool {
     match tree {
         Value::Array(entries) => entries.iter_mut().any(|entry| edit_map(entry, left, edit)),
         Value::Map(entries) => {
@@ -339,7 +341,7 @@ fn a_field_that_nobody_knows_is_refused_anywhere() {
     let mut number = 0;
     loop {
         let mut tree = tree(&full());
-        let add = |map: &mut Vec<(Value, Value)>| map.push(unknown.clone());
+        let add = |map: &mut Entries| map.push(unknown.clone());
         if !edit_map(&mut tree, &mut number.clone(), &add) {
             break;
         }
