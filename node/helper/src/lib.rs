@@ -13,6 +13,7 @@ mod inner;
 mod launch;
 mod life;
 pub mod log;
+mod memory;
 pub mod protocol;
 mod sandbox;
 pub mod supervise;
