@@ -184,7 +184,8 @@ const KINDS: [(c_int, &str); 6] = [
     (libc::CLONE_NEWNET, "network"),
 ];
 
-/// Makes the sandbox and its init. `base` is a folder of this start.
+/// Makes the sandbox and its init. `base` is a folder that nothing of the task
+/// is in: its new root covers it while it is made.
 pub(crate) fn launch(
     description: &TaskDescription,
     base: &Path,

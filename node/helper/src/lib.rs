@@ -14,6 +14,7 @@ mod launch;
 mod life;
 pub mod log;
 mod memory;
+pub mod probe;
 pub mod protocol;
 mod sandbox;
 pub mod supervise;

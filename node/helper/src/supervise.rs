@@ -62,9 +62,14 @@ const PEAK_BYTES_MAX: u64 = 64;
 /// The life of a helper, from its arguments to its end.
 pub fn main(args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
     let args: Vec<_> = args.skip(1).collect();
-    let [file] = &args[..] else {
-        eprintln!("usage: potluck-helper TASK_FILE");
-        return ExitCode::from(2);
+    let file = match &args[..] {
+        [question, folder] if question == ISOLATION => return tell_isolation(Path::new(folder)),
+        [file] => file,
+        _ => {
+            eprintln!("usage: potluck-helper TASK_FILE");
+            eprintln!("       potluck-helper {ISOLATION} EMPTY_FOLDER");
+            return ExitCode::from(2);
+        }
     };
     let opened = fs::canonicalize(file)
         .map_err(|error| error.to_string())
@@ -87,6 +92,17 @@ pub fn main(args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Asks for the strongest isolation of this host instead of running a task.
+pub const ISOLATION: &str = "--isolation";
+
+/// The profile's name, and a line for each that can't be had.
+fn tell_isolation(folder: &Path) -> ExitCode {
+    let (strongest, why) = crate::probe::strongest(folder);
+    println!("{}", strongest.name());
+    why.iter().for_each(|why| println!("{why}"));
+    ExitCode::SUCCESS
 }
 
 /// Lets go of the agent: its descriptors, its session, its folder, its
@@ -669,7 +685,7 @@ fn start_task(
 }
 
 /// The next report and its sender's pid; `ENODATA` when there will be none.
-fn receive_report(control: &OwnedFd) -> Result<(Inner, Option<i32>), Errno> {
+pub(crate) fn receive_report(control: &OwnedFd) -> Result<(Inner, Option<i32>), Errno> {
     let mut bytes = [0; INNER_BYTES];
     let mut space = nix::cmsg_space!(UnixCredentials);
     let (length, pid) = {
@@ -694,7 +710,7 @@ fn missing_part(part: Part, errno: i32) -> MissingIsolation {
 }
 
 /// Time since boot, suspended time included: what leases are measured in.
-fn boot_now() -> Millis {
+pub(crate) fn boot_now() -> Millis {
     read_clock(Clock::CLOCK_BOOTTIME)
 }
 
