@@ -7,10 +7,7 @@ use nix::{
     unistd::{ForkResult, execv, fork},
 };
 use potluck_helper::{description::Profile, probe::run_true};
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 200;
 
@@ -35,7 +32,6 @@ fn main() {
             at(90)
         );
     }
-    others(folder.path());
 }
 
 fn timed(run: impl FnOnce()) -> Duration {
@@ -54,32 +50,4 @@ fn bare() {
             waitpid(child, None).unwrap();
         }
     }
-}
-
-/// What others take, where they are installed.
-fn others(_folder: &Path) {
-    let command = [
-        "--unshare-all",
-        "--share-net",
-        "--ro-bind",
-        "/",
-        "/",
-        "--proc",
-        "/proc",
-    ];
-    if !Path::new("/usr/bin/bwrap").exists() {
-        println!("bwrap is not installed");
-        return;
-    }
-    let mut times: Vec<Duration> = (0..ROUNDS)
-        .map(|_| {
-            timed(|| {
-                let mut bwrap = std::process::Command::new("/usr/bin/bwrap");
-                let status = bwrap.args(command).arg("/bin/true").status();
-                assert!(status.unwrap().success());
-            })
-        })
-        .collect();
-    times.sort();
-    println!("bwrap, shared network p50 {:?}", times[ROUNDS / 2]);
 }

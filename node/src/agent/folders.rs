@@ -64,6 +64,11 @@ impl Folders {
         self.data.join("helpers")
     }
 
+    /// Used while isolation is tried.
+    pub(super) fn probe(&self) -> PathBuf {
+        self.data.join("probe")
+    }
+
     pub(super) fn volumes(&self) -> PathBuf {
         self.data.join("volumes")
     }
