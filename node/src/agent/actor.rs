@@ -783,6 +783,7 @@ fn end_of(end: &TaskEnd) -> End {
 fn end_of_exit(exit: &TaskExit) -> End {
     match (exit.reason, exit.code, exit.signal) {
         (ExitReason::LeaseExpired, ..) => End::LeaseExpired,
+        (ExitReason::MemoryLimit, ..) => End::MemoryLimit(exit.note.clone().unwrap_or_default()),
         (ExitReason::InitLost, ..) => End::Other("killed from outside".into()),
         (_, Some(code), _) => End::Code(code),
         (_, None, Some(signal)) => End::Signal(signal),
