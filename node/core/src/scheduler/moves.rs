@@ -97,14 +97,16 @@ impl Scheduler {
         if survey.ledger.budget == 0 {
             return self.surge(&task, survey, surging, now);
         }
-        let allowed = match task.serves {
-            true => survey.ledger.may_disrupt(&task.slot).is_ok(),
-            // Down already; but a new version is tried on as few as a healthy
-            // job would risk.
-            false => survey.in_flight < survey.ledger.budget,
+        // Of those that are down already a new version is tried on as few as a
+        // healthy job would risk.
+        let risked = match task.serves {
+            true => survey.ledger.used.len() as u32,
+            false => survey.in_flight,
         };
-        if allowed {
+        if risked + survey.unsettled < survey.ledger.budget {
             self.stop_now(task, survey);
+        } else if survey.unsettled > 0 {
+            self.wake(&task.slot.job, now + LOOK_EVERY);
         }
     }
 

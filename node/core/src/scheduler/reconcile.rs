@@ -33,6 +33,8 @@ pub(super) struct Survey {
     /// Slots on their way, of those that the ledger has: placed or started,
     /// not merely waiting to leave.
     pub(super) in_flight: u32,
+    /// Slots that serve, for too short a time to build a rollout upon.
+    pub(super) unsettled: u32,
 }
 
 /// Why a slot may not be placed yet.
@@ -69,7 +71,7 @@ impl Scheduler {
         };
         debug_assert!(!record.stopped, "a stopped job has no target");
         self.stop_from(name, target.slots(), StopReason::ScaledDown);
-        let mut survey = self.survey(cluster, &target);
+        let mut survey = self.survey(cluster, &target, now);
         self.follow_rollout(cluster, &target, &survey.ledger, now);
         let mut wanted = std::mem::take(&mut survey.missing);
         wanted.extend(self.move_out(cluster, &target, survey, now));
@@ -109,19 +111,20 @@ impl Scheduler {
         }
     }
 
-    fn survey(&mut self, cluster: &Cluster, target: &Target) -> Survey {
+    fn survey(&mut self, cluster: &Cluster, target: &Target, now: Millis) -> Survey {
         let mut survey = Survey {
             missing: Vec::new(),
             leaving: Vec::new(),
             ledger: Ledger::new(target.current(), target.slots()),
             in_flight: 0,
+            unsettled: 0,
         };
         for index in 0..target.slots() {
             let slot = SlotId {
                 job: target.name().clone(),
                 index,
             };
-            self.survey_slot(cluster, target, slot, &mut survey);
+            self.survey_slot(cluster, target, slot, &mut survey, now);
         }
         survey
     }
@@ -132,6 +135,7 @@ impl Scheduler {
         target: &Target,
         slot: SlotId,
         survey: &mut Survey,
+        now: Millis,
     ) {
         self.settle_surge(&slot);
         self.trim_doubles(cluster, &slot);
@@ -160,7 +164,10 @@ impl Scheduler {
                 node,
                 reason,
             }),
-            None => survey.in_flight += u32::from(!serves),
+            None => {
+                survey.in_flight += u32::from(!serves);
+                survey.unsettled += u32::from(serves && self.is_unsettled(&slot, node, now));
+            }
         }
     }
 
