@@ -17,6 +17,7 @@ use potluck_dht::pack::{Scan, scan};
 use potluck_specs::{
     JobName, PackageId,
     job::{JobDraft, JobKind, PackageSource, SignedJob},
+    support,
 };
 use std::{ffi::OsStr, path::Path, process::ExitCode, time::Duration};
 
@@ -29,6 +30,7 @@ const VERSION_TRIES: u32 = 5;
 /// `potluck run FILE`.
 pub(super) async fn run(args: &RunArgs, global: &Global) -> Result<ExitCode, ApiError> {
     let drafts = evaluate(&args.file)?;
+    refuse_unsupported(&drafts)?;
     let mut session = connect(global).await?;
     let mut accepted = Vec::new();
     for mut draft in drafts {
@@ -94,6 +96,19 @@ fn evaluate(file: &Path) -> Result<Vec<JobDraft>, ApiError> {
     potluck_starlark::sandboxed(&program, &[OsStr::new("internal-evaluate")], file)
         // The list of problems begins each with "error:", as we do.
         .map_err(|error| bad(chain(&error).trim_start_matches("error: ").into()))
+}
+
+/// What nobody executes yet is said before anything is uploaded.
+fn refuse_unsupported(drafts: &[JobDraft]) -> Result<(), ApiError> {
+    let findings = drafts.iter().flat_map(|draft| {
+        let about = |finding| format!("job {}: {finding}", draft.name);
+        support::unsupported(draft).into_iter().map(about)
+    });
+    let findings: Vec<String> = findings.collect();
+    match findings.is_empty() {
+        true => Ok(()),
+        false => Err(ApiError::new(ErrorCode::BadRequest, findings.join("\n"))),
+    }
 }
 
 /// The child's side of [`evaluate`].

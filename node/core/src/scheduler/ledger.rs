@@ -9,7 +9,11 @@
 //! down, that slot not counted. A drain's deadline alone overrides it.
 
 use super::{Scheduler, reconcile::MayPlace};
-use crate::{auction::StopReason, cluster::Cluster, session::TaskState};
+use crate::{
+    auction::StopReason,
+    cluster::Cluster,
+    session::{SlotReport, TaskState},
+};
 use potluck_specs::{Job, JobName, NodeId, SlotId};
 use std::{collections::BTreeMap, fmt};
 
@@ -164,13 +168,14 @@ impl Scheduler {
     /// Who holds a job's budget now; nothing if the job is not to run.
     pub fn ledger(&self, cluster: &Cluster, name: &JobName) -> Option<Ledger> {
         let target = self.target(cluster, name)?;
-        let mut ledger = Ledger::new(target.current(), target.slots());
-        for index in 0..target.slots() {
+        let wanted = self.slots_seen(&target);
+        let mut ledger = Ledger::new(target.current(), wanted.count());
+        for index in wanted.indexes() {
             let slot = SlotId {
                 job: name.clone(),
                 index,
             };
-            if let Some(reason) = self.use_of(cluster, &slot) {
+            if let Some(reason) = self.use_of(cluster, &slot, self.kept(&slot)) {
                 ledger.hold(slot, reason);
             }
         }
@@ -191,9 +196,14 @@ impl Scheduler {
         }
     }
 
-    /// Why a wanted slot does not serve; `None`: it does.
-    pub(super) fn use_of(&self, cluster: &Cluster, slot: &SlotId) -> Option<Use> {
-        let Some((node, report)) = self.kept(slot) else {
+    /// Why a wanted slot, kept by this task, does not serve; `None`: it does.
+    pub(super) fn use_of(
+        &self,
+        cluster: &Cluster,
+        slot: &SlotId,
+        kept: Option<(NodeId, &SlotReport)>,
+    ) -> Option<Use> {
+        let Some((node, report)) = kept else {
             if let Some(award) = self.awards.get(slot) {
                 return Some(Use::Starting { node: award.node });
             }

@@ -8,18 +8,24 @@
 
 use super::{
     Note, Scheduler, SessionState, backoff::fails_here, ledger::Ledger, moves::Leaving,
-    picture::serves, rollout::Target,
+    per_node::Slots, picture::serves, rollout::Target,
 };
 use crate::{
     auction::StopReason,
     cluster::Cluster,
     session::{SlotReport, TaskState},
 };
-use potluck_specs::{Job, JobName, Millis, NodeId, SlotId, trust::NodeRole};
+use potluck_specs::{Job, JobName, Millis, NodeId, SlotId, job::JobKind, trust::NodeRole};
 
 /// With no record of a slot's holder, all live members are waited for, but
 /// no longer than this: one that hangs must not keep jobs from starting.
 pub(super) const ASK_LONGEST: Millis = Millis(10_000);
+
+/// More slots than this make a job large: it is looked at as a whole at most
+/// once in the time below. Ten looks a second at all slots of the largest job
+/// take some hundredths of a core.
+const LARGE: u32 = 100;
+const LOOK_EVERY: Millis = Millis(100);
 
 /// What a look at all slots of a job gives.
 #[derive(Debug)]
@@ -51,11 +57,32 @@ impl Scheduler {
     /// Decides about all that changed since the last time.
     pub(super) fn reconcile_dirty(&mut self, cluster: &Cluster, now: Millis) {
         let dirty = std::mem::take(&mut self.dirty);
-        for name in &dirty {
-            self.reconcile(cluster, name, now);
-            self.look_at_dependants(name);
+        for name in dirty {
+            if self.rests(cluster, &name, now) {
+                self.deferred.insert(name);
+                continue;
+            }
+            self.reconcile(cluster, &name, now);
+            self.look_at_dependants(&name);
+            self.to_publish.insert(name);
         }
-        self.to_publish.extend(dirty);
+    }
+
+    /// A job of many slots is looked at as a whole at most once in a while:
+    /// else each of its reports would cost as much as all of them.
+    fn rests(&mut self, cluster: &Cluster, name: &JobName, now: Millis) -> bool {
+        let Some(record) = cluster.jobs().get(name) else {
+            return false;
+        };
+        if record.current().replicas <= LARGE {
+            return false;
+        }
+        let work = self.works.entry(name.clone()).or_default();
+        let rests = work.looked_at.is_some_and(|at| now.since(at) < LOOK_EVERY);
+        if !rests {
+            work.looked_at = Some(now);
+        }
+        rests
     }
 
     fn reconcile(&mut self, cluster: &Cluster, name: &JobName, now: Millis) {
@@ -64,14 +91,19 @@ impl Scheduler {
         };
         let Some(target) = self.target(cluster, name) else {
             if self.may_stop_job(cluster, name, now) {
-                self.stop_from(name, 0, StopReason::JobStopped);
+                self.stop_surplus(name, &Slots::First(0), StopReason::JobStopped);
             }
             self.surges_end(name);
             return;
         };
         debug_assert!(!record.stopped, "a stopped job has no target");
-        self.stop_from(name, target.slots(), StopReason::ScaledDown);
-        let mut survey = self.survey(cluster, &target, now);
+        let wanted = self.slots_of_target(&target, now);
+        self.stop_surplus(name, &wanted, StopReason::ScaledDown);
+        if let Slots::These(these) = &wanted {
+            let work = self.works.entry(name.clone()).or_default();
+            work.per_node.clone_from(these);
+        }
+        let mut survey = self.survey(cluster, &target, &wanted, now);
         self.follow_rollout(cluster, &target, &survey.ledger, now);
         let mut wanted = std::mem::take(&mut survey.missing);
         wanted.extend(self.move_out(cluster, &target, survey, now));
@@ -95,12 +127,12 @@ impl Scheduler {
         self.call(cluster, &job, &slots, now);
     }
 
-    /// Stops every task of the job from this index on.
-    fn stop_from(&mut self, name: &JobName, first: u32, reason: StopReason) {
+    /// Stops every task of the job that it has not asked for.
+    fn stop_surplus(&mut self, name: &JobName, wanted: &Slots, reason: StopReason) {
         let surplus: Vec<(SlotId, NodeId)> = self
             .picture
             .slots_of(name)
-            .filter(|slot| slot.index >= first)
+            .filter(|slot| !wanted.contains(slot.index))
             .flat_map(|slot| {
                 let holders = self.picture.holders(slot).into_iter();
                 holders.map(|(node, _)| (slot.clone(), node))
@@ -111,15 +143,21 @@ impl Scheduler {
         }
     }
 
-    fn survey(&mut self, cluster: &Cluster, target: &Target, now: Millis) -> Survey {
+    fn survey(
+        &mut self,
+        cluster: &Cluster,
+        target: &Target,
+        wanted: &Slots,
+        now: Millis,
+    ) -> Survey {
         let mut survey = Survey {
             missing: Vec::new(),
             leaving: Vec::new(),
-            ledger: Ledger::new(target.current(), target.slots()),
+            ledger: Ledger::new(target.current(), wanted.count()),
             in_flight: 0,
             unsettled: 0,
         };
-        for index in 0..target.slots() {
+        for index in wanted.indexes() {
             let slot = SlotId {
                 job: target.name().clone(),
                 index,
@@ -139,12 +177,13 @@ impl Scheduler {
     ) {
         self.settle_surge(&slot);
         self.trim_doubles(cluster, &slot);
-        let reason = self.use_of(cluster, &slot);
+        let kept = self.kept(&slot);
+        let reason = self.use_of(cluster, &slot, kept);
         let serves = reason.is_none();
         if let Some(reason) = reason {
             survey.ledger.hold(slot.clone(), reason);
         }
-        let Some((node, report)) = self.kept(&slot) else {
+        let Some((node, report)) = kept else {
             // Placed but unseen, to be placed, or perhaps placed.
             survey.in_flight += 1;
             if self.is_missing(cluster, target.job_for(slot.index), &slot) {
@@ -284,9 +323,13 @@ impl Scheduler {
     /// by the task whose next one is to be started before it ends?
     pub(super) fn is_missing(&self, cluster: &Cluster, job: &Job, slot: &SlotId) -> bool {
         let wanted = self.target(cluster, &slot.job).is_some_and(|target| {
-            slot.index < target.slots() && target.job_for(slot.index).version == job.version
+            let wanted = match job.kind {
+                JobKind::PerNode => self.is_wanted(job, slot.index),
+                _ => slot.index < target.slots(),
+            };
+            wanted && target.job_for(slot.index).version == job.version
         });
-        let from = self.surges.get(slot).map(|surge| surge.from);
+        let from = self.surge_that_holds(cluster, slot);
         let holders = self.picture.holders(slot);
         wanted
             && !self.awards.contains_key(slot)

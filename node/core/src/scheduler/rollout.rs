@@ -11,7 +11,7 @@
 //! tasks is `moves`' part. Slots outside of the stage are left as they are:
 //! one that has to be filled anew gets the version before.
 
-use super::{Effect, Scheduler, ledger::Ledger};
+use super::{Effect, Scheduler, ledger::Ledger, per_node::Slots};
 use crate::cluster::{Cluster, Command, RolloutPhase, RolloutStep};
 use potluck_specs::{
     Job, JobName, Millis, NodeId, SlotId,
@@ -72,6 +72,7 @@ impl Target {
         &self.new
     }
 
+    /// Slots from the first on; none of its own for one task per node.
     pub(super) fn slots(&self) -> u32 {
         self.slots
     }
@@ -143,6 +144,23 @@ impl Scheduler {
             }
         };
         Some(target)
+    }
+
+    /// The slots that are to serve now.
+    pub(super) fn slots_of_target(&self, target: &Target, now: Millis) -> Slots {
+        match target.new.kind {
+            JobKind::PerNode => self.slots_wanted(&target.new, now),
+            _ => Slots::First(target.slots),
+        }
+    }
+
+    /// The same, by the last look.
+    pub(super) fn slots_seen(&self, target: &Target) -> Slots {
+        let work = self.works.get(target.name());
+        match (&target.new.kind, work) {
+            (JobKind::PerNode, Some(work)) => Slots::These(work.per_node.clone()),
+            _ => Slots::First(target.slots),
+        }
     }
 
     /// The job's version, if some slot is to have it.
@@ -242,7 +260,11 @@ impl Scheduler {
     ) -> Stand {
         let version = target.current().version;
         let mut all_serve = true;
-        for index in 0..target.reach {
+        let stage_slots = match target.new.kind {
+            JobKind::PerNode => self.slots_seen(target),
+            _ => Slots::First(target.reach),
+        };
+        for index in stage_slots.indexes() {
             let slot = SlotId {
                 job: target.name().clone(),
                 index,
