@@ -251,9 +251,7 @@ impl Scheduler {
                 job: job.name.clone(),
                 index,
             };
-            if !self.is_missing(cluster, job, &slot) {
-                continue;
-            }
+            // Whether it still is missing is asked when the call is closed.
             if self.former_node(cluster, job, &slot).is_some() {
                 match slots.is_empty() {
                     true => slots.push(slot),
@@ -364,15 +362,18 @@ impl Scheduler {
             .collect();
         let terms = ask.terms(number);
         let chosen = rank::assign(&offers, &terms, wanted.len());
-        let filled = chosen.len();
+        let mut filled = 0;
         let mut by_node: BTreeMap<NodeId, Vec<SlotId>> = BTreeMap::new();
         let count = wanted.len();
         for (slot, at) in wanted.into_iter().zip(chosen) {
             let node = offers[at].node;
-            // Its own host would end the task to start the next.
-            if self.surge_from(&slot) != Some(node) {
-                by_node.entry(node).or_default().push(slot);
+            let from = self.surges.get(&slot).map(|surge| surge.from);
+            if from == Some(node) {
+                // Its own host would end the task to start the next.
+                continue;
             }
+            filled += 1;
+            by_node.entry(node).or_default().push(slot);
         }
         self.cancel_all(
             open.bids.keys().filter(|node| !by_node.contains_key(node)),
@@ -420,6 +421,7 @@ impl Scheduler {
             heavy: self.tallies.heavy_around(&entry.place),
             preference: preferred + ask.prefers(entry),
             former: former == Some(node),
+            flapping: self.is_flapping(node, now),
             failures: bid.failures,
             missing_bytes: bid.missing_bytes,
             pressure: bid.pressure,

@@ -62,13 +62,6 @@ impl Scheduler {
             .and_then(|slot| self.former_node(cluster, ask.job, slot));
         let mut offers = self.take_turns(cluster, ask, &suits, turns, limit * SAMPLE, call, now);
         self.add_former(cluster, ask, &suits, former, &mut offers, now);
-        // Hosts that come and go get work only where nobody else takes it.
-        if offers
-            .iter()
-            .any(|offer| !self.is_flapping(offer.node, now))
-        {
-            offers.retain(|offer| !self.is_flapping(offer.node, now));
-        }
         let mut terms = ask.terms(call);
         for level in &mut terms.at_most {
             // More are called than can be taken: some will refuse.
@@ -247,6 +240,7 @@ impl Scheduler {
             heavy: self.tallies.heavy_around(&entry.place),
             preference: preferred + ask.prefers(entry),
             former: false,
+            flapping: self.is_flapping(entry.node, now),
             failures: 0,
             missing_bytes: if holds { 0 } else { package_bytes },
             pressure: entry.pressure,

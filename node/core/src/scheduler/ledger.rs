@@ -168,9 +168,9 @@ impl Scheduler {
     /// Who holds a job's budget now; nothing if the job is not to run.
     pub fn ledger(&self, cluster: &Cluster, name: &JobName) -> Option<Ledger> {
         let target = self.target(cluster, name)?;
-        let wanted = self.slots_seen(&target);
-        let mut ledger = Ledger::new(target.current(), wanted.count());
-        for index in wanted.indexes() {
+        let slots = self.slots_last_wanted(&target);
+        let mut ledger = Ledger::new(target.current(), slots.count());
+        for index in slots.indexes() {
             let slot = SlotId {
                 job: name.clone(),
                 index,

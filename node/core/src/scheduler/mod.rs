@@ -22,6 +22,7 @@ mod drain;
 mod endpoints;
 mod event;
 mod explain;
+mod explanation;
 mod failure;
 mod feasible;
 mod index;
@@ -32,6 +33,7 @@ mod picture;
 mod rank;
 mod rebalance;
 mod reconcile;
+mod relax;
 mod rollout;
 mod score;
 mod stops;
@@ -40,9 +42,11 @@ mod view;
 
 pub use drain::{DrainView, DrainWait};
 pub use event::{Effect, Endpoint, Event, MemberView, Note, ServiceEndpoints};
+pub use explanation::{Explanation, HostCase};
 pub use feasible::{ISOLATION, Obstacle, Resource};
 pub use ledger::{Ledger, Spent, Use};
 pub use rebalance::Move;
+pub use relax::{Relaxation, SmallestChange};
 pub use score::Part;
 pub use view::{HostView, SessionState, SlotPhase, SlotView, Verdict};
 
@@ -266,14 +270,15 @@ impl Scheduler {
             self.lagged(now.since(before), now);
         }
         self.watch(cluster, now);
+        self.count_tasks();
         if std::mem::take(&mut self.capacity_grew) {
             self.retry_waiting(now);
         }
         self.dirty.append(&mut self.deferred);
-        self.take_woken(now);
         if std::mem::take(&mut self.hosts_changed) {
             self.dirty.extend(self.catalog.per_node().cloned());
         }
+        self.take_woken(now);
         for (job, work) in &self.works {
             if work.rounds_failed > 0 && work.call.is_none() && now >= work.retry_at {
                 self.dirty.insert(job.clone());
@@ -326,7 +331,6 @@ impl Scheduler {
             self.cordoned.clone_from(cluster.cordoned());
             self.capacity_grew = true;
             self.hosts_changed = true;
-            self.index.measure_all();
         }
         if draining != self.draining {
             self.drains_changed(draining);
@@ -341,7 +345,6 @@ impl Scheduler {
             .collect();
         self.draining = draining;
         self.capacity_grew = true;
-        self.index.measure_all();
         for node in changed {
             self.dirty_host(node);
         }

@@ -15,7 +15,7 @@ use crate::{
     cluster::Cluster,
     session::{SlotReport, TaskState},
 };
-use potluck_specs::{Job, JobName, Millis, NodeId, SlotId, job::JobKind, trust::NodeRole};
+use potluck_specs::{Job, JobName, Millis, NodeId, SlotId, trust::NodeRole};
 
 /// With no record of a slot's holder, all live members are waited for, but
 /// no longer than this: one that hangs must not keep jobs from starting.
@@ -97,13 +97,13 @@ impl Scheduler {
             return;
         };
         debug_assert!(!record.stopped, "a stopped job has no target");
-        let wanted = self.slots_of_target(&target, now);
-        self.stop_surplus(name, &wanted, StopReason::ScaledDown);
-        if let Slots::These(these) = &wanted {
+        let slots = self.slots_wanted(&target, now);
+        if let Slots::These(these) = &slots {
             let work = self.works.entry(name.clone()).or_default();
             work.per_node.clone_from(these);
         }
-        let mut survey = self.survey(cluster, &target, &wanted, now);
+        self.stop_surplus(name, &slots, StopReason::ScaledDown);
+        let mut survey = self.survey(cluster, &target, &slots, now);
         self.follow_rollout(cluster, &target, &survey.ledger, now);
         let mut wanted = std::mem::take(&mut survey.missing);
         wanted.extend(self.move_out(cluster, &target, survey, now));
@@ -143,21 +143,15 @@ impl Scheduler {
         }
     }
 
-    fn survey(
-        &mut self,
-        cluster: &Cluster,
-        target: &Target,
-        wanted: &Slots,
-        now: Millis,
-    ) -> Survey {
+    fn survey(&mut self, cluster: &Cluster, target: &Target, slots: &Slots, now: Millis) -> Survey {
         let mut survey = Survey {
             missing: Vec::new(),
             leaving: Vec::new(),
-            ledger: Ledger::new(target.current(), wanted.count()),
+            ledger: Ledger::new(target.current(), slots.count()),
             in_flight: 0,
             unsettled: 0,
         };
-        for index in wanted.indexes() {
+        for index in slots.indexes() {
             let slot = SlotId {
                 job: target.name().clone(),
                 index,
@@ -323,11 +317,7 @@ impl Scheduler {
     /// by the task whose next one is to be started before it ends?
     pub(super) fn is_missing(&self, cluster: &Cluster, job: &Job, slot: &SlotId) -> bool {
         let wanted = self.target(cluster, &slot.job).is_some_and(|target| {
-            let wanted = match job.kind {
-                JobKind::PerNode => self.is_wanted(job, slot.index),
-                _ => slot.index < target.slots(),
-            };
-            wanted && target.job_for(slot.index).version == job.version
+            self.is_wanted(&target, slot.index) && target.job_for(slot.index).version == job.version
         });
         let from = self.surge_that_holds(cluster, slot);
         let holders = self.picture.holders(slot);

@@ -146,23 +146,6 @@ impl Scheduler {
         Some(target)
     }
 
-    /// The slots that are to serve now.
-    pub(super) fn slots_of_target(&self, target: &Target, now: Millis) -> Slots {
-        match target.new.kind {
-            JobKind::PerNode => self.slots_wanted(&target.new, now),
-            _ => Slots::First(target.slots),
-        }
-    }
-
-    /// The same, by the last look.
-    pub(super) fn slots_seen(&self, target: &Target) -> Slots {
-        let work = self.works.get(target.name());
-        match (&target.new.kind, work) {
-            (JobKind::PerNode, Some(work)) => Slots::These(work.per_node.clone()),
-            _ => Slots::First(target.slots),
-        }
-    }
-
     /// The job's version, if some slot is to have it.
     pub(super) fn wanted_version(
         &self,
@@ -261,7 +244,7 @@ impl Scheduler {
         let version = target.current().version;
         let mut all_serve = true;
         let stage_slots = match target.new.kind {
-            JobKind::PerNode => self.slots_seen(target),
+            JobKind::PerNode => self.slots_last_wanted(target),
             _ => Slots::First(target.reach),
         };
         for index in stage_slots.indexes() {
