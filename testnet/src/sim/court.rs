@@ -3,14 +3,14 @@
 
 use super::{
     Broken,
+    check::Seen,
     control::Proposer,
     exchange::{Request, Then},
-    invariants::Seen,
     queue::{MS, SECOND},
     world::{Due, World},
 };
 use potluck_core::{
-    scheduler::{Effect, Event, MemberView, Note, Scheduler, SchedulerConfig},
+    scheduler::{Effect, Event, Note, Scheduler, SchedulerConfig},
     session::HeartbeatAnswer,
 };
 use potluck_specs::Millis;
@@ -125,46 +125,6 @@ impl World {
         if let Some(sent) = confirmed {
             let at_clock = machine.clock(sent);
             self.step_court(at, Event::QuorumConfirmed { at: at_clock });
-        }
-    }
-
-    /// Whose counters move, as far as word of it gets here.
-    fn gossip_at(&mut self, at: usize) -> Vec<MemberView> {
-        let now = self.queue.now();
-        let heard = self.heard_by(at);
-        for (host, moved) in self.gossip[at].iter_mut().enumerate() {
-            if heard & (1 << host) != 0 {
-                *moved = now.saturating_sub(self.rng.below(1_500) * MS).max(1);
-            }
-        }
-        let views = self.machines.iter().zip(&self.gossip[at]);
-        views
-            .filter(|(_, moved)| **moved > 0)
-            .map(|(machine, moved)| MemberView {
-                node: machine.node,
-                heartbeat_moved_at: self.machines[at].clock(*moved),
-            })
-            .collect()
-    }
-
-    /// Everybody whose gossip reaches this host, through whomever.
-    fn heard_by(&self, at: usize) -> u64 {
-        let now = self.queue.now();
-        let mut heard = 1u64 << at;
-        loop {
-            let before = heard;
-            for from in 0..self.machines.len() {
-                if heard & (1 << from) != 0 || !self.machines[from].is_alive(now) {
-                    continue;
-                }
-                let passes = |to: usize| heard & (1 << to) != 0 && self.net.passes(from, to);
-                if (0..self.machines.len()).any(passes) {
-                    heard |= 1 << from;
-                }
-            }
-            if heard == before {
-                return heard;
-            }
         }
     }
 

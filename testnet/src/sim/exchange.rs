@@ -5,7 +5,7 @@
 
 use super::{
     Broken,
-    invariants::{Holding, Seen},
+    check::{Holding, Seen},
     queue::MS,
     world::{Due, World},
 };
@@ -338,11 +338,6 @@ impl World {
             }
             (_, answer) => format!("h{to} <- h{from} {answer:?}"),
         });
-    }
-
-    /// What a host holds in truth, in memory or on disk.
-    pub(super) fn holding(&self, at: usize) -> Holding {
-        Holding::of(&self.machines[at], self.queue.now())
     }
 
     pub(super) fn settle(&mut self, id: u64, response: Option<Response>) {

@@ -5,6 +5,11 @@ use std::collections::VecDeque;
 /// Lines kept: some seconds of a small cluster.
 const LINES_MAX: usize = 600;
 
+/// How to read the lines.
+pub const LEGEND: &str = "\
+# seconds, then who and what: hN is a host; \"hN <- hM\" is what hN answered hM;
+# \"--\" is what people or misfortune did; generations are epoch.reign.sequence";
+
 /// A bounded ring of lines; off, it costs nothing.
 #[derive(Debug, Default)]
 pub struct Trace {

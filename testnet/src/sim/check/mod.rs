@@ -8,8 +8,8 @@ pub mod one_process;
 pub mod over_commit;
 pub mod silence;
 
-use super::{machine::Machine, world::World};
-use potluck_core::{auction::Authority, cluster::Placement, scheduler::Effect, session::TaskState};
+use super::world::World;
+use potluck_core::{auction::Authority, cluster::Placement, scheduler::Effect};
 use potluck_specs::SlotId;
 use std::{collections::BTreeSet, fmt, rc::Rc};
 
@@ -39,25 +39,6 @@ pub struct Holding {
     pub slots: Rc<BTreeSet<SlotId>>,
 }
 
-impl Holding {
-    /// By its agent, or by its disk while the agent is down.
-    pub fn of(machine: &Machine, taken_at: u64) -> Holding {
-        let slots: BTreeSet<SlotId> = match &machine.host {
-            Some(host) => {
-                let reports = host.slots().into_iter();
-                let held = reports.filter(|report| report.state != TaskState::Stopped);
-                held.map(|report| report.slot).collect()
-            }
-            None => machine.live().map(|p| p.run.slot.clone()).collect(),
-        };
-        Holding {
-            taken_at,
-            life: machine.life,
-            slots: Rc::new(slots),
-        }
-    }
-}
-
 /// Something that just happened.
 #[derive(Debug)]
 pub enum Seen<'a> {
@@ -70,6 +51,9 @@ pub enum Seen<'a> {
     Stepped {
         /// Which.
         at: usize,
+        /// False: the step yielded nothing but a heartbeat, which changes no
+        /// slot, process or promise.
+        changed: bool,
     },
     /// A host answered a scheduler.
     Answered {

@@ -23,7 +23,7 @@ impl Fence {
                 heard,
                 obeyed,
             } => self.answered(world, at, authority, heard, obeyed),
-            Seen::Started { at } | Seen::Stepped { at } => self.remembers(world, at),
+            Seen::Started { at } | Seen::Stepped { at, .. } => self.remembers(world, at),
             _ => Ok(()),
         }
     }
