@@ -67,6 +67,7 @@ impl World {
         self.stats.reigns += 1;
         self.courts.insert(at, court);
         self.machines[at].session.leader = Some(at);
+        self.see(&Seen::Reigns { at });
         self.confirm_quorum(at);
         for what in [CourtDue::Tick, CourtDue::Members] {
             self.queue.after(0, Due::Court { at, reign, what });

@@ -23,7 +23,7 @@ const PROBE_PATIENCE: u64 = 800 * MS;
 
 /// What a node asks of another.
 #[derive(Clone, Debug)]
-pub(super) enum Request {
+pub enum Request {
     /// All that it runs.
     Greet(Authority),
     /// For a bid.
@@ -256,6 +256,8 @@ impl World {
         self.trace_answer(from, to, &request, &answer);
         self.see(&Seen::Answered {
             at: to,
+            request: &request,
+            answer: &answer,
             authority,
             heard,
             obeyed,

@@ -22,6 +22,7 @@ impl Fence {
                 authority,
                 heard,
                 obeyed,
+                ..
             } => self.answered(world, at, authority, heard, obeyed),
             Seen::Started { at } | Seen::Stepped { at, .. } => self.remembers(world, at),
             _ => Ok(()),
