@@ -39,7 +39,8 @@ impl World {
         if self.machines[at].host.is_some() {
             return;
         }
-        self.machines[at].start(now);
+        let total = self.believed_total(at);
+        self.machines[at].start(now, total);
         self.trace.line(now, || format!("h{at} starts"));
         let life = self.machines[at].life;
         let helpers: Vec<u64> = self.machines[at].processes.keys().copied().collect();
@@ -224,7 +225,7 @@ impl World {
     }
 
     pub(super) fn host_does(&mut self, at: usize, effect: Effect, answer: &mut Option<Answer>) {
-        if self.machines[at].journal.write(&effect) {
+        if self.spoils(at, &effect) || self.machines[at].journal.write(&effect) {
             return;
         }
         let life = self.machines[at].life;

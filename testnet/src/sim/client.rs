@@ -2,6 +2,7 @@
 //! jobs that they write.
 
 use super::{
+    Sabotage,
     control::Proposer,
     helper::Directive,
     machine::Machine,
@@ -87,6 +88,13 @@ impl World {
             .clone()
             .unwrap_or_else(|| self.command(client, cluster));
         self.clients[number].command = Some(command.clone());
+        let early = self.is_sabotaged(Sabotage::AcceptsEarly);
+        if let (true, Command::SubmitJob { job, .. }) = (early, &command)
+            && let Ok(job) = job.decode_unchecked()
+        {
+            let version = job.version;
+            self.answer_client(number, &Reply::Accepted { version });
+        }
         self.propose(leader, command, Proposer::Client(number));
     }
 

@@ -2,7 +2,7 @@
 //! production: the same waits, the same events for answers and their absence.
 
 use super::{
-    Broken,
+    Sabotage,
     check::Seen,
     control::Proposer,
     exchange::{Request, Then},
@@ -119,8 +119,8 @@ impl World {
 
     fn confirm_quorum(&mut self, at: usize) {
         let machine = &self.machines[at];
-        let confirmed = match self.options.broken {
-            Some(Broken::ActsWithoutQuorum) => Some(self.queue.now()),
+        let confirmed = match self.options.sabotage {
+            Some(Sabotage::ActsWithoutQuorum) => Some(self.queue.now()),
             _ => self.control.acknowledged.get(&at).copied(),
         };
         if let Some(sent) = confirmed {
@@ -133,11 +133,13 @@ impl World {
     pub(super) fn step_court(&mut self, at: usize, event: Event) -> Option<HeartbeatAnswer> {
         let now = self.queue.now();
         let clock = self.machines[at].clock(now);
+        let event = self.bend_news(event);
         let mut court = self.courts.remove(&at)?;
         let cluster = &self.control.replicas[&at].cluster;
         let effects = court.scheduler.step(cluster, event, clock);
         self.stats.steps += 1;
         self.courts.insert(at, court);
+        let effects = self.bend_effects(effects);
         self.see(&Seen::Decided {
             at,
             effects: &effects,

@@ -399,11 +399,17 @@ impl Draft<'_> {
                 ms: ms.min(12_000),
             },
             12 => {
+                // A bad day, or one on which hardly anything works.
+                let worst = if rng.chance(300) {
+                    (400, 500)
+                } else {
+                    (150, 100)
+                };
                 let calm = Action::Weather { loss: 0, slow: 0 };
                 script.push((at + ms, calm));
                 Action::Weather {
-                    loss: rng.below(150),
-                    slow: rng.below(100),
+                    loss: rng.below(worst.0),
+                    slow: rng.below(worst.1),
                 }
             }
             13 => Action::Mute {

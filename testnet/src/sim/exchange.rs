@@ -4,8 +4,8 @@
 //! would make of it.
 
 use super::{
-    Broken,
     check::{Holding, Seen},
+    network::DELAY_MAX,
     queue::MS,
     world::{Due, World},
 };
@@ -148,8 +148,15 @@ impl World {
         self.queue.after(wait, Due::GiveUp { id });
         let life = self.machines[to].life;
         let twice = !self.healed && request.may_repeat() && self.rng.chance(self.options.twice);
-        for _ in 0..if twice { 2 } else { 1 } {
+        for copy in 0..if twice { 2 } else { 1 } {
             if let Some(delay) = self.net.carry(from, to) {
+                // The second may come when the first is long answered.
+                let late = if copy > 0 {
+                    self.rng.below(DELAY_MAX)
+                } else {
+                    0
+                };
+                let delay = delay.max(late);
                 let request = request.clone();
                 self.queue.after(
                     delay,
@@ -241,15 +248,12 @@ impl World {
             Request::Stop(order) => HostEvent::Stop(order),
             Request::Probe(_) | Request::Heartbeat(..) => return None,
         };
-        let event = match self.options.broken {
-            Some(Broken::IgnoresFence) => self.without_fence(to, event),
-            _ => event,
-        };
-        let drops = self.options.broken == Some(Broken::DropsStops);
-        if drops && matches!(event, HostEvent::Stop(_)) {
+        let event = self.bend_event(to, event);
+        if self.swallows(&event) {
             return Some(Response::Done);
         }
         let answer = self.step_host(to, event)?;
+        let answer = self.bend_answer(to, &request, answer);
         let heard = !is_fenced(&answer);
         let obeyed = is_obeyed(&answer);
         self.stats.fenced += u64::from(!heard);
@@ -264,9 +268,7 @@ impl World {
         });
         Some(match answer {
             Answer::Greet(Ok(mut heartbeat)) => {
-                if self.options.broken == Some(Broken::HidesInventories) {
-                    heartbeat.inventory.slots.clear();
-                }
+                self.bend_report(&mut heartbeat, true);
                 self.machines[to].session.leader = Some(from);
                 let holding = self.holding(to);
                 Response::Inventory(heartbeat, holding)
@@ -279,28 +281,6 @@ impl World {
             }
             Answer::Heartbeat(_) => return None,
         })
-    }
-
-    /// A host that obeys whomever it hears: for showing that it is noticed.
-    pub(super) fn without_fence(&self, at: usize, event: HostEvent) -> HostEvent {
-        let highest = self.machines[at].journal.highest;
-        match event {
-            HostEvent::Award { mut award, job } => {
-                award.authority = award.authority.max(highest);
-                HostEvent::Award { award, job }
-            }
-            HostEvent::Call {
-                mut call,
-                missing_bytes,
-            } => {
-                call.authority = call.authority.max(highest);
-                HostEvent::Call {
-                    call,
-                    missing_bytes,
-                }
-            }
-            other => other,
-        }
     }
 
     pub(super) fn trace_answer(

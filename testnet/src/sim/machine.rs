@@ -129,13 +129,14 @@ impl Machine {
         self.host.is_some() && self.paused_until <= now
     }
 
-    /// Starts the agent with what the disk holds.
-    pub fn start(&mut self, now: u64) {
+    /// Starts the agent with what the disk holds, and with `total` as what it
+    /// believes to have.
+    pub fn start(&mut self, now: u64, total: Resources) {
         self.life += 1;
         let config = HostConfig {
             node: self.node,
             incarnation: self.life,
-            total: self.total,
+            total,
             port_first: PORT_FIRST,
             port_last: PORT_LAST,
             adoption_limit: match self.booted {

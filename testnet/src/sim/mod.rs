@@ -27,12 +27,14 @@ pub mod machine;
 pub mod network;
 pub mod queue;
 pub mod rng;
+pub mod sabotage;
 pub mod script;
 mod session;
 pub mod trace;
 pub mod world;
 
 pub use check::{Violation, accepted::unhealed};
+pub use sabotage::Sabotage;
 pub use script::{Action, Whom};
 pub use world::{Stats, World};
 
@@ -43,19 +45,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What is broken on purpose, to show that the invariants notice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Broken {
-    /// Hosts take awards of any scheduler.
-    IgnoresFence,
-    /// Schedulers act as if most voters were always heard.
-    ActsWithoutQuorum,
-    /// Hosts say to a greeting that they run nothing.
-    HidesInventories,
-    /// Hosts say "yes" to a stop and go on.
-    DropsStops,
-}
-
 /// What a world is like.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -65,6 +54,8 @@ pub struct Options {
     pub racks: usize,
     /// How many of the hosts vote, the first ones.
     pub voters: usize,
+    /// Thousandths of a core that hosts have, in turn.
+    pub cpus: Vec<u32>,
     /// How long faults go on in each round.
     pub faulty_ms: u64,
     /// Rounds are begun until so much time has passed; at least one.
@@ -82,8 +73,8 @@ pub struct Options {
     pub bad_fetches: u64,
     /// Tasks that don't start, of a thousand.
     pub bad_starts: u64,
-    /// Broken on purpose.
-    pub broken: Option<Broken>,
+    /// A bug put back on purpose.
+    pub sabotage: Option<Sabotage>,
 }
 
 impl Default for Options {
@@ -92,6 +83,7 @@ impl Default for Options {
             hosts: 8,
             racks: 3,
             voters: 3,
+            cpus: vec![draw::HOST_CPU],
             faulty_ms: 60_000,
             total_ms: 0,
             scenario: Scenario::Random,
@@ -100,7 +92,7 @@ impl Default for Options {
             twice: 20,
             bad_fetches: 30,
             bad_starts: 20,
-            broken: None,
+            sabotage: None,
         }
     }
 }

@@ -17,6 +17,7 @@ use super::{
     network::Network,
     queue::{MS, Queue},
     rng::Rng,
+    sabotage,
     script::Action,
     trace::Trace,
 };
@@ -141,6 +142,7 @@ pub struct World {
     numbers: u64,
     /// Answers of awards from these hosts are lost until then.
     pub(super) mute: BTreeMap<usize, u64>,
+    pub(super) sabotage: sabotage::Notes,
     /// Faults are over: nothing fails by itself any more.
     pub(super) healed: bool,
 }
@@ -149,12 +151,12 @@ impl World {
     /// A world at its begin: all hosts just started, nobody leads.
     pub fn new(seed: u64, options: Options, trace: bool) -> World {
         let mut rng = Rng::new(seed);
-        let total = Resources {
-            cpu_millis: super::draw::HOST_CPU,
+        let total = |number: usize| Resources {
+            cpu_millis: options.cpus[number % options.cpus.len()],
             memory_bytes: 8 << 30,
         };
         let mut machines: Vec<Machine> = (0..options.hosts)
-            .map(|number| Machine::new(number, options.racks, total, &mut rng))
+            .map(|number| Machine::new(number, options.racks, total(number), &mut rng))
             .collect();
         for machine in &mut machines[..options.founders()] {
             machine.admitted = true;
@@ -182,6 +184,7 @@ impl World {
             stats: Stats::default(),
             numbers: 0,
             mute: BTreeMap::new(),
+            sabotage: sabotage::Notes::default(),
             healed: false,
             options,
         };
