@@ -8,12 +8,16 @@ use crate::{
     codec::encode,
     ids::check_name,
     job::{
-        HealthCheck, JOB_BYTES_MAX, Job, JobDraft, PackageSource, PortSpec, Resources,
+        JOB_BYTES_MAX, Job, JobDraft, JobKind, PackageSource, PortSpec, Probe, Resources,
         RestartPolicy, ServiceSpec, StopPolicy, TaskTemplate,
     },
+    path::{FieldPath, PathStep},
     suggestion::nearest,
+    support,
 };
 use std::collections::{BTreeMap, BTreeSet};
+
+pub use crate::finding::{Finding, Severity, refused};
 
 /// Most slots of one job: ten on each of the 1,000 nodes of a full cluster.
 pub const REPLICAS_MAX: u32 = 10_000;
@@ -27,6 +31,8 @@ pub const PORTS_MAX: usize = 64;
 pub const RESOURCES_MAX: Resources = Resources {
     cpu_millis: 1_024_000,
     memory_bytes: 64 << 40,
+    disk_bytes: 1 << 50,
+    uplink_bits_per_s: 1_000_000_000_000,
 };
 
 /// Least memory: a process with less can't start.
@@ -50,33 +56,11 @@ pub const PAUSE_MS_MAX: u64 = 3_600_000;
 /// What binding adds to a draft: fleet, cluster, version and package id.
 const BINDING_BYTES_MAX: usize = 256;
 
-/// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// Accepted, but probably not what was meant.
-    Warning,
-    /// Refused.
-    Error,
-}
-
-/// One thing about a job that its author should know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// How bad it is.
-    pub severity: Severity,
-    /// The argument in the spec, with the place in it: `ports.http`, `args[2]`.
-    pub field: String,
-    /// What is wrong: lower case, no full stop.
-    pub message: String,
-    /// How to mend it.
-    pub hint: Option<String>,
-}
-
 /// Everything that is to be said about a draft, in the order of its fields.
 pub fn check(draft: &JobDraft) -> Vec<Finding> {
     let mut findings = Findings::default();
     check_job_name(&draft.name, &mut findings);
-    check_replicas(draft.replicas, &draft.name, &mut findings);
+    check_kind(&draft.kind, &draft.name, &mut findings);
     if let PackageSource::Path(path) = &draft.package
         && path.as_os_str().is_empty()
     {
@@ -89,7 +73,8 @@ pub fn check(draft: &JobDraft) -> Vec<Finding> {
     findings.0
 }
 
-/// The same for a job that is bound to a cluster and a package.
+/// The same for a job that is bound to a cluster and a package and is to run:
+/// what nobody executes yet is an error too.
 pub fn check_job(job: &Job) -> Vec<Finding> {
     let mut findings = Findings::default();
     check_label("cluster", "cluster", &job.cluster, &mut findings);
@@ -97,15 +82,11 @@ pub fn check_job(job: &Job) -> Vec<Finding> {
     if job.version == 0 {
         findings.error("version", "versions count from 1");
     }
-    check_replicas(job.replicas, &job.name, &mut findings);
+    check_kind(&job.kind, &job.name, &mut findings);
     check_task(&job.task, &mut findings);
-    check_size(encode(job).len(), &mut findings);
+    check_size(job.encode().len(), &mut findings);
+    findings.0.extend(support::unsupported_job(job));
     findings.0
-}
-
-/// Is there anything among them for which a job is refused?
-pub fn refused(findings: &[Finding]) -> bool {
-    findings.iter().any(|f| f.severity == Severity::Error)
 }
 
 #[derive(Default)]
@@ -121,19 +102,12 @@ impl Findings {
     }
 
     fn push(&mut self, severity: Severity, field: String, message: String) -> &mut Finding {
+        let path = FieldPath(vec![PathStep::Field(field)]);
         self.0.push(Finding {
             severity,
-            field,
-            message,
-            hint: None,
+            ..Finding::error(path, message)
         });
         self.0.last_mut().expect("one was pushed")
-    }
-}
-
-impl Finding {
-    fn hint(&mut self, hint: impl Into<String>) {
-        self.hint = Some(hint.into());
     }
 }
 
@@ -148,7 +122,8 @@ fn check_job_name(name: &JobName, findings: &mut Findings) {
     check_label("name", "job", &name.name, findings);
 }
 
-fn check_replicas(replicas: u32, name: &JobName, findings: &mut Findings) {
+fn check_kind(kind: &JobKind, name: &JobName, findings: &mut Findings) {
+    let Some(replicas) = kind.slots() else { return };
     if replicas == 0 {
         findings
             .error("replicas", "a job has at least 1 replica")
@@ -310,23 +285,23 @@ fn check_port_name(field: &str, name: &str, ports: &[PortSpec], findings: &mut F
     match nearest(name, ports.iter().map(|port| port.name.as_str())) {
         Some(near) => finding.hint(format!("did you mean {near:?}?")),
         None => finding.hint(format!("declare it: ports = {{{name:?}: 0}}")),
-    }
+    };
 }
 
 fn check_health(task: &TaskTemplate, findings: &mut Findings) {
-    match &task.health {
-        None if task.services.is_empty() => {}
-        None => findings
+    if task.health.is_empty() && !task.services.is_empty() {
+        findings
             .warning(
                 "health",
                 "without a check, a task is offered to clients as soon as it runs",
             )
-            .hint(format!("health = tcp({:?})", task.services[0].port)),
-        Some(HealthCheck::Tcp { port }) => {
+            .hint(format!("health = tcp({:?})", task.services[0].port));
+    }
+    for check in &task.health {
+        if let Some(port) = check.probe.port() {
             check_port_name("health.port", port, &task.ports, findings);
         }
-        Some(HealthCheck::Http { port, path }) => {
-            check_port_name("health.port", port, &task.ports, findings);
+        if let Probe::Http { path, .. } = &check.probe {
             check_http_path(path, findings);
         }
     }

@@ -109,10 +109,7 @@ mod tests {
 
     #[test]
     fn what_comes_first_ends_it() {
-        let has = Resources {
-            cpu_millis: 1,
-            memory_bytes: 1 << 20,
-        };
+        let has = Resources::new(1, 1 << 20);
         let leak = Directive {
             leaks: 1 << 19,
             ..Directive::default()

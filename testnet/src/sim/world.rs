@@ -151,10 +151,8 @@ impl World {
     /// A world at its begin: all hosts just started, nobody leads.
     pub fn new(seed: u64, options: Options, trace: bool) -> World {
         let mut rng = Rng::new(seed);
-        let total = |number: usize| Resources {
-            cpu_millis: options.cpus[number % options.cpus.len()],
-            memory_bytes: 8 << 30,
-        };
+        let cpu = |number: usize| options.cpus[number % options.cpus.len()];
+        let total = |number: usize| Resources::new(cpu(number), 8 << 30);
         let mut machines: Vec<Machine> = (0..options.hosts)
             .map(|number| Machine::new(number, options.racks, total(number), &mut rng))
             .collect();

@@ -5,13 +5,14 @@
 
 use super::*;
 use crate::{
+    attributes::Facts,
     auction::{AwardAnswer, Bid, CallAnswer, Refusal},
     cluster::{Admission, Command, Genesis, Reply},
     session::{Inventory, SlotReport, TaskState},
 };
 use potluck_specs::{
-    ChangeId, Epoch, FleetId, Job, NodeName, PackageId, Topology, codec,
-    job::{PortSpec, Resources, RestartPolicy, ServiceSpec, SignedJob, StopPolicy, TaskTemplate},
+    ChangeId, Epoch, FleetId, Job, NodeName, PackageId, Topology,
+    job::{JobKind, PortSpec, Resources, ServiceSpec, SignedJob, TaskTemplate},
     trust::{NodeCredential, NodeRole, PublicKey, Signed, UserCredential},
 };
 
@@ -93,28 +94,19 @@ fn job(version: u64, replicas: u32, cpu_millis: u32) -> Job {
         cluster: "main".into(),
         name: JobName::in_default("web"),
         version,
-        replicas,
+        kind: JobKind::service(replicas),
         package: PackageId([4; 32]),
         task: TaskTemplate {
             command: "bin/x".into(),
-            args: vec![],
-            env: BTreeMap::new(),
-            resources: Resources {
-                cpu_millis,
-                memory_bytes: GIB / 8,
-            },
+            resources: Resources::new(cpu_millis, GIB / 8),
             ports: vec![PortSpec {
                 name: "http".into(),
                 number: None,
             }],
-            services: vec![ServiceSpec {
-                name: "web".into(),
-                port: "http".into(),
-            }],
-            health: None,
-            restart: RestartPolicy::default(),
-            stop: StopPolicy::default(),
+            services: vec![ServiceSpec::new("web", "http")],
+            ..TaskTemplate::default()
         },
+        ..Job::default()
     }
 }
 
@@ -135,10 +127,7 @@ impl FakeHost {
     }
 
     fn total() -> Resources {
-        Resources {
-            cpu_millis: 4_000,
-            memory_bytes: 8 * GIB,
-        }
+        Resources::new(4_000, 8 * GIB)
     }
 
     fn free(&self) -> Resources {
@@ -155,6 +144,8 @@ impl FakeHost {
             free: self.free(),
             total: FakeHost::total(),
             draining: self.draining,
+            pressure: 0,
+            facts: Some(Facts::default()),
             inventory: Inventory {
                 since: None,
                 number: self.number,
@@ -270,7 +261,7 @@ impl World {
         let reply = self.propose(&Command::SubmitJob {
             change: ChangeId([version as u8; 16]),
             job: Box::new(SignedJob {
-                job: signed(codec::encode(&job)),
+                job: signed(job.encode()),
                 author,
             }),
             author: "ada".into(),
@@ -441,7 +432,9 @@ impl World {
             return self.later(1_000, event);
         }
         let free = self.hosts[&to].free();
-        let room = (free.cpu_millis / call.resources.cpu_millis.max(1)).min(call.wanted);
+        let room = (free.cpu_millis / call.resources.cpu_millis.max(1))
+            .min(call.wanted)
+            .min(call.each_most.unwrap_or(u32::MAX));
         let answer = if room == 0 {
             CallAnswer::Refusal(Refusal::Cpu {
                 need: call.resources.cpu_millis,
@@ -455,6 +448,7 @@ impl World {
                 total: FakeHost::total(),
                 missing_bytes: 0,
                 failures: 0,
+                pressure: 0,
                 holds: Millis(3_000),
             })
         };
