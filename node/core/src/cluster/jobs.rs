@@ -228,7 +228,7 @@ impl Cluster {
     }
 }
 
-fn bounded_text(text: &str) -> String {
+pub(super) fn bounded_text(text: &str) -> String {
     let mut end = text.len().min(TEXT_BYTES_MAX);
     while !text.is_char_boundary(end) {
         end -= 1;
