@@ -8,7 +8,14 @@ use potluck_testnet::{
     scenario::Scenario,
     sim,
 };
-use std::{error::Error, ops::Range, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    error::Error,
+    ops::Range,
+    path::PathBuf,
+    process::ExitCode,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Instant,
+};
 
 /// A cluster in a box: real nodes on loopback, one process each.
 #[derive(Debug, Parser)]
@@ -83,6 +90,12 @@ struct Sim {
     /// Many seeds, A..B, or A.. until one fails or you stop it.
     #[arg(long, value_parser = seeds, conflicts_with = "seed")]
     seeds: Option<Range<u64>>,
+    /// Without an end, each seed with a scenario and a size of its own.
+    #[arg(long, conflicts_with_all = ["seeds", "scenario"])]
+    soak: bool,
+    /// Seeds at a time.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: u16,
     /// How many nodes; drawn from the seed, 6 to 12, if not given.
     #[arg(long, value_parser = clap::value_parser!(u16).range(4..=1_000))]
     nodes: Option<u16>,
@@ -163,30 +176,60 @@ fn run(cli: &Cli) -> Result<(), Box<dyn Error>> {
 fn simulate(wanted: &Sim) -> Result<(), Box<dyn Error>> {
     let seeds = match &wanted.seeds {
         Some(seeds) => seeds.clone(),
+        None if wanted.soak => wanted.seed..u64::MAX,
         None => wanted.seed..wanted.seed.saturating_add(1),
     };
-    let (mut virtual_ms, mut real) = (0, Duration::ZERO);
-    for seed in seeds {
-        let mut options = sim::Options {
-            total_ms: (wanted.hours * sim::HOUR_MS as f64) as u64,
-            scenario: wanted.scenario,
-            ..sim::Options::drawn(seed)
+    let next = AtomicU64::new(seeds.start);
+    let began = Instant::now();
+    let virtual_ms = std::thread::scope(|scope| {
+        let work = || simulate_each(wanted, &next, seeds.end);
+        let threads: Vec<_> = (0..wanted.threads).map(|_| scope.spawn(work)).collect();
+        let ends = threads.into_iter().map(|thread| match thread.join() {
+            Ok(end) => end,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        ends.sum::<Result<u64, Box<sim::Failure>>>()
+    })?;
+    let real = began.elapsed().as_secs_f64();
+    println!(
+        "{} s of virtual time in {real:.1} s: {:.0} times as fast",
+        virtual_ms / 1_000,
+        virtual_ms as f64 / 1_000.0 / real
+    );
+    Ok(())
+}
+
+/// Takes seed after seed until there are no more or one fails, here or in
+/// another thread; the virtual time of all.
+fn simulate_each(wanted: &Sim, next: &AtomicU64, end: u64) -> Result<u64, Box<sim::Failure>> {
+    let mut virtual_ms = 0;
+    loop {
+        let seed = next.fetch_add(1, Ordering::Relaxed);
+        if seed >= end {
+            return Ok(virtual_ms);
+        }
+        let mut options = match wanted.soak {
+            true => sim::Options::soak(seed),
+            false => sim::Options {
+                scenario: wanted.scenario,
+                ..sim::Options::drawn(seed)
+            },
         };
+        options.total_ms = (wanted.hours * sim::HOUR_MS as f64) as u64;
         if let Some(nodes) = wanted.nodes {
             options = options.with_hosts(nodes.into());
         }
-        let summary = sim::run(seed, &options)?;
-        virtual_ms += summary.virtual_ms;
-        real += summary.real;
-        println!("{summary}");
+        match sim::run(seed, &options) {
+            Ok(summary) => {
+                virtual_ms += summary.virtual_ms;
+                println!("{summary}");
+            }
+            Err(failure) => {
+                next.store(end, Ordering::Relaxed);
+                return Err(failure);
+            }
+        }
     }
-    println!(
-        "{} s of virtual time in {:.1} s: {:.0} times as fast",
-        virtual_ms / 1_000,
-        real.as_secs_f64(),
-        virtual_ms as f64 / 1_000.0 / real.as_secs_f64()
-    );
-    Ok(())
 }
 
 /// `A..B`, or `A..` for without an end.

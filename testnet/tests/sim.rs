@@ -205,7 +205,7 @@ impl Script {
 
     #[track_caller]
     fn fail(&mut self, why: &str) {
-        let trace = std::mem::take(&mut self.0.trace).into_lines();
+        let trace = std::mem::take(&mut self.0.trace).about(why);
         panic!("{}\n{why}", trace.join("\n"));
     }
 

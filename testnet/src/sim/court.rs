@@ -218,6 +218,21 @@ impl World {
                     Note::Session { node, state } => {
                         format!("h{at} sees h{} as {state:?}", index[node])
                     }
+                    Note::AwardRefused { slot, node } => {
+                        format!("h{at} notes that h{} refused {slot}", index[node])
+                    }
+                    Note::Double { slot, node } => {
+                        format!("h{at} notes a double of {slot} on h{}", index[node])
+                    }
+                    Note::Unplaced { job, slots } => {
+                        format!("h{at} notes that nobody takes {slots} slots of {job}")
+                    }
+                    Note::BrakeOn { suspects } => {
+                        format!("h{at} notes BrakeOn: {suspects} are silent at once")
+                    }
+                    Note::BrakeReleased { node } => {
+                        format!("h{at} notes BrakeReleased: h{} is given up", index[node])
+                    }
                     note => format!("h{at} notes {note:?}"),
                 });
             }

@@ -7,6 +7,7 @@ use super::{
     check::{Holding, Seen},
     network::DELAY_MAX,
     queue::MS,
+    trace,
     world::{Due, World},
 };
 use potluck_core::{
@@ -293,30 +294,42 @@ impl World {
         let now = self.queue.now();
         self.trace.line(now, || match (request, answer) {
             (Request::Award(award), Answer::Award(answer)) => {
-                let slots: Vec<String> = answer
-                    .slots
-                    .iter()
-                    .zip(&award.slots)
-                    .map(|((slot, answer), (_, generation))| {
-                        format!("{slot} {generation} {answer:?}")
+                let slots = answer.slots.iter().zip(&award.slots);
+                let slots: Vec<String> = slots
+                    .map(|((slot, answer), (_, generation))| match answer {
+                        Ok(()) => format!("{slot} {generation} ok"),
+                        Err(refusal) => format!("{slot} {generation} {}", trace::no(refusal)),
                     })
                     .collect();
                 format!("h{to} <- h{from} award: {}", slots.join(", "))
             }
             (Request::Stop(order), Answer::Stop(answer)) => format!(
-                "h{to} <- h{from} stop {} {} {:?}: {answer:?}",
-                order.slot, order.generation, order.reason
+                "h{to} <- h{from} stop {} {} ({:?}): {}",
+                order.slot,
+                order.generation,
+                order.reason,
+                yes(answer)
             ),
-            (Request::Greet(authority), Answer::Greet(answer)) => format!(
-                "h{to} <- h{from} greet {}: {:?}",
-                authority.reign.0,
-                answer.as_ref().map(|_| ())
+            (Request::Greet(authority), Answer::Greet(answer)) => {
+                let reign = authority.reign.0;
+                match answer {
+                    Ok(said) => {
+                        let slots = said.inventory.slots.len();
+                        format!("h{to} <- h{from} greet of reign {reign}: has {slots} slots")
+                    }
+                    Err(refusal) => {
+                        format!("h{to} <- h{from} greet of {reign}: {}", trace::no(refusal))
+                    }
+                }
+            }
+            (Request::Call(call), Answer::Call(answer)) => format!(
+                "h{to} <- h{from} call {} for {}: {}",
+                call.call,
+                call.job,
+                trace::bid(answer)
             ),
-            (Request::Call(call), Answer::Call(answer)) => {
-                format!(
-                    "h{to} <- h{from} call {} {}: {answer:?}",
-                    call.call, call.job
-                )
+            (Request::Cancel(_, call), Answer::Cancel(answer)) => {
+                format!("h{to} <- h{from} cancel {call}: {}", yes(answer))
             }
             (_, answer) => format!("h{to} <- h{from} {answer:?}"),
         });
@@ -350,6 +363,13 @@ impl World {
                 holding: &holding,
             });
         }
+    }
+}
+
+fn yes(answer: &Result<(), Refusal>) -> String {
+    match answer {
+        Ok(()) => "ok".into(),
+        Err(refusal) => trace::no(refusal),
     }
 }
 

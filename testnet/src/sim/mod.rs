@@ -110,6 +110,22 @@ impl Options {
         }
     }
 
+    /// For running without an end: each seed has a scenario and a size of its
+    /// own, most of them small, since small worlds find most.
+    pub fn soak(seed: u64) -> Options {
+        let mut rng = Rng::new(seed ^ 0x736f_616b);
+        let scenario = Scenario::ALL[rng.below(Scenario::ALL.len() as u64) as usize];
+        let options = Options {
+            scenario,
+            ..Options::drawn(seed)
+        };
+        match rng.below(20) {
+            0 => options.with_hosts(rng.between(100, 200) as usize),
+            1..4 => options.with_hosts(rng.between(13, 60) as usize),
+            _ => options,
+        }
+    }
+
     /// The same with so many hosts: racks of 20, 5 voters from 10 hosts on.
     pub fn with_hosts(self, hosts: usize) -> Options {
         const RACK: usize = 20;
@@ -254,7 +270,7 @@ fn attempt(seed: u64, options: &Options, trace: bool) -> Result<Summary, Box<Fai
             stats: world.stats.clone(),
         })
         .map_err(|violation| {
-            let trace = std::mem::take(&mut world.trace).into_lines();
+            let trace = std::mem::take(&mut world.trace).about(&violation.what);
             Box::new(Failure {
                 seed,
                 options: options.clone(),
