@@ -2,7 +2,7 @@
 //! description of the task and its environment.
 
 use super::{
-    actor::group_name, cgroups::Cgroups, folders::Folders, key_of, process::Process, program,
+    actor::group_name, cgroups::Cgroups, folders::Folders, key_of, moved, process::Process, program,
 };
 use potluck_core::host::Start;
 use potluck_helper::{
@@ -110,7 +110,7 @@ impl Launch {
             ("POTLUCK_SLOT", run.slot.index.to_string()),
             ("POTLUCK_NODE", self.node.clone()),
             ("POTLUCK_GENERATION", start.generation.to_string()),
-            ("POTLUCK_ADDRESS", self.address.to_string()),
+            (moved::ADDRESS, self.address.to_string()),
             (
                 "POTLUCK_TASK_DIR",
                 self.folders.work(run).display().to_string(),

@@ -12,6 +12,7 @@ mod journal;
 mod launch;
 mod link;
 mod logs;
+mod moved;
 mod process;
 mod program;
 
