@@ -51,8 +51,25 @@ pub fn check_name(name: &str) -> Result<(), NameError> {
 macro_rules! bytes_id {
     ($(#[$doc:meta])* $name:ident, $len:expr) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash)]
         pub struct $name(pub [u8; $len]);
+
+        impl Ord for $name {
+            /// By bytes. The first eight nearly always decide, and are
+            /// compared without a call: ids are keys in every decision.
+            fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+                let first = |id: &Self| id.0.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
+                first(self)
+                    .cmp(&first(other))
+                    .then_with(|| self.0.cmp(&other.0))
+            }
+        }
+
+        impl PartialOrd for $name {
+            fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+                Some(self.cmp(other))
+            }
+        }
 
         /// Bytes on the wire, hexadecimal where people read (JSON).
         impl serde::Serialize for $name {
@@ -253,6 +270,20 @@ impl FromStr for SlotId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ids_are_ordered_by_their_bytes() {
+        let ids = [[0, 9], [9, 0], [1, 0], [0, 0], [255, 1], [255, 0]].map(|[first, last]| {
+            let mut id = NodeId([first; 32]);
+            id.0[31] = last;
+            id
+        });
+        for one in ids {
+            for other in ids {
+                assert_eq!(one.cmp(&other), one.0.cmp(&other.0), "{one:?} {other:?}");
+            }
+        }
+    }
 
     #[test]
     fn names_are_dns_labels() {
