@@ -1,7 +1,7 @@
 //! Where tasks may go, and where they would rather go.
 
 use super::{record::record, requirement::Requirement};
-use crate::{JobName, Topology};
+use crate::JobName;
 use serde::{Deserialize, Serialize};
 
 record! {
@@ -93,21 +93,5 @@ impl Level {
             Level::Rack => "rack",
             Level::Node => "node",
         }
-    }
-
-    /// Are both hosts in one place at this level? Two of a rack's name in
-    /// different clusters are not. Nothing can be said about nodes here.
-    pub fn shared(self, a: &Topology, b: &Topology) -> bool {
-        let levels = |t: &Topology| {
-            let Topology {
-                region,
-                datacenter,
-                cluster,
-                rack,
-            } = t.clone();
-            [region, datacenter, cluster, rack]
-        };
-        let depth = (self as usize + 1).min(4);
-        levels(a)[..depth] == levels(b)[..depth]
     }
 }
