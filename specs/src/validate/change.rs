@@ -95,6 +95,12 @@ fn check_update(path: &FieldPath, update: &Update, wish: &Wish, findings: &mut F
     );
     let list = path.field("stages");
     findings.at_most(&list, "stages", update.stages.len(), CONDITIONS_MAX);
+    if let (JobKind::Batch(_), [_, ..]) = (wish.kind, &update.stages[..]) {
+        findings
+            .warning(&list, "a batch has no rollout")
+            .why("its tasks end by themselves, and the next ones have the new version");
+        return;
+    }
     let slots = wish.kind.slots();
     let mut reached = None;
     for (index, stage) in update.stages.iter().enumerate() {

@@ -6,7 +6,6 @@ use super::{
 };
 use crate::{
     diff::{duration, size},
-    ids::check_name,
     job::{
         Hook, Isolation, JobKind, Maintenance, MountSource, PortSpec, RestartOn, RestartPolicy,
         StopPolicy, TaskTemplate, wish::Wish,
@@ -17,6 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Places in a sandbox that are the system's own.
 const OWN_PLACES: &[&str] = &["/", "/dev", "/proc", "/sys"];
+
+/// Longest name of a user on Linux.
+const USER_BYTES_MAX: usize = 32;
 
 /// Signals that no program can handle.
 const KILL: i32 = 9;
@@ -320,8 +322,11 @@ fn check_user(path: &FieldPath, user: &str, findings: &mut Findings) {
         || user.parse::<u32>().is_ok(),
         |(uid, gid)| uid.parse::<u32>().is_ok() && gid.parse::<u32>().is_ok(),
     );
-    let name = check_name(user.replace('_', "-").trim_matches('-')).is_ok();
-    let named = name && user.len() <= 32 && !user.starts_with(|c: char| c.is_ascii_digit());
+    let first = |b: u8| b.is_ascii_lowercase() || b == b'_';
+    let rest = |b: u8| first(b) || b.is_ascii_digit() || b == b'-';
+    let named = user.len() <= USER_BYTES_MAX
+        && user.bytes().next().is_some_and(first)
+        && user.bytes().all(rest);
     if !numbers && !named {
         findings
             .error(path, format!("{user:?} is not a user"))

@@ -158,6 +158,15 @@ const DOUBTFUL: &[Row] = &[
         "adds no task",
         "2 of 3",
     ),
+    (
+        |d| {
+            batch(d, |_| {});
+            stages(d, &[StageSize::Count(1)]);
+        },
+        "change.update.stages",
+        "no rollout",
+        "end by themselves",
+    ),
 ];
 
 /// On the server, what nobody executes is told as well.

@@ -3,7 +3,6 @@
 
 use super::{findings::Findings, limits::*};
 use crate::{
-    diff::duration,
     job::{Batch, JobKind, PRIORITY_MAX, PackageSource, interpolation, wish::Wish},
     path::FieldPath,
 };
@@ -158,31 +157,6 @@ fn check_notes(wish: &Wish, findings: &mut Findings) {
         }
         findings.text(&path, "the annotation's name", name, WORD_BYTES_MAX);
         findings.text(&path, "the annotation", text, ANNOTATION_BYTES_MAX);
-    }
-    if let JobKind::Batch(_) = wish.kind
-        && wish
-            .change
-            .update
-            .stages
-            .iter()
-            .any(|stage| stage.bake_ms > 0)
-    {
-        let bake = wish
-            .change
-            .update
-            .stages
-            .iter()
-            .map(|stage| stage.bake_ms)
-            .max();
-        let text = duration(bake.unwrap_or_default());
-        findings
-            .warning(
-                &FieldPath::of("change.update.stages"),
-                "a batch has no rollout",
-            )
-            .why(format!(
-                "its tasks end by themselves, so nothing bakes for {text}"
-            ));
     }
 }
 

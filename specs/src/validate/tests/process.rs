@@ -329,4 +329,10 @@ pub(super) const BROKEN: &[Row] = &[
         "not a user",
         "",
     ),
+    (
+        |d| d.task.user = Some("-x".into()),
+        "task.user",
+        "not a user",
+        "",
+    ),
 ];
