@@ -54,8 +54,6 @@ pub(crate) fn run(plan: &Plan) -> ! {
     exit(CODE_BROKEN)
 }
 
-}
-
 struct Init<'a> {
     plan: &'a Plan,
     view: &'a View,
