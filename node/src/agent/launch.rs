@@ -2,7 +2,7 @@
 //! description of the task and its environment.
 
 use super::{
-    actor::group_name, cgroups::Cgroups, folders::Folders, key_of, places::Places,
+    actor::group_name, cgroups::Cgroups, folders::Folders, key_of, moved, places::Places,
     process::Process, program,
 };
 use potluck_core::host::Start;
@@ -121,7 +121,7 @@ impl Launch {
             ("POTLUCK_SLOT", run.slot.index.to_string()),
             ("POTLUCK_NODE", self.node.clone()),
             ("POTLUCK_GENERATION", start.generation.to_string()),
-            ("POTLUCK_ADDRESS", self.address.to_string()),
+            (moved::ADDRESS, self.address.to_string()),
         ];
         env.extend(told.map(|(name, value)| (name.to_string(), value)));
         for (name, port) in &start.ports {

@@ -13,6 +13,7 @@ mod journal;
 mod launch;
 mod link;
 mod logs;
+mod moved;
 mod places;
 mod process;
 mod program;
