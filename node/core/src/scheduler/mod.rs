@@ -63,7 +63,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const CUT_OFF_AFTER: Millis = Millis(1_000);
 
 /// What differs between a real cluster and a test's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SchedulerConfig {
     /// How long after the last acknowledgement of most voters a leader may
     /// act: the control group's shortest election timeout.

@@ -2,7 +2,8 @@
 //! host holds, unless that host has told it otherwise, is given up, or could
 //! not be known of (no record of it, and the asking is over).
 
-use super::{Holding, Machine, Seen, Violation, World, broken};
+use super::{Holding, Seen, Violation, World, broken};
+use crate::sim::machine::Machine;
 use potluck_core::scheduler::{Effect, Note, SessionState};
 use potluck_specs::{NodeId, SlotId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,12 +70,12 @@ impl LateInventories {
         to: NodeId,
         slot: &SlotId,
     ) -> Result<(), Violation> {
-        let now = world.now();
         let Some(court) = world.courts.get(&at) else {
             return Ok(());
         };
-        for (host, machine) in world.machines.iter().enumerate() {
-            if machine.node == to || !Holding::of(machine, now).slots.contains(slot) {
+        for host in world.held.holders(slot) {
+            let machine = &world.machines[host];
+            if machine.node == to {
                 continue;
             }
             let session = court.scheduler.session(machine.node);
