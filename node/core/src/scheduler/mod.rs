@@ -330,6 +330,7 @@ impl Scheduler {
         if *cluster.cordoned() != self.cordoned {
             self.cordoned.clone_from(cluster.cordoned());
             self.capacity_grew = true;
+            self.hosts_changed = true;
         }
         if draining != self.draining {
             self.drains_changed(draining);

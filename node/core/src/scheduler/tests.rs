@@ -16,6 +16,8 @@ use potluck_specs::{
     trust::{NodeCredential, NodeRole, PublicKey, Signed, UserCredential},
 };
 
+mod change;
+
 /// One way of a message.
 const HOP: u64 = 5;
 
@@ -38,6 +40,8 @@ struct FakeHost {
     refuse_awards: Option<Refusal>,
     lose_award_answers: bool,
     draining: bool,
+    /// Tasks of this version never pass their checks.
+    sick_version: u64,
     highest: Authority,
 }
 
@@ -122,6 +126,7 @@ impl FakeHost {
             refuse_awards: None,
             lose_award_answers: false,
             draining: false,
+            sick_version: 0,
             highest: Authority::default(),
         }
     }
@@ -158,7 +163,7 @@ impl FakeHost {
     fn set(&mut self, slot: &SlotId, state: TaskState, now: u64) {
         if let Some(report) = self.slots.get_mut(slot) {
             report.state = state;
-            report.healthy = state == TaskState::Running;
+            report.healthy = state == TaskState::Running && report.version != self.sick_version;
             report.since = Millis(now);
         }
         if state == TaskState::Stopped {
