@@ -709,6 +709,26 @@ fn a_recorded_holder_that_reports_without_it_frees_it_at_once() {
     assert!(took < 2_000, "took {took} ms");
 }
 
+/// The record names one holder of what was a double: the other may be on the
+/// host that is mute.
+#[test]
+fn a_lost_recorded_holder_frees_nothing_before_the_others_are_asked() {
+    let mut world = World::new("abcde");
+    world.submit(1, 1, 500);
+    world.until("written", |w| w.cluster.placements().len() == 1);
+    let holder = world.on(&slot(0))[0];
+    let mut others = world.hosts.keys().filter(|node| **node != holder).copied();
+    let (mute, leader) = (others.next().unwrap(), others.next().unwrap());
+    world.hosts.get_mut(&holder).unwrap().alive = false;
+    world.hosts.get_mut(&mute).unwrap().linked = false;
+    world.seen.clear();
+    world.reign((1..=5).find(|k| node(*k) == leader).unwrap());
+    world.run(9_500);
+    assert_eq!(world.awards(), 0, "{}", world.show());
+    let took = world.until("placed", |w| w.healthy(1) == 1);
+    assert!(took < 2_000, "took {took} ms");
+}
+
 #[test]
 fn adopting_counts_as_held() {
     let mut world = World::new("abc");
