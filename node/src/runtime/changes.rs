@@ -16,7 +16,7 @@ use crate::{
 };
 use futures::{StreamExt, stream::FuturesUnordered};
 use potluck_core::{
-    cluster::{Cluster, Command, Refused, Reply},
+    cluster::{Cluster, Command, Origin, Refused, Reply},
     scheduler::{HostView, SessionState},
 };
 use potluck_specs::{
@@ -166,6 +166,7 @@ async fn run_job(
         package_bytes,
         now: clock::unix_now(),
         expected_version: None,
+        origin: Origin::default(),
     };
     match propose(shared, command).await? {
         Reply::Accepted { version } => Ok(Changed::JobAccepted {

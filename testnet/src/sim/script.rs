@@ -11,7 +11,7 @@ use super::{
     world::{Due, World},
 };
 use potluck_core::{
-    cluster::{Admission, Cluster, Command, Genesis, Reply},
+    cluster::{Admission, Cluster, Command, Genesis, Origin, Reply},
     host::{End, Event as HostEvent},
 };
 use potluck_specs::{
@@ -360,6 +360,7 @@ impl World {
                     package_bytes: 1,
                     now,
                     expected_version: None,
+                    origin: Origin::default(),
                 }
             }
             Change::Stop { name } => Command::StopJob {

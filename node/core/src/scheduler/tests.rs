@@ -6,7 +6,7 @@
 use super::*;
 use crate::{
     auction::{AwardAnswer, Bid, CallAnswer, Refusal},
-    cluster::{Admission, Command, Genesis, Reply},
+    cluster::{Admission, Command, Genesis, Origin, Reply},
     session::{Inventory, SlotReport, TaskState},
 };
 use potluck_specs::{
@@ -279,6 +279,7 @@ impl World {
             package_bytes: 1_000,
             now: Millis(0),
             expected_version: None,
+            origin: Origin::default(),
         });
         assert_eq!(reply, Reply::Accepted { version });
     }
