@@ -27,7 +27,7 @@ const SETTLE: Millis = Millis(300);
 
 /// Most slots in one call; a larger job takes several in a row, each of which
 /// sees the spread that the ones before made.
-const SLOTS_PER_CALL: usize = 64;
+pub(super) const SLOTS_PER_CALL: usize = 64;
 
 /// First and longest pause after a call that left slots unfilled.
 const RETRY_FIRST: Millis = Millis(200);

@@ -19,12 +19,14 @@ mod endpoints;
 mod event;
 mod explain;
 mod failure;
+mod forecast;
 mod picture;
 mod rank;
 mod reconcile;
 mod view;
 
 pub use event::{Effect, Endpoint, Event, MemberView, Note, ServiceEndpoints};
+pub use forecast::{FORECAST_SLOTS_MAX, Forecast, ForecastTask, Room};
 pub use view::{HostView, SessionState, SlotPhase, SlotView, Verdict};
 
 use crate::{

@@ -138,7 +138,7 @@ impl Scheduler {
         }
     }
 
-    fn gives_up(&self, cluster: &Cluster, node: NodeId) -> bool {
+    pub(super) fn gives_up(&self, cluster: &Cluster, node: NodeId) -> bool {
         let says_so = self
             .picture
             .hosts

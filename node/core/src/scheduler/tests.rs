@@ -15,6 +15,8 @@ use potluck_specs::{
     trust::{NodeCredential, NodeRole, PublicKey, Signed, UserCredential},
 };
 
+mod forecast;
+
 /// One way of a message.
 const HOP: u64 = 5;
 
