@@ -7,7 +7,7 @@ use super::{
     output,
 };
 use crate::api::{
-    change::Change,
+    change::{About, Change},
     client::unexpected,
     error::{ApiError, ErrorCode},
     protocol::{ApiAnswer, ApiRequest, Changed, ChunkUpload, JobStatus},
@@ -148,6 +148,7 @@ async fn sign_and_send(
     );
     let change = Change::RunJob {
         job: Box::new(signed),
+        about: About::default(),
     };
     session
         .change(change, |text| bar.set_message(text.to_owned()))

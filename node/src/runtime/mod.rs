@@ -20,6 +20,7 @@ mod members;
 mod operations;
 mod packages;
 mod peers;
+mod plan;
 mod queries;
 mod renewal;
 mod scheduling;
@@ -27,6 +28,7 @@ mod session;
 mod settings;
 mod shared;
 mod start;
+mod versions;
 mod voters;
 
 pub use settings::{JoinWish, NodeSettings};

@@ -138,6 +138,12 @@ impl Operations for Api {
             ApiRequest::Nodes => query(shared, Query::Nodes).await,
             ApiRequest::Jobs { job } => query(shared, Query::Jobs(job)).await,
             ApiRequest::Explain(slot) => query(shared, Query::Explain(slot)).await,
+            ApiRequest::History(job) => query(shared, Query::History(job)).await,
+            ApiRequest::Version { job, version } => {
+                query(shared, Query::Version(job, version)).await
+            }
+            ApiRequest::Plan(plan) => query(shared, Query::Plan(plan)).await,
+            ApiRequest::JobsOfSpec(spec) => query(shared, Query::JobsOfSpec(spec)).await,
             ApiRequest::PutManifest(bytes) => shared
                 .packages
                 .put_manifest(bytes)

@@ -1,6 +1,6 @@
 //! What people ask, answered by the leader from the scheduler's picture.
 
-use super::{shared::Shared, voters};
+use super::{plan, shared::Shared, versions, voters};
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
@@ -49,6 +49,32 @@ pub(super) async fn answer(shared: &Arc<Shared>, query: Query) -> Result<ApiAnsw
             shared
                 .scheduling
                 .look(move |scheduler, state| explain(scheduler, state, &slot))
+                .await
+        }
+        Query::Plan(request) => {
+            shared
+                .scheduling
+                .look(move |scheduler, state| {
+                    plan::plan(scheduler, state, &request, clock::boot_now())
+                })
+                .await
+        }
+        Query::History(job) => {
+            shared
+                .scheduling
+                .look(move |_, state| versions::history(state, &job))
+                .await
+        }
+        Query::Version(job, version) => {
+            shared
+                .scheduling
+                .look(move |_, state| versions::version(state, &job, version))
+                .await
+        }
+        Query::JobsOfSpec(spec) => {
+            shared
+                .scheduling
+                .look(move |_, state| Ok(ApiAnswer::JobsOfSpec(versions::jobs_of(state, &spec))))
                 .await
         }
     };
@@ -150,7 +176,7 @@ fn jobs(
     Ok(ApiAnswer::Jobs(statuses))
 }
 
-fn no_such_job(state: &Cluster, job: &JobName) -> ApiError {
+pub(super) fn no_such_job(state: &Cluster, job: &JobName) -> ApiError {
     let error = ApiError::new(ErrorCode::NotFound, format!("there is no job {job}"));
     let known: Vec<String> = state
         .jobs()
@@ -193,6 +219,9 @@ fn job_status(
         running: running as u32,
         healthy: count(|task| task.healthy && task.version.is_some()) as u32,
         author: current.author.clone(),
+        accepted_at: current.accepted_at,
+        message: current.message.clone(),
+        stopped_by: record.stopped_by.clone(),
         package: current.package,
         services,
         tasks: if with_tasks { tasks } else { Vec::new() },
@@ -299,7 +328,7 @@ fn explain(scheduler: &Scheduler, state: &Cluster, slot: &SlotId) -> Result<ApiA
     Ok(ApiAnswer::Explained(verdicts))
 }
 
-fn verdict_text(verdict: &Verdict) -> String {
+pub(super) fn verdict_text(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Chosen { generation } => format!("it is here, generation {generation}"),
         Verdict::Refused { refusal } => refusal_text(refusal),
