@@ -10,11 +10,8 @@ use potluck_core::{
 };
 use potluck_node::agent::{self, Agent, AgentConfig, AgentError, LogQuery, PackageProvider};
 use potluck_specs::{
-    Epoch, FleetId, Generation, Job, JobName, NodeId, PackageId, Reign, SlotId, codec,
-    job::{
-        HealthCheck, PortSpec, Resources, RestartPolicy, ServiceSpec, SignedJob, StopPolicy,
-        TaskTemplate,
-    },
+    Epoch, FleetId, Generation, Job, JobName, NodeId, PackageId, Reign, SlotId,
+    job::{HealthCheck, PortSpec, Resources, ServiceSpec, SignedJob, StopPolicy, TaskTemplate},
     trust::{Context, PublicKey, SecretKey, Signed, UserCredential},
 };
 use std::{
@@ -290,10 +287,7 @@ async fn launch(
         node: node_id(seed),
         data_dir: data.into(),
         address: address(seed),
-        total: Resources {
-            cpu_millis: 4_000,
-            memory_bytes: 4 << 30,
-        },
+        total: Resources::new(4_000, 4 << 30),
         ports: 20_000..=20_019,
         helper: helper(),
         lease: agent::LEASE,
@@ -328,28 +322,21 @@ fn job(version: u64) -> Job {
         cluster: "home".into(),
         name: JobName::in_default("web"),
         version,
-        replicas: 1,
         package: PackageId([1; 32]),
         task: TaskTemplate {
             command: "run".into(),
-            args: vec![],
             env: BTreeMap::from([("GREETING".into(), "hello".into())]),
-            resources: Resources {
-                cpu_millis: 100,
-                memory_bytes: 64 << 20,
-            },
             ports: vec![PortSpec {
                 name: "http".into(),
                 number: None,
             }],
-            services: vec![],
-            health: None,
-            restart: RestartPolicy::default(),
             stop: StopPolicy {
                 signal: 15,
                 grace_ms: 5_000,
             },
+            ..TaskTemplate::default()
         },
+        ..Job::default()
     }
 }
 
@@ -360,7 +347,7 @@ fn signed(job: &Job) -> SignedJob {
     };
     let key = SecretKey::from_seed([1; 32]);
     SignedJob {
-        job: Signed::new(&key, Context::Job, codec::encode(job)),
+        job: Signed::new(&key, Context::Job, job.encode()),
         author: UserCredential {
             root: PublicKey([0; 32]),
             issuer: nobody.clone(),
@@ -627,13 +614,8 @@ while true; do sleep 0.02; done
 async fn a_service_is_healthy_when_it_answers() {
     let node = Node::start("#!/bin/sh\nexec sleep 1000\n").await;
     let mut job = job(1);
-    job.task.services = vec![ServiceSpec {
-        name: "web".into(),
-        port: "http".into(),
-    }];
-    job.task.health = Some(HealthCheck::Tcp {
-        port: "http".into(),
-    });
+    job.task.services = vec![ServiceSpec::new("web", "http")];
+    job.task.health = vec![HealthCheck::tcp("http")];
     node.award(&job, &[(0, 1)]).await;
     let running = |report: &SlotReport| report.state == TaskState::Running;
     let report = node.until(&job, 0, running).await;

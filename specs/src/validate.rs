@@ -8,7 +8,7 @@ use crate::{
     codec::encode,
     ids::check_name,
     job::{
-        HealthCheck, JOB_BYTES_MAX, Job, JobDraft, PackageSource, PortSpec, Resources,
+        JOB_BYTES_MAX, Job, JobDraft, JobKind, PackageSource, PortSpec, Probe, Resources,
         RestartPolicy, ServiceSpec, StopPolicy, TaskTemplate,
     },
     suggestion::nearest,
@@ -27,6 +27,8 @@ pub const PORTS_MAX: usize = 64;
 pub const RESOURCES_MAX: Resources = Resources {
     cpu_millis: 1_024_000,
     memory_bytes: 64 << 40,
+    disk_bytes: 1 << 50,
+    uplink_bits_per_s: 1_000_000_000_000,
 };
 
 /// Least memory: a process with less can't start.
@@ -76,7 +78,7 @@ pub struct Finding {
 pub fn check(draft: &JobDraft) -> Vec<Finding> {
     let mut findings = Findings::default();
     check_job_name(&draft.name, &mut findings);
-    check_replicas(draft.replicas, &draft.name, &mut findings);
+    check_kind(&draft.kind, &draft.name, &mut findings);
     if let PackageSource::Path(path) = &draft.package
         && path.as_os_str().is_empty()
     {
@@ -97,9 +99,9 @@ pub fn check_job(job: &Job) -> Vec<Finding> {
     if job.version == 0 {
         findings.error("version", "versions count from 1");
     }
-    check_replicas(job.replicas, &job.name, &mut findings);
+    check_kind(&job.kind, &job.name, &mut findings);
     check_task(&job.task, &mut findings);
-    check_size(encode(job).len(), &mut findings);
+    check_size(job.encode().len(), &mut findings);
     findings.0
 }
 
@@ -148,7 +150,8 @@ fn check_job_name(name: &JobName, findings: &mut Findings) {
     check_label("name", "job", &name.name, findings);
 }
 
-fn check_replicas(replicas: u32, name: &JobName, findings: &mut Findings) {
+fn check_kind(kind: &JobKind, name: &JobName, findings: &mut Findings) {
+    let Some(replicas) = kind.slots() else { return };
     if replicas == 0 {
         findings
             .error("replicas", "a job has at least 1 replica")
@@ -314,19 +317,19 @@ fn check_port_name(field: &str, name: &str, ports: &[PortSpec], findings: &mut F
 }
 
 fn check_health(task: &TaskTemplate, findings: &mut Findings) {
-    match &task.health {
-        None if task.services.is_empty() => {}
-        None => findings
+    if task.health.is_empty() && !task.services.is_empty() {
+        findings
             .warning(
                 "health",
                 "without a check, a task is offered to clients as soon as it runs",
             )
-            .hint(format!("health = tcp({:?})", task.services[0].port)),
-        Some(HealthCheck::Tcp { port }) => {
+            .hint(format!("health = tcp({:?})", task.services[0].port));
+    }
+    for check in &task.health {
+        if let Some(port) = check.probe.port() {
             check_port_name("health.port", port, &task.ports, findings);
         }
-        Some(HealthCheck::Http { port, path }) => {
-            check_port_name("health.port", port, &task.ports, findings);
+        if let Probe::Http { path, .. } = &check.probe {
             check_http_path(path, findings);
         }
     }

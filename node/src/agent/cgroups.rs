@@ -87,10 +87,7 @@ impl Cgroups {
 
     fn probe(&mut self) {
         const MIB: u64 = 1 << 20;
-        let need = Resources {
-            cpu_millis: 500,
-            memory_bytes: 64 * MIB,
-        };
+        let need = Resources::new(500, 64 * MIB);
         let mut working = Vec::new();
         for controller in CONTROLLERS {
             let name = format!("probe-{controller}");
@@ -347,10 +344,7 @@ mod tests {
     use super::*;
     use std::process::Command;
 
-    const NEED: Resources = Resources {
-        cpu_millis: 250,
-        memory_bytes: 32 << 20,
-    };
+    const NEED: Resources = Resources::new(250, 32 << 20);
 
     /// On any host: each controller is either limited or said to be missing.
     #[tokio::test]

@@ -16,7 +16,7 @@ use potluck_core::{
     cluster::{Cluster, JobRecord},
     scheduler::{Forecast, Room, Scheduler, Verdict},
 };
-use potluck_specs::{Job, Millis, NodeId, codec, job::JOB_BYTES_MAX};
+use potluck_specs::{Job, Millis, NodeId, codec};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -50,7 +50,7 @@ pub(super) fn plan(
 }
 
 fn read(encoded: &[u8]) -> Result<Job, ApiError> {
-    let job: Job = codec::decode_canonical("job", encoded, JOB_BYTES_MAX)
+    let job: Job = Job::decode(encoded)
         .map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))?;
     super::changes::check(&job)?;
     Ok(job)

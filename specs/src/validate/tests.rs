@@ -1,7 +1,7 @@
 //! Each rule of a job broken alone, and several at once.
 
 use super::*;
-use crate::{FleetId, PackageId};
+use crate::{FleetId, PackageId, job::HealthCheck};
 
 fn draft() -> JobDraft {
     let port = |name: &str, number| PortSpec {
@@ -10,33 +10,23 @@ fn draft() -> JobDraft {
     };
     JobDraft {
         name: JobName::in_default("web"),
-        replicas: 3,
+        kind: JobKind::service(3),
         package: PackageSource::Path("web".into()),
         task: TaskTemplate {
             command: "bin/web".into(),
             args: vec!["--verbose".into()],
             env: BTreeMap::from([("MODE".into(), "fast".into())]),
-            resources: Resources {
-                cpu_millis: 100,
-                memory_bytes: 64 << 20,
-            },
             ports: vec![port("http", None), port("admin", Some(8080))],
-            services: vec![ServiceSpec {
-                name: "web".into(),
-                port: "http".into(),
-            }],
-            health: Some(HealthCheck::Http {
-                port: "http".into(),
-                path: "/healthz".into(),
-            }),
-            restart: RestartPolicy::default(),
-            stop: StopPolicy::default(),
+            services: vec![ServiceSpec::new("web", "http")],
+            health: vec![HealthCheck::http("http", "/healthz")],
+            ..TaskTemplate::default()
         },
+        ..JobDraft::default()
     }
 }
 
 fn bound(draft: JobDraft) -> Job {
-    draft.bind(FleetId([1; 32]), "main", 1, PackageId([2; 32]))
+    draft.bind(FleetId([1; 32]), "main", 1, PackageId([2; 32]), &[])
 }
 
 type Change = fn(&mut JobDraft);
@@ -51,13 +41,13 @@ const BROKEN: &[(Change, &str, &str, &str)] = &[
         "",
     ),
     (
-        |d| d.replicas = 0,
+        |d| d.kind = JobKind::service(0),
         "replicas",
         "at least 1",
         "`potluck stop web`",
     ),
     (
-        |d| d.replicas = 10_001,
+        |d| d.kind = JobKind::service(10_001),
         "replicas",
         "more than the 10000",
         "",
@@ -201,33 +191,19 @@ const BROKEN: &[(Change, &str, &str, &str)] = &[
         "ports = {\"metrics\": 0}",
     ),
     (
-        |d| {
-            d.task.health = Some(HealthCheck::Tcp {
-                port: "adminn".into(),
-            })
-        },
+        |d| d.task.health = vec![HealthCheck::tcp("adminn")],
         "health.port",
         "no port",
         "\"admin\"",
     ),
     (
-        |d| {
-            d.task.health = Some(HealthCheck::Http {
-                port: "http".into(),
-                path: "up".into(),
-            })
-        },
+        |d| d.task.health = vec![HealthCheck::http("http", "up")],
         "health.path",
         "'/'",
         "\"/up\"",
     ),
     (
-        |d| {
-            d.task.health = Some(HealthCheck::Http {
-                port: "http".into(),
-                path: "/ HTTP/1.1\r\n".into(),
-            })
-        },
+        |d| d.task.health = vec![HealthCheck::http("http", "/ HTTP/1.1\r\n")],
         "health.path",
         "space",
         "%20",
@@ -305,7 +281,7 @@ fn each_rule_speaks_alone_on_both_sides() {
 #[test]
 fn limits_themselves_are_allowed() {
     let mut edge = draft();
-    edge.replicas = REPLICAS_MAX;
+    edge.kind = JobKind::service(REPLICAS_MAX);
     edge.task.command = "x".repeat(PATH_BYTES_MAX);
     edge.task.args = vec!["x".repeat(ARGUMENT_BYTES_MAX)];
     edge.task.resources = RESOURCES_MAX;
@@ -313,6 +289,7 @@ fn limits_themselves_are_allowed() {
     edge.task.restart = RestartPolicy {
         backoff_ms: PAUSE_MS_MAX,
         backoff_max_ms: PAUSE_MS_MAX,
+        ..RestartPolicy::default()
     };
     edge.task.stop = StopPolicy {
         signal: 64,
@@ -324,7 +301,7 @@ fn limits_themselves_are_allowed() {
 #[test]
 fn all_findings_come_at_once_in_the_order_of_the_fields() {
     let mut broken = draft();
-    broken.replicas = 0;
+    broken.kind = JobKind::service(0);
     broken.package = PackageSource::Path("".into());
     broken.task.command = String::new();
     broken.task.ports.clear();
@@ -356,6 +333,7 @@ fn numbers_of_ports_and_services_are_bounded() {
         .extend((0..PORTS_MAX).map(|k| ServiceSpec {
             name: format!("s{k}"),
             port: "http".into(),
+            ..ServiceSpec::default()
         }));
     let fields: Vec<String> = check(&broken).into_iter().map(|f| f.field).collect();
     assert_eq!(fields, ["ports", "services"]);
@@ -364,7 +342,7 @@ fn numbers_of_ports_and_services_are_bounded() {
 #[test]
 fn a_service_without_a_check_is_a_warning_and_no_refusal() {
     let mut silent = draft();
-    silent.task.health = None;
+    silent.task.health.clear();
     let findings = check(&silent);
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert_eq!(findings[0].severity, Severity::Warning);
@@ -387,6 +365,6 @@ fn binding_adds_no_more_than_is_set_aside() {
     let draft = draft();
     let before = encode(&draft).len();
     let fleet = FleetId([255; 32]);
-    let job = draft.bind(fleet, &"c".repeat(63), u64::MAX, PackageId([255; 32]));
-    assert!(encode(&job).len() <= before + BINDING_BYTES_MAX);
+    let job = draft.bind(fleet, &"c".repeat(63), u64::MAX, PackageId([255; 32]), &[]);
+    assert!(job.encode().len() <= before + BINDING_BYTES_MAX);
 }

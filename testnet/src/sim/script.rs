@@ -15,8 +15,11 @@ use potluck_core::{
     host::{End, Event as HostEvent},
 };
 use potluck_specs::{
-    ChangeId, Epoch, FleetId, Job, JobName, Millis, NodeName, PackageId, Topology, codec,
-    job::{PortSpec, Resources, RestartPolicy, ServiceSpec, SignedJob, StopPolicy, TaskTemplate},
+    ChangeId, Epoch, FleetId, Job, JobName, Millis, NodeName, PackageId, Topology,
+    job::{
+        JobKind, PortSpec, Resources, RestartPolicy, ServiceSpec, SignedJob, StopPolicy,
+        TaskTemplate,
+    },
     trust::{NodeCredential, NodeRole, PublicKey, Signed, UserCredential},
 };
 
@@ -402,7 +405,7 @@ fn nobody() -> Signed {
 fn signed(job: &Job) -> SignedJob {
     SignedJob {
         job: Signed {
-            bytes: codec::encode(job),
+            bytes: job.encode(),
             signature: [0; 64],
         },
         author: UserCredential {
@@ -420,34 +423,28 @@ fn job(name: JobName, version: u64, replicas: u32, cpu: u32) -> Job {
         cluster: "main".into(),
         name,
         version,
-        replicas,
+        kind: JobKind::service(replicas),
         package: PackageId([version as u8; 32]),
         task: TaskTemplate {
             command: "run".into(),
-            args: Vec::new(),
-            env: Default::default(),
-            resources: Resources {
-                cpu_millis: cpu,
-                memory_bytes: u64::from(cpu) << 20,
-            },
+            resources: Resources::new(cpu, u64::from(cpu) << 20),
             ports: vec![PortSpec {
                 name: "http".into(),
                 number: None,
             }],
-            services: vec![ServiceSpec {
-                name: service,
-                port: "http".into(),
-            }],
-            health: None,
+            services: vec![ServiceSpec::new(&service, "http")],
             restart: RestartPolicy {
                 backoff_ms: 250,
                 backoff_max_ms: 4_000,
+                ..RestartPolicy::default()
             },
             stop: StopPolicy {
                 signal: 15,
                 grace_ms: 2_000,
             },
+            ..TaskTemplate::default()
         },
+        ..Job::default()
     }
 }
 

@@ -145,10 +145,7 @@ impl World {
     /// A world at its begin: all hosts just started, nobody leads.
     pub fn new(seed: u64, options: Options, trace: bool) -> World {
         let mut rng = Rng::new(seed);
-        let total = Resources {
-            cpu_millis: 4_000,
-            memory_bytes: 8 << 30,
-        };
+        let total = Resources::new(4_000, 8 << 30);
         let machines: Vec<Machine> = (0..options.hosts)
             .map(|number| Machine::new(number, options.racks, total, &mut rng))
             .collect();

@@ -103,7 +103,7 @@ impl Cluster {
                     message: bounded_text(message, TEXT_BYTES_MAX),
                     accepted_at: *now,
                     package: decoded.package,
-                    replicas: decoded.replicas,
+                    replicas: decoded.slots(),
                     origin: origin.bounded(),
                 };
                 let reply = self.submit(&decoded, version, *expected_version);
@@ -150,7 +150,7 @@ impl Cluster {
         if job.version != next || expected.is_some_and(|expected| expected != current) {
             return Reply::Conflict { current };
         }
-        if job.replicas > SLOTS_MAX {
+        if job.slots() > SLOTS_MAX {
             return Reply::too_many("slots in a job", SLOTS_MAX as usize);
         }
         if current == 0 && self.jobs.len() >= JOBS_MAX {

@@ -27,10 +27,7 @@ pub(super) struct Reservation {
 
 impl Reservation {
     fn all(&self) -> Resources {
-        Resources {
-            cpu_millis: self.each.cpu_millis.saturating_mul(self.slots),
-            memory_bytes: self.each.memory_bytes.saturating_mul(self.slots.into()),
-        }
+        self.each.times(self.slots)
     }
 }
 

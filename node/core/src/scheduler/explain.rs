@@ -86,7 +86,7 @@ impl Scheduler {
             };
         }
         let job = self.catalog.running(cluster, &slot.job);
-        if job.is_none_or(|job| slot.index >= job.replicas) {
+        if job.is_none_or(|job| slot.index >= job.slots()) {
             return SlotPhase::Unwanted;
         }
         if let MayPlace::Wait { holder } = self.may_place(cluster, slot) {

@@ -107,7 +107,7 @@ impl Scheduler {
         room: &mut Room,
         now: Millis,
     ) -> Forecast {
-        let wanted = job.replicas;
+        let wanted = job.slots();
         let looked_at = wanted.min(room.slots_left);
         room.slots_left -= looked_at;
         let mut at = self.present(job);

@@ -142,14 +142,7 @@ pub(super) fn assign(
 }
 
 fn after(free: Resources, need: Resources, times: u32) -> Resources {
-    Resources {
-        cpu_millis: free
-            .cpu_millis
-            .saturating_sub(need.cpu_millis.saturating_mul(times)),
-        memory_bytes: free
-            .memory_bytes
-            .saturating_sub(need.memory_bytes.saturating_mul(u64::from(times))),
-    }
+    free.minus(need.times(times))
 }
 
 /// Tenths in use of the scarcer resource: finer differences are noise.
@@ -181,14 +174,8 @@ mod tests {
     use potluck_specs::Millis;
     use proptest::prelude::*;
 
-    const NEED: Resources = Resources {
-        cpu_millis: 100,
-        memory_bytes: 100,
-    };
-    const TOTAL: Resources = Resources {
-        cpu_millis: 1_000,
-        memory_bytes: 1_000,
-    };
+    const NEED: Resources = Resources::new(100, 100);
+    const TOTAL: Resources = Resources::new(1_000, 1_000);
 
     fn node(k: u8) -> NodeId {
         NodeId([k; 32])
@@ -198,10 +185,7 @@ mod tests {
         Bid {
             call: 1,
             slots,
-            free: Resources {
-                cpu_millis: free,
-                memory_bytes: u64::from(free),
-            },
+            free: Resources::new(free, u64::from(free)),
             total: TOTAL,
             missing_bytes,
             failures,

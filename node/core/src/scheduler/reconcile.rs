@@ -64,7 +64,7 @@ impl Scheduler {
             return;
         };
         let job = self.catalog.running(cluster, name);
-        let wanted = job.as_ref().map_or(0, |job| job.replicas);
+        let wanted = job.as_ref().map_or(0, |job| job.slots());
         let surplus = if record.stopped {
             StopReason::JobStopped
         } else {
@@ -101,7 +101,7 @@ impl Scheduler {
 
     fn survey(&mut self, cluster: &Cluster, job: &Job) -> Survey {
         let mut survey = Survey::default();
-        for index in 0..job.replicas {
+        for index in 0..job.slots() {
             let slot = SlotId {
                 job: job.name.clone(),
                 index,
@@ -209,7 +209,7 @@ impl Scheduler {
 
     /// Is the slot to be filled, and by nobody yet?
     pub(super) fn is_missing(&self, cluster: &Cluster, job: &Job, slot: &SlotId) -> bool {
-        slot.index < job.replicas
+        slot.index < job.slots()
             && !self.awards.contains_key(slot)
             && self.picture.holders(slot).is_empty()
             && self.may_place(cluster, slot) == MayPlace::Yes

@@ -10,8 +10,8 @@ use crate::{
     session::{Inventory, SlotReport, TaskState},
 };
 use potluck_specs::{
-    ChangeId, Epoch, FleetId, Job, NodeName, PackageId, Topology, codec,
-    job::{PortSpec, Resources, RestartPolicy, ServiceSpec, SignedJob, StopPolicy, TaskTemplate},
+    ChangeId, Epoch, FleetId, Job, NodeName, PackageId, Topology,
+    job::{JobKind, PortSpec, Resources, ServiceSpec, SignedJob, TaskTemplate},
     trust::{NodeCredential, NodeRole, PublicKey, Signed, UserCredential},
 };
 
@@ -95,28 +95,19 @@ fn job(version: u64, replicas: u32, cpu_millis: u32) -> Job {
         cluster: "main".into(),
         name: JobName::in_default("web"),
         version,
-        replicas,
+        kind: JobKind::service(replicas),
         package: PackageId([4; 32]),
         task: TaskTemplate {
             command: "bin/x".into(),
-            args: vec![],
-            env: BTreeMap::new(),
-            resources: Resources {
-                cpu_millis,
-                memory_bytes: GIB / 8,
-            },
+            resources: Resources::new(cpu_millis, GIB / 8),
             ports: vec![PortSpec {
                 name: "http".into(),
                 number: None,
             }],
-            services: vec![ServiceSpec {
-                name: "web".into(),
-                port: "http".into(),
-            }],
-            health: None,
-            restart: RestartPolicy::default(),
-            stop: StopPolicy::default(),
+            services: vec![ServiceSpec::new("web", "http")],
+            ..TaskTemplate::default()
         },
+        ..Job::default()
     }
 }
 
@@ -137,10 +128,7 @@ impl FakeHost {
     }
 
     fn total() -> Resources {
-        Resources {
-            cpu_millis: 4_000,
-            memory_bytes: 8 * GIB,
-        }
+        Resources::new(4_000, 8 * GIB)
     }
 
     fn free(&self) -> Resources {
@@ -272,7 +260,7 @@ impl World {
         let reply = self.propose(&Command::SubmitJob {
             change: ChangeId([version as u8; 16]),
             job: Box::new(SignedJob {
-                job: signed(codec::encode(&job)),
+                job: signed(job.encode()),
                 author,
             }),
             author: "ada".into(),

@@ -10,7 +10,7 @@ fn submit_of_size(name: &str, version: u64, bytes: usize) -> Command {
         change.0[8..12].copy_from_slice(&name.as_bytes()[..4]);
         let mut decoded = job.decode_unchecked().unwrap();
         decoded.task.args = vec!["x".repeat(bytes)];
-        job.job.bytes = codec::encode(&decoded);
+        job.job.bytes = decoded.encode();
     }
     command
 }
