@@ -346,6 +346,8 @@ pub struct VersionStatus {
 pub struct VersionContent {
     /// Which it is.
     pub about: VersionStatus,
+    /// The job is stopped.
+    pub stopped: bool,
     /// The job's canonical bytes: a job with fields that the reader does not
     /// know is then an error of its own, not a lost session.
     #[serde(with = "serde_bytes")]

@@ -3,7 +3,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use potluck_specs::{JobName, SlotId};
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
 /// A fleet manager with no server tier: every host runs this program.
 #[derive(Debug, Parser)]
@@ -11,8 +11,10 @@ use std::{net::SocketAddr, path::PathBuf};
     name = "potluck",
     version,
     max_term_width = 100,
-    after_help = "Exit codes: 0 done, 1 failed, 2 bad request, 3 not found, 4 conflict, \
-                  5 unavailable or timed out, 70 a fault of potluck, 77 denied."
+    after_help = "Exit codes: 0 done, 1 failed for good (a damaged file, a full disk), \
+                  2 bad request, 3 not found, 4 conflict, 5 unavailable or timed out (worth \
+                  another try), 70 a fault of potluck, 77 denied. plan and diff: 0 no change, \
+                  2 changes, 1 any error. With -o json, errors are JSON on standard error."
 )]
 pub(super) struct Cli {
     /// What to do.
@@ -60,12 +62,34 @@ pub(super) enum Command {
     /// Join tokens.
     #[command(subcommand)]
     Token(TokenCommand),
-    /// Submit a job from a spec file.
+    /// Submit the jobs of a spec file, or go back to an earlier version of a
+    /// job. What is unchanged stays as it is.
     Run(RunArgs),
+    /// What a spec file would change and where its tasks would go; changes
+    /// nothing. Exit code 0: nothing would change, 2: something, 1: an error.
+    Plan(PlanArgs),
     /// Jobs in short, or one job with its tasks.
     Status {
         /// Only this job.
         job: Option<JobName>,
+        /// Stopped jobs too.
+        #[arg(long)]
+        all: bool,
+    },
+    /// The versions of a job that are kept, the newest first.
+    History {
+        /// The job.
+        job: JobName,
+    },
+    /// How two versions of a job differ. Exit code 0: not at all, 2: they do,
+    /// 1: an error.
+    Diff {
+        /// The job.
+        job: JobName,
+        /// A version.
+        from: u64,
+        /// Another one (default: the newest).
+        to: Option<u64>,
     },
     /// All nodes ever admitted, absent ones included.
     Nodes,
@@ -137,6 +161,9 @@ pub(super) enum Command {
     },
 }
 
+/// Where nodes listen, unless they are told otherwise.
+pub(super) const PORT_DEFAULT: u16 = 7400;
+
 /// `potluck init`.
 #[derive(Debug, Args)]
 pub(super) struct InitArgs {
@@ -152,6 +179,10 @@ pub(super) struct InitArgs {
     /// Name of the first admin.
     #[arg(long, default_value = "admin")]
     pub user: String,
+    /// Address at which this node will be reached, for commands on other hosts
+    /// (default: that of the host's first interface, port 7400).
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
+    pub advertise: Option<SocketAddr>,
 }
 
 /// `potluck node`.
@@ -217,8 +248,19 @@ pub(super) enum TokenCommand {
 /// `potluck run`.
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
-    /// The spec.
-    pub file: PathBuf,
+    /// The spec file; with --version, the job.
+    #[arg(value_name = "FILE|JOB")]
+    pub what: String,
+    /// Go back: submit anew, signed by you, what this version was.
+    #[arg(long, value_name = "N", conflicts_with = "replicas")]
+    pub version: Option<u64>,
+    /// Why, for the job's history.
+    #[arg(short, long, value_name = "TEXT")]
+    pub message: Option<String>,
+    /// Refuse if the job is not at this version (0: is not there). With
+    /// several jobs: JOB=N, for each.
+    #[arg(long, value_name = "[JOB=]N")]
+    pub expect_version: Vec<Expected>,
     /// Return when the job is accepted, without waiting for healthy tasks.
     #[arg(long)]
     pub no_wait: bool,
@@ -228,6 +270,43 @@ pub(super) struct RunArgs {
     /// Other number of replicas than the spec says.
     #[arg(long, value_name = "N")]
     pub replicas: Option<u32>,
+}
+
+/// `potluck plan`.
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    /// The spec file.
+    pub file: PathBuf,
+    /// Other number of replicas than the spec says.
+    #[arg(long, value_name = "N")]
+    pub replicas: Option<u32>,
+}
+
+/// A version that a job is expected to be at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Expected {
+    /// The job; without one, the only one that there is.
+    pub job: Option<JobName>,
+    /// Its version; 0 if it shall not be there.
+    pub version: u64,
+}
+
+impl FromStr for Expected {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Expected, String> {
+        let (job, version) = match text.split_once('=') {
+            Some((job, version)) => {
+                let job = job.parse::<JobName>().map_err(|error| error.to_string())?;
+                (Some(job), version)
+            }
+            None => (None, text),
+        };
+        let version = version
+            .parse()
+            .map_err(|_| format!("{version:?} is not a version: write N or JOB=N"))?;
+        Ok(Expected { job, version })
+    }
 }
 
 /// Reads HOST:PORT or IP:PORT; a host's first address counts.

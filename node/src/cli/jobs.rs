@@ -3,7 +3,7 @@
 use super::{
     args::Global,
     connect::{Session, connect},
-    output,
+    output, time,
 };
 use crate::api::{
     change::Change,
@@ -83,11 +83,23 @@ fn why_not(job: &JobStatus) -> Option<String> {
 }
 
 /// `potluck status [JOB]`.
-pub(super) async fn status(job: Option<JobName>, global: &Global) -> Result<ExitCode, ApiError> {
+pub(super) async fn status(
+    job: Option<JobName>,
+    all: bool,
+    global: &Global,
+) -> Result<ExitCode, ApiError> {
     let mut session = connect(global).await?;
-    let jobs = session.jobs(job.clone()).await?;
+    let mut jobs = session.jobs(job.clone()).await?;
+    let before = jobs.len();
+    if job.is_none() && !all {
+        jobs.retain(|job| job_state(job) != STOPPED);
+    }
+    let hidden = before - jobs.len();
     output::print(global.output, &jobs, |jobs| match job {
         Some(_) => jobs.iter().map(show_job).collect::<Vec<_>>().join("\n\n"),
+        None if jobs.is_empty() && hidden > 0 => {
+            format!("no job runs; {hidden} stopped, see potluck status --all")
+        }
         None if jobs.is_empty() => "no jobs; submit one with: potluck run FILE.star".into(),
         None => show_jobs(jobs),
     });
@@ -110,9 +122,14 @@ fn show_jobs(jobs: &[JobStatus]) -> String {
     )
 }
 
+/// The state of a job of which nothing runs and nothing should.
+const STOPPED: &str = "stopped";
+
 fn job_state(job: &JobStatus) -> &'static str {
     match job {
-        _ if job.stopped && job.tasks.iter().all(|task| task.node.is_none()) => "stopped",
+        _ if job.stopped && job.running == 0 && job.tasks.iter().all(|t| t.node.is_none()) => {
+            STOPPED
+        }
         _ if job.stopped => "stopping",
         _ if job.healthy == job.replicas => "healthy",
         _ => "pending",
@@ -120,32 +137,43 @@ fn job_state(job: &JobStatus) -> &'static str {
 }
 
 fn show_job(job: &JobStatus) -> String {
-    let head = format!(
-        "{} version {}: {}, {}/{} healthy, package {}",
+    let mut head = format!(
+        "{} version {}: {}, {}/{} healthy, package {}\nsubmitted by {} at {}",
         job.name,
         job.version,
         job_state(job),
         job.healthy,
         job.replicas,
         job.package,
+        job.author,
+        time::short(job.accepted_at),
     );
+    if !job.message.is_empty() {
+        head.push_str(&format!(": {}", output::one_line(&job.message)));
+    }
+    if let Some(by) = &job.stopped_by {
+        let at = time::short(by.at);
+        head.push_str(&format!("\nstopped by {} at {at}", by.author));
+    }
     if job.tasks.is_empty() {
         return head;
     }
     let tasks = output::table(
         [
-            "TASK", "NODE", "RACK", "STATE", "HEALTHY", "STARTS", "ADDRESS", "NOTE",
+            "TASK", "VERSION", "NODE", "RACK", "STATE", "HEALTHY", "STARTS", "ADDRESS", "NOTE",
         ],
         job.tasks.iter().map(task_row),
     );
     format!("{head}\n{tasks}")
 }
 
-fn task_row(task: &TaskStatus) -> [String; 8] {
+fn task_row(task: &TaskStatus) -> [String; 9] {
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
     let ports: Vec<String> = task.ports.values().map(ToString::to_string).collect();
     [
         task.slot.to_string(),
+        task.version
+            .map_or_else(|| "-".into(), |version| version.to_string()),
         or_dash(&task.node),
         or_dash(&task.rack),
         task.state.map_or("waiting", state_name).into(),
@@ -180,17 +208,18 @@ pub(super) async fn stop(
     global: &Global,
 ) -> Result<ExitCode, ApiError> {
     let mut session = connect(global).await?;
-    let bar = output::spinner(&format!("stopping {job}"));
+    let waiting = output::waiting(global.output, &format!("stopping {job}"));
     let change = Change::StopJob { job: job.clone() };
-    session
-        .change(change, |text| bar.set_message(text.to_owned()))
-        .await?;
-    if !no_wait {
-        bar.set_message(format!("waiting for the tasks of {job} to end"));
-        let ended = |status: &JobStatus| status.tasks.iter().all(|task| task.node.is_none());
-        session.wait_for(&job, STOP_WAIT, "stopped", ended).await?;
-    }
-    bar.finish_and_clear();
+    let work = async {
+        session.change(change, |text| waiting.tell(text)).await?;
+        if !no_wait {
+            waiting.tell(&format!("waiting for the tasks of {job} to end"));
+            let ended = |status: &JobStatus| status.tasks.iter().all(|task| task.node.is_none());
+            session.wait_for(&job, STOP_WAIT, "stopped", ended).await?;
+        }
+        Ok(())
+    };
+    waiting.during(work).await?;
     let done = serde_json::json!({ "job": job.to_string(), "stopped": true });
     output::print(global.output, &done, |_| format!("{job} is stopped"));
     Ok(ExitCode::SUCCESS)

@@ -2,10 +2,11 @@
 //! durable, committed. "Accepted" means that the job and its package survive
 //! the loss of any one node.
 
-use super::{plan, shared::Shared, voters};
+use super::{shared::Shared, voters};
 use crate::{
     api::{
         change::{About, Change, ChangeRequest, SignedChange},
+        difference::is_same,
         error::{ApiError, ErrorCode},
         protocol::Changed,
     },
@@ -235,7 +236,7 @@ fn unchanged(shared: &Shared, job: &Job) -> Option<u64> {
     let (current, _) = current
         .verify(me.fleet, &me.cluster, clock::unix_now())
         .ok()?;
-    plan::is_same(&current, job).then_some(current.version)
+    is_same(&current, job).then_some(current.version)
 }
 
 /// Names of the nodes that hold a package by the log.

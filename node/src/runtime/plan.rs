@@ -4,10 +4,11 @@
 
 use super::queries::verdict_text;
 use crate::api::{
+    difference::differences,
     error::{ApiError, ErrorCode},
     plan::{
         FIELDS_SHOWN_MAX, FieldChange, HOSTS_TOLD_MAX, JobPlan, PLAN_JOBS_MAX, PlanAction,
-        PlanRequest, PlannedTask, TaskForecast, VALUE_BYTES_MAX,
+        PlanRequest, PlannedTask, TaskForecast,
     },
     protocol::{ApiAnswer, HostVerdict},
 };
@@ -17,43 +18,41 @@ use potluck_core::{
     scheduler::{Forecast, Room, Scheduler, Verdict},
 };
 use potluck_specs::{Job, Millis, NodeId, codec};
-use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// Bytes of one answer: half of what a frame holds. What does not fit is asked
 /// for again.
 const ANSWER_BYTES_MAX: usize = 512 << 10;
 
-/// The plans of the first jobs, as many as fit into an answer.
+/// The jobs of a request.
 ///
 /// # Errors
 /// Bytes that are no job, or a job that would be refused.
-pub(super) fn plan(
-    scheduler: &Scheduler,
-    state: &Cluster,
-    request: &PlanRequest,
-    now: Millis,
-) -> Result<ApiAnswer, ApiError> {
+pub(super) fn read(request: &PlanRequest) -> Result<Vec<Job>, ApiError> {
+    let jobs = request.jobs.iter().take(PLAN_JOBS_MAX);
+    jobs.map(|encoded| {
+        let job = Job::decode(encoded)
+            .map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))?;
+        super::changes::check(&job)?;
+        Ok(job)
+    })
+    .collect()
+}
+
+/// The plans of the first jobs, as many as fit into an answer.
+pub(super) fn plan(scheduler: &Scheduler, state: &Cluster, jobs: &[Job], now: Millis) -> ApiAnswer {
     let mut room = Room::default();
     let mut plans = Vec::new();
     let mut bytes = 0;
-    for encoded in request.jobs.iter().take(PLAN_JOBS_MAX) {
-        let job = read(encoded)?;
-        let plan = plan_job(scheduler, state, &job, &mut room, now);
+    for job in jobs {
+        let plan = plan_job(scheduler, state, job, &mut room, now);
         bytes += codec::encode(&plan).len();
         if bytes > ANSWER_BYTES_MAX && !plans.is_empty() {
             break;
         }
         plans.push(plan);
     }
-    Ok(ApiAnswer::Planned(plans))
-}
-
-fn read(encoded: &[u8]) -> Result<Job, ApiError> {
-    let job: Job = Job::decode(encoded)
-        .map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))?;
-    super::changes::check(&job)?;
-    Ok(job)
+    ApiAnswer::Planned(plans)
 }
 
 fn plan_job(
@@ -102,69 +101,6 @@ fn action(record: Option<&JobRecord>, is_read: bool, changes: &[FieldChange]) ->
             .max()
             .unwrap_or(PlanAction::Unchanged),
     }
-}
-
-/// Is it the same job, the version aside?
-pub(super) fn is_same(old: &Job, new: &Job) -> bool {
-    let mut same = old.clone();
-    same.version = new.version;
-    same == *new
-}
-
-/// Fields that differ, the version aside, in the order of their names.
-pub(crate) fn differences(old: &Job, new: &Job) -> Vec<FieldChange> {
-    let (old, new) = (leaves(old), leaves(new));
-    let mut names: Vec<&String> = old.keys().chain(new.keys()).collect();
-    names.sort_unstable();
-    names.dedup();
-    names
-        .into_iter()
-        .filter(|name| *name != "version" && old.get(*name) != new.get(*name))
-        .map(|name| FieldChange {
-            field: name.clone(),
-            old: old.get(name).map(|value| bounded(value)),
-            new: new.get(name).map(|value| bounded(value)),
-            effect: PlanAction::RollingRestart,
-        })
-        .collect()
-}
-
-fn leaves(job: &Job) -> BTreeMap<String, String> {
-    let mut found = BTreeMap::new();
-    if let Ok(value) = serde_json::to_value(job) {
-        collect(String::new(), &value, &mut found);
-    }
-    found
-}
-
-fn collect(path: String, value: &Value, found: &mut BTreeMap<String, String>) {
-    let below = |key: &str| match path.is_empty() {
-        true => key.to_owned(),
-        false => format!("{path}.{key}"),
-    };
-    match value {
-        Value::Null => {}
-        Value::Object(fields) => fields
-            .iter()
-            .for_each(|(key, value)| collect(below(key), value, found)),
-        Value::Array(items) => items
-            .iter()
-            .enumerate()
-            .for_each(|(k, value)| collect(format!("{path}[{k}]"), value, found)),
-        Value::String(text) => {
-            found.insert(path, text.clone());
-        }
-        other => {
-            found.insert(path, other.to_string());
-        }
-    }
-}
-
-fn bounded(value: &str) -> String {
-    if value.len() <= VALUE_BYTES_MAX {
-        return value.to_owned();
-    }
-    format!("{}…", &value[..value.floor_char_boundary(VALUE_BYTES_MAX)])
 }
 
 /// A forecast with names instead of ids.

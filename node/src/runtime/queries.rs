@@ -52,10 +52,11 @@ pub(super) async fn answer(shared: &Arc<Shared>, query: Query) -> Result<ApiAnsw
                 .await
         }
         Query::Plan(request) => {
+            let jobs = plan::read(&request)?;
             shared
                 .scheduling
                 .look(move |scheduler, state| {
-                    plan::plan(scheduler, state, &request, clock::boot_now())
+                    Ok(plan::plan(scheduler, state, &jobs, clock::boot_now()))
                 })
                 .await
         }

@@ -40,6 +40,7 @@ pub(super) fn version(
     let found = found.ok_or_else(|| no_such_version(record, job, version.unwrap_or_default()))?;
     Ok(ApiAnswer::Version(Box::new(VersionContent {
         about: status(record, found),
+        stopped: record.stopped,
         job: found.job.job.bytes.clone(),
     })))
 }

@@ -354,10 +354,12 @@ fn fixed_ports(job: &Job) -> impl Iterator<Item = u16> + '_ {
 
 /// How often `need` fits into `free`.
 fn times(free: Resources, need: Resources) -> u32 {
-    let by_cpu = free.cpu_millis.checked_div(need.cpu_millis);
-    let by_memory = free.memory_bytes.checked_div(need.memory_bytes);
-    let by_memory = by_memory.map(|times| u32::try_from(times).unwrap_or(u32::MAX));
-    by_cpu
-        .unwrap_or(u32::MAX)
-        .min(by_memory.unwrap_or(u32::MAX))
+    let each = [
+        u64::from(free.cpu_millis).checked_div(need.cpu_millis.into()),
+        free.memory_bytes.checked_div(need.memory_bytes),
+        free.disk_bytes.checked_div(need.disk_bytes),
+        free.uplink_bits_per_s.checked_div(need.uplink_bits_per_s),
+    ];
+    let least = each.into_iter().flatten().min();
+    least.map_or(u32::MAX, |times| u32::try_from(times).unwrap_or(u32::MAX))
 }

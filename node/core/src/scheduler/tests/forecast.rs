@@ -88,10 +88,9 @@ fn what_does_not_fit_has_its_reasons() {
         (indices(&said), said.unplaced.clone()),
         (vec![0, 1, 2], vec![3])
     );
-    let free = Resources {
-        cpu_millis: 1_000,
-        memory_bytes: total.memory_bytes - GIB / 8,
-    };
+    let mut free = total;
+    free.cpu_millis = 1_000;
+    free.memory_bytes -= GIB / 8;
     let need = need.task.resources;
     let small = |k| (node(k), Verdict::TooSmall { need, free });
     assert_eq!(said.refusals, [small(1), small(2), small(3)]);

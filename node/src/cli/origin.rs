@@ -1,0 +1,121 @@
+//! Where a spec comes from: its name below the root of its specs, and the
+//! commit of git that it was read at. Both are kept with each version.
+//!
+//! Git is asked by its own program: what `.git` holds is not ours to read
+//! (worktrees, packed references, SHA-256). Without the program, outside of a
+//! repository or when it takes long, there is no commit, and nothing fails.
+
+use crate::api::error::{ApiError, ErrorCode};
+use potluck_core::cluster::{Commit, Origin};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+use tokio::process::Command;
+
+/// How long git may take: a look at the specs of a large repository.
+const GIT_WAIT: Duration = Duration::from_secs(2);
+
+/// Marks the root of a tree of specs.
+const ROOT_FILE: &str = "potluck.root";
+
+/// Where this spec file comes from.
+///
+/// # Errors
+/// There is no such file.
+pub(super) async fn of(spec: &Path) -> Result<Origin, ApiError> {
+    let file = spec.canonicalize().map_err(|error| {
+        let message = format!("can't read {}: {error}", spec.display());
+        ApiError::new(ErrorCode::BadRequest, message)
+    })?;
+    Ok(Origin {
+        spec: Some(name(&file)),
+        commit: commit(&file).await,
+        back_to: None,
+    })
+}
+
+/// The file's path below its root, such as `services/web.star`: the same on
+/// every machine that has the tree. The root is the nearest folder above with
+/// a file `potluck.root`, else the nearest with a `.git`, else its own.
+fn name(file: &Path) -> String {
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    let above = |mark: &str| folder.ancestors().find(|dir| dir.join(mark).exists());
+    let root = above(ROOT_FILE).or_else(|| above(".git")).unwrap_or(folder);
+    let below = file.strip_prefix(root).unwrap_or(file);
+    below.to_string_lossy().into_owned()
+}
+
+/// The commit that is checked out, and whether a spec differs from it: this
+/// file, or any other `*.star`, which it may load.
+async fn commit(file: &Path) -> Option<Commit> {
+    let folder: PathBuf = file.parent()?.into();
+    let mut git = Command::new("git");
+    git.arg("-C").arg(folder);
+    // Not run: what the repository's own settings would have git run.
+    git.args(["-c", "core.fsmonitor=false", "--no-optional-locks"]);
+    git.args(["status", "--porcelain=v2", "--branch"]);
+    git.args(["--untracked-files=all", "--", ":(top,glob)**/*.star"]);
+    git.arg(file);
+    git.stdin(Stdio::null()).stderr(Stdio::null());
+    git.kill_on_drop(true);
+    let output = tokio::time::timeout(GIT_WAIT, git.output()).await;
+    let output = output.ok()?.ok()?;
+    read_status(
+        output.status.success(),
+        &String::from_utf8_lossy(&output.stdout),
+    )
+}
+
+/// `# branch.oid <commit>`, further headers, and a line for each difference.
+fn read_status(success: bool, text: &str) -> Option<Commit> {
+    let id = text
+        .lines()
+        .find_map(|line| line.strip_prefix("# branch.oid "))?;
+    let is_commit = id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (success && is_commit).then(|| Commit {
+        id: id.to_owned(),
+        dirty: text.lines().any(|line| !line.starts_with('#')),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spec_is_named_from_its_root() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a/b/web.star");
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(name(&file), "web.star");
+        std::fs::create_dir(folder.path().join(".git")).unwrap();
+        assert_eq!(name(&file), "a/b/web.star");
+        std::fs::write(folder.path().join("a/potluck.root"), "").unwrap();
+        assert_eq!(name(&file), "b/web.star");
+    }
+
+    #[test]
+    fn a_commit_is_read_with_whether_specs_differ() {
+        let id = "4".repeat(40);
+        let head = format!("# branch.oid {id}\n# branch.head main\n");
+        let commit = |dirty| {
+            Some(Commit {
+                id: id.clone(),
+                dirty,
+            })
+        };
+        assert_eq!(read_status(true, &head), commit(false));
+        let changed = format!("{head}1 .M N... 100644 100644 100644 1 2 web.star\n");
+        assert_eq!(read_status(true, &changed), commit(true));
+        assert_eq!(
+            read_status(true, &format!("{head}? new.star\n")),
+            commit(true)
+        );
+        assert_eq!(read_status(false, &head), None);
+        assert_eq!(read_status(true, "# branch.oid (initial)\n"), None);
+        assert_eq!(read_status(true, ""), None);
+    }
+}
