@@ -11,9 +11,13 @@ use crate::{
         JOB_BYTES_MAX, Job, JobDraft, JobKind, PackageSource, PortSpec, Probe, Resources,
         RestartPolicy, ServiceSpec, StopPolicy, TaskTemplate,
     },
+    path::{FieldPath, PathStep},
     suggestion::nearest,
+    support,
 };
 use std::collections::{BTreeMap, BTreeSet};
+
+pub use crate::finding::{Finding, Severity, refused};
 
 /// Most slots of one job: ten on each of the 1,000 nodes of a full cluster.
 pub const REPLICAS_MAX: u32 = 10_000;
@@ -52,28 +56,6 @@ pub const PAUSE_MS_MAX: u64 = 3_600_000;
 /// What binding adds to a draft: fleet, cluster, version and package id.
 const BINDING_BYTES_MAX: usize = 256;
 
-/// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// Accepted, but probably not what was meant.
-    Warning,
-    /// Refused.
-    Error,
-}
-
-/// One thing about a job that its author should know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// How bad it is.
-    pub severity: Severity,
-    /// The argument in the spec, with the place in it: `ports.http`, `args[2]`.
-    pub field: String,
-    /// What is wrong: lower case, no full stop.
-    pub message: String,
-    /// How to mend it.
-    pub hint: Option<String>,
-}
-
 /// Everything that is to be said about a draft, in the order of its fields.
 pub fn check(draft: &JobDraft) -> Vec<Finding> {
     let mut findings = Findings::default();
@@ -91,7 +73,8 @@ pub fn check(draft: &JobDraft) -> Vec<Finding> {
     findings.0
 }
 
-/// The same for a job that is bound to a cluster and a package.
+/// The same for a job that is bound to a cluster and a package and is to run:
+/// what nobody executes yet is an error too.
 pub fn check_job(job: &Job) -> Vec<Finding> {
     let mut findings = Findings::default();
     check_label("cluster", "cluster", &job.cluster, &mut findings);
@@ -102,12 +85,8 @@ pub fn check_job(job: &Job) -> Vec<Finding> {
     check_kind(&job.kind, &job.name, &mut findings);
     check_task(&job.task, &mut findings);
     check_size(job.encode().len(), &mut findings);
+    findings.0.extend(support::unsupported_job(job));
     findings.0
-}
-
-/// Is there anything among them for which a job is refused?
-pub fn refused(findings: &[Finding]) -> bool {
-    findings.iter().any(|f| f.severity == Severity::Error)
 }
 
 #[derive(Default)]
@@ -123,19 +102,12 @@ impl Findings {
     }
 
     fn push(&mut self, severity: Severity, field: String, message: String) -> &mut Finding {
+        let path = FieldPath(vec![PathStep::Field(field)]);
         self.0.push(Finding {
             severity,
-            field,
-            message,
-            hint: None,
+            ..Finding::error(path, message)
         });
         self.0.last_mut().expect("one was pushed")
-    }
-}
-
-impl Finding {
-    fn hint(&mut self, hint: impl Into<String>) {
-        self.hint = Some(hint.into());
     }
 }
 
@@ -313,7 +285,7 @@ fn check_port_name(field: &str, name: &str, ports: &[PortSpec], findings: &mut F
     match nearest(name, ports.iter().map(|port| port.name.as_str())) {
         Some(near) => finding.hint(format!("did you mean {near:?}?")),
         None => finding.hint(format!("declare it: ports = {{{name:?}: 0}}")),
-    }
+    };
 }
 
 fn check_health(task: &TaskTemplate, findings: &mut Findings) {

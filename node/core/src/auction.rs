@@ -44,16 +44,21 @@ pub struct Call {
     pub version: u64,
     /// How many slots are to be filled in all.
     pub wanted: u32,
+    /// Most that one node would be given: it reserves no more. Without it,
+    /// all.
+    #[serde(default)]
+    pub each_most: Option<u32>,
     /// What each needs.
     pub resources: Resources,
+    /// Counted devices that each needs, by kind.
+    #[serde(default)]
+    pub devices: BTreeMap<String, u32>,
     /// Ports that each needs.
     pub ports: Vec<PortSpec>,
     /// The program.
     pub package: PackageId,
     /// The program's size.
     pub package_bytes: u64,
-    /// How many of the job's tasks each rack has already.
-    pub tasks_by_rack: BTreeMap<String, u32>,
 }
 
 /// A node's answer to a call.
@@ -80,6 +85,10 @@ pub struct Bid {
     pub missing_bytes: u64,
     /// Tasks of this job that failed here lately.
     pub failures: u32,
+    /// How hard the node works now, in hundredths: see
+    /// [`Heartbeat::pressure`](crate::session::Heartbeat::pressure).
+    #[serde(default)]
+    pub pressure: u8,
     /// How long the reservation holds, from when the node answered.
     pub holds: Millis,
 }
@@ -105,6 +114,36 @@ pub enum Refusal {
         need: u64,
         /// Bytes that are free.
         free: u64,
+    },
+    /// Too little disk free.
+    Disk {
+        /// Bytes that one slot needs.
+        need: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// Too little of the uplink free.
+    Uplink {
+        /// Bits a second that one slot needs.
+        need: u64,
+        /// Bits a second that are free.
+        free: u64,
+    },
+    /// Too few devices of a kind free.
+    Device {
+        /// Their kind.
+        kind: String,
+        /// How many one slot needs.
+        need: u32,
+        /// How many are free.
+        free: u32,
+    },
+    /// The node does not meet a requirement of the job.
+    Requirement {
+        /// Which, as people write it.
+        requirement: String,
+        /// What it has instead.
+        has: Option<String>,
     },
     /// A fixed port is taken here.
     PortTaken {

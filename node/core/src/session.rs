@@ -1,7 +1,7 @@
 //! The session between an agent and the scheduler: heartbeats with what the
 //! host runs.
 
-use crate::auction::Authority;
+use crate::{attributes::Facts, auction::Authority};
 use potluck_specs::{Generation, JobName, Millis, NodeId, SlotId, job::Resources};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -75,6 +75,15 @@ pub struct Heartbeat {
     pub total: Resources,
     /// Takes no new work.
     pub draining: bool,
+    /// How hard the host works now, in hundredths: the worst share of time
+    /// in which something waited for CPU, memory or disk (PSI `some`, 10 s).
+    /// 0 where it can't be measured.
+    #[serde(default)]
+    pub pressure: u8,
+    /// What the node says of itself, with each full inventory. `None`:
+    /// unchanged.
+    #[serde(default)]
+    pub facts: Option<Facts>,
     /// What it runs.
     pub inventory: Inventory,
 }

@@ -3,7 +3,10 @@
 
 use super::exit::chain;
 use crate::api::error::{ApiError, ErrorCode};
-use potluck_specs::job::{JobDraft, JobKind};
+use potluck_specs::{
+    job::{JobDraft, JobKind},
+    support,
+};
 use std::{ffi::OsStr, path::Path, process::ExitCode};
 
 /// Evaluates a spec; `replicas` takes the place of each job's own number.
@@ -23,7 +26,21 @@ pub(super) fn evaluate(file: &Path, replicas: Option<u32>) -> Result<Vec<JobDraf
             set_replicas(draft, replicas)?;
         }
     }
+    refuse_unsupported(&drafts)?;
     Ok(drafts)
+}
+
+/// What nobody executes yet is said before anything else is done.
+fn refuse_unsupported(drafts: &[JobDraft]) -> Result<(), ApiError> {
+    let findings = drafts.iter().flat_map(|draft| {
+        let about = |finding| format!("job {}: {finding}", draft.name);
+        support::unsupported(draft).into_iter().map(about)
+    });
+    let findings: Vec<String> = findings.collect();
+    match findings.is_empty() {
+        true => Ok(()),
+        false => Err(ApiError::new(ErrorCode::BadRequest, findings.join("\n"))),
+    }
 }
 
 fn set_replicas(draft: &mut JobDraft, wanted: u32) -> Result<(), ApiError> {

@@ -8,6 +8,7 @@
 pub mod change;
 pub mod files;
 pub mod health;
+pub mod interpolation;
 pub mod kind;
 pub mod placement;
 mod record;
@@ -15,7 +16,9 @@ pub mod requirement;
 pub mod resources;
 mod signed;
 pub mod task;
+pub mod version;
 mod wire;
+pub(crate) mod wish;
 
 pub use change::{
     Amount, Change, Dependency, DependencyState, Exclusive, Maintenance, Stage, StageSize, Update,

@@ -269,7 +269,7 @@ fn each_rule_speaks_alone_on_both_sides() {
             let [finding] = &findings[..] else {
                 panic!("{field}: {message}: {findings:#?}");
             };
-            assert_eq!(finding.field, *field, "{finding:?}");
+            assert_eq!(finding.path.to_string(), *field, "{finding:?}");
             assert_eq!(finding.severity, Severity::Error, "{finding:?}");
             assert!(finding.message.contains(message), "{finding:?}");
             let said = finding.hint.as_deref().unwrap_or_default();
@@ -306,7 +306,10 @@ fn all_findings_come_at_once_in_the_order_of_the_fields() {
     broken.task.command = String::new();
     broken.task.ports.clear();
     broken.task.stop.signal = 99;
-    let fields: Vec<String> = check(&broken).into_iter().map(|f| f.field).collect();
+    let fields: Vec<String> = check(&broken)
+        .into_iter()
+        .map(|f| f.path.to_string())
+        .collect();
     assert_eq!(
         fields,
         [
@@ -335,7 +338,10 @@ fn numbers_of_ports_and_services_are_bounded() {
             port: "http".into(),
             ..ServiceSpec::default()
         }));
-    let fields: Vec<String> = check(&broken).into_iter().map(|f| f.field).collect();
+    let fields: Vec<String> = check(&broken)
+        .into_iter()
+        .map(|f| f.path.to_string())
+        .collect();
     assert_eq!(fields, ["ports", "services"]);
 }
 
@@ -354,7 +360,10 @@ fn a_bound_job_names_its_cluster_and_version() {
     let mut job = bound(draft());
     job.version = 0;
     job.cluster = "a/b".into();
-    let fields: Vec<String> = check_job(&job).into_iter().map(|f| f.field).collect();
+    let fields: Vec<String> = check_job(&job)
+        .into_iter()
+        .map(|f| f.path.to_string())
+        .collect();
     assert_eq!(fields, ["cluster", "version"]);
 }
 

@@ -339,11 +339,12 @@ fn field<'v, T>(
 /// Tells a finding of the checks at the argument that it is about.
 fn tell(arguments: &mut Arguments, finding: Finding) -> Result<(), TooMany> {
     let Finding {
-        field,
+        path,
         message,
         hint,
         ..
     } = finding;
+    let field = path.to_string();
     let argument = argument_of(&field);
     if JOB.arguments.contains(&argument) {
         return arguments.invalid(argument, message, hint);
@@ -353,7 +354,8 @@ fn tell(arguments: &mut Arguments, finding: Finding) -> Result<(), TooMany> {
 
 /// Is the finding about a value that only stands in for one that was wrong?
 fn about_a_stand_in(finding: &Finding, wrong: &BTreeSet<String>) -> bool {
-    let argument = argument_of(&finding.field);
+    let field = finding.path.to_string();
+    let argument = argument_of(&field);
     let refers_to_ports = matches!(argument, "services" | "health");
     wrong.contains(argument) || refers_to_ports && wrong.contains("ports")
 }

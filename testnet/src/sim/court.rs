@@ -200,6 +200,7 @@ impl World {
             }
             Effect::Call { to, call } => {
                 let then = Then::Call(to, call.call);
+                let call = std::sync::Arc::unwrap_or_clone(call);
                 self.court_asks(at, Request::Call(call), ANSWER_WAIT, then);
             }
             Effect::Award { to, award } => {

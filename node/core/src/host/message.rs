@@ -3,6 +3,7 @@
 //! Answers for the types only; [`super::Host`] turns one into the other.
 
 use crate::{
+    attributes::Facts,
     auction::{Authority, Award, AwardAnswer, Call, CallAnswer, Refusal, StopOrder, StopReason},
     session::{Heartbeat, HeartbeatAnswer},
 };
@@ -121,6 +122,11 @@ pub enum Event {
     HeartbeatAnswered(HeartbeatAnswer),
     /// The node is to take no new work, or may again.
     SetDraining(bool),
+    /// What the node says of itself: after the start, and when it changed.
+    SetFacts(Facts),
+    /// How hard the host works, in hundredths; see
+    /// [`Heartbeat::pressure`].
+    SetPressure(u8),
     /// The node leaves: no new work, and all that runs is stopped.
     Leave,
     /// A slot's package is here.

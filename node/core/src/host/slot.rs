@@ -178,6 +178,17 @@ impl Slot {
         Some((check, number))
     }
 
+    /// Devices of a kind that the slot holds.
+    pub(super) fn devices(&self, kind: &str) -> u32 {
+        let of = |entry: &Entry| entry.job.task.devices.get(kind).copied().unwrap_or(0);
+        let fill = match self.state {
+            State::Stopped => 0,
+            _ => of(&self.entry),
+        };
+        let before = self.before.as_ref().map_or(0, |before| of(&before.entry));
+        fill.max(before)
+    }
+
     /// When something is due.
     pub(super) fn wake_at(&self) -> Option<Millis> {
         let own = match self.state {

@@ -113,7 +113,8 @@ fn call(reign: u64, call: u64, job: &Job, wanted: u32) -> Event {
             ports: job.task.ports.clone(),
             package: job.package,
             package_bytes: 1,
-            tasks_by_rack: BTreeMap::new(),
+            each_most: None,
+            devices: BTreeMap::new(),
         },
         missing_bytes: 0,
     }

@@ -6,6 +6,7 @@ use crate::{
     session::{Heartbeat, HeartbeatAnswer},
 };
 use potluck_specs::{Generation, JobName, Millis, NodeId, SlotId};
+use std::sync::Arc;
 
 /// What happened.
 #[derive(Clone, Debug)]
@@ -141,8 +142,8 @@ pub enum Effect {
     Call {
         /// To this node.
         to: NodeId,
-        /// The call.
-        call: Call,
+        /// The call, the same for all that it goes to.
+        call: Arc<Call>,
     },
     /// Send an award. Ask [`super::Scheduler::may_act`] once more at the
     /// moment of sending.

@@ -86,14 +86,14 @@ impl Scheduler {
             };
         }
         let job = self.catalog.running(cluster, &slot.job);
-        if job.is_none_or(|job| slot.index >= job.slots()) {
+        if job.is_none_or(|job| !self.is_wanted(&job, slot.index)) {
             return SlotPhase::Unwanted;
         }
         if let MayPlace::Wait { holder } = self.may_place(cluster, slot) {
             return SlotPhase::Waiting { holder };
         }
         let called = self.works.get(&slot.job).and_then(|work| work.call);
-        match called.and_then(|call| self.calls.get(&call)) {
+        match called.and_then(|call| self.calls.get(call)) {
             Some(open) if open.job == slot.job && open.slots.contains(slot) => SlotPhase::Calling,
             _ => SlotPhase::Missing,
         }

@@ -6,18 +6,20 @@
 //! and what happens between the look and the change.
 
 use super::{
-    Scheduler, SessionState, Verdict,
-    call::{SLOTS_PER_CALL, takes_work},
+    Obstacle, Scheduler,
     failure::is_fresh,
-    picture::Host,
-    rank::{self, Candidate, Spread},
+    feasible::{Ask, Suits},
+    index::{Entry, LEVELS, Place},
+    per_node::Slots,
+    rank,
     reconcile::MayPlace,
+    score::Offer,
 };
-use crate::{
-    auction::{Bid, Refusal},
-    cluster::Cluster,
+use crate::cluster::Cluster;
+use potluck_specs::{
+    Job, Millis, NodeId, SlotId,
+    job::{Level, Resources},
 };
-use potluck_specs::{Job, Millis, NodeId, SlotId, job::Resources};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Most slots that are looked at for one question, of all its jobs: the
@@ -57,7 +59,7 @@ pub struct Forecast {
     /// Slots that were not looked at: [`FORECAST_SLOTS_MAX`].
     pub not_looked_at: u32,
     /// If some slot fits nowhere: why each host takes none.
-    pub refusals: Vec<(NodeId, Verdict)>,
+    pub obstacles: Vec<(NodeId, Vec<Obstacle>)>,
     /// Running tasks that would be restarted.
     pub restarts: u32,
     /// Running tasks whose slot would not be wanted any more.
@@ -78,10 +80,10 @@ pub struct ForecastTask {
 }
 
 impl Room {
-    fn free(&self, node: NodeId, host: &Host) -> Resources {
-        let freed = self.freed.get(&node).copied().unwrap_or_default();
-        let taken = self.taken.get(&node).copied().unwrap_or_default();
-        host.free.plus(freed).minus(taken)
+    fn free(&self, entry: &Entry) -> Resources {
+        let freed = self.freed.get(&entry.node).copied().unwrap_or_default();
+        let taken = self.taken.get(&entry.node).copied().unwrap_or_default();
+        entry.free.plus(freed).minus(taken)
     }
 
     fn give(&mut self, node: NodeId, resources: Resources) {
@@ -107,56 +109,53 @@ impl Scheduler {
         room: &mut Room,
         now: Millis,
     ) -> Forecast {
-        let wanted = job.slots();
-        let looked_at = wanted.min(room.slots_left);
-        room.slots_left -= looked_at;
-        let mut at = self.present(job);
-        let surplus = at.split_off(&wanted);
+        let wanted = self.slots_wanted(job, now);
+        let all = wanted.indexes().count();
+        let looked_at: Vec<u32> = wanted.indexes().take(room.slots_left as usize).collect();
+        room.slots_left -= looked_at.len() as u32;
+        let (at, surplus) = self.present(job, &wanted);
         for (index, node) in &surplus {
             self.free_slot(job, *index, *node, room);
         }
-        at.split_off(&looked_at);
-        let mut look = Look {
-            scheduler: self,
-            cluster,
-            job,
-            now,
-            spread: self.spread_of(at.values()),
-            ended: surplus.keys().copied().collect(),
-            call: self.last_call,
-        };
-        let missing: Vec<u32> = (0..looked_at).filter(|k| !at.contains_key(k)).collect();
+        let mut look = Look::new(self, cluster, job, now, &at);
+        look.ended.extend(surplus.keys());
+        let missing: Vec<u32> = looked_at
+            .iter()
+            .copied()
+            .filter(|index| !at.contains_key(index))
+            .collect();
+        let held = looked_at.iter().filter_map(|k| Some((*k, *at.get(k)?)));
         let moving = |node: NodeId| restarts || self.gives_up(cluster, node);
-        let (moved, stay): (Vec<_>, Vec<_>) = at.iter().partition(|(_, node)| moving(**node));
+        let (moved, stay): (Vec<_>, Vec<_>) = held.partition(|(_, node)| moving(*node));
         let mut forecast = Forecast {
-            not_looked_at: wanted - looked_at,
+            not_looked_at: (all - looked_at.len()) as u32,
             restarts: moved.len() as u32,
             stops: surplus.len() as u32,
             waits_for_hosts: missing.iter().any(|index| look.waits(*index)),
             ..Forecast::default()
         };
-        forecast
-            .tasks
-            .extend(stay.into_iter().map(|(index, node)| ForecastTask {
-                index: *index,
-                node: *node,
-                stays: true,
-            }));
+        let stays = |(index, node)| ForecastTask {
+            index,
+            node,
+            stays: true,
+        };
+        forecast.tasks.extend(stay.into_iter().map(stays));
         look.place_missing(&missing, room, &mut forecast);
         for (index, node) in moved {
-            look.restart(*index, *node, room, &mut forecast);
+            look.restart(index, node, room, &mut forecast);
         }
         if !forecast.unplaced.is_empty() {
             forecast.waits_for_hosts |= !self.asked;
-            forecast.refusals = look.refusals(room);
+            forecast.obstacles = look.obstacles(room);
         }
         forecast.unplaced.sort_unstable();
         forecast.tasks.sort_by_key(|task| task.index);
         forecast
     }
 
-    /// Slots that are filled or awarded, with their nodes.
-    fn present(&self, job: &Job) -> BTreeMap<u32, NodeId> {
+    /// Slots that are filled or awarded, with their nodes: those that are
+    /// wanted, and the others.
+    fn present(&self, job: &Job, wanted: &Slots) -> (BTreeMap<u32, NodeId>, BTreeMap<u32, NodeId>) {
         let mut at: BTreeMap<u32, NodeId> = self
             .awards_of(&job.name)
             .map(|(slot, award)| (slot.index, award.node))
@@ -166,7 +165,8 @@ impl Scheduler {
                 at.insert(slot.index, node);
             }
         }
-        at
+        at.into_iter()
+            .partition(|(index, _)| wanted.contains(*index))
     }
 
     fn free_slot(&self, job: &Job, index: u32, node: NodeId, room: &mut Room) {
@@ -174,59 +174,78 @@ impl Scheduler {
             room.give(node, report.resources);
         }
     }
-
-    fn spread_of<'a>(&self, nodes: impl Iterator<Item = &'a NodeId>) -> Spread {
-        let mut spread = Spread::default();
-        for node in nodes {
-            if let Some(host) = self.picture.hosts.get(node) {
-                spread.add(&host.rack, *node);
-            }
-        }
-        spread
-    }
 }
 
 /// One look at one job.
 struct Look<'a> {
     scheduler: &'a Scheduler,
     cluster: &'a Cluster,
-    job: &'a Job,
+    ask: Ask<'a>,
     now: Millis,
-    spread: Spread,
+    /// Tasks of the job in each place.
+    tasks: BTreeMap<u32, u32>,
     /// Slots whose tasks would have ended by then.
     ended: BTreeSet<u32>,
-    /// As calls are numbered: they fall differently each time.
+    /// As calls are numbered: ties fall differently each time.
     call: u64,
 }
 
-impl Look<'_> {
-    /// Places slots as calls do: some at a time, until one finds no room.
-    fn place_missing(&mut self, missing: &[u32], room: &mut Room, forecast: &mut Forecast) {
-        let mut left = missing;
-        while !left.is_empty() {
-            let some = &left[..left.len().min(SLOTS_PER_CALL)];
-            let nodes = self.call(some.len(), room);
-            if nodes.is_empty() {
-                break;
-            }
-            for (index, node) in some.iter().zip(&nodes) {
-                self.put(*index, *node, false, room, forecast);
-            }
-            left = &left[nodes.len()..];
+impl<'a> Look<'a> {
+    fn new(
+        scheduler: &'a Scheduler,
+        cluster: &'a Cluster,
+        job: &'a Job,
+        now: Millis,
+        at: &BTreeMap<u32, NodeId>,
+    ) -> Look<'a> {
+        let mut look = Look {
+            scheduler,
+            cluster,
+            ask: scheduler.ask(job),
+            now,
+            tasks: BTreeMap::new(),
+            ended: BTreeSet::new(),
+            call: scheduler.last_call,
+        };
+        for node in at.values() {
+            look.count(*node, true);
         }
-        forecast.unplaced.extend(left);
+        look
+    }
+
+    fn count(&mut self, node: NodeId, more: bool) {
+        let Some(entry) = self.scheduler.index.of(node) else {
+            return;
+        };
+        for place in entry.place {
+            let count = self.tasks.entry(place).or_default();
+            *count = if more {
+                *count + 1
+            } else {
+                count.saturating_sub(1)
+            };
+        }
+    }
+
+    fn around(&self, place: &Place) -> [u32; LEVELS] {
+        place.map(|place| self.tasks.get(&place).copied().unwrap_or(0))
+    }
+
+    /// Places slots all together, as calls do.
+    fn place_missing(&mut self, missing: &[u32], room: &mut Room, forecast: &mut Forecast) {
+        let nodes = self.call(missing.len(), None, room);
+        for (index, node) in missing.iter().zip(&nodes) {
+            self.put(*index, *node, false, room, forecast);
+        }
+        forecast.unplaced.extend(&missing[nodes.len()..]);
     }
 
     /// Takes one task away and places its slot again.
     fn restart(&mut self, index: u32, from: NodeId, room: &mut Room, forecast: &mut Forecast) {
-        self.scheduler.free_slot(self.job, index, from, room);
+        self.scheduler.free_slot(self.ask.job, index, from, room);
         self.ended.insert(index);
-        if let Some(host) = self.scheduler.picture.hosts.get(&from) {
-            let less = |count: &mut u32| *count = count.saturating_sub(1);
-            self.spread.by_rack.get_mut(&host.rack).map(less);
-            self.spread.by_node.get_mut(&from).map(less);
-        }
-        match self.call(1, room).first() {
+        self.count(from, false);
+        match self.call(1, Some((index, from)), room).first() {
             Some(node) => self.put(index, *node, *node == from, room, forecast),
             None => forecast.unplaced.push(index),
         }
@@ -240,103 +259,134 @@ impl Look<'_> {
         room: &mut Room,
         forecast: &mut Forecast,
     ) {
-        room.take(node, self.job);
-        if let Some(host) = self.scheduler.picture.hosts.get(&node) {
-            self.spread.add(&host.rack, node);
-        }
+        room.take(node, self.ask.job);
+        self.count(node, true);
         forecast.tasks.push(ForecastTask { index, node, stays });
     }
 
-    /// One call for so many slots, with bids made up from the last reports.
-    fn call(&mut self, wanted: usize, room: &Room) -> Vec<NodeId> {
+    /// One call of all hosts for so many slots, with offers made up from the
+    /// last reports.
+    fn call(&mut self, wanted: usize, from: Option<(u32, NodeId)>, room: &Room) -> Vec<NodeId> {
+        if wanted == 0 {
+            return Vec::new();
+        }
         self.call += 1;
-        let need = self.job.task.resources;
-        let hosts = &self.scheduler.picture.hosts;
-        let feasible: Vec<Candidate<'_>> = hosts
-            .iter()
-            .filter(|(node, host)| self.verdict(**node, host, room).is_none())
-            .map(|(node, host)| Candidate {
-                node: *node,
-                rack: &host.rack,
-                free: room.free(*node, host),
-                total: host.total,
-            })
+        let former = from.and_then(|(index, _)| {
+            let slot = slot_of(self.ask.job, index);
+            self.scheduler
+                .former_node(self.cluster, self.ask.job, &slot)
+        });
+        let offers: Vec<Offer> = self
+            .scheduler
+            .index
+            .entries()
+            .filter_map(|entry| self.offer(entry, from.map(|(_, node)| node), former, room))
             .collect();
-        let called = rank::choose(feasible, &self.spread, need, wanted, self.call);
-        let bids: BTreeMap<NodeId, (String, Bid)> = called
-            .into_iter()
-            .filter_map(|node| {
-                let host = hosts.get(&node)?;
-                Some((node, (host.rack.clone(), self.bid(node, host, room))))
-            })
-            .collect();
-        rank::assign(&bids, self.spread.clone(), need, wanted)
+        let chosen = rank::assign(&offers, &self.ask.terms(self.call), wanted);
+        chosen.into_iter().map(|at| offers[at].node).collect()
     }
 
-    fn bid(&self, node: NodeId, host: &Host, room: &Room) -> Bid {
-        let free = room.free(node, host);
-        let package = self.cluster.packages().get(&self.job.package);
-        let has_package = package.is_some_and(|package| package.holders.contains(&node));
-        Bid {
-            call: self.call,
-            slots: match fixed_ports(self.job).next() {
+    /// What a host would offer; nothing if something is in the way. `from`: a
+    /// task of the job has just made room there.
+    fn offer(
+        &self,
+        entry: &Entry,
+        from: Option<NodeId>,
+        former: Option<NodeId>,
+        room: &Room,
+    ) -> Option<Offer> {
+        let scheduler = self.scheduler;
+        let host = scheduler.picture.hosts.get(&entry.node)?;
+        let group = &scheduler.index.groups()[entry.group];
+        let Suits::Yes(preferred) = self.ask.suits(&scheduler.index, group) else {
+            return None;
+        };
+        let free = room.free(entry);
+        let job = self.ask.job;
+        let may = is_fresh(host, scheduler.began, self.now)
+            && entry.takes_work()
+            && free.fits(&self.ask.need)
+            && self.ask.admits_node(entry)
+            && self.ask.admits_neighbours(&entry.place)
+            && (from == Some(entry.node) || scheduler.lacking_device(job, entry).is_none())
+            && self.taken_port(entry.node, room).is_none();
+        if !may {
+            return None;
+        }
+        let package = self.cluster.packages().get(&job.package);
+        let missing = package.filter(|package| !package.holders.contains(&entry.node));
+        Some(Offer {
+            slots: match fixed_ports(job).next() {
                 Some(_) => 1,
-                None => times(free, self.job.task.resources),
+                None => times(free, self.ask.need),
             },
             free,
-            total: host.total,
-            missing_bytes: package
-                .filter(|_| !has_package)
-                .map_or(0, |package| package.bytes),
-            failures: 0,
-            holds: Millis(0),
-        }
+            total: entry.total,
+            tasks: self.around(&entry.place),
+            heavy: scheduler.tallies.heavy_around(&entry.place),
+            preference: preferred + self.ask.prefers(entry),
+            former: former == Some(entry.node),
+            missing_bytes: missing.map_or(0, |package| package.bytes),
+            pressure: entry.pressure,
+            ..Offer::at(entry.node, entry.place)
+        })
     }
 
-    /// Why the host takes no task of the job; nothing if it does.
-    fn verdict(&self, node: NodeId, host: &Host, room: &Room) -> Option<Verdict> {
-        if host.state != SessionState::Up {
-            return Some(Verdict::Session { state: host.state });
-        }
-        if !is_fresh(host, self.scheduler.began, self.now) || !host.complete {
-            let state = SessionState::Unknown;
-            return Some(Verdict::Session { state });
-        }
-        if host.draining || !takes_work(self.cluster, node) {
-            return Some(Verdict::Draining);
-        }
-        let (need, free) = (self.job.task.resources, room.free(node, host));
-        if !free.fits(&need) {
-            return Some(Verdict::TooSmall { need, free });
-        }
-        let taken = fixed_ports(self.job).find(|port| self.port_is_taken(node, *port, room))?;
-        let refusal = Refusal::PortTaken { port: taken };
-        Some(Verdict::Refused { refusal })
-    }
-
-    fn port_is_taken(&self, node: NodeId, port: u16, room: &Room) -> bool {
+    fn taken_port(&self, node: NodeId, room: &Room) -> Option<u16> {
         let picture = &self.scheduler.picture;
-        let held = picture.hosts.get(&node).is_some_and(|host| {
-            host.slots
-                .iter()
-                .filter(|slot| slot.job != self.job.name || !self.ended.contains(&slot.index))
-                .filter_map(|slot| picture.report(slot, node))
-                .any(|report| report.ports.values().any(|number| *number == port))
-        });
-        held || room.ports.contains(&(node, port))
+        let job = self.ask.job;
+        let is_held = |port: u16| {
+            picture.hosts.get(&node).is_some_and(|host| {
+                host.slots
+                    .iter()
+                    // A task that has ended by then makes room.
+                    .filter(|slot| slot.job != job.name || !self.ended.contains(&slot.index))
+                    .filter_map(|slot| picture.report(slot, node))
+                    .any(|report| report.ports.values().any(|number| *number == port))
+            })
+        };
+        fixed_ports(job).find(|port| room.ports.contains(&(node, *port)) || is_held(*port))
     }
 
-    fn refusals(&self, room: &Room) -> Vec<(NodeId, Verdict)> {
-        let hosts = self.scheduler.picture.hosts.iter();
-        hosts
-            .filter_map(|(node, host)| Some((*node, self.verdict(*node, host, room)?)))
+    /// All that keeps one more task off each host.
+    fn obstacles(&self, room: &Room) -> Vec<(NodeId, Vec<Obstacle>)> {
+        let entries = self.scheduler.index.entries();
+        entries
+            .map(|entry| {
+                let then = Entry {
+                    free: room.free(entry),
+                    ..entry.clone()
+                };
+                let mut found =
+                    self.scheduler
+                        .obstacles(self.cluster, &self.ask, &then, None, self.now);
+                // These would be others then.
+                found.retain(|o| !matches!(o, Obstacle::Port { .. } | Obstacle::AtMost { .. }));
+                let port = self.taken_port(entry.node, room);
+                found.extend(port.map(|port| Obstacle::Port { port }));
+                found.extend(self.full_places(entry));
+                (entry.node, found)
+            })
             .collect()
+    }
+
+    fn full_places<'s>(&'s self, entry: &'s Entry) -> impl Iterator<Item = Obstacle> + 's {
+        let tasks = self.around(&entry.place);
+        let levels = Level::ALL.into_iter().map(|level| (level, level as usize));
+        let full = levels.filter(move |(_, at)| tasks[*at] >= self.ask.at_most[*at]);
+        full.map(move |(level, at)| Obstacle::AtMost {
+            level,
+            place: self.scheduler.index.name(entry.place[at]).to_owned(),
+            tasks: tasks[at],
+            limit: self.ask.at_most[at],
+        })
     }
 
     /// A slot that may be filled where this scheduler can't see yet.
     fn waits(&self, index: u32) -> bool {
-        let slot = slot_of(self.job, index);
-        self.cluster.jobs().contains_key(&self.job.name)
+        let job = &self.ask.job.name;
+        let slot = slot_of(self.ask.job, index);
+        self.cluster.jobs().contains_key(job)
             && self.scheduler.may_place(self.cluster, &slot) != MayPlace::Yes
     }
 }

@@ -14,19 +14,27 @@ mod award;
 mod behind;
 mod brake;
 mod call;
+mod candidates;
 mod catalog;
 mod endpoints;
 mod event;
 mod explain;
 mod failure;
+mod feasible;
 mod forecast;
+mod index;
+mod per_node;
 mod picture;
 mod rank;
 mod reconcile;
+mod score;
+mod tally;
 mod view;
 
 pub use event::{Effect, Endpoint, Event, MemberView, Note, ServiceEndpoints};
+pub use feasible::{ISOLATION, Obstacle, Resource};
 pub use forecast::{FORECAST_SLOTS_MAX, Forecast, ForecastTask, Room};
+pub use score::Part;
 pub use view::{HostView, SessionState, SlotPhase, SlotView, Verdict};
 
 use crate::{
@@ -84,9 +92,11 @@ pub struct Scheduler {
     picture: picture::Picture,
     brake: brake::Brake,
     works: BTreeMap<JobName, call::Work>,
-    calls: BTreeMap<u64, call::OpenCall>,
+    index: index::Index,
+    tallies: tally::Tallies,
+    calls: call::Calls,
     last_call: u64,
-    awards: BTreeMap<SlotId, award::Pending>,
+    awards: award::Awards,
     /// Counts the instructions of this reign.
     sequence: u64,
     stops: BTreeMap<(SlotId, NodeId), reconcile::Stopping>,
@@ -99,6 +109,8 @@ pub struct Scheduler {
     /// Jobs whose endpoints may have changed.
     to_publish: BTreeSet<JobName>,
     capacity_grew: bool,
+    /// Some host came, went, or is another now.
+    hosts_changed: bool,
     /// Members that the log says are drained.
     draining: BTreeSet<NodeId>,
     out: Vec<Effect>,
@@ -129,9 +141,11 @@ impl Scheduler {
             picture: picture::Picture::default(),
             brake: brake::Brake::default(),
             works: BTreeMap::new(),
-            calls: BTreeMap::new(),
+            index: index::Index::default(),
+            tallies: tally::Tallies::default(),
+            calls: call::Calls::default(),
             last_call: 0,
-            awards: BTreeMap::new(),
+            awards: award::Awards::default(),
             sequence: 0,
             stops: BTreeMap::new(),
             published: endpoints::Published::default(),
@@ -140,6 +154,7 @@ impl Scheduler {
             deferred: BTreeSet::new(),
             to_publish: BTreeSet::new(),
             capacity_grew: false,
+            hosts_changed: true,
             draining: BTreeSet::new(),
             out: Vec::new(),
         }
@@ -215,6 +230,9 @@ impl Scheduler {
             self.retry_waiting(now);
         }
         self.dirty.append(&mut self.deferred);
+        if std::mem::take(&mut self.hosts_changed) {
+            self.dirty.extend(self.catalog.per_node().cloned());
+        }
         for (job, work) in &self.works {
             if work.rounds_failed > 0 && work.call.is_none() && now >= work.retry_at {
                 self.dirty.insert(job.clone());
@@ -241,22 +259,22 @@ impl Scheduler {
                 work.retry_at = now;
                 work.answers.clear();
                 work.avoid.clear();
+                work.suits.clear();
             }
             self.dirty.insert(name);
         }
-        let members: BTreeMap<NodeId, String> = cluster
-            .members()
-            .iter()
-            .map(|(node, member)| (*node, member.topology.rack.clone()))
-            .collect();
+        let moved = self.index.follow(cluster);
         let draining: BTreeSet<NodeId> = cluster
             .members()
             .values()
             .filter(|member| member.draining)
             .map(|member| member.node)
             .collect();
-        for slot in self.picture.follow(&members, at_begin) {
+        for slot in self.picture.follow(cluster.members(), at_begin) {
             self.touch(slot);
+        }
+        for node in moved {
+            self.dirty_host(node);
         }
         self.drop_awards_of_strangers();
         if draining != self.draining {
@@ -272,6 +290,7 @@ impl Scheduler {
             .collect();
         self.draining = draining;
         self.capacity_grew = true;
+        self.index.measure_all();
         for node in changed {
             self.dirty_host(node);
         }
@@ -280,8 +299,7 @@ impl Scheduler {
     fn drop_awards_of_strangers(&mut self) {
         let strangers: BTreeSet<NodeId> = self
             .awards
-            .values()
-            .map(|award| award.node)
+            .nodes()
             .filter(|node| !self.picture.hosts.contains_key(node))
             .collect();
         for node in strangers {
@@ -308,6 +326,7 @@ impl Scheduler {
             return answer;
         };
         self.heard(node);
+        self.index_report(heartbeat, now);
         if was_draining != Some(heartbeat.draining) {
             self.dirty_host(node);
         }
@@ -329,6 +348,24 @@ impl Scheduler {
         answer.confirmed = taken.confirmed;
         answer.forget = taken.forget;
         answer
+    }
+
+    /// Brings the index up to a host's report.
+    fn index_report(&mut self, heartbeat: &Heartbeat, now: Millis) {
+        let node = heartbeat.node;
+        let Some(host) = self.picture.hosts.get(&node) else {
+            return;
+        };
+        self.hosts_changed |= host.reports == 1;
+        if let Some(facts) = &heartbeat.facts
+            && self.index.set_facts(node, facts)
+        {
+            self.hosts_changed = true;
+            self.capacity_grew = true;
+        }
+        let open = host.complete && !host.draining;
+        self.index.heard(node, now, heartbeat.pressure);
+        self.index.report(node, host.free, host.total, open);
     }
 
     fn gossiped(&mut self, members: &[MemberView]) {
@@ -382,12 +419,16 @@ impl Scheduler {
 
     /// Something about a slot is different.
     fn touch(&mut self, slot: SlotId) {
-        self.dirty.insert(slot.job.clone());
+        if !self.dirty.contains(&slot.job) {
+            self.dirty.insert(slot.job.clone());
+        }
+        self.tallies.touch(&slot);
         self.behind.touch(slot);
     }
 
     /// Everything on a host is to be looked at again.
     fn dirty_host(&mut self, node: NodeId) {
+        self.hosts_changed = true;
         if let Some(host) = self.picture.hosts.get(&node) {
             for slot in host.slots.clone() {
                 self.touch(slot);

@@ -4,7 +4,10 @@
 //! ask for everything. Leaves to `failure` what silence means.
 
 use super::SessionState;
-use crate::session::{Heartbeat, SlotReport, TaskState};
+use crate::{
+    cluster::Member,
+    session::{Heartbeat, SlotReport, TaskState},
+};
 use potluck_specs::{Generation, JobName, Millis, NodeId, SlotId, job::Resources};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -95,15 +98,22 @@ impl Picture {
     /// Hosts follow the members; what a removed one held is changed.
     pub(super) fn follow(
         &mut self,
-        members: &BTreeMap<NodeId, String>,
+        members: &BTreeMap<NodeId, Member>,
         at_begin: bool,
     ) -> BTreeSet<SlotId> {
-        for (node, rack) in members {
-            let host = self
-                .hosts
-                .entry(*node)
-                .or_insert_with(|| Host::new(rack.clone(), at_begin));
-            host.rack.clone_from(rack);
+        for (node, member) in members {
+            let rack = &member.topology.rack;
+            match self.hosts.get_mut(node) {
+                Some(host) if host.rack == *rack => {}
+                Some(host) => host.rack.clone_from(rack),
+                None => {
+                    let host = Host::new(rack.clone(), at_begin);
+                    self.hosts.insert(*node, host);
+                }
+            }
+        }
+        if self.hosts.len() == members.len() {
+            return BTreeSet::new();
         }
         let left: Vec<NodeId> = self
             .hosts
@@ -239,9 +249,13 @@ impl Picture {
     /// Who fills a slot, as far as known: silent hosts still do, lost ones
     /// and those that stopped it do not.
     pub(super) fn holders(&self, slot: &SlotId) -> Vec<(NodeId, &SlotReport)> {
+        self.holders_of(slot).collect()
+    }
+
+    /// The same, one by one.
+    pub(super) fn holders_of(&self, slot: &SlotId) -> impl Iterator<Item = (NodeId, &SlotReport)> {
         self.reports(slot)
             .filter(|(node, report)| report.state != TaskState::Stopped && !self.is_lost(*node))
-            .collect()
     }
 
     /// Not a member any more, or gone with the brake's consent.
@@ -271,6 +285,8 @@ impl Picture {
 fn grew(host: &Host, heartbeat: &Heartbeat) -> bool {
     heartbeat.free.cpu_millis > host.free.cpu_millis
         || heartbeat.free.memory_bytes > host.free.memory_bytes
+        || heartbeat.free.disk_bytes > host.free.disk_bytes
+        || heartbeat.free.uplink_bits_per_s > host.free.uplink_bits_per_s
         || (host.draining && !heartbeat.draining)
 }
 

@@ -5,7 +5,7 @@
 //! drain, a move), and only while all the others serve. Jobs that the log
 //! does not have are left alone: they keep running until a person stops them.
 
-use super::{Note, Scheduler, SessionState, call::takes_work, picture::serves};
+use super::{Note, Scheduler, SessionState, call::takes_work, per_node::Slots, picture::serves};
 use crate::{
     auction::StopReason,
     cluster::Cluster,
@@ -20,6 +20,12 @@ pub(super) const ASK_LONGEST: Millis = Millis(10_000);
 
 /// A stop order that had no effect yet is repeated.
 const STOP_EVERY: Millis = Millis(2_000);
+
+/// More slots than this make a job large: it is looked at as a whole at most
+/// once in the time below. Ten looks a second at all slots of the largest job
+/// take some hundredths of a core.
+const LARGE: u32 = 100;
+const LOOK_EVERY: Millis = Millis(100);
 
 /// A stop that was decided and is not yet seen to have happened.
 #[derive(Debug)]
@@ -53,10 +59,31 @@ impl Scheduler {
     /// Decides about all that changed since the last time.
     pub(super) fn reconcile_dirty(&mut self, cluster: &Cluster, now: Millis) {
         let dirty = std::mem::take(&mut self.dirty);
-        for name in &dirty {
-            self.reconcile(cluster, name, now);
+        for name in dirty {
+            if self.rests(cluster, &name, now) {
+                self.deferred.insert(name);
+                continue;
+            }
+            self.reconcile(cluster, &name, now);
+            self.to_publish.insert(name);
         }
-        self.to_publish.extend(dirty);
+    }
+
+    /// A job of many slots is looked at as a whole at most once in a while:
+    /// else each of its reports would cost as much as all of them.
+    fn rests(&mut self, cluster: &Cluster, name: &JobName, now: Millis) -> bool {
+        let Some(record) = cluster.jobs().get(name) else {
+            return false;
+        };
+        if record.current().replicas <= LARGE {
+            return false;
+        }
+        let work = self.works.entry(name.clone()).or_default();
+        let rests = work.looked_at.is_some_and(|at| now.since(at) < LOOK_EVERY);
+        if !rests {
+            work.looked_at = Some(now);
+        }
+        rests
     }
 
     fn reconcile(&mut self, cluster: &Cluster, name: &JobName, now: Millis) {
@@ -64,15 +91,21 @@ impl Scheduler {
             return;
         };
         let job = self.catalog.running(cluster, name);
-        let wanted = job.as_ref().map_or(0, |job| job.slots());
+        let wanted = job
+            .as_ref()
+            .map_or(Slots::First(0), |job| self.slots_wanted(job, now));
         let surplus = if record.stopped {
             StopReason::JobStopped
         } else {
             StopReason::ScaledDown
         };
-        self.stop_from(name, wanted, surplus);
+        self.stop_surplus(name, &wanted, surplus);
         let Some(job) = job else { return };
-        let survey = self.survey(cluster, &job);
+        if let Slots::These(these) = &wanted {
+            let work = self.works.entry(name.clone()).or_default();
+            work.per_node.clone_from(these);
+        }
+        let survey = self.survey(cluster, &job, wanted);
         if !survey.missing.is_empty() {
             self.call(cluster, &job, &survey.missing, now);
         }
@@ -83,12 +116,12 @@ impl Scheduler {
         }
     }
 
-    /// Stops every task of the job from this index on.
-    fn stop_from(&mut self, name: &JobName, first: u32, reason: StopReason) {
+    /// Stops every task of the job that it has not asked for.
+    fn stop_surplus(&mut self, name: &JobName, wanted: &Slots, reason: StopReason) {
         let surplus: Vec<(SlotId, NodeId)> = self
             .picture
             .slots_of(name)
-            .filter(|slot| slot.index >= first)
+            .filter(|slot| !wanted.contains(slot.index))
             .flat_map(|slot| {
                 let holders = self.picture.holders(slot).into_iter();
                 holders.map(|(node, _)| (slot.clone(), node))
@@ -99,9 +132,9 @@ impl Scheduler {
         }
     }
 
-    fn survey(&mut self, cluster: &Cluster, job: &Job) -> Survey {
+    fn survey(&mut self, cluster: &Cluster, job: &Job, wanted: Slots) -> Survey {
         let mut survey = Survey::default();
-        for index in 0..job.slots() {
+        for index in wanted.indexes() {
             let slot = SlotId {
                 job: job.name.clone(),
                 index,
@@ -209,7 +242,7 @@ impl Scheduler {
 
     /// Is the slot to be filled, and by nobody yet?
     pub(super) fn is_missing(&self, cluster: &Cluster, job: &Job, slot: &SlotId) -> bool {
-        slot.index < job.slots()
+        self.is_wanted(job, slot.index)
             && !self.awards.contains_key(slot)
             && self.picture.holders(slot).is_empty()
             && self.may_place(cluster, slot) == MayPlace::Yes

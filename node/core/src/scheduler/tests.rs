@@ -5,6 +5,7 @@
 
 use super::*;
 use crate::{
+    attributes::Facts,
     auction::{AwardAnswer, Bid, CallAnswer, Refusal},
     cluster::{Admission, Command, Genesis, Origin, Reply},
     session::{Inventory, SlotReport, TaskState},
@@ -145,6 +146,8 @@ impl FakeHost {
             free: self.free(),
             total: FakeHost::total(),
             draining: self.draining,
+            pressure: 0,
+            facts: Some(Facts::default()),
             inventory: Inventory {
                 since: None,
                 number: self.number,
@@ -432,7 +435,9 @@ impl World {
             return self.later(1_000, event);
         }
         let free = self.hosts[&to].free();
-        let room = (free.cpu_millis / call.resources.cpu_millis.max(1)).min(call.wanted);
+        let room = (free.cpu_millis / call.resources.cpu_millis.max(1))
+            .min(call.wanted)
+            .min(call.each_most.unwrap_or(u32::MAX));
         let answer = if room == 0 {
             CallAnswer::Refusal(Refusal::Cpu {
                 need: call.resources.cpu_millis,
@@ -446,6 +451,7 @@ impl World {
                 total: FakeHost::total(),
                 missing_bytes: 0,
                 failures: 0,
+                pressure: 0,
                 holds: Millis(3_000),
             })
         };

@@ -2,7 +2,7 @@
 
 use crate::{
     FleetId, JobName, PackageId,
-    job::{self, HealthCheck, JobKind, Probe},
+    job::{self, HealthCheck, JobKind, Probe, interpolation::escape},
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -100,8 +100,13 @@ impl From<Task> for job::TaskTemplate {
         };
         job::TaskTemplate {
             command: old.command,
-            args: old.args,
-            env: old.env,
+            // Then these were taken as they are.
+            args: old.args.iter().map(|arg| escape(arg)).collect(),
+            env: old
+                .env
+                .into_iter()
+                .map(|(name, value)| (name, escape(&value)))
+                .collect(),
             resources: job::Resources::new(old.resources.cpu_millis, old.resources.memory_bytes),
             ports: old.ports.into_iter().map(port).collect(),
             services: old.services.into_iter().map(service).collect(),

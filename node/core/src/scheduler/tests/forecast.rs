@@ -68,7 +68,7 @@ fn what_is_forecast_then_happens() {
         let mut world = World::settled(racks);
         let said = world.look(&job(1, replicas, 100), false);
         assert_eq!(indices(&said), (0..replicas).collect::<Vec<_>>());
-        assert!(said.unplaced.is_empty() && said.refusals.is_empty() && !said.waits_for_hosts);
+        assert!(said.unplaced.is_empty() && said.obstacles.is_empty() && !said.waits_for_hosts);
         world.submit(1, replicas, 100);
         world.until("all serve", |w| w.serving(1).len() == replicas as usize);
         let mut happened: BTreeMap<String, u32> = BTreeMap::new();
@@ -88,12 +88,18 @@ fn what_does_not_fit_has_its_reasons() {
         (indices(&said), said.unplaced.clone()),
         (vec![0, 1, 2], vec![3])
     );
-    let mut free = total;
-    free.cpu_millis = 1_000;
-    free.memory_bytes -= GIB / 8;
-    let need = need.task.resources;
-    let small = |k| (node(k), Verdict::TooSmall { need, free });
-    assert_eq!(said.refusals, [small(1), small(2), small(3)]);
+    let small = |k| {
+        let lacks = Obstacle::Lacks {
+            what: Resource::Cpu,
+            need: 3_000,
+            free: 1_000,
+            total: total.cpu_millis.into(),
+        };
+        (node(k), vec![lacks])
+    };
+    let mut obstacles = said.obstacles;
+    obstacles.sort_by_key(|(node, _)| *node);
+    assert_eq!(obstacles, [small(1), small(2), small(3)]);
     // And so it happens.
     world.submit(1, 4, 3_000);
     world.until("three serve", |w| w.serving(1).len() == 3);
@@ -102,7 +108,7 @@ fn what_does_not_fit_has_its_reasons() {
 
     let said = world.look(&named("large", 1, 5_000), false);
     assert_eq!((said.tasks.len(), said.unplaced), (0, vec![0]));
-    assert_eq!(said.refusals.len(), 3);
+    assert_eq!(said.obstacles.len(), 3);
 }
 
 #[test]
@@ -119,11 +125,12 @@ fn hosts_that_take_nothing_are_not_counted_on() {
     let said = world.look(&job(1, 2, 3_000), false);
     assert_eq!(said.tasks.len(), 1);
     assert_eq!(said.tasks[0].node, node(1));
+    let why: BTreeMap<NodeId, Vec<Obstacle>> = said.obstacles.into_iter().collect();
     assert!(
-        matches!(said.refusals[1].1, Verdict::Session { .. }),
-        "{said:?}"
+        matches!(why[&node(2)][0], Obstacle::Session { .. }),
+        "{why:?}"
     );
-    assert_eq!(said.refusals[2].1, Verdict::Draining);
+    assert_eq!(why[&node(3)][0], Obstacle::Draining);
 }
 
 #[test]
@@ -164,18 +171,43 @@ fn jobs_of_one_look_share_the_room() {
 
 #[test]
 fn a_fixed_port_is_had_once_on_a_host() {
-    let mut world = World::settled("ab");
+    let world = World::settled("ab");
     let mut fixed = job(1, 3, 100);
     fixed.task.ports[0].number = Some(8_080);
     let said = world.look(&fixed, false);
     assert_eq!((said.tasks.len(), said.unplaced), (2, vec![2]));
-    let taken = |k| {
-        let refusal = Refusal::PortTaken { port: 8_080 };
-        (node(k), Verdict::Refused { refusal })
-    };
-    assert_eq!(said.refusals, [taken(1), taken(2)]);
-    world.submit(1, 1, 100);
-    world.until("it serves", |w| w.serving(1).len() == 1);
+    for (host, why) in said.obstacles {
+        assert_eq!(why, [Obstacle::Port { port: 8_080 }], "{host:?}");
+    }
+}
+
+#[test]
+fn at_most_so_many_go_to_one_place() {
+    let world = World::settled("aab");
+    let mut narrow = named("narrow", 4, 100);
+    narrow.placement.at_most = vec![potluck_specs::job::AtMost {
+        level: potluck_specs::job::Level::Rack,
+        count: 1,
+    }];
+    let said = world.look(&narrow, false);
+    assert_eq!((said.tasks.len(), said.unplaced.len()), (2, 2));
+    for (host, why) in said.obstacles {
+        assert!(
+            matches!(why[..], [Obstacle::AtMost { .. }]),
+            "{host:?} {why:?}"
+        );
+    }
+}
+
+#[test]
+fn one_on_each_node_is_one_on_each_node() {
+    let world = World::settled("aab");
+    let mut each = named("each", 1, 100);
+    each.kind = potluck_specs::job::JobKind::PerNode;
+    let said = world.look(&each, false);
+    let nodes: Vec<NodeId> = said.tasks.iter().map(|task| task.node).collect();
+    assert_eq!(nodes.len(), 3);
+    assert_eq!(nodes.iter().copied().collect::<BTreeSet<_>>().len(), 3);
 }
 
 #[test]
