@@ -9,7 +9,7 @@ use potluck_specs::{
     job::{PortSpec, Resources, SignedJob},
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 /// Whose word it is. Ordered by epoch, then reign.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -171,6 +171,82 @@ pub enum Refusal {
     Other,
 }
 
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::StaleAuthority { .. } => f.write_str("it obeys a later scheduler"),
+            Refusal::Cpu { need, free } => {
+                write!(f, "needs {}, {} are free", cores(*need), cores(*free))
+            }
+            Refusal::Memory { need, free } => {
+                let (need, free) = (bytes(*need), bytes(*free));
+                write!(f, "needs {need} of memory, {free} are free")
+            }
+            Refusal::Disk { need, free } => {
+                let (need, free) = (bytes(*need), bytes(*free));
+                write!(f, "needs {need} of disk, {free} are free")
+            }
+            Refusal::Uplink { need, free } => {
+                let (need, free) = (bits(*need), bits(*free));
+                write!(f, "needs {need} of uplink, {free} are free")
+            }
+            Refusal::Device { kind, need, free } => {
+                write!(f, "needs {need} {kind}, {free} are free")
+            }
+            Refusal::Requirement { requirement, has } => match has {
+                Some(has) => write!(f, "requires {requirement}, it has {has:?}"),
+                None => write!(f, "requires {requirement}, it has none"),
+            },
+            Refusal::PortTaken { port } => write!(f, "port {port} is taken"),
+            Refusal::Draining => f.write_str("it takes no new work"),
+            Refusal::Adopting => f.write_str("it still looks for the tasks of its former life"),
+            Refusal::Busy => f.write_str("too many calls are open there"),
+            Refusal::Untrusted { why } => write!(f, "it does not trust the job: {why}"),
+            Refusal::StaleGeneration { holds } => {
+                write!(f, "it holds a later generation, {holds}")
+            }
+            Refusal::Other => {
+                f.write_str("it refused for a reason that this version does not know")
+            }
+        }
+    }
+}
+
+/// Thousandths of a core, for people.
+pub(crate) fn cores(millis: u32) -> String {
+    match millis % 1_000 {
+        0 => format!("{} cores", millis / 1_000),
+        rest => {
+            let rest = format!("{rest:03}");
+            format!("{}.{} cores", millis / 1_000, rest.trim_end_matches('0'))
+        }
+    }
+}
+
+/// Bytes, for people: whole numbers of a unit where they are, else tenths.
+pub(crate) fn bytes(bytes: u64) -> String {
+    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    for (shift, unit) in units {
+        if bytes >> shift > 0 {
+            let tenths = (bytes >> (shift - 10)) * 10 / 1_024;
+            return match tenths % 10 {
+                0 => format!("{} {unit}", tenths / 10),
+                rest => format!("{}.{rest} {unit}", tenths / 10),
+            };
+        }
+    }
+    format!("{bytes} B")
+}
+
+/// Bits a second, for people.
+pub(crate) fn bits(bits: u64) -> String {
+    match bits {
+        0..1_000 => format!("{bits} bit/s"),
+        1_000..1_000_000 => format!("{} kbit/s", bits / 1_000),
+        _ => format!("{} Mbit/s", bits / 1_000_000),
+    }
+}
+
 /// Fill these slots.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Award {
@@ -223,6 +299,12 @@ pub enum StopReason {
     Drained,
     /// The slot is filled elsewhere.
     Double,
+    /// It fails on this host again and again.
+    Failing,
+    /// It is to even out the load.
+    Moved,
+    /// A job of higher priority needs the room.
+    Preempted,
     /// A reason that a newer version knows.
     #[serde(other)]
     Other,

@@ -53,6 +53,10 @@ pub struct SlotReport {
     pub resources: Resources,
     /// Starts of its process under this generation, from 1; 0 before.
     pub starts: u32,
+    /// Failures in a row: starts, and fetches before them, without a long run
+    /// between.
+    #[serde(default)]
+    pub failures: u32,
     /// How its last process ended, or why it could not start, for people.
     pub last_end: Option<String>,
     /// Since when it is in this state, Unix time.

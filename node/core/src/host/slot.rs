@@ -215,6 +215,7 @@ impl Slot {
             ports: self.entry.ports.clone(),
             resources: self.entry.job.task.resources,
             starts: self.entry.starts,
+            failures: self.failures_in_row,
             last_end: self.last_end.clone(),
             since: self.since + unix_offset,
         }

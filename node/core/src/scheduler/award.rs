@@ -1,6 +1,7 @@
 //! Awards that have left and are not yet seen in a report.
 //!
 //! ```text
+//! decided --the log names no other holder--> sent
 //! sent --Ok--> committed --a report has it--> (held)
 //!  |  \--no answer--> unknown, repeated while the session is up
 //!  |--refused--> (missing)
@@ -10,6 +11,11 @@
 //!
 //! Unknown is never taken for free: until it is resolved the slot stays with
 //! that node.
+//!
+//! A slot that the log places on another host is awarded only once the log
+//! names the new one: whoever reigns next would hear the other one say that it
+//! has ended, take the slot for free, and fill it twice. A first placement
+//! waits for nothing: without a record all hosts are asked.
 
 use super::{Effect, Note, Scheduler, SessionState, call::Answered, picture::Host};
 use crate::{
@@ -69,6 +75,10 @@ impl Awards {
         self.by_slot.contains_key(slot)
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_slot.is_empty()
+    }
+
     /// Nodes that have any.
     pub(super) fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.on.keys().copied()
@@ -94,7 +104,9 @@ pub(super) struct Pending {
     pub(super) node: NodeId,
     pub(super) generation: Generation,
     pub(super) call: u64,
-    version: u64,
+    pub(super) version: u64,
+    /// It has left; else it waits for the log.
+    sent: bool,
     /// When it was sent last, or answered.
     at: Millis,
     /// No answer came.
@@ -125,6 +137,7 @@ impl Scheduler {
                 generation,
                 call,
                 version: job.version,
+                sent: false,
                 at: now,
                 lost: false,
                 repeats: 0,
@@ -167,12 +180,20 @@ impl Scheduler {
     /// host has shown to hold by now is left out: the award may still be
     /// committed, which the host's reports tell, but needs no help to be.
     fn send_award(&mut self, cluster: &Cluster, node: NodeId, call: u64, job: &JobName) {
-        let open: Vec<(SlotId, Generation, u64)> = self
+        let (open, waiting): (Vec<_>, Vec<_>) = self
             .awards_on(node)
             .filter(|(slot, p)| p.call == call && slot.job == *job && !p.committed)
             .filter(|(slot, _)| !self.is_held_elsewhere(slot, node))
             .map(|(slot, p)| (slot.clone(), p.generation, p.version))
-            .collect();
+            .partition(|(slot, ..)| !self.record_misleads(cluster, slot, node));
+        for (slot, ..) in waiting {
+            self.behind.hurry(slot);
+        }
+        for (slot, ..) in &open {
+            if let Some(pending) = self.awards.by_slot.get_mut(slot) {
+                pending.sent = true;
+            }
+        }
         let version = open
             .first()
             .and_then(|(_, _, version)| cluster.jobs().get(job)?.version(*version));
@@ -192,9 +213,45 @@ impl Scheduler {
         });
     }
 
+    /// Does somebody else hold it, other than the task whose next one this is?
     fn is_held_elsewhere(&self, slot: &SlotId, node: NodeId) -> bool {
+        let from = self.surges.get(slot).map(|surge| surge.from);
         let holders = self.picture.holders(slot);
-        holders.iter().any(|(holder, _)| *holder != node)
+        holders
+            .iter()
+            .any(|(holder, _)| *holder != node && Some(*holder) != from)
+    }
+
+    /// Does the log name a holder that is neither this node nor has the slot?
+    fn record_misleads(&self, cluster: &Cluster, slot: &SlotId, node: NodeId) -> bool {
+        let recorded = cluster.placements().get(slot).map(|placed| placed.node);
+        recorded.is_some_and(|recorded| {
+            let mut holders = self.picture.holders(slot).into_iter();
+            recorded != node && !holders.any(|(holder, _)| holder == recorded)
+        })
+    }
+
+    /// Sends awards that waited for the log.
+    pub(super) fn send_recorded(&mut self, cluster: &Cluster, now: Millis) {
+        let ready: BTreeSet<(NodeId, u64, JobName)> = self
+            .awards
+            .by_slot
+            .iter()
+            .filter(|(slot, p)| !p.sent && !self.record_misleads(cluster, slot, p.node))
+            .map(|(slot, p)| (p.node, p.call, slot.job.clone()))
+            .collect();
+        for (node, call, job) in ready {
+            let reports = self.reports_of(node);
+            for slot in self.awards.of_call(node, call) {
+                if let Some(pending) = self.awards.by_slot.get_mut(&slot)
+                    && !pending.sent
+                {
+                    pending.at = now;
+                    pending.reports = reports;
+                }
+            }
+            self.send_award(cluster, node, call, &job);
+        }
     }
 
     pub(super) fn award_answered(
@@ -277,7 +334,8 @@ impl Scheduler {
             // An answer that is only slow is not chased: the driver says when
             // it is lost, and its own patience ends before ours.
             let silent = pending.lost || now.since(pending.at) >= REPEAT_LONGEST;
-            if up && silent && !pending.committed && now.since(pending.at) >= pause {
+            if up && silent && pending.sent && !pending.committed && now.since(pending.at) >= pause
+            {
                 due.insert((pending.node, pending.call), slot.job.clone());
             }
         }

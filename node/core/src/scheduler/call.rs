@@ -251,9 +251,7 @@ impl Scheduler {
                 job: job.name.clone(),
                 index,
             };
-            if !self.is_missing(cluster, job, &slot) {
-                continue;
-            }
+            // Whether it still is missing is asked when the call is closed.
             if self.former_node(cluster, job, &slot).is_some() {
                 match slots.is_empty() {
                     true => slots.push(slot),
@@ -342,10 +340,7 @@ impl Scheduler {
         // One that did not answer may have reserved all the same.
         let silent = std::mem::take(&mut open.waiting);
         self.cancel_all(silent.iter(), number);
-        let job = self
-            .catalog
-            .running(cluster, &open.job)
-            .filter(|job| job.version == open.version);
+        let job = self.wanted_version(cluster, &open.job, open.version);
         let Some(job) = job else {
             self.dirty.insert(open.job);
             self.cancel_all(open.bids.keys(), number);
@@ -367,11 +362,18 @@ impl Scheduler {
             .collect();
         let terms = ask.terms(number);
         let chosen = rank::assign(&offers, &terms, wanted.len());
-        let filled = chosen.len();
+        let mut filled = 0;
         let mut by_node: BTreeMap<NodeId, Vec<SlotId>> = BTreeMap::new();
         let count = wanted.len();
         for (slot, at) in wanted.into_iter().zip(chosen) {
-            by_node.entry(offers[at].node).or_default().push(slot);
+            let node = offers[at].node;
+            let from = self.surges.get(&slot).map(|surge| surge.from);
+            if from == Some(node) {
+                // Its own host would end the task to start the next.
+                continue;
+            }
+            filled += 1;
+            by_node.entry(node).or_default().push(slot);
         }
         self.cancel_all(
             open.bids.keys().filter(|node| !by_node.contains_key(node)),
@@ -419,6 +421,7 @@ impl Scheduler {
             heavy: self.tallies.heavy_around(&entry.place),
             preference: preferred + ask.prefers(entry),
             former: former == Some(node),
+            flapping: self.is_flapping(node, now),
             failures: bid.failures,
             missing_bytes: bid.missing_bytes,
             pressure: bid.pressure,
@@ -490,6 +493,7 @@ pub(super) fn takes_work(cluster: &Cluster, node: NodeId) -> bool {
         .members()
         .get(&node)
         .is_some_and(|member| !member.draining && member.roles.contains(&NodeRole::Agent))
+        && !cluster.is_cordoned(node)
 }
 
 pub(super) fn package_bytes(cluster: &Cluster, job: &Job) -> u64 {

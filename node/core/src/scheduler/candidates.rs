@@ -240,6 +240,7 @@ impl Scheduler {
             heavy: self.tallies.heavy_around(&entry.place),
             preference: preferred + ask.prefers(entry),
             former: false,
+            flapping: self.is_flapping(entry.node, now),
             failures: 0,
             missing_bytes: if holds { 0 } else { package_bytes },
             pressure: entry.pressure,

@@ -1,7 +1,7 @@
 //! What the scheduler hears and what it wants done.
 
 use crate::{
-    auction::{Authority, Award, AwardAnswer, Call, CallAnswer, StopOrder},
+    auction::{Authority, Award, AwardAnswer, Call, CallAnswer, StopOrder, StopReason},
     cluster::Command,
     session::{Heartbeat, HeartbeatAnswer},
 };
@@ -260,6 +260,30 @@ pub enum Note {
         slot: SlotId,
         /// Where the surplus one is.
         node: NodeId,
+    },
+    /// A slot's next task is started before this one is stopped.
+    Surge {
+        /// The slot.
+        slot: SlotId,
+        /// Where the present one is.
+        from: NodeId,
+        /// Why it has to go.
+        reason: StopReason,
+    },
+    /// A job's tasks fail on a host again and again: it gets none of them for
+    /// a while.
+    BadPair {
+        /// The job.
+        job: JobName,
+        /// The host.
+        node: NodeId,
+    },
+    /// A version of a job fails wherever it is tried.
+    CrashLoop {
+        /// The job.
+        job: JobName,
+        /// Its version.
+        version: u64,
     },
     /// Many hosts are silent at once: held as a partition.
     BrakeOn {

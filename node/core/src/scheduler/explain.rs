@@ -85,8 +85,8 @@ impl Scheduler {
                 generation: award.generation,
             };
         }
-        let job = self.catalog.running(cluster, &slot.job);
-        if job.is_none_or(|job| !self.is_wanted(&job, slot.index)) {
+        let target = self.target(cluster, &slot.job);
+        if target.is_none_or(|target| !self.is_wanted(&target, slot.index)) {
             return SlotPhase::Unwanted;
         }
         if let MayPlace::Wait { holder } = self.may_place(cluster, slot) {

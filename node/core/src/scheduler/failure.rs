@@ -134,7 +134,7 @@ impl Scheduler {
     }
 
     /// A host was heard: whatever was thought of it is over.
-    pub(super) fn heard(&mut self, node: NodeId) {
+    pub(super) fn heard(&mut self, node: NodeId, now: Millis) {
         let Some(host) = self.picture.hosts.get_mut(&node) else {
             return;
         };
@@ -143,8 +143,10 @@ impl Scheduler {
         if host.state == SessionState::Up {
             return;
         }
-        host.state = SessionState::Up;
+        let was = std::mem::replace(&mut host.state, SessionState::Up);
         host.lost = false;
+        self.came_back(node, was, now);
+        self.rebalance.busy(now);
         self.note_session(node, SessionState::Up);
         self.dirty_host(node);
         self.capacity_grew = true;
@@ -187,6 +189,7 @@ impl Scheduler {
         };
         if next != host.state {
             host.state = next;
+            self.rebalance.busy(now);
             self.note_session(node, next);
             self.dirty_host(node);
         }

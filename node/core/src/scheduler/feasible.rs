@@ -16,7 +16,6 @@ use super::{
 };
 use crate::{
     attributes::{Facts, meets},
-    auction::Refusal,
     cluster::Cluster,
 };
 use potluck_specs::{
@@ -38,7 +37,9 @@ pub enum Obstacle {
         /// How it stands.
         state: SessionState,
     },
-    /// Drained or cordoned, or it says itself that it takes no new work.
+    /// It keeps what it has and takes no more.
+    Cordoned,
+    /// Being emptied, or it says itself that it takes no new work.
     Draining,
     /// It runs no tasks at all.
     NoAgent,
@@ -108,15 +109,12 @@ pub enum Obstacle {
         /// Its name.
         place: String,
     },
+    /// Tasks of the job failed there lately.
+    BadPair,
     /// It refused an award or lost several lately, and is left alone.
     Avoided {
         /// For how long still.
         for_ms: u64,
-    },
-    /// It said no to the last call.
-    Refused {
-        /// Why.
-        refusal: Refusal,
     },
 }
 
@@ -418,6 +416,7 @@ impl Scheduler {
         };
         is_fresh(host, self.began, now)
             && !work.is_some_and(|work| work.avoids(entry.node, now))
+            && !self.is_bad_pair(&ask.job.name, entry.node, now)
             && (ask.ports.is_empty() || self.taken_port(&ask.ports, entry.node).is_none())
             && self.lacking_device(ask.job, entry).is_none()
     }
@@ -487,6 +486,8 @@ impl Scheduler {
         let role = potluck_specs::trust::NodeRole::Agent;
         if member.is_some_and(|member| !member.roles.contains(&role)) {
             found.push(Obstacle::NoAgent);
+        } else if cluster.is_cordoned(entry.node) {
+            found.push(Obstacle::Cordoned);
         } else if !entry.admitted || host.is_some_and(|host| host.draining) {
             found.push(Obstacle::Draining);
         }
@@ -508,6 +509,9 @@ impl Scheduler {
         let port = self.taken_port(&ask.ports, entry.node);
         found.extend(port.map(|port| Obstacle::Port { port }));
         found.extend(self.crowd(ask, &entry.place, besides));
+        if self.is_bad_pair(&ask.job.name, entry.node, now) {
+            found.push(Obstacle::BadPair);
+        }
         let work = self.works.get(&ask.job.name);
         let until = work.and_then(|work| work.avoid.get(&entry.node));
         if let Some(until) = until.filter(|until| now < **until) {

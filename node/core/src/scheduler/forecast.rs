@@ -13,14 +13,18 @@ use super::{
     per_node::Slots,
     rank,
     reconcile::MayPlace,
+    rollout::{Target, stages},
     score::Offer,
 };
 use crate::cluster::Cluster;
 use potluck_specs::{
-    Job, Millis, NodeId, SlotId,
+    Job, JobName, Millis, NodeId, SlotId,
     job::{Level, Resources},
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Most slots that are looked at for one question, of all its jobs: the
 /// scheduler decides nothing meanwhile, and a thousand restarts among a
@@ -66,6 +70,12 @@ pub struct Forecast {
     pub stops: u32,
     /// The scheduler is new and asks all hosts before it places such slots.
     pub waits_for_hosts: bool,
+    /// Jobs that must be there before its tasks start, and are not.
+    pub waits_for_jobs: Vec<JobName>,
+    /// The stages of the rollout, if running tasks are restarted.
+    pub stages: u32,
+    /// The pauses between stages: the rollout takes no less.
+    pub bakes: Millis,
 }
 
 /// A slot and its node.
@@ -109,7 +119,8 @@ impl Scheduler {
         room: &mut Room,
         now: Millis,
     ) -> Forecast {
-        let wanted = self.slots_wanted(job, now);
+        let target = Target::all(Arc::new(job.clone()));
+        let wanted = self.slots_wanted(&target, now);
         let all = wanted.indexes().count();
         let looked_at: Vec<u32> = wanted.indexes().take(room.slots_left as usize).collect();
         room.slots_left -= looked_at.len() as u32;
@@ -132,8 +143,14 @@ impl Scheduler {
             restarts: moved.len() as u32,
             stops: surplus.len() as u32,
             waits_for_hosts: missing.iter().any(|index| look.waits(*index)),
+            waits_for_jobs: self.unmet(cluster, job),
             ..Forecast::default()
         };
+        if forecast.restarts > 0 {
+            let stages = stages(job);
+            forecast.stages = stages.len() as u32;
+            forecast.bakes = stages.iter().fold(Millis(0), |sum, (_, bake)| sum + *bake);
+        }
         let stays = |(index, node)| ForecastTask {
             index,
             node,
@@ -151,6 +168,12 @@ impl Scheduler {
         forecast.unplaced.sort_unstable();
         forecast.tasks.sort_by_key(|task| task.index);
         forecast
+    }
+
+    fn unmet(&self, cluster: &Cluster, job: &Job) -> Vec<JobName> {
+        let needs = job.change.depends_on.iter();
+        let unmet = needs.filter(|needs| !self.is_met(cluster, needs));
+        unmet.map(|needs| needs.job.clone()).collect()
     }
 
     /// Slots that are filled or awarded, with their nodes: those that are

@@ -6,8 +6,12 @@
 //! roomiest member. Leaves to `picture` what hosts run, to `feasible` the
 //! whole answer for one host.
 
+use super::call::takes_work;
 use crate::{attributes::Facts, cluster::Cluster};
-use potluck_specs::{Millis, NodeId, job::Level, job::Resources, trust::NodeRole};
+use potluck_specs::{
+    Millis, NodeId,
+    job::{Level, Resources},
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Levels of the topology.
@@ -76,7 +80,7 @@ impl Index {
     pub(super) fn follow(&mut self, cluster: &Cluster) -> Vec<NodeId> {
         let mut moved = Vec::new();
         for member in cluster.members().values() {
-            let admitted = !member.draining && member.roles.contains(&NodeRole::Agent);
+            let admitted = takes_work(cluster, member.node);
             let topology = &member.topology;
             let path = [
                 topology.region.as_str(),
@@ -92,16 +96,12 @@ impl Index {
                         self.settle(number, &path);
                         moved.push(member.node);
                     }
-                    if let Some(entry) = self.entry_mut(number) {
-                        entry.admitted = admitted;
-                    }
+                    self.set_admitted(number, admitted);
                 }
                 None => {
                     let number = self.add(member.node);
                     self.settle(number, &path);
-                    if let Some(entry) = self.entry_mut(number) {
-                        entry.admitted = admitted;
-                    }
+                    self.set_admitted(number, admitted);
                 }
             }
         }
@@ -118,6 +118,16 @@ impl Index {
             }
         }
         moved
+    }
+
+    fn set_admitted(&mut self, number: u32, admitted: bool) {
+        if let Some(entry) = self.entry_mut(number)
+            && entry.admitted != admitted
+        {
+            entry.admitted = admitted;
+            let group = entry.group;
+            self.measure(group);
+        }
     }
 
     fn stands_at(&self, number: u32, path: &[&str; LEVELS]) -> bool {
@@ -321,13 +331,6 @@ impl Index {
                 self.measure(group);
             }
         } else {
-            self.measure(group);
-        }
-    }
-
-    /// Measures all groups again: the log opened or closed hosts.
-    pub(super) fn measure_all(&mut self) {
-        for group in 0..self.groups.len() {
             self.measure(group);
         }
     }

@@ -11,29 +11,44 @@
 //! again once they are.
 
 mod award;
+mod backoff;
 mod behind;
 mod brake;
 mod call;
 mod candidates;
 mod catalog;
+mod dependencies;
+mod drain;
 mod endpoints;
 mod event;
 mod explain;
+mod explanation;
 mod failure;
 mod feasible;
 mod forecast;
 mod index;
+mod ledger;
+mod moves;
 mod per_node;
 mod picture;
 mod rank;
+mod rebalance;
 mod reconcile;
+mod relax;
+mod rollout;
 mod score;
+mod stops;
 mod tally;
 mod view;
 
+pub use drain::{DrainView, DrainWait};
 pub use event::{Effect, Endpoint, Event, MemberView, Note, ServiceEndpoints};
+pub use explanation::{Explanation, HostCase};
 pub use feasible::{ISOLATION, Obstacle, Resource};
 pub use forecast::{FORECAST_SLOTS_MAX, Forecast, ForecastTask, Room};
+pub use ledger::{Ledger, Spent, Use};
+pub use rebalance::Move;
+pub use relax::{Relaxation, SmallestChange};
 pub use score::Part;
 pub use view::{HostView, SessionState, SlotPhase, SlotView, Verdict};
 
@@ -55,12 +70,16 @@ pub struct SchedulerConfig {
     /// How long after the last acknowledgement of most voters a leader may
     /// act: the control group's shortest election timeout.
     pub election_timeout: Millis,
+    /// Unix time minus the time that [`Scheduler::step`] is told, for deadlines
+    /// that the log holds.
+    pub unix_offset: Millis,
 }
 
 impl Default for SchedulerConfig {
     fn default() -> SchedulerConfig {
         SchedulerConfig {
             election_timeout: Millis(500),
+            unix_offset: Millis(0),
         }
     }
 }
@@ -99,13 +118,23 @@ pub struct Scheduler {
     awards: award::Awards,
     /// Counts the instructions of this reign.
     sequence: u64,
-    stops: BTreeMap<(SlotId, NodeId), reconcile::Stopping>,
+    stops: BTreeMap<(SlotId, NodeId), stops::Stopping>,
+    /// Slots whose next task is started before the present one ends.
+    surges: BTreeMap<SlotId, moves::Surge>,
+    backoff: backoff::Backoff,
+    rebalance: rebalance::Rebalance,
+    rollouts: BTreeMap<JobName, rollout::Watched>,
+    dependants: dependencies::Dependants,
+    /// Stopped jobs whose tasks wait for those of others, since when.
+    stop_waits: BTreeMap<JobName, Millis>,
     published: endpoints::Published,
     behind: behind::Behind,
     /// Jobs to look at again.
     dirty: BTreeSet<JobName>,
     /// Jobs to look at again with the next tick.
     deferred: BTreeSet<JobName>,
+    /// Jobs to look at again at a time.
+    wakes: BTreeMap<JobName, Millis>,
     /// Jobs whose endpoints may have changed.
     to_publish: BTreeSet<JobName>,
     capacity_grew: bool,
@@ -113,6 +142,10 @@ pub struct Scheduler {
     hosts_changed: bool,
     /// Members that the log says are drained.
     draining: BTreeSet<NodeId>,
+    /// Members that the log says are cordoned.
+    cordoned: BTreeSet<NodeId>,
+    /// The log's index up to which rollouts are followed.
+    rollouts_at: u64,
     out: Vec<Effect>,
 }
 
@@ -148,14 +181,23 @@ impl Scheduler {
             awards: award::Awards::default(),
             sequence: 0,
             stops: BTreeMap::new(),
+            surges: BTreeMap::new(),
+            backoff: backoff::Backoff::default(),
+            rebalance: rebalance::Rebalance::default(),
+            rollouts: BTreeMap::new(),
+            dependants: dependencies::Dependants::default(),
+            stop_waits: BTreeMap::new(),
             published: endpoints::Published::default(),
             behind: behind::Behind::default(),
             dirty: BTreeSet::new(),
             deferred: BTreeSet::new(),
+            wakes: BTreeMap::new(),
             to_publish: BTreeSet::new(),
             capacity_grew: false,
             hosts_changed: true,
             draining: BTreeSet::new(),
+            cordoned: BTreeSet::new(),
+            rollouts_at: 0,
             out: Vec::new(),
         }
     }
@@ -216,9 +258,13 @@ impl Scheduler {
     /// All that others could notice happens here, and only with a quorum.
     fn act(&mut self, cluster: &Cluster, now: Millis) {
         self.close_calls(cluster, now);
+        self.send_recorded(cluster, now);
         self.reconcile_dirty(cluster, now);
         self.publish(cluster);
         self.send_stops(cluster, now);
+        if self.behind.is_urgent() {
+            self.write_behind(cluster, now);
+        }
     }
 
     fn tick(&mut self, cluster: &Cluster, now: Millis) {
@@ -226,6 +272,7 @@ impl Scheduler {
             self.lagged(now.since(before), now);
         }
         self.watch(cluster, now);
+        self.count_tasks();
         if std::mem::take(&mut self.capacity_grew) {
             self.retry_waiting(now);
         }
@@ -233,12 +280,14 @@ impl Scheduler {
         if std::mem::take(&mut self.hosts_changed) {
             self.dirty.extend(self.catalog.per_node().cloned());
         }
+        self.take_woken(now);
         for (job, work) in &self.works {
             if work.rounds_failed > 0 && work.call.is_none() && now >= work.retry_at {
                 self.dirty.insert(job.clone());
             }
         }
         if self.may_act(now) {
+            self.even_out(cluster, now);
             self.repeat_awards(cluster, now);
             self.write_behind(cluster, now);
         }
@@ -261,6 +310,8 @@ impl Scheduler {
                 work.avoid.clear();
                 work.suits.clear();
             }
+            self.backoff.job_changed(&name, now);
+            self.follow_needs(cluster, &name);
             self.dirty.insert(name);
         }
         let moved = self.index.follow(cluster);
@@ -277,6 +328,11 @@ impl Scheduler {
             self.dirty_host(node);
         }
         self.drop_awards_of_strangers();
+        self.follow_rollouts(cluster);
+        if *cluster.cordoned() != self.cordoned {
+            self.cordoned.clone_from(cluster.cordoned());
+            self.capacity_grew = true;
+        }
         if draining != self.draining {
             self.drains_changed(draining);
         }
@@ -290,7 +346,6 @@ impl Scheduler {
             .collect();
         self.draining = draining;
         self.capacity_grew = true;
-        self.index.measure_all();
         for node in changed {
             self.dirty_host(node);
         }
@@ -325,7 +380,7 @@ impl Scheduler {
         let Some(taken) = self.picture.take(heartbeat, now) else {
             return answer;
         };
-        self.heard(node);
+        self.heard(node, now);
         self.index_report(heartbeat, now);
         if was_draining != Some(heartbeat.draining) {
             self.dirty_host(node);
@@ -341,6 +396,7 @@ impl Scheduler {
         }
         self.capacity_grew |= taken.grew;
         self.settle_stops(&taken.changed, node);
+        self.note_failures(&taken.changed, node, now);
         for slot in taken.changed {
             self.touch(slot);
         }

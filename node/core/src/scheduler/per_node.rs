@@ -5,8 +5,8 @@
 //! is free. Which node fills which number does not matter, since no node may
 //! have two.
 
-use super::{Scheduler, failure::is_fresh, feasible::Suits};
-use potluck_specs::{Job, Millis, NodeId, SlotId, job::JobKind};
+use super::{Scheduler, failure::is_fresh, feasible::Suits, rollout::Target};
+use potluck_specs::{Millis, NodeId, SlotId, job::JobKind};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The slots that a job is to have.
@@ -26,6 +26,13 @@ impl Slots {
         }
     }
 
+    pub(super) fn count(&self) -> u32 {
+        match self {
+            Slots::First(count) => *count,
+            Slots::These(these) => these.len() as u32,
+        }
+    }
+
     /// In order.
     pub(super) fn indexes(&self) -> Box<dyn Iterator<Item = u32> + '_> {
         match self {
@@ -37,9 +44,10 @@ impl Slots {
 
 impl Scheduler {
     /// The slots that the job is to have now.
-    pub(super) fn slots_wanted(&self, job: &Job, now: Millis) -> Slots {
+    pub(super) fn slots_wanted(&self, target: &Target, now: Millis) -> Slots {
+        let job = target.current();
         if job.kind != JobKind::PerNode {
-            return Slots::First(job.slots());
+            return Slots::First(target.slots());
         }
         let mut holds: BTreeMap<NodeId, u32> = BTreeMap::new();
         let mut hold = |node: NodeId, slot: &SlotId| {
@@ -78,10 +86,21 @@ impl Scheduler {
         Slots::These(these)
     }
 
-    /// Is this one of the slots that the job was last seen to need?
-    pub(super) fn is_wanted(&self, job: &Job, index: u32) -> bool {
+    /// The slots that the job was last seen to need.
+    pub(super) fn slots_last_wanted(&self, target: &Target) -> Slots {
+        let job = target.current();
         if job.kind != JobKind::PerNode {
-            return index < job.slots();
+            return Slots::First(target.slots());
+        }
+        let work = self.works.get(&job.name);
+        Slots::These(work.map_or_else(BTreeSet::new, |work| work.per_node.clone()))
+    }
+
+    /// Is this one of the slots that the job was last seen to need?
+    pub(super) fn is_wanted(&self, target: &Target, index: u32) -> bool {
+        let job = target.current();
+        if job.kind != JobKind::PerNode {
+            return index < target.slots();
         }
         let work = self.works.get(&job.name);
         work.is_some_and(|work| work.per_node.contains(&index))

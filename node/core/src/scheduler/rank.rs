@@ -158,6 +158,7 @@ mod tests {
             heavy: 0,
             preference: 0,
             former: false,
+            flapping: false,
             failures: 0,
             missing_bytes: 0,
             pressure: 0,

@@ -37,6 +37,9 @@ const SAME_NODE: i64 = 400;
 /// One point of a preference (-100 to 100).
 const PREFERENCE: i64 = 40;
 
+/// A host that comes and goes: gets work only where no steady one takes it.
+const FLAPPING: i64 = 500_000;
+
 /// A former node of a task with volumes: its data is there. Above the default
 /// spread, below one that was asked for.
 const FORMER_NODE: i64 = 3_000;
@@ -77,6 +80,8 @@ pub enum Part {
         /// Which level.
         level: Level,
     },
+    /// The host comes and goes.
+    Flapping,
     /// Preferences of the job.
     Preference,
     /// The slot was here before, with its volumes.
@@ -100,6 +105,7 @@ impl fmt::Display for Part {
         let text = match self {
             Part::Uplink => "heavy tasks on the rack's uplink",
             Part::Spread { level } => return write!(f, "tasks in the {}", level.name()),
+            Part::Flapping => "comes and goes",
             Part::Preference => "preferences",
             Part::FormerNode => "its volumes are here",
             Part::Failures => "failures here",
@@ -128,6 +134,7 @@ pub(super) struct Offer {
     pub(super) heavy: u32,
     pub(super) preference: i64,
     pub(super) former: bool,
+    pub(super) flapping: bool,
     pub(super) failures: u32,
     pub(super) missing_bytes: u64,
     pub(super) pressure: u8,
@@ -177,6 +184,7 @@ impl Offer {
             heavy: 0,
             preference: 0,
             former: false,
+            flapping: false,
             failures: 0,
             missing_bytes: 0,
             pressure: 0,
@@ -204,6 +212,7 @@ impl Offer {
                 each(Part::Spread { level }, weights.spread[at] * tasks);
             }
         }
+        each(Part::Flapping, FLAPPING * i64::from(self.flapping));
         each(Part::Preference, -PREFERENCE * self.preference);
         each(Part::FormerNode, -FORMER_NODE * i64::from(self.former));
         let failures = i64::from(self.failures).min(FAILURES_COUNTED);

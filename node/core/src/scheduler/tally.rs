@@ -41,11 +41,6 @@ impl Tally {
         places.map(|place| place[level as usize]).collect()
     }
 
-    /// Where a slot is counted.
-    pub(super) fn places_of(&self, index: u32) -> &[Place] {
-        self.slots.get(&index).map_or(&[], Vec::as_slice)
-    }
-
     fn change(&mut self, places: &[Place], more: bool) {
         for place in places.iter().flatten() {
             let count = self.by_place.entry(*place).or_default();
@@ -65,7 +60,8 @@ impl Tally {
 #[derive(Debug, Default)]
 pub(super) struct Tallies {
     jobs: BTreeMap<JobName, Tally>,
-    stale: BTreeSet<SlotId>,
+    /// May name a slot twice; emptied with each tick.
+    stale: Vec<SlotId>,
     /// Bandwidth-heavy tasks of any job, by rack.
     heavy: BTreeMap<u32, u32>,
     /// Where slots with volumes were last, by slot.
@@ -75,9 +71,7 @@ pub(super) struct Tallies {
 impl Tallies {
     /// Something about a slot is different.
     pub(super) fn touch(&mut self, slot: &SlotId) {
-        if !self.stale.contains(slot) {
-            self.stale.insert(slot.clone());
-        }
+        self.stale.push(slot.clone());
     }
 
     pub(super) fn of(&self, job: &JobName) -> Option<&Tally> {

@@ -497,6 +497,7 @@ impl World {
                 ports: BTreeMap::from([("http".into(), 8_000 + slot.index as u16)]),
                 resources: job.task.resources,
                 starts: 1,
+                failures: 0,
                 last_end: None,
                 since: Millis(now),
             };
@@ -530,6 +531,7 @@ impl World {
             ports: BTreeMap::from([("http".into(), 8_000)]),
             resources: Resources::default(),
             starts: 1,
+            failures: 0,
             last_end: None,
             since,
         };
@@ -1296,6 +1298,7 @@ fn jobs_that_the_log_lacks_run_on() {
         ports: BTreeMap::new(),
         resources: Resources::default(),
         starts: 1,
+        failures: 0,
         last_end: None,
         since: Millis(0),
     };

@@ -92,7 +92,11 @@ impl LateInventories {
             ) || (session == Some(SessionState::Unknown)
                 && self.given_up.contains(&machine.node));
             let told = self.told.get(&(court.reign, host));
+            // The scheduler knows, and starts the next task before this one
+            // ends.
+            let surges = court.scheduler.surge_from(slot) == Some(machine.node);
             let excused = match told {
+                Some(holding) if surges && holding.slots.contains(slot) => true,
                 Some(holding) => !holding.slots.contains(slot),
                 None => self.is_unknowable(world, at, slot, machine),
             };
