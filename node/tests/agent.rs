@@ -5,6 +5,7 @@
 
 use async_trait::async_trait;
 use potluck_core::{
+    attributes::Facts,
     auction::{Authority, Award, Call, CallAnswer, StopOrder, StopReason},
     session::{HeartbeatAnswer, SlotReport, TaskState},
 };
@@ -288,6 +289,7 @@ async fn launch(
         data_dir: data.into(),
         address: address(seed),
         total: Resources::new(4_000, 4 << 30),
+        facts: Facts::default(),
         ports: 20_000..=20_019,
         helper: helper(),
         lease: agent::LEASE,

@@ -8,12 +8,14 @@
 
 pub mod cause;
 pub mod codec;
+pub mod diff;
 pub mod finding;
 pub mod generation;
 pub mod ids;
 pub mod job;
 pub mod package;
 pub mod path;
+pub mod plan;
 pub mod suggestion;
 pub mod support;
 pub mod time;

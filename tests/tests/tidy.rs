@@ -25,6 +25,7 @@ const PURE: [(&str, &str, &[&str]); 2] = [
             "ed25519-dalek",
             "serde",
             "serde_bytes",
+            "serde_json",
             "thiserror",
             "x25519-dalek",
             "zeroize",

@@ -200,7 +200,12 @@ impl Life {
             Event::Connected => self.greet(now, &mut effects),
             Event::Disconnected => self.disconnected(now),
             Event::Agent(message) => self.hear(message, now, &mut effects),
-            Event::Missing(missing) => self.hello.isolation_missing.push(missing),
+            Event::Missing(missing) => {
+                // Each process of a task tells it.
+                if !self.hello.isolation_missing.contains(&missing) {
+                    self.hello.isolation_missing.push(missing);
+                }
+            }
             Event::Started { pid } => self.started(pid, &mut effects),
             Event::Terminate => self.begin_stop(self.stop, now, &mut effects),
             Event::Gone(gone) => self.gone(gone, now, &mut effects),

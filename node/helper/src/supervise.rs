@@ -176,7 +176,7 @@ impl Supervisor {
         };
         let life = Life::new(hello, description.stop, description.lease_ms, now);
         // The task first: everything opened later stays out of its reach.
-        let started = start_task(&description, &life);
+        let started = start_task(&description, folder, &life);
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let timer = TimerFd::new(ClockId::CLOCK_BOOTTIME, flags)?;
@@ -398,8 +398,8 @@ impl Supervisor {
                 (Inner::Missing(part, errno), _) => {
                     self.step(Event::Missing(missing_part(part, errno)));
                 }
-                (Inner::Failed(step, errno), _) => {
-                    let why = self.failure(step, errno);
+                (Inner::Failed(step, errno, at), _) => {
+                    let why = self.failure(step, errno, at);
                     self.learn(How::NotStarted(why));
                 }
                 (Inner::Exited(code), _) => self.learn(How::Exited(code)),
@@ -422,12 +422,35 @@ impl Supervisor {
         }
     }
 
-    fn failure(&self, step: Step, errno: i32) -> String {
-        let what = match step {
-            Step::Exec => format!("command {:?} can't be run", self.description.command),
-            other => other.name().into(),
+    fn failure(&self, step: Step, errno: i32, at: u32) -> String {
+        let hook = (at as usize).checked_sub(1);
+        let hook = hook.and_then(|index| self.description.setup.get(index));
+        let hook = hook.map(|hook| format!("set-up command {at} ({:?})", hook.command));
+        let what = match (step, &hook) {
+            (Step::Setup, Some(hook)) => return format!("{hook} returned {errno}"),
+            (Step::SetupKilled, Some(hook)) => {
+                return format!("{hook} was ended by signal {errno}");
+            }
+            (Step::SetupTooLong, Some(hook)) => return format!("{hook} took too long"),
+            (Step::Exec, Some(hook)) => format!("{hook} can't be run"),
+            (Step::Exec, None) => format!("command {:?} can't be run", self.description.command),
+            (Step::Root, _) => self.root_failure(at),
+            (Step::Isolation, _) => {
+                let part = Part::from_number(at).map_or("isolation", Part::name);
+                format!("this host can't give it the isolation that it asks for ({part})")
+            }
+            (other, _) => other.name().into(),
         };
         format!("{what}: {}", Errno::from_raw(errno).desc())
+    }
+
+    fn root_failure(&self, at: u32) -> String {
+        let sandbox = self.sandbox.as_ref();
+        let labels = sandbox.map_or(&[][..], |sandbox| &sandbox.launched.root_labels);
+        match (at as usize).checked_sub(1).and_then(|at| labels.get(at)) {
+            Some(label) => format!("{label} can't be put into its root"),
+            None => "its root can't be made".into(),
+        }
     }
 
     fn init_ended(&mut self) {
@@ -560,10 +583,15 @@ impl Supervisor {
     }
 }
 
-fn start_task(description: &TaskDescription, life: &Life) -> Result<(LogWriter, Launched), String> {
+fn start_task(
+    description: &TaskDescription,
+    folder: &Path,
+    life: &Life,
+) -> Result<(LogWriter, Launched), String> {
     let log = LogWriter::open(&description.log_folder, LogLimits::default())
         .map_err(|error| format!("the log can't be opened: {error}"))?;
-    let launched = launch(description, life.lease_until()).map_err(|error| chain(&error))?;
+    let launched =
+        launch(description, folder, life.lease_until()).map_err(|error| chain(&error))?;
     Ok((log, launched))
 }
 

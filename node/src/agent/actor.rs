@@ -21,6 +21,7 @@ use super::{
 use crate::{agent::PackageProvider, clock, spawn::spawn};
 use nix::fcntl::Flock;
 use potluck_core::{
+    attributes::Facts,
     auction::{Authority, Award, AwardAnswer, Call, CallAnswer, Refusal, StopOrder},
     host::{Answer, Effect, End, Event, Host, Run, Start},
     session::{Heartbeat, HeartbeatAnswer, SlotReport},
@@ -277,6 +278,11 @@ impl Actor {
             }
             _ => unreachable!("requests are answered in obey"),
         }
+    }
+
+    /// Tells the host's decisions what the host is; before anything else.
+    pub(super) async fn introduce(&mut self, facts: Facts) {
+        self.step(Event::SetFacts(facts)).await;
     }
 
     /// Decides, and carries out what follows; the answer, if there is one, is

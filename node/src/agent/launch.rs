@@ -7,7 +7,7 @@ use super::{
 use potluck_core::host::Start;
 use potluck_helper::{
     TaskDescription,
-    description::{DESCRIPTION_VERSION, Isolation},
+    description::{DESCRIPTION_VERSION, Isolation, Profile},
 };
 use potluck_specs::Millis;
 use std::{
@@ -73,6 +73,13 @@ impl Launch {
             kill_group: group.kill_group,
             memory_peak_files: group.memory_peak_files,
             isolation: Isolation::default(),
+            profile: Profile::Default,
+            memory_bytes: Some(task.resources.memory_bytes).filter(|bytes| *bytes > 0),
+            mounts: Vec::new(),
+            files: Vec::new(),
+            setup: Vec::new(),
+            teardown: Vec::new(),
+            memory_watch: None,
         };
         self.spawn(&folder, &description, group.missing)
     }
@@ -100,7 +107,8 @@ impl Launch {
         }
     }
 
-    /// The job's own variables, and on top what potluck tells every task.
+    /// The job's own variables, and on top what potluck tells every task. Where
+    /// its folders are, the helper adds: it knows how the task sees them.
     fn environment(&self, start: &Start) -> BTreeMap<String, String> {
         let mut env = BTreeMap::from([("PATH".to_string(), PATH.to_string())]);
         env.extend(start.job.task.env.clone());
@@ -111,10 +119,6 @@ impl Launch {
             ("POTLUCK_NODE", self.node.clone()),
             ("POTLUCK_GENERATION", start.generation.to_string()),
             ("POTLUCK_ADDRESS", self.address.to_string()),
-            (
-                "POTLUCK_TASK_DIR",
-                self.folders.work(run).display().to_string(),
-            ),
         ];
         env.extend(told.map(|(name, value)| (name.to_string(), value)));
         for (name, port) in &start.ports {

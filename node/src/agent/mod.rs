@@ -6,6 +6,7 @@
 
 mod actor;
 mod cgroups;
+pub mod facts;
 mod folders;
 mod health;
 mod journal;
@@ -28,6 +29,7 @@ use launch::Launch;
 use link::Links;
 use nix::fcntl::{Flock, FlockArg};
 use potluck_core::{
+    attributes::Facts,
     auction::{Authority, Award, AwardAnswer, Call, CallAnswer, Refusal, StopOrder},
     host::{ADOPTION_LIMIT, Host, HostConfig, Run},
     session::{Heartbeat, HeartbeatAnswer, SlotReport},
@@ -81,6 +83,8 @@ pub struct AgentConfig {
     pub address: IpAddr,
     /// All that the node has for tasks.
     pub total: Resources,
+    /// What the node says of itself.
+    pub facts: Facts,
     /// Ports that may be chosen for tasks.
     pub ports: RangeInclusive<u16>,
     /// The helper program; copied into the data folder by content.
@@ -186,7 +190,7 @@ pub async fn start(
     let prepared = spawn_blocking(prepare)
         .await
         .expect("preparing an agent does not panic")?;
-    let (actor, listener) = prepared;
+    let (mut actor, listener) = prepared;
     let links = Links {
         commands: commands.clone(),
         agent_generation: actor.launch.agent_generation,
@@ -205,7 +209,9 @@ pub async fn start(
         token: token.clone(),
         stopped: stopped.clone(),
     };
+    let facts = config.facts;
     spawn("agent", async move {
+        actor.introduce(facts).await;
         actor.run(inbox, token).await;
         stopped.cancel();
     });

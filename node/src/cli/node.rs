@@ -7,6 +7,7 @@ use super::{
     exit::chain,
 };
 use crate::{
+    agent::facts::facts,
     api::error::{ApiError, ErrorCode},
     runtime::{JoinWish, Node, NodeSettings, StartError},
 };
@@ -100,6 +101,7 @@ fn resolve(args: NodeArgs, global: &Global) -> Result<NodeSettings, ApiError> {
             args.cpu.unwrap_or(host.cpu_millis),
             args.memory.map_or(host.memory_bytes, |mib| mib << 20),
         ),
+        facts: facts(&args.labels, &args.devices),
         ports: parse_ports(&args.ports).ok_or_else(|| {
             bad(format!("{:?} is no range of ports", args.ports))
                 .hint("write FIRST-LAST, such as 20000-29999")

@@ -122,6 +122,21 @@ pub enum StageSize {
     All,
 }
 
+impl StageSize {
+    /// Of a job of so many tasks in one cluster, how many; unknown for racks.
+    pub fn of(self, tasks: u32) -> Option<u32> {
+        match self {
+            StageSize::Count(count) => Some(count.min(tasks)),
+            StageSize::Percent(percent) => Some(part(tasks, percent, 99)),
+            StageSize::Rack => None,
+            // A job names one cluster.
+            StageSize::Cluster | StageSize::Datacenter | StageSize::Region | StageSize::All => {
+                Some(tasks)
+            }
+        }
+    }
+}
+
 /// What happens when a node is to be worked on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
