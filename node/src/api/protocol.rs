@@ -1,11 +1,7 @@
 //! The messages of the API. Every answer that people see as JSON is one of
 //! these types, so `-o json` shows what the protocol says.
 
-use super::{
-    change::SignedChange,
-    error::ApiError,
-    plan::{JobPlan, PlanRequest},
-};
+use super::{change::SignedChange, error::ApiError, plan::PlanRequest};
 use potluck_core::{
     auction::Refusal,
     cluster::{Origin, Stopped},
@@ -13,7 +9,7 @@ use potluck_core::{
 };
 use potluck_specs::{
     ChunkHash, FleetId, Generation, JobName, Millis, NodeId, PackageId, SlotId, Topology,
-    job::Resources, trust::UserCredential,
+    job::Resources, plan::JobPlan, trust::UserCredential,
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, net::SocketAddr};

@@ -8,68 +8,56 @@ use super::{
     run::bind,
     time,
     upload::Package,
-    versions::value,
+    versions::{document, value},
 };
 use crate::api::{
     client::unexpected,
     error::ApiError,
-    plan::{JobPlan, PLAN_BYTES_MAX, PLAN_JOBS_MAX, PlanAction, PlanRequest, TaskForecast},
+    plan::{PLAN_BYTES_MAX, PLAN_JOBS_MAX, PlanRequest},
     protocol::{ApiAnswer, ApiRequest},
 };
-use potluck_specs::{JobName, Millis};
-use serde::Serialize;
+use potluck_specs::{
+    Job, JobName, Millis,
+    diff::{Effect, JobChange},
+    plan::{Forecast, JobPlan, Plan},
+};
 use serde_bytes::ByteBuf;
+use serde_json::{Value, json};
 use std::{collections::BTreeSet, path::Path, process::ExitCode};
-
-/// What a spec file would change.
-#[derive(Debug, Serialize)]
-struct Plan {
-    /// Anything at all.
-    changes: bool,
-    jobs: Vec<JobPlan>,
-    /// Jobs that run and were submitted from this file, and are in it no
-    /// longer. They run on until somebody stops them.
-    removed: Vec<JobName>,
-}
 
 /// `potluck plan FILE`.
 pub(super) async fn plan(args: &PlanArgs, global: &Global) -> Result<ExitCode, ApiError> {
     let drafts = evaluate(&args.file, args.replicas)?;
-    let names: BTreeSet<JobName> = drafts.iter().map(|draft| draft.name.clone()).collect();
     let (origin, session) = tokio::join!(origin::of(&args.file), connect(global));
     let (origin, mut session) = (origin?, session?);
-    let mut encoded = Vec::new();
+    let mut jobs = Vec::new();
     for draft in drafts {
         let package = Package::of(&draft, Path::new(&args.file))?;
-        encoded.push(ByteBuf::from(bind(&session, draft, package.id).encode()));
+        jobs.push(bind(&session, draft, package.id));
     }
     let waiting = output::waiting(global.output, "asking the scheduler");
     let work = async {
-        let jobs = ask(&mut session, encoded).await?;
-        let mut removed = match origin.spec {
-            Some(spec) => jobs_of(&mut session, spec).await?,
-            None => Vec::new(),
-        };
-        removed.retain(|job| !names.contains(job));
-        Ok::<_, ApiError>((jobs, removed))
+        let mut plans = ask(&mut session, &jobs).await?;
+        if let Some(spec) = origin.spec {
+            plans.extend(removed(&mut session, spec, &jobs).await?);
+        }
+        Ok::<_, ApiError>(Plan { jobs: plans })
     };
-    let (jobs, removed) = waiting.during(work).await?;
-    let changed = jobs.iter().any(|job| job.action != PlanAction::Unchanged);
-    let plan = Plan {
-        changes: changed || !removed.is_empty(),
-        jobs,
-        removed,
-    };
-    output::print(global.output, &plan, show);
-    Ok(exit::changes(plan.changes))
+    let plan = waiting.during(work).await?;
+    output::print(global.output, &whole_document(&plan), |_| show(&plan));
+    match plan.is_refused() {
+        true => Ok(ExitCode::from(1)),
+        false => Ok(exit::changes(plan.has_changes())),
+    }
 }
 
 /// Asks for some jobs at a time. The leader answers for as many of them as
 /// fit into an answer, and is asked again for the others.
-async fn ask(session: &mut Session, jobs: Vec<ByteBuf>) -> Result<Vec<JobPlan>, ApiError> {
+async fn ask(session: &mut Session, jobs: &[Job]) -> Result<Vec<JobPlan>, ApiError> {
+    let encoded: Vec<ByteBuf> = jobs.iter().map(|job| job.encode().into()).collect();
     let mut plans: Vec<JobPlan> = Vec::new();
     while plans.len() < jobs.len() {
-        let some = first_of(&jobs[plans.len()..]).to_vec();
+        let some = first_of(&encoded[plans.len()..]).to_vec();
         let request = ApiRequest::Plan(PlanRequest { jobs: some });
         match session.client.ask(&request).await? {
             ApiAnswer::Planned(planned) if !planned.is_empty() => plans.extend(planned),
@@ -89,72 +77,127 @@ fn first_of(jobs: &[ByteBuf]) -> &[ByteBuf] {
     &jobs[..fitting.count().max(1)]
 }
 
-async fn jobs_of(session: &mut Session, spec: String) -> Result<Vec<JobName>, ApiError> {
-    match session.client.ask(&ApiRequest::JobsOfSpec(spec)).await? {
-        ApiAnswer::JobsOfSpec(jobs) => Ok(jobs),
-        other => Err(unexpected(&other)),
-    }
+/// Jobs that run and were submitted from this file, and are in it no longer.
+/// They run on until somebody stops them.
+async fn removed(
+    session: &mut Session,
+    spec: String,
+    jobs: &[Job],
+) -> Result<Vec<JobPlan>, ApiError> {
+    let there: BTreeSet<&JobName> = jobs.iter().map(|job| &job.name).collect();
+    let before = match session.client.ask(&ApiRequest::JobsOfSpec(spec)).await? {
+        ApiAnswer::JobsOfSpec(jobs) => jobs,
+        other => return Err(unexpected(&other)),
+    };
+    let gone = before.into_iter().filter(|job| !there.contains(job));
+    let plans = gone.map(|job| JobPlan {
+        job,
+        change: JobChange::Removed,
+        version: None,
+        fields: Vec::new(),
+        findings: Vec::new(),
+        forecast: None,
+        stages: Vec::new(),
+    });
+    Ok(plans.collect())
+}
+
+/// For programs, with each field's path as people write it too.
+fn whole_document(plan: &Plan) -> Value {
+    let jobs = plan.jobs.iter().map(|job| {
+        let mut shown = json!(job);
+        shown["fields"] = job.fields.iter().map(document).collect();
+        shown["least_ms"] = job.least_ms().into();
+        shown
+    });
+    json!({
+        "changes": plan.has_changes(),
+        "refused": plan.is_refused(),
+        "jobs": jobs.collect::<Vec<_>>(),
+    })
 }
 
 fn show(plan: &Plan) -> String {
-    let mut parts: Vec<String> = Vec::new();
-    let changed = |job: &&JobPlan| job.action != PlanAction::Unchanged;
-    parts.extend(plan.jobs.iter().filter(changed).map(show_job));
-    let removed = plan.removed.iter().map(|job| {
-        format!("{job}: removed from the file; it runs on until you stop it: potluck stop {job}")
-    });
-    parts.extend(removed);
+    let changed = plan
+        .jobs
+        .iter()
+        .filter(|job| job.change != JobChange::Unchanged || !job.findings.is_empty());
+    let mut parts: Vec<String> = changed.map(show_job).collect();
     parts.push(summary(plan));
     parts.join("\n\n")
 }
 
 fn summary(plan: &Plan) -> String {
-    let count = |action| plan.jobs.iter().filter(|job| job.action == action).count();
-    let actions = [
-        PlanAction::Created,
-        PlanAction::StartedAgain,
-        PlanAction::ChangedInPlace,
-        PlanAction::RollingRestart,
-        PlanAction::Replaced,
-        PlanAction::Other,
-        PlanAction::Unchanged,
-    ];
-    let mut counts: Vec<String> = actions
-        .into_iter()
-        .filter(|action| count(*action) > 0)
-        .map(|action| format!("{} {}", count(action), action.text()))
-        .collect();
-    if !plan.removed.is_empty() {
-        counts.push(format!("{} removed from the file", plan.removed.len()));
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    for job in &plan.jobs {
+        let what = change_text(job);
+        match counts.iter_mut().find(|(text, _)| *text == what) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((what, 1)),
+        }
     }
+    let counts: Vec<String> = counts
+        .into_iter()
+        .map(|(what, count)| format!("{count} {what}"))
+        .collect();
     match counts.is_empty() {
         true => "no jobs".into(),
         false => format!("jobs: {}", counts.join(", ")),
     }
 }
 
+fn change_text(plan: &JobPlan) -> &'static str {
+    match plan.change {
+        JobChange::Unchanged => "unchanged",
+        // It is known, and stopped.
+        JobChange::Created if plan.version.is_some() => "started again",
+        JobChange::Created => "created",
+        JobChange::ChangedInPlace => "changed in place",
+        JobChange::RollingRestart => "rolling restart",
+        JobChange::Replaced => "replaced",
+        JobChange::Removed => "removed from the file",
+    }
+}
+
+fn effect_text(effect: Effect) -> &'static str {
+    match effect {
+        Effect::None => "none",
+        Effect::InPlace => "in place",
+        Effect::RollingRestart => "rolling restart",
+        Effect::Replace => "replaced",
+    }
+}
+
 fn show_job(plan: &JobPlan) -> String {
-    let mut lines = vec![match plan.version {
-        0 => format!("{}: {}", plan.job, plan.action.text()),
-        version => format!(
-            "{}: {}, now at version {version}",
-            plan.job,
-            plan.action.text()
-        ),
-    }];
-    if !plan.changes.is_empty() {
-        let rows = plan.changes.iter().map(|change| {
+    let mut head = format!("{}: {}", plan.job, change_text(plan));
+    if let Some(version) = plan.version {
+        head.push_str(&format!(", now at version {version}"));
+    }
+    if plan.change == JobChange::Removed {
+        head.push_str(&format!("; it runs on until: potluck stop {}", plan.job));
+    }
+    let mut lines = vec![head];
+    lines.extend(plan.findings.iter().map(|finding| format!("  {finding}")));
+    if !plan.fields.is_empty() {
+        let rows = plan.fields.iter().map(|change| {
             [
-                format!("  {}", change.field),
+                format!("  {}", change.path),
                 value(change.old.as_deref()),
                 value(change.new.as_deref()),
-                change.effect.text().to_owned(),
+                effect_text(change.effect).to_owned(),
             ]
         });
         lines.push(output::table(["  FIELD", "OLD", "NEW", "EFFECT"], rows));
     }
-    if plan.changes_left_out > 0 {
-        lines.push(format!("  and {} more fields", plan.changes_left_out));
+    if !plan.stages.is_empty() {
+        let mut line = format!("  stages: {}", plan.stages.len());
+        if plan.least_ms() > 0 {
+            line.push_str(&format!(
+                ", at least {}",
+                time::span(Millis(plan.least_ms()))
+            ));
+        }
+        lines.push(line);
     }
     if let Some(forecast) = &plan.forecast {
         lines.extend(show_forecast(forecast));
@@ -162,40 +205,29 @@ fn show_job(plan: &JobPlan) -> String {
     lines.join("\n")
 }
 
-fn show_forecast(forecast: &TaskForecast) -> Vec<String> {
+fn show_forecast(forecast: &Forecast) -> Vec<String> {
     let mut lines = Vec::new();
-    if !forecast.racks.is_empty() {
-        let racks = forecast
-            .racks
-            .iter()
-            .map(|(rack, tasks)| format!("{tasks} in {rack}"));
-        let racks: Vec<String> = racks.collect();
-        lines.push(format!("  tasks would be: {}", racks.join(", ")));
+    if forecast.kept > 0 {
+        lines.push(format!("  {} tasks stay as they are", forecast.kept));
     }
-    if forecast.restarts > 0 {
-        let mut line = format!("  {} tasks restart", forecast.restarts);
-        if forecast.stages > 0 {
-            line.push_str(&format!(", in {} stages", forecast.stages));
+    if !forecast.rows.is_empty() {
+        let rows = forecast.rows.iter();
+        let rows = rows.map(|row| format!("{} {} {}", row.tasks, row.level.name(), row.place));
+        let rows: Vec<String> = rows.collect();
+        lines.push(format!("  tasks would start: {}", rows.join(", ")));
+    }
+    for wait in &forecast.waits {
+        lines.push(format!("  waits for {}, which {}", wait.on, wait.why));
+    }
+    let mut last = None;
+    for reason in &forecast.unplaced {
+        if last.replace(reason.tasks) != Some(reason.tasks) {
+            lines.push(format!("  {} tasks would have no place:", reason.tasks));
         }
-        if forecast.at_least > Millis(0) {
-            line.push_str(&format!(", at least {}", time::span(forecast.at_least)));
-        }
-        lines.push(line);
-    }
-    if forecast.stops > 0 {
-        lines.push(format!("  {} tasks end", forecast.stops));
-    }
-    if forecast.not_looked_at > 0 {
-        let count = forecast.not_looked_at;
-        lines.push(format!("  {count} more tasks were not looked at"));
-    }
-    for what in &forecast.waits_for {
-        lines.push(format!("  waits for {what}"));
-    }
-    if forecast.unplaced > 0 {
-        lines.push(format!("  {} tasks fit nowhere now:", forecast.unplaced));
-        let why = forecast.refusals.iter();
-        lines.extend(why.map(|host| format!("    {}: {}", host.node, host.verdict)));
+        lines.push(match reason.nodes {
+            0 => format!("    {}", reason.why),
+            nodes => format!("    {nodes} nodes: {}", reason.why),
+        });
     }
     lines
 }
@@ -203,14 +235,17 @@ fn show_forecast(forecast: &TaskForecast) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use potluck_specs::{
+        diff::diff,
+        job::Level,
+        plan::{ForecastRow, Unplaced},
+    };
 
     #[test]
     fn requests_are_small_but_never_empty() {
         let jobs = |sizes: &[usize]| -> Vec<ByteBuf> {
-            sizes
-                .iter()
-                .map(|size| ByteBuf::from(vec![0; *size]))
-                .collect()
+            let each = sizes.iter();
+            each.map(|size| ByteBuf::from(vec![0; *size])).collect()
         };
         let half = PLAN_BYTES_MAX / 2;
         for (sizes, first) in [
@@ -223,5 +258,49 @@ mod tests {
         }
         let many = vec![1; PLAN_JOBS_MAX + 9];
         assert_eq!(first_of(&jobs(&many)).len(), PLAN_JOBS_MAX);
+    }
+
+    #[test]
+    fn a_plan_reads_so() {
+        let old = Job {
+            version: 3,
+            name: JobName::in_default("web"),
+            ..Job::default()
+        };
+        let mut new = old.clone();
+        new.task.env.insert("MODE".into(), "fast".into());
+        let mut changed = JobPlan::of(Some(&old), Some(&new)).unwrap();
+        assert_eq!(changed.fields, diff(&old, &new));
+        changed.forecast = Some(Forecast {
+            kept: 0,
+            rows: vec![ForecastRow {
+                level: Level::Node,
+                place: "r1h1".into(),
+                tasks: 1,
+            }],
+            unplaced: vec![Unplaced {
+                tasks: 2,
+                why: "cpu: needs 1 core, 0.5 of 2 free".into(),
+                nodes: 3,
+            }],
+            waits: Vec::new(),
+        });
+        let same = JobPlan::of(Some(&old), Some(&old)).unwrap();
+        let plan = Plan {
+            jobs: vec![changed, same],
+        };
+        let text = show(&plan);
+        for words in [
+            "web: rolling restart, now at version 3",
+            "task.env[\"MODE\"]",
+            "tasks would start: 1 node r1h1",
+            "2 tasks would have no place:\n    3 nodes: cpu: needs 1 core",
+            "jobs: 1 rolling restart, 1 unchanged",
+        ] {
+            assert!(text.contains(words), "{words:?} is not in\n{text}");
+        }
+        let read = whole_document(&plan);
+        assert_eq!(read["changes"], true);
+        assert_eq!(read["jobs"][0]["fields"][0]["field"], "task.env[\"MODE\"]");
     }
 }

@@ -12,8 +12,8 @@ use super::{
 use crate::api::{
     change::{About, Change},
     client::unexpected,
-    difference::is_same,
     error::{ApiError, ErrorCode},
+    plan::is_same,
     protocol::{Changed, JobStatus},
 };
 use potluck_core::cluster::Origin;

@@ -7,13 +7,14 @@ use super::{
 };
 use crate::api::{
     client::unexpected,
-    difference::differences,
     error::{ApiError, ErrorCode},
-    plan::FieldChange,
     protocol::{ApiAnswer, ApiRequest, VersionContent, VersionStatus},
 };
 use potluck_core::cluster::Origin;
-use potluck_specs::{Job, JobName};
+use potluck_specs::{
+    Job, JobName,
+    diff::{self, FieldChange},
+};
 use std::process::ExitCode;
 
 /// Characters of a commit that are shown: as git does in large repositories.
@@ -133,9 +134,10 @@ pub(super) async fn diff(
     let mut session = connect(global).await?;
     let (old, old_job) = session.version(&job, Some(from)).await?;
     let (new, new_job) = session.version(&job, to).await?;
-    let changes = differences(&old_job, &new_job);
+    let changes = diff::diff(&old_job, &new_job);
     let shown = serde_json::json!({
-        "job": job, "from": old.about, "to": new.about, "changes": changes,
+        "job": job, "from": old.about, "to": new.about,
+        "changes": changes.iter().map(document).collect::<Vec<_>>(),
     });
     output::print(global.output, &shown, |_| {
         let (from, to) = (old.about.version, new.about.version);
@@ -152,12 +154,23 @@ fn table(changes: &[FieldChange]) -> String {
         ["FIELD", "OLD", "NEW"],
         changes.iter().map(|change| {
             [
-                change.field.clone(),
+                change.path.to_string(),
                 value(change.old.as_deref()),
                 value(change.new.as_deref()),
             ]
         }),
     )
+}
+
+/// A change for programs, with its path as people write it too.
+pub(super) fn document(change: &FieldChange) -> serde_json::Value {
+    serde_json::json!({
+        "field": change.path.to_string(),
+        "path": change.path,
+        "old": change.old,
+        "new": change.new,
+        "effect": change.effect,
+    })
 }
 
 /// A value of a field, or that there is none.

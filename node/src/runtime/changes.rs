@@ -6,8 +6,8 @@ use super::{shared::Shared, voters};
 use crate::{
     api::{
         change::{About, Change, ChangeRequest, SignedChange},
-        difference::is_same,
         error::{ApiError, ErrorCode},
+        plan::is_same,
         protocol::Changed,
     },
     cli::chain,
@@ -17,7 +17,7 @@ use crate::{
 };
 use futures::{StreamExt, stream::FuturesUnordered};
 use potluck_core::{
-    cluster::{Cluster, Command, Refused, Reply, TEXT_BYTES_MAX},
+    cluster::{Cluster, Command, Refused, Reply, RolloutPhase, TEXT_BYTES_MAX},
     scheduler::{HostView, SessionState},
 };
 use potluck_specs::{
@@ -226,11 +226,17 @@ fn moved_on(job: &JobName, expected: u64, current: u64) -> ApiError {
 
 /// The version that the job is at, if it is the same job: version and
 /// signature put aside. One whose signature holds no longer is not the same,
-/// since no host would start it, nor is a stopped one.
+/// since no host would start it, nor is a stopped one, nor one whose rollout
+/// failed: that is tried again.
 fn unchanged(shared: &Shared, job: &Job) -> Option<u64> {
     let current = shared.control.read(|state: &Cluster| {
         let record = state.jobs().get(&job.name)?;
-        (!record.stopped).then(|| record.current().job.clone())
+        let phase = state.rollout(&job.name).map(|rollout| &rollout.phase);
+        let failed = matches!(
+            phase,
+            Some(RolloutPhase::Failed { .. } | RolloutPhase::RolledBack { .. })
+        );
+        (!record.stopped && !failed).then(|| record.current().job.clone())
     })?;
     let me = &shared.me;
     let (current, _) = current

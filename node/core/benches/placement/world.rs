@@ -355,6 +355,7 @@ impl World {
                 ports: BTreeMap::new(),
                 resources: job.task.resources,
                 starts: 1,
+                failures: 0,
                 last_end: None,
                 since: Millis(self.now),
             };

@@ -13,7 +13,7 @@ use super::{
     per_node::Slots,
     rank,
     reconcile::MayPlace,
-    rollout::{Target, stages},
+    rollout::Target,
     score::Offer,
 };
 use crate::cluster::Cluster;
@@ -72,10 +72,6 @@ pub struct Forecast {
     pub waits_for_hosts: bool,
     /// Jobs that must be there before its tasks start, and are not.
     pub waits_for_jobs: Vec<JobName>,
-    /// The stages of the rollout, if running tasks are restarted.
-    pub stages: u32,
-    /// The pauses between stages: the rollout takes no less.
-    pub bakes: Millis,
 }
 
 /// A slot and its node.
@@ -87,6 +83,8 @@ pub struct ForecastTask {
     pub node: NodeId,
     /// It is there now.
     pub stays: bool,
+    /// It runs now, there or elsewhere, and is started again.
+    pub restarts: bool,
 }
 
 impl Room {
@@ -146,15 +144,11 @@ impl Scheduler {
             waits_for_jobs: self.unmet(cluster, job),
             ..Forecast::default()
         };
-        if forecast.restarts > 0 {
-            let stages = stages(job);
-            forecast.stages = stages.len() as u32;
-            forecast.bakes = stages.iter().fold(Millis(0), |sum, (_, bake)| sum + *bake);
-        }
         let stays = |(index, node)| ForecastTask {
             index,
             node,
             stays: true,
+            restarts: false,
         };
         forecast.tasks.extend(stay.into_iter().map(stays));
         look.place_missing(&missing, room, &mut forecast);
@@ -258,7 +252,7 @@ impl<'a> Look<'a> {
     fn place_missing(&mut self, missing: &[u32], room: &mut Room, forecast: &mut Forecast) {
         let nodes = self.call(missing.len(), None, room);
         for (index, node) in missing.iter().zip(&nodes) {
-            self.put(*index, *node, false, room, forecast);
+            self.put((*index, *node), None, room, forecast);
         }
         forecast.unplaced.extend(&missing[nodes.len()..]);
     }
@@ -269,22 +263,26 @@ impl<'a> Look<'a> {
         self.ended.insert(index);
         self.count(from, false);
         match self.call(1, Some((index, from)), room).first() {
-            Some(node) => self.put(index, *node, *node == from, room, forecast),
+            Some(node) => self.put((index, *node), Some(from), room, forecast),
             None => forecast.unplaced.push(index),
         }
     }
 
     fn put(
         &mut self,
-        index: u32,
-        node: NodeId,
-        stays: bool,
+        (index, node): (u32, NodeId),
+        from: Option<NodeId>,
         room: &mut Room,
         forecast: &mut Forecast,
     ) {
         room.take(node, self.ask.job);
         self.count(node, true);
-        forecast.tasks.push(ForecastTask { index, node, stays });
+        forecast.tasks.push(ForecastTask {
+            index,
+            node,
+            stays: from == Some(node),
+            restarts: from.is_some(),
+        });
     }
 
     /// One call of all hosts for so many slots, with offers made up from the

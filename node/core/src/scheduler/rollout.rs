@@ -285,7 +285,7 @@ impl Scheduler {
 
 /// For each stage how many slots have the new version at its end, and how long
 /// they must stay healthy. The last one reaches all.
-pub(super) fn stages(job: &Job) -> Vec<(u32, Millis)> {
+fn stages(job: &Job) -> Vec<(u32, Millis)> {
     let slots = job.slots();
     let stages = job.change.update.stages.iter();
     let mut reaches: Vec<(u32, Millis)> = stages
