@@ -33,7 +33,13 @@ pub enum Request {
     /// A scheduler asks for all that the node runs, at the start of its reign.
     Greet(Authority),
     /// An agent's heartbeat.
-    Heartbeat(Heartbeat),
+    Heartbeat {
+        /// What it says.
+        heartbeat: Heartbeat,
+        /// The sending process: random, new with each start. Two of one node
+        /// show that its data folder was copied.
+        process: u64,
+    },
     /// A scheduler calls.
     Call(Call),
     /// A scheduler awards.
@@ -77,6 +83,17 @@ pub enum Request {
     },
     /// About a signed slice of a service's endpoints.
     Slice(SliceRequest),
+    /// What should people know about the cluster? Any node may ask.
+    Concerns,
+    /// Which certificates are revoked? For nodes that don't follow the log.
+    Revocations,
+    /// Which of these packages do jobs pin?
+    Pinned {
+        /// What the node has.
+        packages: Vec<PackageId>,
+        /// What it runs.
+        slots: Vec<SlotVersion>,
+    },
 }
 
 /// What the log should know of a node.
@@ -88,6 +105,25 @@ pub struct Introduction {
     pub addresses: Vec<String>,
     /// All that it has for tasks.
     pub capacity: Resources,
+}
+
+/// The version of a job that a slot of a node runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotVersion {
+    /// The job.
+    pub job: JobName,
+    /// The version.
+    pub version: u64,
+}
+
+/// What jobs pin, of what a node has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pinned {
+    /// Those that are pinned.
+    pub packages: Vec<PackageId>,
+    /// The log knows every version that the node runs, so that what is not
+    /// pinned is not run either.
+    pub covers_slots: bool,
 }
 
 /// What people ask the scheduler.
@@ -117,7 +153,16 @@ pub enum Response {
     /// To [`Request::Greet`].
     Inventory(Heartbeat),
     /// To [`Request::Heartbeat`].
-    Heartbeat(HeartbeatAnswer),
+    Heartbeat {
+        /// The scheduler's answer.
+        answer: HeartbeatAnswer,
+        /// Names the revocations that the scheduler knows: a node that knows
+        /// others asks for them.
+        revocations: u64,
+    },
+    /// To [`Request::Heartbeat`]: another process of this node is there, and
+    /// was first.
+    Twin,
     /// To [`Request::Call`].
     Call(CallAnswer),
     /// To [`Request::Award`].
@@ -140,6 +185,12 @@ pub enum Response {
     },
     /// To [`Request::Slice`].
     Slice(SliceResponse),
+    /// To [`Request::Concerns`].
+    Concerns(Vec<String>),
+    /// To [`Request::Revocations`]: all serials that are revoked.
+    Revocations(Vec<u64>),
+    /// To [`Request::Pinned`].
+    Pinned(Pinned),
     /// Done, nothing to say.
     Done,
     /// The node is not the scheduler; here is who is, if known.

@@ -66,10 +66,6 @@ pub const UNSUPPORTED: &[Row] = &[
             .any(|(_, text)| interpolation::changes(text))
     })
     .instead("a task is told as much in POTLUCK_* and PORT_*"),
-    row("task.files", "a file written into the task", |w| {
-        !w.task.files.is_empty()
-    })
-    .instead("put it into the package"),
     row("task.resources.disk_bytes", "asking for disk", |w| {
         w.task.resources.disk_bytes > 0
     }),
@@ -127,23 +123,14 @@ pub const UNSUPPORTED: &[Row] = &[
     row("task.metrics", "a threshold of a metric", |w| {
         !w.task.metrics.is_empty()
     }),
-    row("task.setup", "a command before the task", |w| {
-        !w.task.setup.is_empty()
-    })
-    .instead("let a script in the package do both"),
-    row("task.teardown", "a command after the task", |w| {
-        !w.task.teardown.is_empty()
-    }),
     row("task.restart.on", "not starting again", |w| {
         w.task.restart.on != RestartOn::Always
     }),
     row("task.restart.attempts", "moving after failures", |w| {
         w.task.restart.attempts.is_some()
     }),
-    row("task.mounts", "a mount", |w| !w.task.mounts.is_empty()),
-    row("task.user", "another user", |w| w.task.user.is_some()),
-    row("task.isolation", "another isolation than the node's", |w| {
-        w.task.isolation != Isolation::Default
+    row("task.isolation", "a task without isolation", |w| {
+        w.task.isolation == Isolation::None
     }),
     row("placement.requirements", "a requirement", |w| {
         !w.placement.requirements.is_empty()

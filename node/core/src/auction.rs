@@ -215,6 +215,7 @@ impl fmt::Display for Refusal {
 /// Thousandths of a core, for people.
 pub(crate) fn cores(millis: u32) -> String {
     match millis % 1_000 {
+        0 if millis == 1_000 => "1 core".into(),
         0 => format!("{} cores", millis / 1_000),
         rest => {
             let rest = format!("{rest:03}");

@@ -438,8 +438,13 @@ fn finish_mounts(plan: &Plan) -> Result<&View, Trouble> {
     }
     let none = None::<&str>;
     let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    let no_root = |errno| match plan.needs_root {
+        true => Err(Trouble::at(Step::Root)(errno)),
+        false => Ok(()),
+    };
     if let Err(errno) = mount(none, "/", none, flags, none) {
         miss(plan, Part::Mount, errno)?;
+        no_root(errno)?;
         return Ok(&plan.outside);
     }
     if let Some(root) = &plan.root {
@@ -455,6 +460,7 @@ fn finish_mounts(plan: &Plan) -> Result<&View, Trouble> {
             // A container around us allows no mounts at all.
             Err(error) if error.step == 0 && host_refuses(error.errno) => {
                 miss(plan, Part::Root, error.errno)?;
+                no_root(error.errno)?;
             }
             Err(error) => {
                 return Err(Trouble {

@@ -13,6 +13,8 @@ mod inner;
 mod launch;
 mod life;
 pub mod log;
+mod memory;
+pub mod probe;
 pub mod protocol;
 mod sandbox;
 pub mod supervise;

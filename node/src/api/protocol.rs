@@ -161,6 +161,8 @@ pub enum ApiFrame {
     End,
     /// Something that takes long goes on; for a person who waits.
     Progress(String),
+    /// Something that a person should know beside the answer, which follows.
+    Warning(String),
     /// Refused or failed.
     Failure(ApiError),
     /// A request of a newer version.

@@ -3,6 +3,7 @@
 use super::{
     args::{Global, parse_address},
     exit::chain,
+    output,
 };
 use crate::{
     api::{
@@ -83,7 +84,8 @@ pub(super) async fn connect(global: &Global) -> Result<Session, ApiError> {
     let mut last = None;
     for target in &targets {
         match open(target, &profile).await {
-            Ok((client, network)) => {
+            Ok((mut client, network)) => {
+                client.on_warning = output::warn;
                 return Ok(Session {
                     profile,
                     is_local: network.is_none(),

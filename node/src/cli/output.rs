@@ -5,11 +5,15 @@ use comfy_table::{Table, presets::NOTHING};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::{
+    collections::BTreeSet,
     io::IsTerminal,
     pin::pin,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+
+/// Warnings that one command prints at most.
+const TOLD_MAX: usize = 100;
 
 /// Prints `value` as JSON, or what `table` makes of it.
 pub(super) fn print<T: Serialize>(format: Format, value: &T, table: impl FnOnce(&T) -> String) {
@@ -32,6 +36,18 @@ fn say(text: &str) {
     {
         eprintln!("error: can't write the answer: {error}");
         std::process::exit(1);
+    }
+}
+
+/// Tells a person what the answer alone does not: on standard error, so that
+/// programs read the answer undisturbed. Whoever asks again and again, as while
+/// waiting, is told once, not each second with another count of seconds.
+pub(super) fn warn(text: &str) {
+    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let words = text.replace(|c: char| c.is_ascii_digit(), "");
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    if told.len() < TOLD_MAX && told.insert(words) {
+        eprintln!("warning: {text}");
     }
 }
 

@@ -31,7 +31,7 @@ use std::{
 
 /// Nodes that must hold a package before its job is accepted; all, if there
 /// are fewer.
-const HOLDERS: usize = 3;
+pub(super) const HOLDERS: usize = 3;
 
 /// How long one node may take to fetch a package for keeping. A large package
 /// over a slow link takes longer: the client's retry finds the chunks that
@@ -320,7 +320,7 @@ async fn propose(shared: &Shared, command: Command) -> Result<Reply, ApiError> {
 
 /// Waits until enough nodes hold the package, in different racks where
 /// possible. Returns who, and its size.
-async fn keep_package(
+pub(super) async fn keep_package(
     shared: &Arc<Shared>,
     package: PackageId,
     holder: NodeId,

@@ -11,10 +11,16 @@
 //! ```
 
 mod admission;
+mod authors;
+mod certificates;
 mod changes;
+mod claims;
+mod concerns;
 mod discovery;
 mod dispatch;
+mod founding;
 mod join;
+mod keeping;
 mod logs;
 mod members;
 mod operations;
@@ -23,13 +29,20 @@ mod peers;
 mod plan;
 mod queries;
 mod renewal;
+mod requests;
+mod revocations;
 mod scheduling;
 mod session;
 mod settings;
 mod shared;
+mod standing;
 mod start;
+#[cfg(test)]
+mod tests;
+mod twins;
 mod versions;
 mod voters;
 
 pub use settings::{JoinWish, NodeSettings};
+pub use standing::NodeEnded;
 pub use start::{Node, StartError};

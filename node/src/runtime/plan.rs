@@ -9,7 +9,7 @@ use crate::api::{
 };
 use potluck_core::{
     cluster::Cluster,
-    scheduler::{FORECAST_SLOTS_MAX, Forecast, Room, Scheduler},
+    scheduler::{FORECAST_SLOTS_MAX, Forecast, ForecastTask, Room, Scheduler},
 };
 use potluck_specs::{
     Job, Millis, NodeId, codec,
@@ -109,8 +109,8 @@ fn shown(state: &Cluster, forecast: &Forecast) -> plan::Forecast {
         why: "has too few tasks that are ready".into(),
     });
     plan::Forecast {
-        kept: kept.len() as u32,
-        rows: rows(state, started.iter().map(|task| task.node)),
+        kept: kept as u32,
+        rows: rows(state, started.map(|task| task.node)),
         unplaced: unplaced(forecast),
         waits: waits.collect(),
     }

@@ -10,7 +10,6 @@ use crate::{
     wire::Query,
 };
 use potluck_core::{
-    auction::Refusal,
     cluster::{Cluster, JobRecord, Member},
     scheduler::{HostView, Scheduler, SessionState, SlotPhase, SlotView, Verdict},
     session::{SlotReport, TaskState},

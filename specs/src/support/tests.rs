@@ -30,9 +30,6 @@ const USES: &[(&str, Use)] = &[
     ("interpolation", |d| {
         d.task.args.push("${slot.index}".into())
     }),
-    ("a file written", |d| {
-        d.task.files.push(RenderedFile::default())
-    }),
     ("asking for disk", |d| d.task.resources.disk_bytes = 1),
     ("asking for uplink", |d| {
         d.task.resources.uplink_bits_per_s = 1
@@ -73,18 +70,14 @@ const USES: &[(&str, Use)] = &[
     ("a threshold of a metric", |d| {
         d.task.metrics.push(MetricThreshold::default())
     }),
-    ("a command before", |d| d.task.setup.push(Hook::default())),
-    ("a command after", |d| d.task.teardown.push(Hook::default())),
     ("not starting again", |d| {
         d.task.restart.on = RestartOn::Failure
     }),
     ("moving after failures", |d| {
         d.task.restart.attempts = Some(3)
     }),
-    ("a mount", |d| d.task.mounts.push(Mount::default())),
-    ("another user", |d| d.task.user = Some("web".into())),
-    ("another isolation", |d| {
-        d.task.isolation = Isolation::Strict
+    ("a task without isolation", |d| {
+        d.task.isolation = Isolation::None
     }),
     ("a requirement", |d| {
         d.placement.requirements.push(Requirement::default())

@@ -8,7 +8,7 @@ use crate::{
     collect::TooMany,
 };
 use potluck_specs::{
-    JobName,
+    FieldPath, JobName, PathStep,
     ids::DEFAULT_NAMESPACE,
     job::{
         HealthCheck, JobDraft, JobKind, PackageSource, PortSpec, Resources, RestartPolicy,
@@ -338,29 +338,41 @@ fn field<'v, T>(
 
 /// Tells a finding of the checks at the argument that it is about.
 fn tell(arguments: &mut Arguments, finding: Finding) -> Result<(), TooMany> {
-    let Finding {
-        path,
-        message,
-        hint,
-        ..
-    } = finding;
-    let field = path.to_string();
-    let argument = argument_of(&field);
-    if JOB.arguments.contains(&argument) {
-        return arguments.invalid(argument, message, hint);
+    let argument = argument_of(&finding.path);
+    let meant = finding
+        .suggestion
+        .map(|word| format!("did you mean {word:?}?"));
+    let (message, hint) = (finding.message, meant.or(finding.hint));
+    if JOB.arguments.contains(&argument.as_str()) {
+        return arguments.invalid(&argument, message, hint);
     }
     arguments.whole(ProblemKind::Invalid, message, hint)
 }
 
 /// Is the finding about a value that only stands in for one that was wrong?
 fn about_a_stand_in(finding: &Finding, wrong: &BTreeSet<String>) -> bool {
-    let field = finding.path.to_string();
-    let argument = argument_of(&field);
-    let refers_to_ports = matches!(argument, "services" | "health");
-    wrong.contains(argument) || refers_to_ports && wrong.contains("ports")
+    let argument = argument_of(&finding.path);
+    let refers_to_ports = matches!(argument.as_str(), "services" | "health");
+    wrong.contains(&argument) || refers_to_ports && wrong.contains("ports")
 }
 
-/// `ports` of `ports.http`.
-fn argument_of(field: &str) -> &str {
-    &field[..field.find(['.', '[']).unwrap_or(field.len())]
+/// The argument that sets a field.
+fn argument_of(path: &FieldPath) -> String {
+    let fields: Vec<&str> = path
+        .0
+        .iter()
+        .map_while(|step| match step {
+            PathStep::Field(name) => Some(name.as_str()),
+            PathStep::Index(_) | PathStep::Key(_) => None,
+        })
+        .collect();
+    match fields[..] {
+        ["kind", ..] => "replicas",
+        ["name", name] => name,
+        ["task", "resources", "cpu_millis"] => "cpu",
+        ["task", "resources", "memory_bytes"] => "memory",
+        ["task", argument, ..] | [argument, ..] => argument,
+        [] => "job",
+    }
+    .into()
 }

@@ -13,10 +13,7 @@ use potluck_specs::{
     job::{JobKind, Resources, SignedJob, TaskTemplate},
     trust::{NodeCredential, NodeRole, PublicKey, Signed, UserCredential},
 };
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 /// Hosts of a rack.
 pub const RACK: usize = 20;
@@ -31,6 +28,7 @@ pub struct BenchHost {
     number: u64,
     told: u64,
     news: Vec<SlotId>,
+    facts: Facts,
 }
 
 /// The scheduler, its hosts, and the time that the scheduler took.
@@ -48,6 +46,7 @@ pub struct World {
     pub refusals: u64,
     pub placed: u64,
     pub unplaced: u64,
+    pub stopped: u64,
 }
 
 pub fn node(k: usize) -> NodeId {
@@ -58,6 +57,13 @@ pub fn node(k: usize) -> NodeId {
     bytes[..8].copy_from_slice(&x.to_be_bytes());
     bytes[8..16].copy_from_slice(&(k as u64).to_be_bytes());
     NodeId(bytes)
+}
+
+/// What this thread has used of a processor: others on the machine count for
+/// nothing.
+pub fn processor_time() -> Duration {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID);
+    now.expect("a clock of the thread").into()
 }
 
 fn signed(bytes: Vec<u8>) -> Signed {
@@ -80,6 +86,12 @@ fn admission(k: usize, topology: Topology) -> Admission {
         serial: k as u64,
         addresses: vec![],
     }
+}
+
+/// One host in twenty has an SSD.
+fn facts(k: usize) -> Facts {
+    let disk = if k % 20 == 7 { "ssd" } else { "hdd" };
+    Facts::of(&[("os", "linux"), ("arch", "x86_64"), ("label.disk", disk)])
 }
 
 fn place(k: usize) -> Topology {
@@ -139,7 +151,8 @@ impl World {
             leader,
             Millis(now),
         );
-        let host = || BenchHost {
+        let host = |k: usize| BenchHost {
+            facts: facts(k),
             total,
             free: total,
             slots: BTreeMap::new(),
@@ -150,7 +163,7 @@ impl World {
         let mut world = World {
             cluster,
             scheduler,
-            hosts: (0..nodes).map(|k| (node(k), host())).collect(),
+            hosts: (0..nodes).map(|k| (node(k), host(k))).collect(),
             now,
             index: 2,
             spent: Duration::ZERO,
@@ -160,6 +173,7 @@ impl World {
             refusals: 0,
             placed: 0,
             unplaced: 0,
+            stopped: 0,
         };
         world.settle();
         world
@@ -238,9 +252,27 @@ impl World {
         let at = Millis(self.now);
         self.step(Event::QuorumConfirmed { at });
         let nodes: Vec<NodeId> = self.hosts.keys().copied().collect();
-        for node in nodes {
-            let heartbeat = self.heartbeat(node);
-            self.step(Event::Heartbeat { heartbeat });
+        let beats = nodes.into_iter().map(|node| Event::Heartbeat {
+            heartbeat: self.heartbeat(node),
+        });
+        let beats = beats.collect();
+        self.step_all(beats);
+    }
+
+    /// Every host's heartbeat, in time to be believed for the next seconds,
+    /// not counted.
+    pub fn refresh(&mut self) {
+        self.now += 1_000;
+        let spent = self.spent;
+        self.beat();
+        self.spent = spent;
+    }
+
+    /// Takes everything away on so many of a hundred hosts, unseen by the
+    /// scheduler until they are asked.
+    pub fn go_stale(&mut self, of_a_hundred: usize) {
+        for host in self.hosts.values_mut().step_by(100 / of_a_hundred.max(1)) {
+            host.free = Resources::ZERO;
         }
     }
 
@@ -271,7 +303,7 @@ impl World {
             total: host.total,
             draining: false,
             pressure: 0,
-            facts: first.then(Facts::default),
+            facts: first.then(|| host.facts.clone()),
             inventory,
         }
     }
@@ -287,6 +319,10 @@ impl World {
                 self.propose(&command);
                 None
             }
+            Effect::Stop { to, order } => {
+                self.stop(to, &order.slot);
+                None
+            }
             Effect::Note {
                 note: potluck_core::scheduler::Note::Unplaced { slots, .. },
             } => {
@@ -294,6 +330,19 @@ impl World {
                 None
             }
             _ => None,
+        }
+    }
+
+    /// A task ends at once.
+    pub fn stop(&mut self, on: NodeId, slot: &SlotId) {
+        let host = self.hosts.get_mut(&on).expect("a host");
+        if let Some(report) = host.slots.get_mut(slot)
+            && report.state != TaskState::Stopped
+        {
+            report.state = TaskState::Stopped;
+            host.free = host.free.plus(report.resources);
+            host.news.push(slot.clone());
+            self.stopped += 1;
         }
     }
 

@@ -381,6 +381,40 @@ fn who_leaves_is_forgotten_and_revoked() {
 }
 
 #[test]
+fn no_member_uses_up_the_ids_of_the_control_group() {
+    let mut state = begun();
+    state.apply(2, &create_token(1, "t", 2, 9_000, 10));
+    assert_eq!(state.apply(3, &redeem("t", 2, "n2", 7, 20)), admitted(7));
+    let raft = |node: u8, raft_id| Command::RecordMember {
+        node: NodeId([node; 32]),
+        addresses: None,
+        capacity: None,
+        raft_id: Some(raft_id),
+        feature_level: None,
+    };
+    let most = u64::from(members::RAFT_IDS_EACH_MAX);
+    for id in 100..100 + most {
+        assert_eq!(state.apply(id, &raft(2, id)), Reply::Done);
+        // What is known already is no new one.
+        assert_eq!(state.apply(id, &raft(2, id)), Reply::Done);
+    }
+    let refused = state.apply(900, &raft(2, 900));
+    assert!(
+        matches!(
+            refused,
+            Reply::Refused {
+                why: Refused::TooMany { .. }
+            }
+        ),
+        "{refused:?}"
+    );
+    let newest = state.members()[&NodeId([2; 32])].raft_id;
+    assert_eq!(newest, Some(99 + most));
+    // Others still get theirs.
+    assert_eq!(state.apply(901, &raft(1, 901)), Reply::Done);
+}
+
+#[test]
 fn a_batch_is_its_commands_in_order() {
     let mut cluster = begun();
     let batch = Command::Batch {

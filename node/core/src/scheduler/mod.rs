@@ -65,7 +65,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const CUT_OFF_AFTER: Millis = Millis(1_000);
 
 /// What differs between a real cluster and a test's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SchedulerConfig {
     /// How long after the last acknowledgement of most voters a leader may
     /// act: the control group's shortest election timeout.
@@ -332,6 +332,7 @@ impl Scheduler {
         if *cluster.cordoned() != self.cordoned {
             self.cordoned.clone_from(cluster.cordoned());
             self.capacity_grew = true;
+            self.hosts_changed = true;
         }
         if draining != self.draining {
             self.drains_changed(draining);

@@ -142,7 +142,7 @@ impl Scheduler {
             | Obstacle::Avoided { .. } => return None,
             Obstacle::Draining | Obstacle::Cordoned => Relaxation::OpenHost { node },
             // A task that asks for nothing is no answer.
-            Obstacle::Lacks { free: 0, .. } => return None,
+            Obstacle::Lacks { free: 0, .. } | Obstacle::Device { free: 0, .. } => return None,
             Obstacle::Lacks {
                 what, need, free, ..
             } => Relaxation::Less {

@@ -16,6 +16,7 @@ use potluck_specs::{
     trust::{NodeCredential, NodeRole, PublicKey, Signed, UserCredential},
 };
 
+mod change;
 mod forecast;
 
 /// One way of a message.
@@ -40,6 +41,8 @@ struct FakeHost {
     refuse_awards: Option<Refusal>,
     lose_award_answers: bool,
     draining: bool,
+    /// Tasks of this version never pass their checks.
+    sick_version: u64,
     highest: Authority,
 }
 
@@ -124,6 +127,7 @@ impl FakeHost {
             refuse_awards: None,
             lose_award_answers: false,
             draining: false,
+            sick_version: 0,
             highest: Authority::default(),
         }
     }
@@ -160,7 +164,7 @@ impl FakeHost {
     fn set(&mut self, slot: &SlotId, state: TaskState, now: u64) {
         if let Some(report) = self.slots.get_mut(slot) {
             report.state = state;
-            report.healthy = state == TaskState::Running;
+            report.healthy = state == TaskState::Running && report.version != self.sick_version;
             report.since = Millis(now);
         }
         if state == TaskState::Stopped {

@@ -49,6 +49,9 @@ fn wanted(world: &World) -> BTreeMap<SlotId, u64> {
 fn slots(world: &World) -> Option<String> {
     let mut wanted = wanted(world);
     for (host, machine) in world.machines.iter().enumerate() {
+        if !machine.admitted {
+            continue;
+        }
         let Some(agent) = &machine.host else {
             return Some(format!("h{host} is down"));
         };

@@ -7,7 +7,7 @@ use potluck_specs::job::Resources;
 const NAME: &str = "no host takes more than it has";
 
 pub(super) fn see(world: &World, seen: &Seen<'_>) -> Result<(), Violation> {
-    let Seen::Stepped { at } = *seen else {
+    let Seen::Stepped { at, changed: true } = *seen else {
         return Ok(());
     };
     let machine = &world.machines[at];

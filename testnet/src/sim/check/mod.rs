@@ -1,15 +1,25 @@
 //! What must always hold, one file each. They watch from outside, with the
 //! truth of the whole world in view and a memory of their own.
+//!
+//! Not here yet, since the core has no such thing: an exclusive slot is never
+//! filled twice (with its lease; its file will be `exclusive.rs`).
 
 pub mod accepted;
+pub mod budget;
 pub mod fence;
+pub mod generations;
 pub mod late_inventories;
+pub mod log;
 pub mod one_process;
 pub mod over_commit;
+pub mod promises;
 pub mod silence;
+pub mod spread;
+pub mod unknown;
+pub mod withdrawn;
 
-use super::{machine::Machine, world::World};
-use potluck_core::{auction::Authority, cluster::Placement, scheduler::Effect, session::TaskState};
+use super::{exchange::Request, world::World};
+use potluck_core::{auction::Authority, cluster::Placement, host::Answer, scheduler::Effect};
 use potluck_specs::SlotId;
 use std::{collections::BTreeSet, fmt, rc::Rc};
 
@@ -39,25 +49,6 @@ pub struct Holding {
     pub slots: Rc<BTreeSet<SlotId>>,
 }
 
-impl Holding {
-    /// By its agent, or by its disk while the agent is down.
-    pub fn of(machine: &Machine, taken_at: u64) -> Holding {
-        let slots: BTreeSet<SlotId> = match &machine.host {
-            Some(host) => {
-                let reports = host.slots().into_iter();
-                let held = reports.filter(|report| report.state != TaskState::Stopped);
-                held.map(|report| report.slot).collect()
-            }
-            None => machine.live().map(|p| p.run.slot.clone()).collect(),
-        };
-        Holding {
-            taken_at,
-            life: machine.life,
-            slots: Rc::new(slots),
-        }
-    }
-}
-
 /// Something that just happened.
 #[derive(Debug)]
 pub enum Seen<'a> {
@@ -70,11 +61,23 @@ pub enum Seen<'a> {
     Stepped {
         /// Which.
         at: usize,
+        /// False: the step yielded nothing but a heartbeat, which changes no
+        /// slot, process or promise.
+        changed: bool,
+    },
+    /// A leader's `Reign` was applied and its scheduler begins.
+    Reigns {
+        /// Where.
+        at: usize,
     },
     /// A host answered a scheduler.
     Answered {
         /// Which.
         at: usize,
+        /// What was asked.
+        request: &'a Request,
+        /// What it answered.
+        answer: &'a Answer,
         /// Whose request.
         authority: Authority,
         /// It passed the fence.
@@ -108,8 +111,13 @@ pub enum Seen<'a> {
 /// All of them.
 #[derive(Debug, Default)]
 pub struct Invariants {
+    budget: budget::Budget,
     fence: fence::Fence,
+    generations: generations::Generations,
     late: late_inventories::LateInventories,
+    promises: promises::Promises,
+    unknown: unknown::Unknown,
+    withdrawn: withdrawn::Withdrawn,
 }
 
 impl Invariants {
@@ -124,6 +132,12 @@ impl Invariants {
     /// The first that does not hold.
     pub fn see(&mut self, world: &World, seen: &Seen<'_>) -> Result<(), Violation> {
         self.fence.see(world, seen)?;
+        self.generations.see(seen)?;
+        self.promises.see(world, seen)?;
+        self.unknown.see(world, seen)?;
+        self.withdrawn.see(world, seen)?;
+        self.budget.see(world, seen)?;
+        log::see(world, seen)?;
         over_commit::see(world, seen)?;
         one_process::see(world, seen)?;
         silence::see(world, seen)?;

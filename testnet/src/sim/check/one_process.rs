@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 const NAME: &str = "one process of a slot on a host";
 
 pub(super) fn see(world: &World, seen: &Seen<'_>) -> Result<(), Violation> {
-    let Seen::Stepped { at } = *seen else {
+    let Seen::Stepped { at, changed: true } = *seen else {
         return Ok(());
     };
     let mut slots = BTreeSet::new();

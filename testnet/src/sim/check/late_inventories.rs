@@ -2,9 +2,10 @@
 //! host holds, unless that host has told it otherwise, is given up, or could
 //! not be known of (no record of it, and the asking is over).
 
-use super::{Holding, Machine, Seen, Violation, World, broken};
+use super::{Holding, Seen, Violation, World, broken};
+use crate::sim::machine::Machine;
 use potluck_core::scheduler::{Effect, Note, SessionState};
-use potluck_specs::{Generation, NodeId, SlotId};
+use potluck_specs::{NodeId, SlotId};
 use std::collections::{BTreeMap, BTreeSet};
 
 const NAME: &str = "no slot twice for lack of asking";
@@ -16,8 +17,6 @@ pub struct LateInventories {
     /// Hosts that some scheduler gave up and none has heard since: what they
     /// held was placed elsewhere, and whoever reigns next goes by that.
     given_up: BTreeSet<NodeId>,
-    /// Every placement that was ever written behind.
-    recorded: BTreeSet<(SlotId, NodeId, Generation)>,
 }
 
 impl LateInventories {
@@ -25,12 +24,6 @@ impl LateInventories {
         match seen {
             Seen::Told { to, from, holding } => {
                 self.told(world, *to, *from, holding);
-                Ok(())
-            }
-            Seen::Recorded { filled } => {
-                let filled = filled.iter();
-                self.recorded
-                    .extend(filled.map(|p| (p.slot.clone(), p.node, p.generation)));
                 Ok(())
             }
             Seen::Decided { at, effects } => effects.iter().try_for_each(|effect| match effect {
@@ -77,12 +70,12 @@ impl LateInventories {
         to: NodeId,
         slot: &SlotId,
     ) -> Result<(), Violation> {
-        let now = world.now();
         let Some(court) = world.courts.get(&at) else {
             return Ok(());
         };
-        for (host, machine) in world.machines.iter().enumerate() {
-            if machine.node == to || !Holding::of(machine, now).slots.contains(slot) {
+        for host in world.held.holders(slot) {
+            let machine = &world.machines[host];
+            if machine.node == to {
                 continue;
             }
             let session = court.scheduler.session(machine.node);
@@ -113,19 +106,15 @@ impl LateInventories {
         Ok(())
     }
 
-    /// Nothing recorded says that the host holds the slot, and either the
-    /// asking is over, or a record that has not caught up with the last move
-    /// names another (who by now has told, or the scheduler would wait).
+    /// Nothing recorded says that the host holds the slot, and the asking is
+    /// over. While it is not, a record that names another host excuses nothing:
+    /// a slot moves only once the log names where to.
     fn is_unknowable(&self, world: &World, at: usize, slot: &SlotId, machine: &Machine) -> bool {
         let cluster = &world.control.replicas[&at].cluster;
-        let Some(placement) = cluster.placements().get(slot) else {
-            return world.courts[&at].scheduler.has_asked();
-        };
-        let generation = machine.journal.entries.get(slot).map(|e| e.generation);
-        let was_recorded = generation.is_some_and(|generation| {
-            let key = (slot.clone(), machine.node, generation);
-            self.recorded.contains(&key)
-        });
-        placement.node != machine.node && (!was_recorded || world.courts[&at].scheduler.has_asked())
+        let names_it = cluster
+            .placements()
+            .get(slot)
+            .is_some_and(|placement| placement.node == machine.node);
+        !names_it && world.courts[&at].scheduler.has_asked()
     }
 }

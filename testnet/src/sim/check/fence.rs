@@ -22,8 +22,9 @@ impl Fence {
                 authority,
                 heard,
                 obeyed,
+                ..
             } => self.answered(world, at, authority, heard, obeyed),
-            Seen::Started { at } | Seen::Stepped { at } => self.remembers(world, at),
+            Seen::Started { at } | Seen::Stepped { at, .. } => self.remembers(world, at),
             _ => Ok(()),
         }
     }
