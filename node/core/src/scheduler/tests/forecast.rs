@@ -40,7 +40,7 @@ impl World {
     }
 
     /// Slots of the job that serve at this version, with their nodes.
-    fn serving(&self, version: u64) -> BTreeMap<u32, NodeId> {
+    fn serves_at(&self, version: u64) -> BTreeMap<u32, NodeId> {
         let views = self.scheduler.slots(&self.cluster);
         let all = views.into_iter().flat_map(|view| {
             let holders = view.holders.into_iter();
@@ -70,9 +70,9 @@ fn what_is_forecast_then_happens() {
         assert_eq!(indices(&said), (0..replicas).collect::<Vec<_>>());
         assert!(said.unplaced.is_empty() && said.obstacles.is_empty() && !said.waits_for_hosts);
         world.submit(1, replicas, 100);
-        world.until("all serve", |w| w.serving(1).len() == replicas as usize);
+        world.until("all serve", |w| w.serves_at(1).len() == replicas as usize);
         let mut happened: BTreeMap<String, u32> = BTreeMap::new();
-        for node in world.serving(1).values() {
+        for node in world.serves_at(1).values() {
             *happened.entry(world.rack_of(*node)).or_default() += 1;
         }
         assert_eq!(world.racks_of(&said), happened, "{racks}");
@@ -102,9 +102,9 @@ fn what_does_not_fit_has_its_reasons() {
     assert_eq!(obstacles, [small(1), small(2), small(3)]);
     // And so it happens.
     world.submit(1, 4, 3_000);
-    world.until("three serve", |w| w.serving(1).len() == 3);
+    world.until("three serve", |w| w.serves_at(1).len() == 3);
     world.run(20_000);
-    assert_eq!(world.serving(1).len(), 3);
+    assert_eq!(world.serves_at(1).len(), 3);
 
     let said = world.look(&named("large", 1, 5_000), false);
     assert_eq!((said.tasks.len(), said.unplaced), (0, vec![0]));
@@ -137,13 +137,13 @@ fn hosts_that_take_nothing_are_not_counted_on() {
 fn running_tasks_stay_or_are_restarted() {
     let mut world = World::settled("abc");
     world.submit(1, 3, 100);
-    world.until("all serve", |w| w.serving(1).len() == 3);
+    world.until("all serve", |w| w.serves_at(1).len() == 3);
     let grown = world.look(&job(2, 4, 100), false);
     assert_eq!((grown.restarts, grown.stops), (0, 0));
     let stays: Vec<bool> = grown.tasks.iter().map(|task| task.stays).collect();
     assert_eq!(stays, [true, true, true, false]);
     for task in &grown.tasks[..3] {
-        assert_eq!(world.serving(1)[&task.index], task.node);
+        assert_eq!(world.serves_at(1)[&task.index], task.node);
     }
     let shrunk = world.look(&job(2, 1, 100), true);
     assert_eq!((shrunk.restarts, shrunk.stops), (1, 2));
@@ -214,7 +214,7 @@ fn one_on_each_node_is_one_on_each_node() {
 fn a_new_scheduler_says_that_it_asks_first() {
     let mut world = World::settled("abc");
     world.submit(1, 3, 100);
-    world.until("all serve", |w| w.serving(1).len() == 3);
+    world.until("all serve", |w| w.serves_at(1).len() == 3);
     for host in world.hosts.values_mut() {
         host.linked = false;
     }
