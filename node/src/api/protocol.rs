@@ -316,6 +316,12 @@ pub struct TaskStatus {
     pub since: Option<Millis>,
     /// Why it waits, in one line.
     pub waits_for: Option<String>,
+    /// Failures in a row, without a long run between.
+    #[serde(default)]
+    pub failures: u32,
+    /// When it is started again after a failure, Unix time.
+    #[serde(default)]
+    pub next_try: Option<Millis>,
 }
 
 /// One version of a job.

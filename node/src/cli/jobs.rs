@@ -5,14 +5,17 @@ use super::{
     connect::{Session, connect},
     output, time,
 };
-use crate::api::{
-    change::Change,
-    client::unexpected,
-    error::{ApiError, ErrorCode},
-    protocol::{ApiAnswer, ApiRequest, JobStatus, TaskStatus},
+use crate::{
+    api::{
+        change::Change,
+        client::unexpected,
+        error::{ApiError, ErrorCode},
+        protocol::{ApiAnswer, ApiRequest, JobStatus, TaskStatus},
+    },
+    clock,
 };
 use potluck_core::session::TaskState;
-use potluck_specs::{JobName, SlotId};
+use potluck_specs::{JobName, Millis, SlotId};
 use std::{process::ExitCode, time::Duration};
 
 /// Pause between two looks at a job that is waited for.
@@ -176,15 +179,44 @@ fn task_row(task: &TaskStatus) -> [String; 9] {
             .map_or_else(|| "-".into(), |version| version.to_string()),
         or_dash(&task.node),
         or_dash(&task.rack),
-        task.state.map_or("waiting", state_name).into(),
+        task_state(task, clock::unix_now()),
         if task.healthy { "yes" } else { "no" }.into(),
         task.starts.to_string(),
         ports.join(","),
         task.waits_for
             .clone()
-            .or_else(|| task.last_end.clone().filter(|_| !task.healthy))
+            .or_else(|| last_end_told(task))
             .unwrap_or_default(),
     ]
+}
+
+/// How its last process ended, if that is not told with its state.
+fn last_end_told(task: &TaskStatus) -> Option<String> {
+    let in_state = task.state == Some(TaskState::Backoff) && task.failures >= LOOP_FROM;
+    let end = task.last_end.as_deref().map(output::one_line);
+    end.filter(|_| !task.healthy && !in_state)
+}
+
+/// Failures in a row from which a task is said to loop.
+const LOOP_FROM: u32 = 2;
+
+/// A task's state; of one that fails again and again, how, and what is next.
+fn task_state(task: &TaskStatus, now: Millis) -> String {
+    let name = task.state.map_or("waiting", state_name);
+    if task.state != Some(TaskState::Backoff) || task.failures < LOOP_FROM {
+        return name.into();
+    }
+    let mut what: Vec<String> = task
+        .last_end
+        .iter()
+        .map(|end| output::one_line(end))
+        .collect();
+    let next = task.next_try.map(|at| time::span(at.since(now)));
+    what.extend(next.map(|span| format!("next try in {span}")));
+    match what.is_empty() {
+        true => "crash loop".into(),
+        false => format!("crash loop ({})", what.join(", ")),
+    }
 }
 
 /// A task's state in one word.
@@ -217,7 +249,7 @@ pub(super) async fn stop(
             let ended = |status: &JobStatus| status.tasks.iter().all(|task| task.node.is_none());
             session.wait_for(&job, STOP_WAIT, "stopped", ended).await?;
         }
-        Ok(())
+        Ok::<(), ApiError>(())
     };
     waiting.during(work).await?;
     let done = serde_json::json!({ "job": job.to_string(), "stopped": true });
@@ -241,4 +273,42 @@ pub(super) async fn explain(task: SlotId, global: &Global) -> Result<ExitCode, A
         )
     });
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_crash_loop_is_called_so() {
+        let mut task = TaskStatus {
+            slot: "web[0]".parse().unwrap(),
+            node: Some("r1h1".into()),
+            rack: None,
+            state: Some(TaskState::Backoff),
+            healthy: false,
+            generation: None,
+            version: Some(1),
+            ports: BTreeMap::new(),
+            starts: 4,
+            last_end: Some("exited with code 1".into()),
+            since: None,
+            waits_for: None,
+            failures: 4,
+            next_try: Some(Millis(20_000)),
+        };
+        let now = Millis(8_000);
+        assert_eq!(
+            task_state(&task, now),
+            "crash loop (exited with code 1, next try in 12 s)"
+        );
+        assert_eq!(last_end_told(&task), None, "told once");
+        task.failures = 1;
+        assert_eq!(task_state(&task, now), "backoff");
+        assert_eq!(last_end_told(&task), task.last_end);
+        task.failures = 4;
+        task.state = Some(TaskState::Running);
+        assert_eq!(task_state(&task, now), "running");
+    }
 }

@@ -11,10 +11,11 @@ use crate::{
 };
 use potluck_core::{
     cluster::{Cluster, JobRecord, Member},
+    host::pause,
     scheduler::{HostView, Scheduler, SessionState, SlotPhase, SlotView, Verdict},
     session::{SlotReport, TaskState},
 };
-use potluck_specs::{JobName, NodeId, SlotId, job::Resources};
+use potluck_specs::{JobName, Millis, NodeId, SlotId, job::Resources};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
@@ -250,7 +251,24 @@ fn task_status(state: &Cluster, view: &SlotView) -> TaskStatus {
         last_end: report.and_then(|report| report.last_end.clone()),
         since: report.map(|report| report.since),
         waits_for: waits_for(state, view, shown.is_some()),
+        failures: report.map_or(0, |report| report.failures),
+        next_try: report.and_then(|report| next_try(state, report)),
     }
+}
+
+/// When a task that failed is started again, by its job's own policy.
+fn next_try(state: &Cluster, report: &SlotReport) -> Option<Millis> {
+    let failures = report.failures.checked_sub(1)?;
+    if report.state != TaskState::Backoff {
+        return None;
+    }
+    let record = state.jobs().get(&report.slot.job)?;
+    let job = record
+        .version(report.version)?
+        .job
+        .decode_unchecked()
+        .ok()?;
+    Some(report.since + pause(job.task.restart, failures))
 }
 
 fn ports(report: &SlotReport, address: Option<IpAddr>) -> BTreeMap<String, SocketAddr> {

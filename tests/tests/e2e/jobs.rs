@@ -106,6 +106,16 @@ fn a_job_without_ports_runs_and_restarts_its_task() {
         }
     })
     .unwrap();
+    until("the name for it", WAIT, || {
+        let text = client
+            .text(&["status", "brief"])
+            .map_err(|e| e.to_string())?;
+        match text.contains("crash loop (exited with code 3") {
+            true => Ok(()),
+            false => Err(text),
+        }
+    })
+    .unwrap();
     let log = client.text(&["logs", "brief[0]"]).unwrap();
     assert!(log.matches("begun").count() >= 2, "{log}");
 }
