@@ -12,6 +12,7 @@ mod nodes;
 mod output;
 mod run;
 mod services;
+mod spec;
 mod testnet;
 
 use crate::api::error::{ApiError, ErrorCode};
@@ -25,7 +26,10 @@ pub use exit::chain;
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
-        Command::InternalEvaluate { file } => run::evaluate_child(&file),
+        Command::InternalEvaluate => ExitCode::from(potluck_starlark::child_main()),
+        Command::Spec(command) => {
+            spec::run(command, &cli.global).unwrap_or_else(|error| exit::fail(&error))
+        }
         Command::Testnet { args } => testnet::exec(&args),
         command => {
             let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -72,7 +76,7 @@ async fn dispatch(command: Command, global: &args::Global) -> Result<ExitCode, A
         Command::Packages => services::packages(global).await,
         Command::Drain { name, undo } => nodes::drain(&name, !undo, global).await,
         Command::Leave { wait } => nodes::leave(wait, global).await,
-        Command::InternalEvaluate { .. } | Command::Testnet { .. } => {
+        Command::InternalEvaluate | Command::Spec(_) | Command::Testnet { .. } => {
             unreachable!("handled before the runtime was started")
         }
     }

@@ -4,7 +4,7 @@ use super::{
     args::{Global, RunArgs},
     connect::{Session, connect},
     exit::chain,
-    output,
+    output, spec,
 };
 use crate::api::{
     change::Change,
@@ -17,9 +17,8 @@ use potluck_dht::pack::{Scan, scan};
 use potluck_specs::{
     JobName, PackageId,
     job::{JobDraft, JobKind, PackageSource, SignedJob},
-    support,
 };
-use std::{ffi::OsStr, path::Path, process::ExitCode, time::Duration};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 /// Bytes of chunks in one upload: one frame holds them with room to spare.
 const UPLOAD_BYTES: usize = 512 << 10;
@@ -29,8 +28,7 @@ const VERSION_TRIES: u32 = 5;
 
 /// `potluck run FILE`.
 pub(super) async fn run(args: &RunArgs, global: &Global) -> Result<ExitCode, ApiError> {
-    let drafts = evaluate(&args.file)?;
-    refuse_unsupported(&drafts)?;
+    let drafts = spec::evaluate(&args.file, &args.set)?;
     let mut session = connect(global).await?;
     let mut accepted = Vec::new();
     for mut draft in drafts {
@@ -85,35 +83,6 @@ fn show(job: &Accepted, statuses: &[JobStatus]) -> String {
         Some(status) => format!("{accepted}\n{}/{} healthy", status.healthy, status.replicas),
         None => accepted,
     }
-}
-
-/// Evaluates a spec in a child process with limits: a spec can't hurt the
-/// process that holds the person's keys.
-fn evaluate(file: &Path) -> Result<Vec<JobDraft>, ApiError> {
-    let bad = |text: String| ApiError::new(ErrorCode::BadRequest, text);
-    let program = std::env::current_exe()
-        .map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
-    potluck_starlark::sandboxed(&program, &[OsStr::new("internal-evaluate")], file)
-        // The list of problems begins each with "error:", as we do.
-        .map_err(|error| bad(chain(&error).trim_start_matches("error: ").into()))
-}
-
-/// What nobody executes yet is said before anything is uploaded.
-fn refuse_unsupported(drafts: &[JobDraft]) -> Result<(), ApiError> {
-    let findings = drafts.iter().flat_map(|draft| {
-        let about = |finding| format!("job {}: {finding}", draft.name);
-        support::unsupported(draft).into_iter().map(about)
-    });
-    let findings: Vec<String> = findings.collect();
-    match findings.is_empty() {
-        true => Ok(()),
-        false => Err(ApiError::new(ErrorCode::BadRequest, findings.join("\n"))),
-    }
-}
-
-/// The child's side of [`evaluate`].
-pub(super) fn evaluate_child(file: &Path) -> ExitCode {
-    ExitCode::from(potluck_starlark::child_main(file))
 }
 
 async fn submit(session: &mut Session, draft: JobDraft, file: &Path) -> Result<Accepted, ApiError> {
