@@ -154,12 +154,12 @@ pub(super) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Evaluates a spec file under the limits of its parent.
+    /// Look at spec files: what is wrong with them, and what they mean.
+    #[command(subcommand)]
+    Spec(SpecCommand),
+    /// Evaluates spec files under the limits of its parent.
     #[command(hide = true)]
-    InternalEvaluate {
-        /// The file.
-        file: PathBuf,
-    },
+    InternalEvaluate,
 }
 
 /// Where nodes listen, unless they are told otherwise.
@@ -252,6 +252,56 @@ pub(super) enum TokenCommand {
     },
 }
 
+/// `potluck spec …`.
+#[derive(Debug, Subcommand)]
+pub(super) enum SpecCommand {
+    /// Tell everything that is wrong. Exit code 0: nothing (there may be
+    /// warnings), 2: something, 3: there is no such file.
+    Check {
+        /// Spec files, and folders whose *.star files are all looked at.
+        #[arg(default_value = ".", value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// Set a param of the spec.
+        #[arg(long, value_name = "NAME=VALUE")]
+        set: Vec<String>,
+    },
+    /// Every value after defaults, and where each comes from.
+    Show {
+        /// The spec file.
+        file: PathBuf,
+        /// Set a param of the spec.
+        #[arg(long, value_name = "NAME=VALUE")]
+        set: Vec<String>,
+    },
+    /// The functions of the language, as JSON.
+    Schema,
+    /// Write a commented spec to start from. On a terminal it asks for what is
+    /// not given.
+    New(NewArgs),
+}
+
+/// `potluck spec new`.
+#[derive(Debug, Args)]
+pub(super) struct NewArgs {
+    /// Where to write it (default: standard output). It must not exist.
+    pub file: Option<PathBuf>,
+    /// Name of the job.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// File or folder of its program, relative to the spec.
+    #[arg(long, value_name = "PATH")]
+    pub package: Option<String>,
+    /// What it runs: a path in the package, or an absolute one on the host.
+    #[arg(long)]
+    pub command: Option<String>,
+    /// Name of the port that it listens on.
+    #[arg(long, value_name = "NAME")]
+    pub port: Option<String>,
+    /// How many tasks.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub replicas: u32,
+}
+
 /// `potluck run`.
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
@@ -259,7 +309,7 @@ pub(super) struct RunArgs {
     #[arg(value_name = "FILE|JOB")]
     pub what: String,
     /// Go back: submit anew, signed by you, what this version was.
-    #[arg(long, value_name = "N", conflicts_with = "replicas")]
+    #[arg(long, value_name = "N", conflicts_with_all = ["replicas", "set"])]
     pub version: Option<u64>,
     /// Why, for the job's history.
     #[arg(short, long, value_name = "TEXT")]
@@ -277,6 +327,9 @@ pub(super) struct RunArgs {
     /// Other number of replicas than the spec says.
     #[arg(long, value_name = "N")]
     pub replicas: Option<u32>,
+    /// Set a param of the spec.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub set: Vec<String>,
 }
 
 /// `potluck plan`.
@@ -287,6 +340,9 @@ pub(super) struct PlanArgs {
     /// Other number of replicas than the spec says.
     #[arg(long, value_name = "N")]
     pub replicas: Option<u32>,
+    /// Set a param of the spec.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub set: Vec<String>,
 }
 
 /// A version that a job is expected to be at.

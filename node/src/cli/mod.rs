@@ -15,6 +15,7 @@ mod output;
 mod plan;
 mod run;
 mod services;
+mod spec;
 mod testnet;
 mod time;
 mod upload;
@@ -35,7 +36,10 @@ pub fn main() -> ExitCode {
     };
     let format = cli.global.output;
     match cli.command {
-        Command::InternalEvaluate { file } => evaluate::evaluate_child(&file),
+        Command::InternalEvaluate => ExitCode::from(potluck_starlark::child_main()),
+        Command::Spec(command) => {
+            spec::run(command, &cli.global).unwrap_or_else(|error| exit::fail(&error, format))
+        }
         Command::Testnet { args } => testnet::exec(&args, format),
         command => {
             let answers_by_code = matches!(command, Command::Plan(_) | Command::Diff { .. });
@@ -125,7 +129,7 @@ async fn dispatch(command: Command, global: &args::Global) -> Result<ExitCode, A
         Command::Packages => services::packages(global).await,
         Command::Drain { name, undo } => nodes::drain(&name, !undo, global).await,
         Command::Leave { wait } => nodes::leave(wait, global).await,
-        Command::InternalEvaluate { .. } | Command::Testnet { .. } => {
+        Command::InternalEvaluate | Command::Spec(_) | Command::Testnet { .. } => {
             unreachable!("handled before the runtime was started")
         }
     }

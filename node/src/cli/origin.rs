@@ -5,8 +5,10 @@
 //! (worktrees, packed references, SHA-256). Without the program, outside of a
 //! repository or when it takes long, there is no commit, and nothing fails.
 
+use super::exit::chain;
 use crate::api::error::{ApiError, ErrorCode};
 use potluck_core::cluster::{Commit, Origin};
+use potluck_starlark::Root;
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
@@ -17,34 +19,22 @@ use tokio::process::Command;
 /// How long git may take: a look at the specs of a large repository.
 const GIT_WAIT: Duration = Duration::from_secs(2);
 
-/// Marks the root of a tree of specs.
-const ROOT_FILE: &str = "potluck.root";
-
-/// Where this spec file comes from.
+/// Where this spec file comes from. It is named as specs name each other,
+/// `//services/web.star`: the same on every machine that has the tree.
 ///
 /// # Errors
-/// There is no such file.
+/// There is no such file, or it is no spec.
 pub(super) async fn of(spec: &Path) -> Result<Origin, ApiError> {
-    let file = spec.canonicalize().map_err(|error| {
-        let message = format!("can't read {}: {error}", spec.display());
-        ApiError::new(ErrorCode::BadRequest, message)
-    })?;
+    let bad = |text: String| ApiError::new(ErrorCode::BadRequest, text);
+    let (_, label) = Root::of(spec).map_err(|error| bad(chain(&error)))?;
+    let file = spec
+        .canonicalize()
+        .map_err(|error| bad(format!("can't read {}: {error}", spec.display())))?;
     Ok(Origin {
-        spec: Some(name(&file)),
+        spec: Some(label.to_string()),
         commit: commit(&file).await,
         back_to: None,
     })
-}
-
-/// The file's path below its root, such as `services/web.star`: the same on
-/// every machine that has the tree. The root is the nearest folder above with
-/// a file `potluck.root`, else the nearest with a `.git`, else its own.
-fn name(file: &Path) -> String {
-    let folder = file.parent().unwrap_or(Path::new("/"));
-    let above = |mark: &str| folder.ancestors().find(|dir| dir.join(mark).exists());
-    let root = above(ROOT_FILE).or_else(|| above(".git")).unwrap_or(folder);
-    let below = file.strip_prefix(root).unwrap_or(file);
-    below.to_string_lossy().into_owned()
 }
 
 /// The commit that is checked out, and whether a spec differs from it: this
@@ -83,19 +73,6 @@ fn read_status(success: bool, text: &str) -> Option<Commit> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_spec_is_named_from_its_root() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("a/b/web.star");
-        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-        std::fs::write(&file, "").unwrap();
-        assert_eq!(name(&file), "web.star");
-        std::fs::create_dir(folder.path().join(".git")).unwrap();
-        assert_eq!(name(&file), "a/b/web.star");
-        std::fs::write(folder.path().join("a/potluck.root"), "").unwrap();
-        assert_eq!(name(&file), "b/web.star");
-    }
 
     #[test]
     fn a_commit_is_read_with_whether_specs_differ() {

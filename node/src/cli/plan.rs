@@ -27,7 +27,7 @@ use std::{collections::BTreeSet, path::Path, process::ExitCode};
 
 /// `potluck plan FILE`.
 pub(super) async fn plan(args: &PlanArgs, global: &Global) -> Result<ExitCode, ApiError> {
-    let drafts = evaluate(&args.file, args.replicas)?;
+    let drafts = evaluate(&args.file, &args.set, args.replicas)?;
     let (origin, session) = tokio::join!(origin::of(&args.file), connect(global));
     let (origin, mut session) = (origin?, session?);
     let mut jobs = Vec::new();

@@ -70,7 +70,7 @@ pub(super) async fn run(args: &RunArgs, global: &Global) -> Result<ExitCode, Api
 /// The jobs of a spec file.
 async fn from_spec(args: &RunArgs, global: &Global) -> Result<(Session, Vec<Wish>), ApiError> {
     let file = Path::new(&args.what);
-    let drafts = evaluate(file, args.replicas)?;
+    let drafts = evaluate(file, &args.set, args.replicas)?;
     let names: Vec<&JobName> = drafts.iter().map(|draft| &draft.name).collect();
     check_expected(&args.expect_version, &names)?;
     let (origin, session) = tokio::join!(origin::of(file), connect(global));
