@@ -25,11 +25,11 @@ const GIT_WAIT: Duration = Duration::from_secs(2);
 /// # Errors
 /// There is no such file, or it is no spec.
 pub(super) async fn of(spec: &Path) -> Result<Origin, ApiError> {
-    let bad = |text: String| ApiError::new(ErrorCode::BadRequest, text);
-    let (_, label) = Root::of(spec).map_err(|error| bad(chain(&error)))?;
+    let missing = |text: String| ApiError::new(ErrorCode::NotFound, text);
+    let (_, label) = Root::of(spec).map_err(|error| missing(chain(&error)))?;
     let file = spec
         .canonicalize()
-        .map_err(|error| bad(format!("can't read {}: {error}", spec.display())))?;
+        .map_err(|error| missing(format!("can't read {}: {error}", spec.display())))?;
     Ok(Origin {
         spec: Some(label.to_string()),
         commit: commit(&file).await,

@@ -74,7 +74,7 @@ fn bad_specs_are_refused_with_their_place() {
     );
     assert_failed(
         &failure(&client, &["run", "no-such.star"]),
-        2,
+        3,
         &["no-such.star"],
     );
     let jobs = client.json(&["status"]).unwrap();
@@ -98,13 +98,7 @@ fn errors_are_json_where_json_is_read() {
             false,
         ),
         (&client, vec!["plan", "--no-such"], 1, "bad_request", false),
-        (
-            &client,
-            vec!["plan", "no-such.star"],
-            1,
-            "bad_request",
-            false,
-        ),
+        (&client, vec!["plan", "no-such.star"], 1, "not_found", false),
         (&nobody, vec!["info"], 5, "unavailable", true),
     ] {
         let args = [args, vec!["-o", "json"]].concat();
