@@ -152,12 +152,20 @@ pub(crate) fn unpack(text: &str) -> Option<Signed> {
 
 impl Capacity {
     /// As a value of chitchat: free and total cores in thousandths, free and
-    /// total memory in bytes. Newer versions may append.
+    /// total memory and disk in bytes, free and total bits a second of uplink.
+    /// Newer versions may append.
     pub(crate) fn to_text(self) -> String {
         let Capacity { free, total } = self;
         format!(
-            "{}/{}/{}/{}",
-            free.cpu_millis, total.cpu_millis, free.memory_bytes, total.memory_bytes
+            "{}/{}/{}/{}/{}/{}/{}/{}",
+            free.cpu_millis,
+            total.cpu_millis,
+            free.memory_bytes,
+            total.memory_bytes,
+            free.disk_bytes,
+            total.disk_bytes,
+            free.uplink_bits_per_s,
+            total.uplink_bits_per_s,
         )
     }
 
@@ -167,15 +175,20 @@ impl Capacity {
         let mut next = || numbers.next()?.parse::<u64>().ok();
         let (cpu_free, cpu_total) = (next()?, next()?);
         let (memory_free, memory_total) = (next()?, next()?);
-        let resources = |cpu, memory_bytes| {
+        // Nodes of before these were told have none to offer.
+        let (disk_free, disk_total) = (next().unwrap_or(0), next().unwrap_or(0));
+        let (uplink_free, uplink_total) = (next().unwrap_or(0), next().unwrap_or(0));
+        let resources = |cpu, memory_bytes, disk_bytes, uplink_bits_per_s| {
             Some(Resources {
                 cpu_millis: u32::try_from(cpu).ok()?,
                 memory_bytes,
+                disk_bytes,
+                uplink_bits_per_s,
             })
         };
         Some(Capacity {
-            free: resources(cpu_free, memory_free)?,
-            total: resources(cpu_total, memory_total)?,
+            free: resources(cpu_free, memory_free, disk_free, uplink_free)?,
+            total: resources(cpu_total, memory_total, disk_total, uplink_total)?,
         })
     }
 
@@ -192,6 +205,12 @@ impl Capacity {
                 total.cpu_millis.into(),
             )
             || far(free.memory_bytes, was.memory_bytes, total.memory_bytes)
+            || far(free.disk_bytes, was.disk_bytes, total.disk_bytes)
+            || far(
+                free.uplink_bits_per_s,
+                was.uplink_bits_per_s,
+                total.uplink_bits_per_s,
+            )
     }
 }
 
@@ -221,14 +240,8 @@ mod tests {
 
     fn capacity(cpu_free: u32, memory_free: u64) -> Capacity {
         Capacity {
-            free: Resources {
-                cpu_millis: cpu_free,
-                memory_bytes: memory_free,
-            },
-            total: Resources {
-                cpu_millis: 4_000,
-                memory_bytes: 1_000,
-            },
+            free: Resources::new(cpu_free, memory_free),
+            total: Resources::new(4_000, 1_000),
         }
     }
 

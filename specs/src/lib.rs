@@ -8,11 +8,18 @@
 
 pub mod cause;
 pub mod codec;
+pub mod diff;
+pub mod finding;
 pub mod generation;
 pub mod ids;
 pub mod job;
 pub mod package;
+pub mod path;
+pub mod plan;
+#[cfg(feature = "schema")]
+pub mod schema;
 pub mod suggestion;
+pub mod support;
 pub mod time;
 pub mod topology;
 pub mod trust;
@@ -22,5 +29,6 @@ pub use generation::{Epoch, Generation, Reign};
 pub use ids::{ChangeId, FleetId, JobName, NodeId, NodeName, SlotId};
 pub use job::Job;
 pub use package::{ChunkHash, PackageId};
+pub use path::{FieldPath, PathStep};
 pub use time::Millis;
 pub use topology::Topology;

@@ -78,14 +78,8 @@ async fn stop_all(nodes: Vec<Gossip>) {
 async fn nodes_find_each_other_and_tell_what_they_have() {
     let nodes = start_all(7);
     let capacity = Capacity {
-        free: Resources {
-            cpu_millis: 500,
-            memory_bytes: 1 << 30,
-        },
-        total: Resources {
-            cpu_millis: 2_000,
-            memory_bytes: 4 << 30,
-        },
+        free: Resources::new(500, 1 << 30),
+        total: Resources::new(2_000, 4 << 30),
     };
     nodes[2].set_capacity(capacity);
     nodes[3].set_draining(true);

@@ -9,7 +9,7 @@ use potluck_specs::{
     job::{PortSpec, Resources, SignedJob},
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 /// Whose word it is. Ordered by epoch, then reign.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -44,16 +44,21 @@ pub struct Call {
     pub version: u64,
     /// How many slots are to be filled in all.
     pub wanted: u32,
+    /// Most that one node would be given: it reserves no more. Without it,
+    /// all.
+    #[serde(default)]
+    pub each_most: Option<u32>,
     /// What each needs.
     pub resources: Resources,
+    /// Counted devices that each needs, by kind.
+    #[serde(default)]
+    pub devices: BTreeMap<String, u32>,
     /// Ports that each needs.
     pub ports: Vec<PortSpec>,
     /// The program.
     pub package: PackageId,
     /// The program's size.
     pub package_bytes: u64,
-    /// How many of the job's tasks each rack has already.
-    pub tasks_by_rack: BTreeMap<String, u32>,
 }
 
 /// A node's answer to a call.
@@ -80,6 +85,10 @@ pub struct Bid {
     pub missing_bytes: u64,
     /// Tasks of this job that failed here lately.
     pub failures: u32,
+    /// How hard the node works now, in hundredths: see
+    /// [`Heartbeat::pressure`](crate::session::Heartbeat::pressure).
+    #[serde(default)]
+    pub pressure: u8,
     /// How long the reservation holds, from when the node answered.
     pub holds: Millis,
 }
@@ -106,6 +115,36 @@ pub enum Refusal {
         /// Bytes that are free.
         free: u64,
     },
+    /// Too little disk free.
+    Disk {
+        /// Bytes that one slot needs.
+        need: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// Too little of the uplink free.
+    Uplink {
+        /// Bits a second that one slot needs.
+        need: u64,
+        /// Bits a second that are free.
+        free: u64,
+    },
+    /// Too few devices of a kind free.
+    Device {
+        /// Their kind.
+        kind: String,
+        /// How many one slot needs.
+        need: u32,
+        /// How many are free.
+        free: u32,
+    },
+    /// The node does not meet a requirement of the job.
+    Requirement {
+        /// Which, as people write it.
+        requirement: String,
+        /// What it has instead.
+        has: Option<String>,
+    },
     /// A fixed port is taken here.
     PortTaken {
         /// Its number.
@@ -130,6 +169,83 @@ pub enum Refusal {
     /// A kind of refusal that a newer version knows.
     #[serde(other)]
     Other,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::StaleAuthority { .. } => f.write_str("it obeys a later scheduler"),
+            Refusal::Cpu { need, free } => {
+                write!(f, "needs {}, {} are free", cores(*need), cores(*free))
+            }
+            Refusal::Memory { need, free } => {
+                let (need, free) = (bytes(*need), bytes(*free));
+                write!(f, "needs {need} of memory, {free} are free")
+            }
+            Refusal::Disk { need, free } => {
+                let (need, free) = (bytes(*need), bytes(*free));
+                write!(f, "needs {need} of disk, {free} are free")
+            }
+            Refusal::Uplink { need, free } => {
+                let (need, free) = (bits(*need), bits(*free));
+                write!(f, "needs {need} of uplink, {free} are free")
+            }
+            Refusal::Device { kind, need, free } => {
+                write!(f, "needs {need} {kind}, {free} are free")
+            }
+            Refusal::Requirement { requirement, has } => match has {
+                Some(has) => write!(f, "requires {requirement}, it has {has:?}"),
+                None => write!(f, "requires {requirement}, it has none"),
+            },
+            Refusal::PortTaken { port } => write!(f, "port {port} is taken"),
+            Refusal::Draining => f.write_str("it takes no new work"),
+            Refusal::Adopting => f.write_str("it still looks for the tasks of its former life"),
+            Refusal::Busy => f.write_str("too many calls are open there"),
+            Refusal::Untrusted { why } => write!(f, "it does not trust the job: {why}"),
+            Refusal::StaleGeneration { holds } => {
+                write!(f, "it holds a later generation, {holds}")
+            }
+            Refusal::Other => {
+                f.write_str("it refused for a reason that this version does not know")
+            }
+        }
+    }
+}
+
+/// Thousandths of a core, for people.
+pub(crate) fn cores(millis: u32) -> String {
+    match millis % 1_000 {
+        0 if millis == 1_000 => "1 core".into(),
+        0 => format!("{} cores", millis / 1_000),
+        rest => {
+            let rest = format!("{rest:03}");
+            format!("{}.{} cores", millis / 1_000, rest.trim_end_matches('0'))
+        }
+    }
+}
+
+/// Bytes, for people: whole numbers of a unit where they are, else tenths.
+pub(crate) fn bytes(bytes: u64) -> String {
+    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    for (shift, unit) in units {
+        if bytes >> shift > 0 {
+            let tenths = (bytes >> (shift - 10)) * 10 / 1_024;
+            return match tenths % 10 {
+                0 => format!("{} {unit}", tenths / 10),
+                rest => format!("{}.{rest} {unit}", tenths / 10),
+            };
+        }
+    }
+    format!("{bytes} B")
+}
+
+/// Bits a second, for people.
+pub(crate) fn bits(bits: u64) -> String {
+    match bits {
+        0..1_000 => format!("{bits} bit/s"),
+        1_000..1_000_000 => format!("{} kbit/s", bits / 1_000),
+        _ => format!("{} Mbit/s", bits / 1_000_000),
+    }
 }
 
 /// Fill these slots.
@@ -184,6 +300,12 @@ pub enum StopReason {
     Drained,
     /// The slot is filled elsewhere.
     Double,
+    /// It fails on this host again and again.
+    Failing,
+    /// It is to even out the load.
+    Moved,
+    /// A job of higher priority needs the room.
+    Preempted,
     /// A reason that a newer version knows.
     #[serde(other)]
     Other,

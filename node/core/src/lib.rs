@@ -4,9 +4,11 @@
 //! clock, socket, file, async, randomness or unordered map. The node drives it
 //! with real events, the simulator drives the same lines with virtual ones.
 
+pub mod attributes;
 pub mod auction;
 pub mod cluster;
 pub mod host;
+pub mod record;
 pub mod scheduler;
 pub mod session;
 pub mod voters;

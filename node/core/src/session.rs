@@ -1,7 +1,7 @@
 //! The session between an agent and the scheduler: heartbeats with what the
 //! host runs.
 
-use crate::auction::Authority;
+use crate::{attributes::Facts, auction::Authority};
 use potluck_specs::{Generation, JobName, Millis, NodeId, SlotId, job::Resources};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -53,6 +53,10 @@ pub struct SlotReport {
     pub resources: Resources,
     /// Starts of its process under this generation, from 1; 0 before.
     pub starts: u32,
+    /// Failures in a row: starts, and fetches before them, without a long run
+    /// between.
+    #[serde(default)]
+    pub failures: u32,
     /// How its last process ended, or why it could not start, for people.
     pub last_end: Option<String>,
     /// Since when it is in this state, Unix time.
@@ -75,6 +79,15 @@ pub struct Heartbeat {
     pub total: Resources,
     /// Takes no new work.
     pub draining: bool,
+    /// How hard the host works now, in hundredths: the worst share of time
+    /// in which something waited for CPU, memory or disk (PSI `some`, 10 s).
+    /// 0 where it can't be measured.
+    #[serde(default)]
+    pub pressure: u8,
+    /// What the node says of itself, with each full inventory. `None`:
+    /// unchanged.
+    #[serde(default)]
+    pub facts: Option<Facts>,
     /// What it runs.
     pub inventory: Inventory,
 }

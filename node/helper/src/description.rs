@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, fs, io, path::PathBuf};
 use std::{io::Read, path::Path};
 
 /// What this version writes; a helper refuses a higher one.
-pub const DESCRIPTION_VERSION: u32 = 1;
+pub const DESCRIPTION_VERSION: u32 = 2;
 
 /// Name of the file in the folder of a start.
 pub const DESCRIPTION_FILE: &str = "task";
@@ -67,6 +67,97 @@ pub struct TaskDescription {
     pub memory_peak_files: Vec<PathBuf>,
     /// The namespaces that it gets.
     pub isolation: Isolation,
+    /// What it may see and do.
+    pub profile: Profile,
+    /// The task's limit, which is also that of its folders in memory.
+    pub memory_bytes: Option<u64>,
+    /// Further places in its file system.
+    pub mounts: Vec<Mounted>,
+    /// Files that are written before it starts.
+    pub files: Vec<WrittenFile>,
+    /// Run one after the other before it; if one fails, it does not start.
+    pub setup: Vec<Hook>,
+    /// Run one after the other when it has ended, unless it was killed.
+    pub teardown: Vec<Hook>,
+    /// How its memory is watched, where the host tells.
+    pub memory_watch: Option<MemoryWatch>,
+}
+
+/// How well a task is kept apart from the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Profile {
+    /// For tasks of people who trust each other: all but the network is its
+    /// own.
+    Default,
+    /// All that can be had: nothing but its own folder can be written to.
+    Strict,
+    /// A daemon of the host.
+    None,
+}
+
+impl Profile {
+    /// As specs and node attributes have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Profile::Default => "default",
+            Profile::Strict => "strict",
+            Profile::None => "none",
+        }
+    }
+}
+
+/// A further place in a task's file system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mounted {
+    /// Absolute, in the task.
+    pub at: String,
+    /// What stands there.
+    pub from: MountedFrom,
+    /// May the task only read?
+    pub read_only: bool,
+}
+
+/// What is mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountedFrom {
+    /// A file or folder of the host.
+    Host(PathBuf),
+    /// Memory, gone with the task.
+    Memory {
+        /// Its size; 0 for what the kernel gives.
+        bytes: u64,
+    },
+}
+
+/// A file that is written before a start, and anew at the next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrittenFile {
+    /// In the task's folder, or absolute in the task.
+    pub path: String,
+    /// All of it.
+    pub contents: String,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// A command before or after the task's own, in the same sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    /// As the task's own command.
+    pub command: String,
+    /// After the command.
+    pub args: Vec<String>,
+    /// It is killed, and has failed, after this long.
+    pub timeout_ms: u64,
+}
+
+/// The files by which a task's memory is watched (cgroup v1).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryWatch {
+    /// The task's group of the memory controller.
+    pub group: PathBuf,
+    /// Its limit.
+    pub limit_bytes: u64,
 }
 
 /// A user and group of the host.
@@ -92,8 +183,41 @@ pub struct Isolation {
     pub uts: bool,
     /// Own mounts.
     pub mount: bool,
+    /// Own view of control groups.
+    pub cgroup: bool,
+    /// Own network, with nothing but loopback.
+    pub network: bool,
     /// What to do without one of them.
     pub if_missing: IfMissing,
+}
+
+impl Isolation {
+    /// What a profile asks for; a network of its own only where the task has
+    /// no ports to be reached at.
+    pub fn of(profile: Profile, has_ports: bool) -> Isolation {
+        let strict = profile == Profile::Strict;
+        if profile == Profile::None {
+            return Isolation {
+                user: false,
+                pid: false,
+                ipc: false,
+                uts: false,
+                mount: false,
+                cgroup: false,
+                network: false,
+                if_missing: IfMissing::Report,
+            };
+        }
+        Isolation {
+            network: strict && !has_ports,
+            if_missing: if strict {
+                IfMissing::Refuse
+            } else {
+                IfMissing::Report
+            },
+            ..Isolation::default()
+        }
+    }
 }
 
 impl Default for Isolation {
@@ -104,6 +228,8 @@ impl Default for Isolation {
             ipc: true,
             uts: true,
             mount: true,
+            cgroup: true,
+            network: false,
             if_missing: IfMissing::Report,
         }
     }
@@ -230,6 +356,13 @@ mod tests {
             kill_group: None,
             memory_peak_files: Vec::new(),
             isolation: Isolation::default(),
+            profile: Profile::Default,
+            memory_bytes: None,
+            mounts: Vec::new(),
+            files: Vec::new(),
+            setup: Vec::new(),
+            teardown: Vec::new(),
+            memory_watch: None,
         }
     }
 

@@ -14,7 +14,8 @@
 
 use crate::{
     inner::{INNER_BYTES, Inner, Part, Step},
-    launch::{Plan, clone_process},
+    launch::{Plan, Program, View, clone_process},
+    sandbox::{self, root::host_refuses},
     sweep,
 };
 use nix::{
@@ -66,13 +67,47 @@ fn exit(code: c_int) -> ! {
 
 struct Init<'a> {
     plan: &'a Plan,
+    view: &'a View,
     control: RawFd,
     lease: TimerFd,
+    /// Set while a hook runs.
+    patience: TimerFd,
     signals: SignalFd,
+    stage: Stage,
+    /// The process of the stage.
     task: Pid,
-    /// Carries the task's failure to become the program; closed by the kernel
-    /// when it has become it. `None` once either is known.
+    /// It was given more time than it may take.
+    timed_out: bool,
+    /// What init will exit with, once the task itself has ended.
+    code: c_int,
+    /// Carries the process's failure to become the program; closed by the
+    /// kernel when it has become it. `None` once either is known.
     starting: Option<OwnedFd>,
+}
+
+/// ```text
+/// Setup(0) -> Setup(1) -> ... -> Task -> Teardown(0) -> ... -> exit
+///     \___________\__ failed: exit
+/// ```
+#[derive(Clone, Copy)]
+enum Stage {
+    Setup(usize),
+    Task,
+    Teardown(usize),
+}
+
+/// What could not be done, and at what.
+#[derive(Clone, Copy)]
+struct Trouble {
+    step: Step,
+    errno: Errno,
+    at: u32,
+}
+
+impl Trouble {
+    fn at(step: Step) -> impl Fn(Errno) -> Trouble {
+        move |errno| Trouble { step, errno, at: 0 }
+    }
 }
 
 impl Init<'_> {
@@ -85,43 +120,81 @@ impl Init<'_> {
         if Inner::receive(control, MsgFlags::empty()) != Ok(Some(Inner::Go)) {
             exit(CODE_HELPER_GONE);
         }
-        finish_sandbox(plan);
-        match Init::start(plan) {
+        // A task that runs as the same user must not look into this process.
+        let _ = nix::sys::prctl::set_dumpable(false);
+        let started = finish_sandbox(plan).and_then(|view| Init::start(plan, view));
+        match started {
             Ok(mut init) => init.watch(),
-            Err((step, errno)) => fail(control, step, errno),
+            Err(trouble) => fail(control, trouble),
         }
     }
 
-    fn start(plan: &Plan) -> Result<Init<'_>, (Step, Errno)> {
-        let clone = |errno| (Step::Clone, errno);
-        let lease = lease_timer(plan.lease_until.0).map_err(clone)?;
+    fn start<'a>(plan: &'a Plan, view: &'a View) -> Result<Init<'a>, Trouble> {
+        let clone = Trouble::at(Step::Clone);
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        let signals = SignalFd::with_flags(&SigSet::all(), flags).map_err(clone)?;
-        let (starting, report) = pipe2(OFlag::O_CLOEXEC).map_err(clone)?;
+        let mut init = Init {
+            plan,
+            view,
+            control: plan.control.as_raw_fd(),
+            lease: lease_timer(plan.lease_until.0).map_err(&clone)?,
+            patience: new_timer().map_err(&clone)?,
+            signals: SignalFd::with_flags(&SigSet::all(), flags).map_err(&clone)?,
+            stage: Stage::Task,
+            task: Pid::from_raw(0),
+            timed_out: false,
+            code: CODE_BROKEN,
+            starting: None,
+        };
+        init.enter(match view.setup.is_empty() {
+            true => Stage::Task,
+            false => Stage::Setup(0),
+        })?;
+        Ok(init)
+    }
+
+    /// From now on nobody but the task holds its pipes.
+    fn release_output(&self) {
+        close(self.plan.out.as_raw_fd());
+        close(self.plan.err.as_raw_fd());
+    }
+
+    /// Starts the process of a stage.
+    fn enter(&mut self, stage: Stage) -> Result<(), Trouble> {
+        let clone = Trouble::at(Step::Clone);
+        let (program, is_task) = match stage {
+            Stage::Setup(index) => (&self.view.setup[index], false),
+            Stage::Task => (&self.view.task, true),
+            Stage::Teardown(index) => (&self.view.teardown[index], false),
+        };
+        let (starting, report) = pipe2(OFlag::O_CLOEXEC).map_err(&clone)?;
         // SAFETY: one thread, and `become_task` does not return.
-        let task = match unsafe { clone_process(0) }.map_err(clone)? {
-            None => become_task(plan, report.as_raw_fd()),
+        let task = match unsafe { clone_process(0) }.map_err(&clone)? {
+            None => become_task(self.plan, self.view, program, is_task, report.as_raw_fd()),
             Some((task, _)) => task,
         };
-        drop(report);
-        close(plan.out.as_raw_fd());
-        close(plan.err.as_raw_fd());
-        Ok(Init {
-            plan,
-            control: plan.control.as_raw_fd(),
-            lease,
-            signals,
-            task,
-            starting: Some(starting),
-        })
+        self.stage = stage;
+        self.task = task;
+        self.timed_out = false;
+        self.starting = Some(starting);
+        if is_task && self.view.teardown.is_empty() {
+            self.release_output();
+        }
+        set_patience(&self.patience, program.timeout_ms).map_err(&clone)
     }
 
     fn watch(&mut self) {
         loop {
             let starting = self.starting.as_ref().map_or(-1, AsRawFd::as_raw_fd);
             let lease = self.lease.as_fd().as_raw_fd();
-            let fds = [self.control, lease, self.signals.as_raw_fd(), starting];
-            let [control, lease, signals, starting] = poll(fds);
+            let patience = self.patience.as_fd().as_raw_fd();
+            let fds = [
+                self.control,
+                lease,
+                self.signals.as_raw_fd(),
+                starting,
+                patience,
+            ];
+            let [control, lease, signals, starting, patience] = poll(fds);
             if lease {
                 Inner::Starved.send(self.control);
                 self.end_everything(CODE_LEASE_OVER);
@@ -132,10 +205,21 @@ impl Init<'_> {
             if starting {
                 self.learn_start();
             }
+            if patience {
+                self.lose_patience();
+            }
             if signals {
                 self.take_signals();
             }
         }
+    }
+
+    /// A hook has had its time. Its end is heard of as any other.
+    fn lose_patience(&mut self) {
+        let mut expirations = [0; 8];
+        let _ = nix::unistd::read(&self.patience, &mut expirations);
+        self.timed_out = true;
+        self.signal(Signal::SIGKILL);
     }
 
     fn hear(&mut self) {
@@ -158,15 +242,35 @@ impl Init<'_> {
             return;
         };
         let mut bytes = [0; INNER_BYTES];
-        match nix::unistd::read(&starting, &mut bytes) {
-            Ok(0) => Inner::Started.send(self.control),
-            Ok(length) => match Inner::decode(&bytes[..length]) {
-                Some(Inner::Failed(step, errno)) => {
-                    fail(self.control, step, Errno::from_raw(errno))
+        let broken = |errno| Trouble::at(Step::Exec)(errno);
+        let trouble = match nix::unistd::read(&starting, &mut bytes) {
+            Ok(0) => {
+                if matches!(self.stage, Stage::Task) {
+                    Inner::Started.send(self.control);
                 }
-                _ => fail(self.control, Step::Exec, Errno::EIO),
+                return;
+            }
+            Ok(length) => match Inner::decode(&bytes[..length]) {
+                Some(Inner::Failed(step, errno, at)) => Trouble {
+                    step,
+                    errno: Errno::from_raw(errno),
+                    at,
+                },
+                _ => broken(Errno::EIO),
             },
-            Err(errno) => fail(self.control, Step::Exec, errno),
+            Err(errno) => broken(errno),
+        };
+        match self.stage {
+            Stage::Task => fail(self.control, trouble),
+            Stage::Setup(index) => fail(
+                self.control,
+                Trouble {
+                    at: index as u32 + 1,
+                    ..trouble
+                },
+            ),
+            // Its process ends with a code of its own, as one that ran would.
+            Stage::Teardown(_) => {}
         }
     }
 
@@ -182,10 +286,17 @@ impl Init<'_> {
     }
 
     fn pass_on(&self, signal: c_int) {
-        let Ok(signal) = Signal::try_from(signal) else {
+        // What tidies up after the task is not the task.
+        if matches!(self.stage, Stage::Teardown(_)) {
             return;
-        };
-        // Until it has its session, the task's process has no group.
+        }
+        if let Ok(signal) = Signal::try_from(signal) {
+            self.signal(signal);
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        // Until it has its session, the process has no group.
         if killpg(self.task, signal).is_err() {
             let _ = kill(self.task, signal);
         }
@@ -193,13 +304,10 @@ impl Init<'_> {
 
     fn reap(&mut self) {
         loop {
-            let (end, code) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) if pid == self.task => {
-                    (Inner::Exited(code), code)
-                }
+            let end = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) if pid == self.task => Inner::Exited(code),
                 Ok(WaitStatus::Signaled(pid, signal, _)) if pid == self.task => {
-                    let signal = signal as c_int;
-                    (Inner::Signalled(signal), CODE_SIGNAL_BASE + signal)
+                    Inner::Signalled(signal as c_int)
                 }
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
                 Err(Errno::EINTR) | Ok(_) => continue,
@@ -207,9 +315,58 @@ impl Init<'_> {
             };
             // It may have ended before its start was looked at.
             self.learn_start();
-            end.send(self.control);
-            exit(code);
+            self.go_on(end);
         }
+    }
+
+    /// What follows the end of a stage.
+    fn go_on(&mut self, end: Inner) {
+        let code = match end {
+            Inner::Exited(code) => code,
+            Inner::Signalled(signal) => CODE_SIGNAL_BASE + signal,
+            _ => CODE_BROKEN,
+        };
+        let next = match self.stage {
+            Stage::Setup(index) => {
+                if code != 0 {
+                    self.setup_failed(index, end);
+                }
+                match index + 1 < self.view.setup.len() {
+                    true => Stage::Setup(index + 1),
+                    false => Stage::Task,
+                }
+            }
+            Stage::Task => {
+                end.send(self.control);
+                self.code = code;
+                Stage::Teardown(0)
+            }
+            Stage::Teardown(index) => Stage::Teardown(index + 1),
+        };
+        match next {
+            Stage::Teardown(index) if index == self.view.teardown.len() => exit(self.code),
+            Stage::Task | Stage::Setup(_) => {
+                if let Err(trouble) = self.enter(next) {
+                    fail(self.control, trouble);
+                }
+            }
+            Stage::Teardown(_) => {
+                if self.enter(next).is_err() {
+                    exit(self.code);
+                }
+            }
+        }
+    }
+
+    fn setup_failed(&self, index: usize, end: Inner) -> ! {
+        let (step, number) = match end {
+            Inner::Exited(code) => (Step::Setup, code),
+            _ if self.timed_out => (Step::SetupTooLong, 0),
+            Inner::Signalled(signal) => (Step::SetupKilled, signal),
+            _ => (Step::Setup, 0),
+        };
+        Inner::Failed(step, number, index as u32 + 1).send(self.control);
+        exit(CODE_NOT_STARTED)
     }
 
     /// The kernel ends a pid namespace with its process 1. Without one, the
@@ -229,59 +386,117 @@ impl Init<'_> {
     }
 }
 
-fn fail(control: RawFd, step: Step, errno: Errno) -> ! {
-    Inner::Failed(step, errno as i32).send(control);
+fn fail(control: RawFd, trouble: Trouble) -> ! {
+    Inner::Failed(trouble.step, trouble.errno as i32, trouble.at).send(control);
     exit(CODE_NOT_STARTED)
 }
 
-/// What the task can do without is reported and left out.
-fn finish_sandbox(plan: &Plan) {
-    let control = plan.control.as_raw_fd();
-    let miss = |part: Part, errno: Errno| Inner::Missing(part, errno as i32).send(control);
-    let has = |flag| plan.flags & flag != 0;
-    let none = None::<&str>;
-    if has(libc::CLONE_NEWNS) {
-        let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-        match mount(none, "/", none, flags, none) {
-            Err(errno) => miss(Part::Mount, errno),
-            // Not over mounts that might still reach the host's.
-            Ok(()) if has(libc::CLONE_NEWPID) => {
-                let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-                if let Err(errno) = mount(Some("proc"), "/proc", Some("proc"), flags, none) {
-                    miss(Part::Proc, errno);
-                }
-            }
-            Ok(()) => {}
-        }
-    } else if has(libc::CLONE_NEWPID) {
-        miss(Part::Proc, Errno::EPERM);
+/// A part that can't be had: told, or the end of the start.
+fn miss(plan: &Plan, part: Part, errno: Errno) -> Result<(), Trouble> {
+    if plan.refuse_missing {
+        return Err(Trouble {
+            step: Step::Isolation,
+            errno,
+            at: part as u32,
+        });
     }
+    Inner::Missing(part, errno as i32).send(plan.control.as_raw_fd());
+    Ok(())
+}
+
+/// What the task can do without is reported and left out. How the task will
+/// see its files.
+fn finish_sandbox(plan: &Plan) -> Result<&View, Trouble> {
+    let has = |flag| plan.flags & flag != 0;
     if has(libc::CLONE_NEWUTS) {
         let name = plan.host_name.as_bytes();
         // SAFETY: pointer and length are those of one live string.
         let result = unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) };
         if let Err(errno) = Errno::result(result) {
-            miss(Part::HostName, errno);
+            miss(plan, Part::HostName, errno)?;
         }
+    }
+    if has(libc::CLONE_NEWNET)
+        && let Err(errno) = sandbox::raise_loopback()
+    {
+        miss(plan, Part::Loopback, errno)?;
     }
     if !has(libc::CLONE_NEWPID) {
         // So that what leaves the task's session stays within reach.
         let _ = nix::sys::prctl::set_child_subreaper(true);
     }
+    finish_mounts(plan)
 }
 
-/// Becomes the task's program, or says why not and ends.
-fn become_task(plan: &Plan, report: RawFd) -> ! {
-    let Err((step, errno)) = try_become_task(plan);
-    let message = Inner::Failed(step, errno as i32).encode();
+fn finish_mounts(plan: &Plan) -> Result<&View, Trouble> {
+    let own_pids = plan.flags & libc::CLONE_NEWPID != 0;
+    if plan.flags & libc::CLONE_NEWNS == 0 {
+        if own_pids {
+            miss(plan, Part::Proc, Errno::EPERM)?;
+        }
+        return Ok(&plan.outside);
+    }
+    let none = None::<&str>;
+    let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    let no_root = |errno| match plan.needs_root {
+        true => Err(Trouble::at(Step::Root)(errno)),
+        false => Ok(()),
+    };
+    if let Err(errno) = mount(none, "/", none, flags, none) {
+        miss(plan, Part::Mount, errno)?;
+        no_root(errno)?;
+        return Ok(&plan.outside);
+    }
+    if let Some(root) = &plan.root {
+        let mut refused = Ok(());
+        let entered = root.enter(|part, errno| {
+            if refused.is_ok() {
+                refused = miss(plan, part, errno);
+            }
+        });
+        refused?;
+        match entered {
+            Ok(()) => return Ok(&plan.inside),
+            // A container around us allows no mounts at all.
+            Err(error) if error.step == 0 && host_refuses(error.errno) => {
+                miss(plan, Part::Root, error.errno)?;
+                no_root(error.errno)?;
+            }
+            Err(error) => {
+                return Err(Trouble {
+                    step: Step::Root,
+                    errno: error.errno,
+                    at: error.step,
+                });
+            }
+        }
+    }
+    if own_pids {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        if let Err(errno) = mount(Some("proc"), "/proc", Some("proc"), flags, none) {
+            miss(plan, Part::Proc, errno)?;
+        }
+    }
+    Ok(&plan.outside)
+}
+
+/// Becomes a program of the task, or says why not and ends.
+fn become_task(plan: &Plan, view: &View, program: &Program, is_task: bool, report: RawFd) -> ! {
+    let Err(trouble) = try_become_task(plan, view, program, is_task);
+    let message = Inner::Failed(trouble.step, trouble.errno as i32, trouble.at).encode();
     // SAFETY: the descriptor is ours and open.
     let report = unsafe { BorrowedFd::borrow_raw(report) };
     let _ = nix::unistd::write(report, &message);
     exit(CODE_NOT_STARTED)
 }
 
-fn try_become_task(plan: &Plan) -> Result<std::convert::Infallible, (Step, Errno)> {
-    let at = |step| move |errno| (step, errno);
+fn try_become_task(
+    plan: &Plan,
+    view: &View,
+    program: &Program,
+    is_task: bool,
+) -> Result<std::convert::Infallible, Trouble> {
+    let at = Trouble::at;
     reset_signals();
     setsid().map_err(at(Step::Clone))?;
     dup2_stdin(&plan.null).map_err(at(Step::Streams))?;
@@ -290,12 +505,28 @@ fn try_become_task(plan: &Plan) -> Result<std::convert::Infallible, (Step, Errno
     for group in &plan.cgroups {
         nix::unistd::write(group, b"0").map_err(at(Step::ControlGroup))?;
     }
-    chdir(plan.task_folder.as_c_str()).map_err(at(Step::WorkingDirectory))?;
+    if plan.own_cgroups
+        && let Err(errno) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
+    {
+        miss(plan, Part::ControlGroups, errno)?;
+    }
+    chdir(view.folder.as_c_str()).map_err(at(Step::WorkingDirectory))?;
+    if let Some(confinement) = &plan.confinement {
+        // EPERM: not root and no user namespace, so there is nothing to lose.
+        match confinement.capabilities.bound() {
+            Ok(()) | Err(Errno::EPERM) => {}
+            Err(errno) => return Err(at(Step::Privileges)(errno)),
+        }
+    }
     if let Some(user) = plan.user {
         become_user(Uid::from_raw(user.uid), Gid::from_raw(user.gid)).map_err(at(Step::User))?;
     }
-    nix::sys::prctl::set_no_new_privs().map_err(at(Step::Privileges))?;
-    Inner::Task.send(plan.control.as_raw_fd());
+    if is_task {
+        Inner::Task.send(plan.control.as_raw_fd());
+    }
+    if !plan.unconfined {
+        confine(plan)?;
+    }
     // SAFETY: changes flags of descriptors only; all are closed by the
     // program's start, the report's pipe being the sign of it.
     let result = unsafe {
@@ -304,14 +535,48 @@ fn try_become_task(plan: &Plan) -> Result<std::convert::Infallible, (Step, Errno
     };
     Errno::result(result).map_err(at(Step::Privileges))?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(at(Step::Exec))?;
-    Err((Step::Exec, exec(plan)))
+    Err(at(Step::Exec)(exec(view, program)))
 }
 
-fn exec(plan: &Plan) -> Errno {
+/// From here on the process can do no more than the task may. Landlock before
+/// the filter, which may not know its calls.
+fn confine(plan: &Plan) -> Result<(), Trouble> {
+    let privileges = Trouble::at(Step::Privileges);
+    let Some(confinement) = &plan.confinement else {
+        return nix::sys::prctl::set_no_new_privs().map_err(privileges);
+    };
+    confinement.capabilities.keep().map_err(&privileges)?;
+    nix::sys::prctl::set_no_new_privs().map_err(&privileges)?;
+    if let Err(errno) = confinement.landlock.apply() {
+        match errno {
+            // Only `strict` promises it.
+            Errno::ENOSYS | Errno::EOPNOTSUPP if confinement.landlock.writable.is_none() => {}
+            Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EPERM => {
+                miss(plan, Part::Landlock, errno)?;
+            }
+            errno => return Err(privileges(errno)),
+        }
+    }
+    if let Err(errno) = confinement.filter.apply() {
+        match errno {
+            Errno::ENOSYS | Errno::EINVAL | Errno::EPERM => miss(plan, Part::Seccomp, errno)?,
+            errno => return Err(privileges(errno)),
+        }
+    }
+    Ok(())
+}
+
+fn exec(view: &View, program: &Program) -> Errno {
     for _ in 0..BUSY_ATTEMPTS {
         // SAFETY: the strings and arrays were made before the clone and end
         // with zero.
-        unsafe { libc::execve(plan.command.as_ptr(), plan.args.as_ptr(), plan.env.as_ptr()) };
+        unsafe {
+            libc::execve(
+                program.command.as_ptr(),
+                program.args.as_ptr(),
+                view.env.as_ptr(),
+            )
+        };
         if Errno::last() != Errno::ETXTBSY {
             break;
         }
@@ -352,9 +617,22 @@ fn reset_signals() {
     }
 }
 
-fn lease_timer(until_ms: u64) -> Result<TimerFd, Errno> {
+fn new_timer() -> Result<TimerFd, Errno> {
     let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
-    let timer = TimerFd::new(ClockId::CLOCK_BOOTTIME, flags)?;
+    TimerFd::new(ClockId::CLOCK_BOOTTIME, flags)
+}
+
+/// 0 switches it off.
+fn set_patience(timer: &TimerFd, ms: u64) -> Result<(), Errno> {
+    if ms == 0 {
+        return timer.unset();
+    }
+    let after = Expiration::OneShot(timer_time(ms));
+    timer.set(after, TimerSetTimeFlags::empty())
+}
+
+fn lease_timer(until_ms: u64) -> Result<TimerFd, Errno> {
+    let timer = new_timer()?;
     set_lease(&timer, until_ms)?;
     Ok(timer)
 }

@@ -24,8 +24,9 @@ pub(crate) enum Inner {
     Task,
     /// From init: the program runs.
     Started,
-    /// From init: it does not.
-    Failed(Step, i32),
+    /// From init: it does not. With a number that says at what, 0 for
+    /// nothing more to say.
+    Failed(Step, i32, u32),
     /// From init: the task's process returned a code.
     Exited(i32),
     /// From init: a signal ended it.
@@ -44,16 +45,52 @@ pub(crate) enum Part {
     Proc,
     /// The host name.
     HostName,
+    /// A root of its own.
+    Root,
+    /// Terminals of its own.
+    Terminals,
+    /// POSIX queues of its own, as files.
+    Queues,
+    /// A view of control groups that begins at its own.
+    ControlGroups,
+    /// The loopback device of its network.
+    Loopback,
+    /// The filter of system calls.
+    Seccomp,
+    /// The kernel's path rules.
+    Landlock,
 }
 
 impl Part {
-    const ALL: [Part; 3] = [Part::Mount, Part::Proc, Part::HostName];
+    const ALL: [Part; 10] = [
+        Part::Mount,
+        Part::Proc,
+        Part::HostName,
+        Part::Root,
+        Part::Terminals,
+        Part::Queues,
+        Part::ControlGroups,
+        Part::Loopback,
+        Part::Seccomp,
+        Part::Landlock,
+    ];
+
+    pub(crate) fn from_number(number: u32) -> Option<Part> {
+        Part::ALL.into_iter().find(|part| *part as u32 == number)
+    }
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Part::Mount => "mount",
             Part::Proc => "proc",
             Part::HostName => "hostname",
+            Part::Root => "root",
+            Part::Terminals => "terminals",
+            Part::Queues => "queues",
+            Part::ControlGroups => "cgroup",
+            Part::Loopback => "loopback",
+            Part::Seccomp => "seccomp",
+            Part::Landlock => "landlock",
         }
     }
 }
@@ -76,10 +113,20 @@ pub(crate) enum Step {
     Privileges,
     /// Running the program.
     Exec,
+    /// Its root.
+    Root,
+    /// A part without which it must not run.
+    Isolation,
+    /// A command before it returned a code.
+    Setup,
+    /// A command before it was ended by a signal.
+    SetupKilled,
+    /// A command before it took too long.
+    SetupTooLong,
 }
 
 impl Step {
-    const ALL: [Step; 7] = [
+    const ALL: [Step; 12] = [
         Step::Clone,
         Step::Streams,
         Step::ControlGroup,
@@ -87,6 +134,11 @@ impl Step {
         Step::User,
         Step::Privileges,
         Step::Exec,
+        Step::Root,
+        Step::Isolation,
+        Step::Setup,
+        Step::SetupKilled,
+        Step::SetupTooLong,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -98,10 +150,13 @@ impl Step {
             Step::User => "its user can't be set",
             Step::Privileges => "its privileges can't be limited",
             Step::Exec => "its command can't be run",
+            Step::Root => "its root can't be made",
+            Step::Isolation => "this host can't isolate it",
+            Step::Setup | Step::SetupKilled | Step::SetupTooLong => "its set-up failed",
         }
     }
 
-    pub(crate) fn from_number(number: u32) -> Option<Step> {
+    fn from_number(number: u32) -> Option<Step> {
         Step::ALL.into_iter().find(|step| *step as u32 == number)
     }
 }
@@ -118,7 +173,10 @@ impl Inner {
             Inner::Missing(part, errno) => (4, part as u32, errno as u64),
             Inner::Task => (5, 0, 0),
             Inner::Started => (6, 0, 0),
-            Inner::Failed(step, errno) => (7, step as u32, errno as u64),
+            Inner::Failed(step, errno, at) => {
+                let errno = u64::from(errno as u32);
+                (7, step as u32, errno | u64::from(at) << 32)
+            }
             Inner::Exited(code) => (8, code as u32, 0),
             Inner::Signalled(signal) => (9, signal as u32, 0),
             Inner::Starved => (10, 0, 0_u64),
@@ -144,7 +202,7 @@ impl Inner {
             }
             5 => Inner::Task,
             6 => Inner::Started,
-            7 => Inner::Failed(Step::from_number(small)?, large as i32),
+            7 => Inner::Failed(Step::from_number(small)?, large as i32, word(12)),
             8 => Inner::Exited(small as i32),
             9 => Inner::Signalled(small as i32),
             10 => Inner::Starved,
@@ -192,7 +250,7 @@ mod tests {
             Inner::Starved,
         ];
         all.extend(Part::ALL.map(|part| Inner::Missing(part, 1)));
-        all.extend(Step::ALL.map(|step| Inner::Failed(step, 2)));
+        all.extend(Step::ALL.map(|step| Inner::Failed(step, 2, 7)));
         for message in all {
             assert_eq!(Inner::decode(&message.encode()), Some(message));
         }

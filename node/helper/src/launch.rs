@@ -7,10 +7,11 @@
 //! [`crate::init`].
 
 use crate::{
-    description::{IfMissing, TaskDescription, UserIds},
+    description::{Hook, IfMissing, Profile, TaskDescription, UserIds},
     init,
     inner::Inner,
     protocol::MissingIsolation,
+    sandbox::{self, Confinement, PACKAGE_AT, SandboxError, TASK_FOLDER_AT, root::RootPlan},
 };
 use nix::{
     errno::Errno,
@@ -37,6 +38,9 @@ use std::{
 
 /// Name of the variable that tells a task where its package is.
 pub const PACKAGE_VARIABLE: &str = "POTLUCK_PACKAGE";
+
+/// Name of the variable that tells a task where its own folder is.
+pub const TASK_FOLDER_VARIABLE: &str = "POTLUCK_TASK_DIR";
 
 /// Wanted size of the pipes for a task's output: a task that prints in bursts
 /// does not wait for the disk. The kernel gives 64 KiB where the user has
@@ -74,6 +78,15 @@ pub(crate) enum LaunchError {
     /// A pipe, a socket, or a process.
     #[error("{what} can't be made")]
     Kernel { what: &'static str, source: Errno },
+    /// What the task would see and be able to do.
+    #[error("its sandbox can't be prepared")]
+    Sandbox(#[from] SandboxError),
+    /// Its folder can't be given to its user.
+    #[error("{path} can't be given to the task's user")]
+    Give { path: PathBuf, source: io::Error },
+    /// Its mounts and files have no place to be.
+    #[error("its mounts and files need a root of its own, which it can't have here")]
+    NoRoot,
     /// The host forbids what the description insists on.
     #[error("this host forbids a {kind} namespace: {why}")]
     Forbidden { kind: String, why: String },
@@ -88,15 +101,27 @@ pub(crate) struct Launched {
     /// `cgroup.kill` of the task's group.
     pub(crate) kill_group: Option<File>,
     pub(crate) missing: Vec<MissingIsolation>,
+    /// Steps of the task's root, by their numbers.
+    pub(crate) root_labels: Vec<String>,
 }
 
 /// What init needs; made before the clone.
 pub(crate) struct Plan {
     pub(crate) flags: c_int,
-    pub(crate) command: CString,
-    pub(crate) args: CStrings,
-    pub(crate) env: CStrings,
-    pub(crate) task_folder: CString,
+    /// With the host's paths, for a task that has no root of its own.
+    pub(crate) outside: View,
+    /// With those of its own root.
+    pub(crate) inside: View,
+    pub(crate) root: Option<RootPlan>,
+    pub(crate) confinement: Option<Confinement>,
+    /// Without a root something that was asked for would not be there.
+    pub(crate) needs_root: bool,
+    /// Whatever can't be had ends the start.
+    pub(crate) refuse_missing: bool,
+    /// Not even the usual is taken from it.
+    pub(crate) unconfined: bool,
+    /// Its view of control groups begins at its own.
+    pub(crate) own_cgroups: bool,
     pub(crate) host_name: CString,
     pub(crate) user: Option<UserIds>,
     pub(crate) cgroups: Vec<File>,
@@ -109,6 +134,23 @@ pub(crate) struct Plan {
     pub(crate) out: OwnedFd,
     pub(crate) helper_err: OwnedFd,
     pub(crate) err: OwnedFd,
+}
+
+/// What is run, as one sees it from inside or outside of a root.
+pub(crate) struct View {
+    pub(crate) setup: Vec<Program>,
+    pub(crate) task: Program,
+    pub(crate) teardown: Vec<Program>,
+    pub(crate) env: CStrings,
+    pub(crate) folder: CString,
+}
+
+/// A command with its arguments.
+pub(crate) struct Program {
+    pub(crate) command: CString,
+    pub(crate) args: CStrings,
+    /// 0: as long as it likes.
+    pub(crate) timeout_ms: u64,
 }
 
 /// Strings as `execve` wants them.
@@ -138,23 +180,27 @@ impl CStrings {
 
 /// The kinds of namespaces, with their names for people, in the order in
 /// which they are tried one by one.
-const KINDS: [(c_int, &str); 5] = [
+const KINDS: [(c_int, &str); 6] = [
     (libc::CLONE_NEWUSER, "user"),
     (libc::CLONE_NEWPID, "pid"),
     (libc::CLONE_NEWNS, "mount"),
     (libc::CLONE_NEWIPC, "ipc"),
     (libc::CLONE_NEWUTS, "uts"),
+    (libc::CLONE_NEWNET, "network"),
 ];
 
-/// Makes the sandbox and its init.
+/// Makes the sandbox and its init. `base` is a folder that nothing of the task
+/// is in: its new root covers it while it is made.
 pub(crate) fn launch(
     description: &TaskDescription,
+    base: &Path,
     lease_until: Millis,
 ) -> Result<Launched, LaunchError> {
     let mut missing = Vec::new();
     let mut plan = prepare(description, lease_until, &mut missing)?;
-    let pidfd = clone_init(description, &mut plan, &mut missing)?;
+    let pidfd = clone_init(description, base, &mut plan, &mut missing)?;
     Inner::Go.send(plan.helper_control.as_raw_fd());
+    let steps = plan.root.iter().flat_map(|root| &root.steps);
     Ok(Launched {
         pidfd,
         control: plan.helper_control,
@@ -162,6 +208,7 @@ pub(crate) fn launch(
         err: plan.helper_err,
         kill_group: plan.kill_group,
         missing,
+        root_labels: steps.map(|step| step.label.clone()).collect(),
     })
 }
 
@@ -172,23 +219,29 @@ fn prepare(
 ) -> Result<Plan, LaunchError> {
     absolute("the task's folder", &description.task_folder)?;
     absolute("the package", &description.package)?;
-    let command = resolve(description)?;
-    let mut args = vec![command.clone()];
-    for arg in &description.args {
-        args.push(text("arguments", arg)?);
+    let user = user(description)?;
+    if geteuid().is_root() {
+        sandbox::give_folder(description).map_err(|source| LaunchError::Give {
+            path: description.task_folder.clone(),
+            source,
+        })?;
     }
-    let env = environment(description)?;
     let (helper_control, control) = control_sockets()?;
     let (helper_out, out) = output_pipe()?;
     let (helper_err, err) = output_pipe()?;
+    let inside = (Path::new(PACKAGE_AT), Path::new(TASK_FOLDER_AT));
     Ok(Plan {
         flags: 0,
-        command,
-        args: CStrings::new(args),
-        env: CStrings::new(env),
-        task_folder: text("task's folder", &description.task_folder.to_string_lossy())?,
+        outside: view(description, &description.package, &description.task_folder)?,
+        inside: view(description, inside.0, inside.1)?,
+        root: None,
+        confinement: None,
+        needs_root: !description.mounts.is_empty() || !description.files.is_empty(),
+        refuse_missing: description.isolation.if_missing == IfMissing::Refuse,
+        unconfined: description.profile == Profile::None,
+        own_cgroups: description.isolation.cgroup,
         host_name: text("name", &host_name(description))?,
-        user: user(description)?,
+        user,
         cgroups: open_cgroups(description)?,
         kill_group: open_kill_group(description, missing),
         null: open_for_writing(Path::new("/dev/null"))?,
@@ -202,13 +255,53 @@ fn prepare(
     })
 }
 
-fn environment(description: &TaskDescription) -> Result<Vec<CString>, LaunchError> {
+fn view(
+    description: &TaskDescription,
+    package: &Path,
+    task_folder: &Path,
+) -> Result<View, LaunchError> {
+    let hooks = |hooks: &[Hook]| {
+        let hooks = hooks.iter();
+        hooks
+            .map(|hook| program(package, &hook.command, &hook.args, hook.timeout_ms.max(1)))
+            .collect::<Result<Vec<_>, _>>()
+    };
     let mut env = description.env.clone();
-    let package = description.package.to_string_lossy().into_owned();
-    env.insert(PACKAGE_VARIABLE.into(), package);
-    env.iter()
+    for (name, value) in [
+        (PACKAGE_VARIABLE, package),
+        (TASK_FOLDER_VARIABLE, task_folder),
+    ] {
+        env.insert(name.into(), value.to_string_lossy().into_owned());
+    }
+    let env = env
+        .iter()
         .map(|(name, value)| text("environment", &format!("{name}={value}")))
-        .collect()
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(View {
+        setup: hooks(&description.setup)?,
+        task: program(package, &description.command, &description.args, 0)?,
+        teardown: hooks(&description.teardown)?,
+        env: CStrings::new(env),
+        folder: text("task's folder", &task_folder.to_string_lossy())?,
+    })
+}
+
+fn program(
+    package: &Path,
+    command: &str,
+    args: &[String],
+    timeout_ms: u64,
+) -> Result<Program, LaunchError> {
+    let command = resolve(package, command)?;
+    let mut all = vec![command.clone()];
+    for arg in args {
+        all.push(text("arguments", arg)?);
+    }
+    Ok(Program {
+        command,
+        args: CStrings::new(all),
+        timeout_ms,
+    })
 }
 
 fn text(what: &'static str, text: &str) -> Result<CString, LaunchError> {
@@ -226,23 +319,19 @@ fn absolute(what: &'static str, path: &Path) -> Result<(), LaunchError> {
 }
 
 /// The program: absolute on the host, or in the package and nowhere else.
-fn resolve(description: &TaskDescription) -> Result<CString, LaunchError> {
-    let command = Path::new(&description.command);
-    if command
-        .components()
-        .any(|part| part == Component::ParentDir)
-    {
+fn resolve(package: &Path, command: &str) -> Result<CString, LaunchError> {
+    let path = Path::new(command);
+    if path.components().any(|part| part == Component::ParentDir) {
         return Err(LaunchError::CommandOutside {
-            command: description.command.clone(),
+            command: command.into(),
         });
     }
     // Joining an absolute path gives that path.
-    let path = description.package.join(command);
-    text("command", &path.to_string_lossy())
+    text("command", &package.join(path).to_string_lossy())
 }
 
 /// `web-0`: what a task's own host name says in its logs.
-fn host_name(description: &TaskDescription) -> String {
+pub(crate) fn host_name(description: &TaskDescription) -> String {
     let slot = &description.key.slot;
     let name = format!("{}-{}", slot.job.name, slot.index);
     name.chars()
@@ -327,6 +416,7 @@ fn output_pipe() -> Result<(OwnedFd, OwnedFd), LaunchError> {
 /// grants.
 fn clone_init(
     description: &TaskDescription,
+    base: &Path,
     plan: &mut Plan,
     missing: &mut Vec<MissingIsolation>,
 ) -> Result<OwnedFd, LaunchError> {
@@ -335,6 +425,7 @@ fn clone_init(
         source,
     };
     let mut wanted = wanted_flags(description);
+    fit(plan, description, base, wanted)?;
     match clone_mapped(plan, wanted) {
         Ok(child) => return Ok(child),
         // Too many processes: nothing to do with namespaces.
@@ -358,10 +449,26 @@ fn clone_init(
             why: refused.why.clone(),
         });
     }
+    fit(plan, description, base, granted)?;
     clone_mapped(plan, granted).map_err(|error| match error {
         CloneError::Clone(errno) => fail(errno),
         CloneError::Map(_) => fail(Errno::EPERM),
     })
+}
+
+/// What depends on the namespaces that are made.
+fn fit(
+    plan: &mut Plan,
+    description: &TaskDescription,
+    base: &Path,
+    flags: c_int,
+) -> Result<(), LaunchError> {
+    plan.root = sandbox::root_plan(description, base, flags)?;
+    if plan.root.is_none() && plan.needs_root {
+        return Err(LaunchError::NoRoot);
+    }
+    plan.confinement = sandbox::confinement(description, flags)?;
+    Ok(())
 }
 
 enum CloneError {
@@ -390,6 +497,7 @@ fn wanted_flags(description: &TaskDescription) -> c_int {
         isolation.mount,
         isolation.ipc,
         isolation.uts,
+        isolation.network,
     ];
     KINDS
         .iter()

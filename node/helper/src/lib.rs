@@ -13,11 +13,15 @@ mod inner;
 mod launch;
 mod life;
 pub mod log;
+mod memory;
+pub mod probe;
 pub mod protocol;
+mod sandbox;
 pub mod supervise;
 mod sweep;
 
 pub use description::TaskDescription;
 pub use end::{EndRecord, ExitReason, TaskEnd, TaskExit};
-pub use launch::PACKAGE_VARIABLE;
+pub use launch::{PACKAGE_VARIABLE, TASK_FOLDER_VARIABLE};
 pub use protocol::{AgentMessage, Channel, HelperMessage, Listener, TaskKey};
+pub use sandbox::{PACKAGE_AT, TASK_FOLDER_AT};

@@ -13,7 +13,10 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
 };
-use support::{Agent, Task, find_processes, is_alive, skip, wait_dead, wait_for};
+use support::{
+    Agent, Task, find_processes, is_alive, is_root, skip, users_may_have_namespaces, wait_dead,
+    wait_for,
+};
 
 /// A word that no other process has among its arguments.
 fn unique_seconds() -> String {
@@ -94,14 +97,13 @@ fn a_task_sees_only_what_it_should() {
     let end = wait_for("the end", || task.record());
     assert_eq!(hello.isolation_missing, []);
     assert!(matches!(end.end, TaskEnd::Exited(exit) if exit.code == Some(0)));
-    let root = task.folder.path().display();
     let texts = task.texts();
     assert_eq!(
         texts[..9],
         [
             "pid 2".to_owned(),
-            format!("cwd {root}/work"),
-            format!("package {root}/package"),
+            "cwd /task".into(),
+            "package /package".into(),
             "host web-3".into(),
             "env hello world 0".into(),
             "arg first".into(),
@@ -401,55 +403,18 @@ fn output_in_bulk_arrives_whole() {
 
 const NOBODY: u32 = 65_534;
 
-fn is_root() -> bool {
-    nix::unistd::geteuid().is_root()
-}
-
-/// Does this host let an ordinary user make user namespaces?
-fn users_may_have_namespaces() -> bool {
-    let mut command = std::process::Command::new("/bin/true");
-    if is_root() {
-        command.uid(NOBODY).gid(NOBODY);
-    }
-    // SAFETY: only system calls.
-    unsafe {
-        command.pre_exec(|| {
-            let flags = nix::sched::CloneFlags::CLONE_NEWUSER | nix::sched::CloneFlags::CLONE_NEWNS;
-            Ok(nix::sched::unshare(flags)?)
-        })
-    };
-    command.status().is_ok_and(|status| status.success())
-}
-
 #[test]
 fn a_helper_that_is_not_root_isolates_by_a_user_namespace() {
-    // The binary may lie where others can't reach it.
-    let binary_folder = tempfile::tempdir().unwrap();
-    let binary = binary_folder.path().join("potluck-helper");
-    fs::copy(env!("CARGO_BIN_EXE_potluck-helper"), &binary).unwrap();
-    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs::set_permissions(binary_folder.path(), readable).unwrap();
-
     let word = unique_seconds();
     let script = format!("(setsid sleep {word} &) ; echo $$ $(id -u); read line < go");
     let mut task = Task::script(&script);
     let go = task.folder.path().join("work/go");
     nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let mut agent = Agent::listen(&task, 1);
-    if is_root() {
-        task.give_to(NOBODY);
-        let file = task.start_folder().join("task");
-        task.description.write(&file).unwrap();
-        std::os::unix::fs::chown(&file, Some(NOBODY), Some(NOBODY)).unwrap();
+    match is_root() {
+        true => task.start_as(NOBODY, |_| ()),
+        false => task.start(),
     }
-    task.start_by(|command| {
-        let file = command.get_args().next().unwrap().to_owned();
-        *command = std::process::Command::new(&binary);
-        command.arg(file);
-        if is_root() {
-            command.uid(NOBODY).gid(NOBODY);
-        }
-    });
     let (pid, missing) = agent.running();
     let escaped = wait_for("the one that escapes", || find_processes(&word).pop());
     if users_may_have_namespaces() {
@@ -527,7 +492,7 @@ fn without_a_pid_namespace_it_says_so_and_still_ends_everything() {
             ExitReason::Exited
         };
         assert_eq!(exit.reason, wanted);
-        assert_eq!(find_processes(&word), []);
+        assert!(find_processes(&word).is_empty());
     }
 }
 
@@ -656,4 +621,58 @@ fn a_helper_stays_small_however_much_a_task_prints() {
         "helper RSS, PSS in kB: {before:?} silent, {after:?} after 2 MB, {dirty} private dirty"
     );
     assert!(after.1 <= HELPER_PSS_KB_MAX, "{after:?}");
+}
+
+/// The parent of a task's process, on the host: its init.
+fn init_of(task: i32) -> i32 {
+    let stat = fs::read_to_string(format!("/proc/{task}/stat")).unwrap();
+    let (_, rest) = stat.rsplit_once(") ").unwrap();
+    rest.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+fn signal(pid: i32, signal: Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
+}
+
+#[test]
+fn a_killed_init_takes_everything_with_it_and_is_told() {
+    let word = unique_seconds();
+    let mut task = Task::script(&format!("(setsid sleep {word} &) ; exec sleep 1000"));
+    let mut agent = Agent::listen(&task, 1);
+    task.start();
+    let (pid, _) = agent.running();
+    let escaped = wait_for("the one that escapes", || find_processes(&word).pop());
+    signal(init_of(pid), Signal::SIGKILL);
+    let exit = agent.next_exit();
+    assert_eq!(exit.reason, ExitReason::InitLost);
+    assert!(!is_alive(pid) && !is_alive(escaped));
+    assert_eq!(task.recorded_exit(), exit);
+}
+
+#[test]
+fn a_stopped_init_does_not_keep_a_task_past_its_lease() {
+    let mut task = Task::script("exec sleep 1000");
+    task.description.lease_ms = 400;
+    let mut agent = Agent::listen(&task, 1);
+    agent.answers_pings = false;
+    task.start();
+    let (pid, _) = agent.running();
+    signal(init_of(pid), Signal::SIGSTOP);
+    assert_eq!(agent.next_exit().reason, ExitReason::LeaseExpired);
+    assert!(!is_alive(pid));
+}
+
+#[test]
+fn an_end_that_the_disk_refuses_is_still_told() {
+    let mut task = Task::script("read line < go; exit 8");
+    let go = task.folder.path().join("work/go");
+    nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut agent = Agent::listen(&task, 1);
+    task.start();
+    agent.running();
+    fs::remove_dir_all(task.start_folder()).unwrap();
+    fs::write(go, "now\n").unwrap();
+    assert_eq!(agent.next_exit().code, Some(8));
+    agent.send(&AgentMessage::Ack);
+    assert_eq!(task.helper_code(), Some(0));
 }

@@ -22,6 +22,7 @@ use super::{
 use crate::{agent::PackageProvider, clock, spawn::spawn};
 use nix::fcntl::Flock;
 use potluck_core::{
+    attributes::Facts,
     auction::{Authority, Award, AwardAnswer, Call, CallAnswer, Refusal, StopOrder},
     host::{Answer, Effect, End, Event, Host, Run, Start},
     session::{Heartbeat, HeartbeatAnswer, SlotReport},
@@ -278,6 +279,11 @@ impl Actor {
             }
             _ => unreachable!("requests are answered in obey"),
         }
+    }
+
+    /// Tells the host's decisions what the host is; before anything else.
+    pub(super) async fn introduce(&mut self, facts: Facts) {
+        self.step(Event::SetFacts(facts)).await;
     }
 
     /// Decides, and carries out what follows; the answer, if there is one, is
@@ -792,6 +798,7 @@ fn end_of(end: &TaskEnd) -> End {
 fn end_of_exit(exit: &TaskExit) -> End {
     match (exit.reason, exit.code, exit.signal) {
         (ExitReason::LeaseExpired, ..) => End::LeaseExpired,
+        (ExitReason::MemoryLimit, ..) => End::MemoryLimit(exit.note.clone().unwrap_or_default()),
         (ExitReason::InitLost, ..) => End::Other("killed from outside".into()),
         (_, Some(code), _) => End::Code(code),
         (_, None, Some(signal)) => End::Signal(signal),

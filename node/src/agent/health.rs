@@ -4,7 +4,7 @@
 //! changes, never waits for it for anything else, and ends when it is aborted
 //! or the agent is gone.
 
-use potluck_specs::job::HealthCheck;
+use potluck_specs::job::{HealthCheck, Probe};
 use std::{io, net::SocketAddr, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -65,7 +65,7 @@ pub(super) async fn watch<F>(
 
 async fn once(check: &HealthCheck, address: SocketAddr) -> io::Result<bool> {
     let mut stream = TcpStream::connect(address).await?;
-    let HealthCheck::Http { path, .. } = check else {
+    let Probe::Http { path, .. } = &check.probe else {
         return Ok(true);
     };
     let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nUser-Agent: potluck\r\n\r\n");
@@ -119,10 +119,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_http_check_wants_a_good_status() {
-        let check = HealthCheck::Http {
-            port: "http".into(),
-            path: "/".into(),
-        };
+        let check = HealthCheck::http("http", "/");
         for (answer, good) in [
             ("HTTP/1.0 204 No Content\r\n\r\n", true),
             ("HTTP/1.0 500 No\r\n\r\n", false),
@@ -142,9 +139,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let server = spawn("test server", serve(listener, ""));
         let (tell, mut told) = mpsc::channel(8);
-        let check = HealthCheck::Tcp {
-            port: "http".into(),
-        };
+        let check = HealthCheck::tcp("http");
         let watcher = spawn(
             "test watch",
             watch(check, address, move |healthy| {

@@ -274,7 +274,7 @@ mod tests {
     use super::*;
     use potluck_specs::{
         Epoch, FleetId, Job, JobName, PackageId, Reign,
-        job::{Resources, RestartPolicy, StopPolicy, TaskTemplate},
+        job::{Resources, TaskTemplate},
         trust::{Context, PublicKey, SecretKey, Signed, UserCredential},
     };
 
@@ -291,22 +291,14 @@ mod tests {
             cluster: "home".into(),
             name: JobName::in_default("web"),
             version: 3,
-            replicas: 1,
             package: PackageId([2; 32]),
             task: TaskTemplate {
                 command: "run".into(),
                 args: vec!["-v".into()],
-                env: BTreeMap::new(),
-                resources: Resources {
-                    cpu_millis: 100,
-                    memory_bytes: 1 << 20,
-                },
-                ports: vec![],
-                services: vec![],
-                health: None,
-                restart: RestartPolicy::default(),
-                stop: StopPolicy::default(),
+                resources: Resources::new(100, 1 << 20),
+                ..TaskTemplate::default()
             },
+            ..Job::default()
         };
         let key = SecretKey::from_seed([3; 32]);
         let nobody = Signed {
@@ -314,7 +306,7 @@ mod tests {
             signature: [0; 64],
         };
         let signed = SignedJob {
-            job: Signed::new(&key, Context::Job, codec::encode(&job)),
+            job: Signed::new(&key, Context::Job, job.encode()),
             author: UserCredential {
                 root: PublicKey([4; 32]),
                 issuer: nobody.clone(),

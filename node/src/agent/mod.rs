@@ -6,6 +6,7 @@
 
 mod actor;
 mod cgroups;
+pub mod facts;
 mod folders;
 mod health;
 mod journal;
@@ -13,6 +14,7 @@ mod launch;
 mod link;
 mod logs;
 mod moved;
+mod places;
 mod process;
 mod program;
 
@@ -29,6 +31,7 @@ use launch::Launch;
 use link::Links;
 use nix::fcntl::{Flock, FlockArg};
 use potluck_core::{
+    attributes::Facts,
     auction::{Authority, Award, AwardAnswer, Call, CallAnswer, Refusal, StopOrder},
     host::{ADOPTION_LIMIT, Host, HostConfig, Run},
     session::{Heartbeat, HeartbeatAnswer, SlotReport},
@@ -82,6 +85,8 @@ pub struct AgentConfig {
     pub address: IpAddr,
     /// All that the node has for tasks.
     pub total: Resources,
+    /// What the node says of itself.
+    pub facts: Facts,
     /// Ports that may be chosen for tasks.
     pub ports: RangeInclusive<u16>,
     /// The helper program; copied into the data folder by content.
@@ -91,6 +96,9 @@ pub struct AgentConfig {
     /// Checks a job before it is run.
     pub verify: Verify,
 }
+
+/// The attribute of nodes that says which isolation they can give.
+const ISOLATION: &str = "isolation";
 
 /// The agent lease, unless a testnet wants to see it expire.
 pub const LEASE: Millis = Millis(60_000);
@@ -187,7 +195,7 @@ pub async fn start(
     let prepared = spawn_blocking(prepare)
         .await
         .expect("preparing an agent does not panic")?;
-    let (actor, listener) = prepared;
+    let (mut actor, listener, isolation) = prepared;
     let links = Links {
         commands: commands.clone(),
         agent_generation: actor.launch.agent_generation,
@@ -206,7 +214,10 @@ pub async fn start(
         token: token.clone(),
         stopped: stopped.clone(),
     };
+    let mut facts = config.facts;
+    facts.attributes.insert(ISOLATION.into(), isolation);
     spawn("agent", async move {
+        actor.introduce(facts).await;
         actor.run(inbox, token).await;
         stopped.cancel();
     });
@@ -219,7 +230,7 @@ fn prepare(
     packages: Arc<dyn PackageProvider>,
     commands: mpsc::Sender<Command>,
     changed: watch::Sender<u64>,
-) -> Result<(Actor, Listener), AgentError> {
+) -> Result<(Actor, Listener, String), AgentError> {
     let at = |path: PathBuf| move |source| AgentError::Io { path, source };
     fs::create_dir_all(&config.data_dir).map_err(at(config.data_dir.clone()))?;
     // Helpers run in another folder.
@@ -237,7 +248,10 @@ fn prepare(
     for missing in cgroups.missing() {
         tracing::warn!(missing, "isolation that this host does not give");
     }
-    let missing = cgroups.missing().iter().cloned().collect();
+    let tried = program::isolation(&folders, &program);
+    let (isolation, why) = tried.map_err(at(config.helper.clone()))?;
+    let why = why.into_iter().map(|why| format!("full isolation: {why}"));
+    let missing = cgroups.missing().iter().cloned().chain(why).collect();
     let launch = Arc::new(Launch {
         program,
         folders: folders.clone(),
@@ -275,7 +289,7 @@ fn prepare(
         lock,
         running: Running::default(),
     };
-    Ok((actor, listener))
+    Ok((actor, listener, isolation))
 }
 
 /// Keeps a second agent off the folder for as long as the lock is held.

@@ -1,6 +1,7 @@
 //! The arguments as people write them, and nothing else: what they mean is
 //! decided in the commands.
 
+use crate::agent::facts::{Devices, Label};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use potluck_specs::{JobName, SlotId};
 use std::{net::SocketAddr, path::PathBuf};
@@ -182,6 +183,12 @@ pub(super) struct NodeArgs {
     /// Mebibytes of memory for tasks (default: all of the host's but 512).
     #[arg(long, value_name = "MIB")]
     pub memory: Option<u64>,
+    /// Something that jobs may ask for as `label.NAME`; may be repeated.
+    #[arg(long = "label", value_name = "NAME=VALUE")]
+    pub labels: Vec<Label>,
+    /// Devices that jobs may ask for by kind and count; may be repeated.
+    #[arg(long = "device", value_name = "KIND=COUNT")]
+    pub devices: Vec<Devices>,
     /// First and last port for tasks that leave the choice to the node.
     #[arg(long, default_value = "20000-29999", value_name = "FIRST-LAST")]
     pub ports: String,

@@ -7,6 +7,7 @@ use super::{
     exit::chain,
 };
 use crate::{
+    agent::facts::facts,
     api::error::{ApiError, ErrorCode},
     runtime::{JoinWish, Node, NodeSettings, StartError},
 };
@@ -103,10 +104,11 @@ fn resolve(args: NodeArgs, global: &Global) -> Result<NodeSettings, ApiError> {
         rack: args.rack,
         listen: args.listen,
         advertise,
-        total: Resources {
-            cpu_millis: args.cpu.unwrap_or(host.cpu_millis),
-            memory_bytes: args.memory.map_or(host.memory_bytes, |mib| mib << 20),
-        },
+        total: Resources::new(
+            args.cpu.unwrap_or(host.cpu_millis),
+            args.memory.map_or(host.memory_bytes, |mib| mib << 20),
+        ),
+        facts: facts(&args.labels, &args.devices),
         ports: parse_ports(&args.ports).ok_or_else(|| {
             bad(format!("{:?} is no range of ports", args.ports))
                 .hint("write FIRST-LAST, such as 20000-29999")
@@ -141,10 +143,10 @@ fn parse_ports(text: &str) -> Option<RangeInclusive<u16>> {
 fn host_resources() -> Resources {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let memory = nix::sys::sysinfo::sysinfo().map_or(1 << 30, |info| info.ram_total());
-    Resources {
-        cpu_millis: u32::try_from(cores * 1_000).unwrap_or(u32::MAX),
-        memory_bytes: memory.saturating_sub(MEMORY_KEPT),
-    }
+    Resources::new(
+        u32::try_from(cores * 1_000).unwrap_or(u32::MAX),
+        memory.saturating_sub(MEMORY_KEPT),
+    )
 }
 
 fn start_failed(error: &StartError) -> ApiError {

@@ -16,7 +16,8 @@ use indicatif::ProgressBar;
 use potluck_dht::pack::{Scan, scan};
 use potluck_specs::{
     JobName, PackageId,
-    job::{JobDraft, PackageSource, SignedJob},
+    job::{JobDraft, JobKind, PackageSource, SignedJob},
+    support,
 };
 use std::{ffi::OsStr, path::Path, process::ExitCode, time::Duration};
 
@@ -29,10 +30,13 @@ const VERSION_TRIES: u32 = 5;
 /// `potluck run FILE`.
 pub(super) async fn run(args: &RunArgs, global: &Global) -> Result<ExitCode, ApiError> {
     let drafts = evaluate(&args.file)?;
+    refuse_unsupported(&drafts)?;
     let mut session = connect(global).await?;
     let mut accepted = Vec::new();
     for mut draft in drafts {
-        draft.replicas = args.replicas.unwrap_or(draft.replicas);
+        if let Some(replicas) = args.replicas {
+            set_replicas(&mut draft, replicas)?;
+        }
         accepted.push(submit(&mut session, draft, &args.file).await?);
     }
     let statuses = if args.no_wait {
@@ -49,6 +53,15 @@ pub(super) async fn run(args: &RunArgs, global: &Global) -> Result<ExitCode, Api
             .join("\n")
     });
     Ok(ExitCode::SUCCESS)
+}
+
+fn set_replicas(draft: &mut JobDraft, wanted: u32) -> Result<(), ApiError> {
+    let JobKind::Service { replicas } = &mut draft.kind else {
+        let message = format!("{} is not a service: it has no replicas", draft.name);
+        return Err(ApiError::new(ErrorCode::BadRequest, message));
+    };
+    *replicas = wanted;
+    Ok(())
 }
 
 /// What was accepted.
@@ -85,6 +98,19 @@ fn evaluate(file: &Path) -> Result<Vec<JobDraft>, ApiError> {
         .map_err(|error| bad(chain(&error).trim_start_matches("error: ").into()))
 }
 
+/// What nobody executes yet is said before anything is uploaded.
+fn refuse_unsupported(drafts: &[JobDraft]) -> Result<(), ApiError> {
+    let findings = drafts.iter().flat_map(|draft| {
+        let about = |finding| format!("job {}: {finding}", draft.name);
+        support::unsupported(draft).into_iter().map(about)
+    });
+    let findings: Vec<String> = findings.collect();
+    match findings.is_empty() {
+        true => Ok(()),
+        false => Err(ApiError::new(ErrorCode::BadRequest, findings.join("\n"))),
+    }
+}
+
 /// The child's side of [`evaluate`].
 pub(super) fn evaluate_child(file: &Path) -> ExitCode {
     ExitCode::from(potluck_starlark::child_main(file))
@@ -98,7 +124,11 @@ async fn submit(session: &mut Session, draft: JobDraft, file: &Path) -> Result<A
             let base = file.parent().unwrap_or_else(|| Path::new("."));
             upload(session, &base.join(path), &bar).await?
         }
+        PackageSource::Oci(_) => return Err(not_yet(&draft, "a package from a registry")),
     };
+    if !draft.packages.is_empty() {
+        return Err(not_yet(&draft, "a second package"));
+    }
     let mut tries = 0;
     let changed = loop {
         match sign_and_send(session, &draft, package, &bar).await {
@@ -123,6 +153,11 @@ async fn submit(session: &mut Session, draft: JobDraft, file: &Path) -> Result<A
     }
 }
 
+fn not_yet(draft: &JobDraft, what: &str) -> ApiError {
+    let message = format!("job {}: {what} is not yet supported", draft.name);
+    ApiError::new(ErrorCode::BadRequest, message)
+}
+
 async fn sign_and_send(
     session: &mut Session,
     draft: &JobDraft,
@@ -140,7 +175,9 @@ async fn sign_and_send(
         session.profile.fleet,
         session.client.welcome.cluster.clone(),
     );
-    let job = draft.clone().bind(fleet, &cluster, current + 1, package);
+    let job = draft
+        .clone()
+        .bind(fleet, &cluster, current + 1, package, &[]);
     let signed = SignedJob::new(
         &session.profile.key,
         session.profile.credential.clone(),

@@ -574,6 +574,10 @@ async fn open(settings: &Settings) -> Result<Store, StartError> {
 
 /// The actor that turns openraft's metrics into [`Leadership`]. Ends when told
 /// to or when openraft does.
+///
+/// It also stops openraft's clock on a node that has no vote: it ticks each
+/// fifth of a heartbeat, only to find that there is no election to stand for,
+/// which was half of all wake-ups of an idle node.
 async fn follow_leadership<S: Replicated>(
     raft: Raft<Types, StateStore<S>>,
     identity: Arc<Identity>,
@@ -589,6 +593,9 @@ async fn follow_leadership<S: Replicated>(
                 let member = metrics.membership_config.get_node(&id)?;
                 Some(member.node)
             });
+            let mut voters = metrics.membership_config.voter_ids();
+            raft.runtime_config()
+                .tick(voters.any(|id| id == metrics.id));
             Leadership {
                 leader,
                 we_lead: metrics.state == ServerState::Leader,

@@ -1,4 +1,5 @@
-//! One message out, one back, on a substream of its own: requests and joins.
+//! One message out, one back, on a substream: requests and joins. A substream
+//! of requests carries one after the other; the asking side keeps a few.
 //!
 //! ```text
 //! message: length (u32, big endian), bytes
@@ -12,12 +13,12 @@
 use std::{io, sync::Arc, time::Duration};
 
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use potluck_specs::codec;
+use potluck_specs::{codec, trust::NodeCertificate};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     ExchangeError, Holder, InboundJoin, InboundRequest, LinkError, Refusal, RefusalCode,
-    RequestError, shared::Shared,
+    RequestError, gate::Gate, shared::Shared,
 };
 use crate::wire::{REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Request, Response};
 
@@ -27,6 +28,9 @@ pub(super) const JOIN_BYTES_MAX: u64 = 64 << 10;
 
 /// How long a peer may take to send its message: one MiB at 100 KB/s.
 const READ_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a substream may wait for its next request.
+const NEXT_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long we may take to answer; longer than any caller waits.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
@@ -183,23 +187,46 @@ fn reserve<T>(queue: &mpsc::Sender<T>) -> Result<mpsc::Permit<'_, T>, Status> {
     })
 }
 
-/// The answering side of `/potluck/rpc/1`.
-pub(super) async fn serve_request(
+/// The answering side of `/potluck/rpc/1`: one request after the other, each
+/// of a peer that is admitted at that moment.
+pub(super) async fn serve_requests(
     shared: Arc<Shared>,
-    holder: Arc<Holder>,
+    gate: Arc<Gate>,
     mut stream: libp2p::Stream,
 ) {
-    let Some(bytes) = receive(&mut stream, REQUEST_BYTES_MAX).await else {
-        return;
-    };
-    let Holder::Node(certificate) = &*holder else {
-        return; // The gate offers this protocol to nodes alone.
-    };
-    let request = match codec::decode("request", &bytes, bytes.len()) {
+    let mut first_byte_limit = READ_LIMIT;
+    loop {
+        let length = tokio::time::timeout(first_byte_limit, read_length(&mut stream)).await;
+        let Ok(Ok(length)) = length else {
+            return; // Not kept by the asking side, or gone.
+        };
+        let Some(bytes) = receive(&mut stream, length, REQUEST_BYTES_MAX).await else {
+            return;
+        };
+        let holder = gate.holder();
+        let Some(Holder::Node(certificate)) = holder.as_deref() else {
+            return; // The gate closed, or never was open to this protocol.
+        };
+        if !serve_request(&shared, certificate, &mut stream, &bytes).await {
+            return;
+        }
+        first_byte_limit = NEXT_LIMIT;
+    }
+}
+
+/// Is the substream good for another request?
+async fn serve_request(
+    shared: &Shared,
+    certificate: &NodeCertificate,
+    stream: &mut libp2p::Stream,
+    bytes: &[u8],
+) -> bool {
+    let request = match codec::decode("request", bytes, bytes.len()) {
         Ok(request) => request,
         Err(error) => {
             tracing::debug!(%error, from = %certificate.node, "request not understood");
-            return send(&mut stream, Ok(codec::encode(&Response::Unsupported))).await;
+            send_last(stream, Ok(codec::encode(&Response::Unsupported))).await;
+            return false;
         }
     };
     let (answer, answered) = oneshot::channel();
@@ -210,13 +237,22 @@ pub(super) async fn serve_request(
             request,
             answer,
         }),
-        Err(status) => return refuse(&shared, &mut stream, status).await,
+        Err(status) => {
+            refuse(shared, stream, status).await;
+            return false;
+        }
     }
     shared.counters.requests_in.add();
     let answer = wait(answered)
         .await
         .map(|response| codec::encode(&response));
-    send(&mut stream, limit(answer, RESPONSE_BYTES_MAX)).await;
+    match limit(answer, RESPONSE_BYTES_MAX) {
+        Ok(answer) => send(stream, Ok(answer)).await,
+        Err(status) => {
+            send_last(stream, Err(status)).await;
+            false
+        }
+    }
 }
 
 /// The answering side of `/potluck/join/1`.
@@ -226,7 +262,11 @@ pub(super) async fn serve_join(
     address: std::net::SocketAddr,
     mut stream: libp2p::Stream,
 ) {
-    let Some(payload) = receive(&mut stream, JOIN_BYTES_MAX).await else {
+    let length = tokio::time::timeout(READ_LIMIT, read_length(&mut stream)).await;
+    let Ok(Ok(length)) = length else {
+        return;
+    };
+    let Some(payload) = receive(&mut stream, length, JOIN_BYTES_MAX).await else {
         return;
     };
     let (answer, answered) = oneshot::channel();
@@ -240,7 +280,7 @@ pub(super) async fn serve_join(
         Err(status) => return refuse(&shared, &mut stream, status).await,
     }
     let answer = wait(answered).await;
-    send(&mut stream, limit(answer, JOIN_BYTES_MAX)).await;
+    send_last(&mut stream, limit(answer, JOIN_BYTES_MAX)).await;
 }
 
 /// Says `busy` without reading the message.
@@ -252,25 +292,18 @@ async fn refuse(shared: &Shared, stream: &mut libp2p::Stream, status: Status) {
     if status == Status::Busy {
         shared.counters.busy.add();
     }
-    send(stream, Err(status)).await;
+    send_last(stream, Err(status)).await;
 }
 
-/// A whole message; none if the peer is too slow, gone, or sent too much, of
+/// The rest of a message; none if the peer is too slow, gone, or sent too much, of
 /// which it is told.
-async fn receive(stream: &mut libp2p::Stream, bytes_max: u64) -> Option<Vec<u8>> {
-    let read = tokio::time::timeout(READ_LIMIT, async {
-        let length = read_length(stream).await?;
-        if length > bytes_max {
-            return Ok(None);
-        }
-        read_body(stream, length).await.map(Some)
-    });
-    match read.await {
-        Ok(Ok(Some(bytes))) => Some(bytes),
-        Ok(Ok(None)) => {
-            send(stream, Err(Status::TooLarge)).await;
-            None
-        }
+async fn receive(stream: &mut libp2p::Stream, length: u64, bytes_max: u64) -> Option<Vec<u8>> {
+    if length > bytes_max {
+        send_last(stream, Err(Status::TooLarge)).await;
+        return None;
+    }
+    match tokio::time::timeout(READ_LIMIT, read_body(stream, length)).await {
+        Ok(Ok(bytes)) => Some(bytes),
         Ok(Err(error)) => {
             tracing::debug!(%error, "message broke off");
             None
@@ -302,19 +335,33 @@ fn limit(answer: Result<Vec<u8>, Status>, bytes_max: u64) -> Result<Vec<u8>, Sta
     Ok(answer)
 }
 
-/// Sends an answer, or the status that stands for none.
-async fn send(stream: &mut libp2p::Stream, answer: Result<Vec<u8>, Status>) {
+/// Sends an answer, or the status that stands for none. Did it leave?
+async fn send(stream: &mut libp2p::Stream, answer: Result<Vec<u8>, Status>) -> bool {
     let bytes = match answer {
         Ok(answer) => frame(&[Status::Answer as u8], &answer),
         Err(status) => vec![status as u8],
     };
     let sent = tokio::time::timeout(WRITE_LIMIT, async {
         stream.write_all(&bytes).await?;
-        stream.close().await
+        stream.flush().await
     });
     match sent.await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "answer not sent"),
-        Err(_) => tracing::debug!("answer not read in time"),
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "answer not sent");
+            false
+        }
+        Err(_) => {
+            tracing::debug!("answer not read in time");
+            false
+        }
+    }
+}
+
+/// The same, and nothing after it.
+async fn send_last(stream: &mut libp2p::Stream, answer: Result<Vec<u8>, Status>) {
+    if send(stream, answer).await {
+        let closed = tokio::time::timeout(WRITE_LIMIT, stream.close());
+        let _ = closed.await;
     }
 }

@@ -44,15 +44,16 @@ use super::{
     admission::Verdict,
     exchange,
     gate::Gate,
+    kept::Kept,
     peer,
     shared::{Link, Shared},
     stream,
 };
 use crate::spawn::spawn;
 
-/// Requests, and likewise streams, of one connection that are being served at
-/// once. A leader asks each node a handful; a peer that fetches chunks opens
-/// some tens.
+/// Substreams of requests, and likewise streams, of one connection that are
+/// served at once, a few of them idle. A leader asks each node a handful; a
+/// peer that fetches chunks opens some tens.
 const SERVED_MAX: usize = 128;
 
 /// Substreams being opened at once on one connection: half of what yamux lets
@@ -187,6 +188,7 @@ impl Behaviour {
         let link = Link {
             connection,
             opener,
+            kept: Arc::new(Kept::default()),
             gate: gate.clone(),
             address,
             dialled,
@@ -399,13 +401,11 @@ impl Handler {
                 Err(_) => drop(spawn("join", exchange::serve_busy(shared, stream))),
             },
             Protocol::Rpc => {
-                let Some(holder) = self.gate.holder() else {
-                    return; // The gate closed while this was negotiated.
-                };
+                let gate = self.gate.clone();
                 match self.requests.clone().try_acquire_owned() {
                     Ok(permit) => {
                         spawn("request", async move {
-                            exchange::serve_request(shared, holder, stream).await;
+                            exchange::serve_requests(shared, gate, stream).await;
                             drop(permit);
                         });
                     }

@@ -30,6 +30,7 @@ mod admission;
 mod error;
 mod exchange;
 mod gate;
+mod kept;
 mod link;
 mod peer;
 mod shared;
@@ -59,7 +60,7 @@ use potluck_specs::{
     trust::{NodeCertificate, NodeCredential, SecretKey, UserCertificate, UserCredential},
 };
 use serde::{Deserialize, Serialize};
-use shared::Shared;
+use shared::{Link, Shared};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -194,6 +195,8 @@ pub struct Counters {
     pub requests_in: u64,
     /// Requests sent.
     pub requests_out: u64,
+    /// Substreams opened for them: far fewer, if all is well.
+    pub request_substreams: u64,
     /// Streams received and passed on.
     pub streams_in: u64,
     /// Streams opened.
@@ -250,8 +253,18 @@ impl Network {
                 return exchange::request_self(&self.shared, request).await;
             }
             let bytes = exchange::encode_request(&request)?;
-            let mut stream = self.open(to, Protocol::Rpc, Lane::Control).await?;
-            exchange::request(&mut stream, &bytes).await
+            let kept = self.shared.links.ready(to, Lane::Control);
+            let kept = kept.and_then(|link| Some((link.kept.take()?, link)));
+            let (mut stream, link) = match kept {
+                Some(kept) => kept,
+                None => {
+                    self.shared.counters.request_substreams.add();
+                    self.open(to, Protocol::Rpc, Lane::Control).await?
+                }
+            };
+            let response = exchange::request(&mut stream, &bytes).await?;
+            link.kept.put(stream);
+            Ok(response)
         };
         within(limit, exchange, ExchangeError::Timeout).await
     }
@@ -271,7 +284,7 @@ impl Network {
             return Err(OpenError::ToSelf);
         }
         let opened = async {
-            let stream = self.open(to, Protocol::Stream, purpose.lane()).await?;
+            let (stream, _) = self.open(to, Protocol::Stream, purpose.lane()).await?;
             stream::ask(stream, purpose).await
         };
         let stream = within(limit, opened, OpenError::Timeout).await?;
@@ -404,28 +417,29 @@ impl Network {
         self.shared.ended.cancelled().await;
     }
 
-    /// A substream to `to`, over an existing link of the lane or a new one.
+    /// A new substream to `to`, over an existing link of the lane or a new one.
     async fn open(
         &self,
         to: NodeId,
         protocol: Protocol,
         lane: Lane,
-    ) -> Result<libp2p::Stream, LinkError> {
+    ) -> Result<(libp2p::Stream, Link), LinkError> {
         // Twice: a link may end between being found and being used, as when
         // the peer was restarted; the second round dials.
         for _ in 0..2 {
             if self.shared.links.ready(to, lane).is_none() {
                 self.connect(to, lane).await?;
             }
-            let Some(opener) = self.shared.links.ready(to, lane) else {
+            let Some(link) = self.shared.links.ready(to, lane) else {
                 continue;
             };
-            match link::open(&opener, protocol).await {
+            match link::open(&link.opener, protocol).await {
                 // Its end is near: not to find it again.
                 Err(LinkError::Lost) => {
-                    let _ = tokio::time::timeout(LINK_END_LIMIT, opener.closed()).await;
+                    let _ = tokio::time::timeout(LINK_END_LIMIT, link.opener.closed()).await;
                 }
-                done => return done,
+                Err(error) => return Err(error),
+                Ok(stream) => return Ok((stream, link)),
             }
         }
         Err(LinkError::Lost)

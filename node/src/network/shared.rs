@@ -20,6 +20,7 @@ use super::{
     Counters, InboundJoin, InboundRequest, InboundStream, PeerInfo, RefusalCode,
     admission::Gatekeeper,
     gate::{Gate, Lane},
+    kept::Kept,
     link::Open,
 };
 
@@ -48,6 +49,7 @@ pub(super) struct Shared {
 pub(super) struct Link {
     pub(super) connection: ConnectionId,
     pub(super) opener: mpsc::Sender<Open>,
+    pub(super) kept: Arc<Kept>,
     pub(super) gate: Arc<Gate>,
     pub(super) address: SocketAddr,
     pub(super) dialled: bool,
@@ -74,16 +76,12 @@ impl Links {
     }
 
     /// A link of this lane on which both sides have admitted each other.
-    pub(super) fn ready(&self, node: NodeId, lane: Lane) -> Option<mpsc::Sender<Open>> {
+    pub(super) fn ready(&self, node: NodeId, lane: Lane) -> Option<Link> {
         let links = self.0.read().expect("no holder panics");
         let ready = |link: &&Link| {
             link.gate.lane() == lane && link.gate.is_ready() && !link.opener.is_closed()
         };
-        links
-            .get(&node)?
-            .iter()
-            .find(ready)
-            .map(|link| link.opener.clone())
+        links.get(&node)?.iter().find(ready).cloned()
     }
 
     pub(super) fn get(&self, node: NodeId, connection: ConnectionId) -> Option<Link> {
@@ -231,6 +229,7 @@ pub(super) struct Totals {
     pub(super) refused: Total,
     pub(super) requests_in: Total,
     pub(super) requests_out: Total,
+    pub(super) request_substreams: Total,
     pub(super) streams_in: Total,
     pub(super) streams_out: Total,
     pub(super) busy: Total,
@@ -243,6 +242,7 @@ impl Totals {
             refused: self.refused.read(),
             requests_in: self.requests_in.read(),
             requests_out: self.requests_out.read(),
+            request_substreams: self.request_substreams.read(),
             streams_in: self.streams_in.read(),
             streams_out: self.streams_out.read(),
             busy: self.busy.read(),

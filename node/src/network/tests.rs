@@ -708,6 +708,62 @@ async fn oversize_messages_are_refused() {
 }
 
 #[tokio::test]
+async fn a_substream_carries_one_request_after_the_other() {
+    let fleet = Fleet::new(40);
+    let (a, mut b) = (fleet.start(1).await, fleet.start(2).await);
+    b.answer();
+    a.knows(&b);
+    for _ in 0..20 {
+        a.ask(b.id()).await.unwrap();
+    }
+    let counters = a.network.counters();
+    assert_eq!(
+        (counters.requests_out, counters.request_substreams),
+        (20, 1)
+    );
+
+    // Many at once need more; afterwards only a few are kept.
+    let mut asks = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let (network, to) = (a.network.clone(), b.id());
+        asks.spawn(async move { network.request(to, Request::Probe(to), LIMIT).await });
+    }
+    while let Some(answer) = asks.join_next().await {
+        assert!(answer.unwrap().is_ok());
+    }
+    let opened = a.network.counters().request_substreams;
+    for _ in 0..20 {
+        a.ask(b.id()).await.unwrap();
+    }
+    assert_eq!(a.network.counters().request_substreams, opened);
+}
+
+#[tokio::test]
+async fn a_kept_substream_is_of_no_use_to_a_revoked_node() {
+    let fleet = Fleet::new(41);
+    let mut b = fleet.start(2).await;
+    b.answer();
+    let raw = Raw::dial(fleet.id(), &key(3), b.address()).await;
+    raw.show(fleet.node(&key(3), |certificate| certificate.serial = 7))
+        .await;
+    let mut stream = raw.open("/potluck/rpc/1").await.unwrap();
+    let request = codec::encode(&Request::Probe(b.id()));
+    for _ in 0..2 {
+        exchange::write_frame(&mut stream, &request).await.unwrap();
+        let mut status = [0];
+        stream.read_exact(&mut status).await.unwrap();
+        assert_eq!(status[0], exchange::Status::Answer as u8);
+        exchange::read_frame(&mut stream, 4_096).await.unwrap();
+    }
+    b.network.set_revoked([7].into());
+    let _ = exchange::write_frame(&mut stream, &request).await;
+    let mut rest = Vec::new();
+    let end = tokio::time::timeout(LIMIT, stream.read_to_end(&mut rest)).await;
+    assert!(end.is_ok(), "the substream stays open");
+    assert!(rest.is_empty(), "answered after the revocation");
+}
+
+#[tokio::test]
 async fn the_hash_table_finds_closest_nodes_and_providers() {
     let fleet = Fleet::new(19);
     let mut hosts = Vec::new();

@@ -196,10 +196,7 @@ fn check(job: &Job) -> Result<(), ApiError> {
     if !validate::refused(&findings) {
         return Ok(());
     }
-    let list: Vec<String> = findings
-        .iter()
-        .map(|finding| format!("{}: {}", finding.field, finding.message))
-        .collect();
+    let list: Vec<String> = findings.iter().map(ToString::to_string).collect();
     let message = format!("job {} is not valid: {}", job.name, list.join("; "));
     Err(ApiError::new(ErrorCode::BadRequest, message))
 }

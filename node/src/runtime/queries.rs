@@ -302,7 +302,7 @@ fn explain(scheduler: &Scheduler, state: &Cluster, slot: &SlotId) -> Result<ApiA
 fn verdict_text(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Chosen { generation } => format!("it is here, generation {generation}"),
-        Verdict::Refused { refusal } => refusal_text(refusal),
+        Verdict::Refused { refusal } => refusal.to_string(),
         Verdict::Draining => "the node takes no new work".into(),
         Verdict::Session { state } => format!("the node is {}", session_name(*state)),
         Verdict::TooSmall { need, free } => too_small(need, free),
@@ -333,19 +333,4 @@ fn memory_text(need: u64, free: u64) -> String {
         need >> 20,
         free >> 20
     )
-}
-
-fn refusal_text(refusal: &Refusal) -> String {
-    match refusal {
-        Refusal::StaleAuthority { .. } => "it obeys a later scheduler".into(),
-        Refusal::Cpu { need, free } => cpu_text(*need, *free),
-        Refusal::Memory { need, free } => memory_text(*need, *free),
-        Refusal::PortTaken { port } => format!("port {port} is taken"),
-        Refusal::Draining => "the node takes no new work".into(),
-        Refusal::Adopting => "it still looks for the tasks of its former life".into(),
-        Refusal::Busy => "too many calls are open there".into(),
-        Refusal::Untrusted { why } => format!("it does not trust the job: {why}"),
-        Refusal::StaleGeneration { holds } => format!("it holds a later generation, {holds}"),
-        Refusal::Other => "it refused for a reason that this version does not know".into(),
-    }
 }

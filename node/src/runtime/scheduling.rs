@@ -289,7 +289,7 @@ impl Court<'_> {
                 let number = call.call;
                 self.ask(
                     to,
-                    Request::Call(call),
+                    Request::Call(std::sync::Arc::unwrap_or_clone(call)),
                     ANSWER_WAIT,
                     move |answer| match answer {
                         Some(Response::Call(answer)) => Event::CallAnswered {

@@ -1,5 +1,6 @@
 //! What a node is started with, defaults filled in.
 
+use potluck_core::attributes::Facts;
 use potluck_specs::{Millis, job::Resources, trust::Token};
 use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
@@ -20,6 +21,8 @@ pub struct NodeSettings {
     pub advertise: SocketAddr,
     /// All that is offered to tasks.
     pub total: Resources,
+    /// What the host says of itself.
+    pub facts: Facts,
     /// Ports that may be chosen for tasks.
     pub ports: RangeInclusive<u16>,
     /// How long tasks outlive an agent that is gone.

@@ -544,6 +544,7 @@ fn agent_config(settings: &NodeSettings, admitted: &Admitted, helper: PathBuf) -
         data_dir: settings.data.join("agent"),
         address: settings.advertise.ip(),
         total: settings.total,
+        facts: settings.facts.clone(),
         ports: settings.ports.clone(),
         helper,
         lease: settings.agent_lease,

@@ -8,11 +8,11 @@ use crate::{
     collect::TooMany,
 };
 use potluck_specs::{
-    JobName,
+    FieldPath, JobName, PathStep,
     ids::DEFAULT_NAMESPACE,
     job::{
-        HealthCheck, JobDraft, PackageSource, PortSpec, Resources, RestartPolicy, ServiceSpec,
-        StopPolicy, TaskTemplate,
+        HealthCheck, JobDraft, JobKind, PackageSource, PortSpec, Resources, RestartPolicy,
+        ServiceSpec, StopPolicy, TaskTemplate,
     },
     validate::{self, Finding, Severity},
 };
@@ -125,12 +125,6 @@ const STOP: Signature = Signature {
     not_yet: &["drain"],
     elsewhere: &[("timeout", "grace"), ("kill_timeout", "grace")],
 };
-
-/// CPU of a task whose spec names none: enough to start and to idle.
-const CPU_MILLIS_DEFAULT: u32 = 100;
-
-/// Memory of a task whose spec names none.
-const MEMORY_BYTES_DEFAULT: u64 = 64 << 20;
 
 /// Adds the functions to what a spec file sees.
 #[starlark_module]
@@ -247,9 +241,10 @@ fn draft(arguments: &mut Arguments) -> Result<JobDraft, TooMany> {
             namespace: namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.into()),
             name,
         },
-        replicas,
+        kind: JobKind::service(replicas),
         package: PackageSource::Path(package.into()),
         task: task(arguments)?,
+        ..JobDraft::default()
     })
 }
 
@@ -258,16 +253,23 @@ fn task(arguments: &mut Arguments) -> Result<TaskTemplate, TooMany> {
         name,
         number: (number != 0).then_some(number),
     };
-    let service = |(name, port)| ServiceSpec { name, port };
+    let service = |(name, port)| ServiceSpec {
+        name,
+        port,
+        ..ServiceSpec::default()
+    };
     Ok(TaskTemplate {
         command: arguments.required_text("command")?,
         args: arguments.texts("args")?,
         env: arguments.text_map("env")?.into_iter().collect(),
         resources: Resources {
-            cpu_millis: arguments.cpu_millis("cpu")?.unwrap_or(CPU_MILLIS_DEFAULT),
+            cpu_millis: arguments
+                .cpu_millis("cpu")?
+                .unwrap_or(Resources::OF_A_TASK.cpu_millis),
             memory_bytes: arguments
                 .memory_bytes("memory")?
-                .unwrap_or(MEMORY_BYTES_DEFAULT),
+                .unwrap_or(Resources::OF_A_TASK.memory_bytes),
+            ..Resources::ZERO
         },
         ports: arguments
             .number_map("ports")?
@@ -279,9 +281,10 @@ fn task(arguments: &mut Arguments) -> Result<TaskTemplate, TooMany> {
             .into_iter()
             .map(service)
             .collect(),
-        health: health(arguments)?,
+        health: health(arguments)?.into_iter().collect(),
         restart: restart_policy(arguments)?,
         stop: stop_policy(arguments)?,
+        ..TaskTemplate::default()
     })
 }
 
@@ -292,11 +295,8 @@ fn health(arguments: &mut Arguments) -> Result<Option<HealthCheck>, TooMany> {
     let text = |name| field(&fields, name, |value| Some(value.unpack_str()?.to_owned()));
     let port = text("port");
     Ok(Some(match kind {
-        "tcp" => HealthCheck::Tcp { port },
-        _ => HealthCheck::Http {
-            port,
-            path: text("path"),
-        },
+        "tcp" => HealthCheck::tcp(&port),
+        _ => HealthCheck::http(&port, &text("path")),
     }))
 }
 
@@ -308,6 +308,7 @@ fn restart_policy(arguments: &mut Arguments) -> Result<RestartPolicy, TooMany> {
     Ok(RestartPolicy {
         backoff_ms: ms("backoff_ms"),
         backoff_max_ms: ms("backoff_max_ms"),
+        ..RestartPolicy::default()
     })
 }
 
@@ -337,27 +338,41 @@ fn field<'v, T>(
 
 /// Tells a finding of the checks at the argument that it is about.
 fn tell(arguments: &mut Arguments, finding: Finding) -> Result<(), TooMany> {
-    let Finding {
-        field,
-        message,
-        hint,
-        ..
-    } = finding;
-    let argument = argument_of(&field);
-    if JOB.arguments.contains(&argument) {
-        return arguments.invalid(argument, message, hint);
+    let argument = argument_of(&finding.path);
+    let meant = finding
+        .suggestion
+        .map(|word| format!("did you mean {word:?}?"));
+    let (message, hint) = (finding.message, meant.or(finding.hint));
+    if JOB.arguments.contains(&argument.as_str()) {
+        return arguments.invalid(&argument, message, hint);
     }
     arguments.whole(ProblemKind::Invalid, message, hint)
 }
 
 /// Is the finding about a value that only stands in for one that was wrong?
 fn about_a_stand_in(finding: &Finding, wrong: &BTreeSet<String>) -> bool {
-    let argument = argument_of(&finding.field);
-    let refers_to_ports = matches!(argument, "services" | "health");
-    wrong.contains(argument) || refers_to_ports && wrong.contains("ports")
+    let argument = argument_of(&finding.path);
+    let refers_to_ports = matches!(argument.as_str(), "services" | "health");
+    wrong.contains(&argument) || refers_to_ports && wrong.contains("ports")
 }
 
-/// `ports` of `ports.http`.
-fn argument_of(field: &str) -> &str {
-    &field[..field.find(['.', '[']).unwrap_or(field.len())]
+/// The argument that sets a field.
+fn argument_of(path: &FieldPath) -> String {
+    let fields: Vec<&str> = path
+        .0
+        .iter()
+        .map_while(|step| match step {
+            PathStep::Field(name) => Some(name.as_str()),
+            PathStep::Index(_) | PathStep::Key(_) => None,
+        })
+        .collect();
+    match fields[..] {
+        ["kind", ..] => "replicas",
+        ["name", name] => name,
+        ["task", "resources", "cpu_millis"] => "cpu",
+        ["task", "resources", "memory_bytes"] => "memory",
+        ["task", argument, ..] | [argument, ..] => argument,
+        [] => "job",
+    }
+    .into()
 }

@@ -3,8 +3,8 @@
 use potluck_specs::{
     JobName, codec,
     job::{
-        HealthCheck, JobDraft, PackageSource, PortSpec, Resources, RestartPolicy, ServiceSpec,
-        StopPolicy, TaskTemplate,
+        HealthCheck, JobDraft, JobKind, PackageSource, PortSpec, Resources, RestartPolicy,
+        ServiceSpec, StopPolicy, TaskTemplate,
     },
     validate,
 };
@@ -55,7 +55,7 @@ job(
             namespace: "shop".into(),
             name: "web".into(),
         },
-        replicas: 3,
+        kind: JobKind::service(3),
         package: PackageSource::Path("../web".into()),
         task: TaskTemplate {
             command: "bin/web".into(),
@@ -63,10 +63,7 @@ job(
             env: [("A", "1"), ("B", "2")]
                 .map(|(k, v)| (k.into(), v.into()))
                 .into(),
-            resources: Resources {
-                cpu_millis: 500,
-                memory_bytes: 1 << 30,
-            },
+            resources: Resources::new(500, 1 << 30),
             ports: vec![
                 PortSpec {
                     name: "http".into(),
@@ -77,23 +74,20 @@ job(
                     number: Some(8080),
                 },
             ],
-            services: vec![ServiceSpec {
-                name: "web".into(),
-                port: "http".into(),
-            }],
-            health: Some(HealthCheck::Http {
-                port: "http".into(),
-                path: "/healthz".into(),
-            }),
+            services: vec![ServiceSpec::new("web", "http")],
+            health: vec![HealthCheck::http("http", "/healthz")],
             restart: RestartPolicy {
                 backoff_ms: 1_000,
                 backoff_max_ms: 60_000,
+                ..RestartPolicy::default()
             },
             stop: StopPolicy {
                 signal: 2,
                 grace_ms: 500,
             },
+            ..TaskTemplate::default()
         },
+        ..JobDraft::default()
     };
     assert_eq!(jobs(source), [expected]);
 }
@@ -104,12 +98,12 @@ fn what_is_left_away_has_a_default() {
         panic!("one job");
     };
     assert_eq!(job.name, JobName::in_default("a"));
-    assert_eq!(job.replicas, 1);
+    assert_eq!(job.kind, JobKind::service(1));
     assert_eq!(job.task.resources.cpu_millis, 100);
     assert_eq!(job.task.resources.memory_bytes, 64 << 20);
     assert_eq!(job.task.restart, RestartPolicy::default());
     assert_eq!(job.task.stop, StopPolicy::default());
-    assert_eq!(job.task.health, None);
+    assert_eq!(job.task.health, []);
     // None passes through wrappers as "not given".
     assert_eq!(
         jobs(&with("replicas = None, health = None, env = None")),
@@ -139,7 +133,7 @@ fn each_way_of_writing_a_quantity() {
     ] {
         assert_eq!(task(more).stop.signal, signal, "{more}");
     }
-    let tcp = Some(HealthCheck::Tcp { port: "x".into() });
+    let tcp = vec![HealthCheck::tcp("x")];
     for health in ["tcp('x')", "tcp(port = 'x')"] {
         assert_eq!(
             task(&format!("ports = {{'x': 0}}, health = {health}")).health,
@@ -161,7 +155,7 @@ if True:
 "#;
     let names: Vec<(String, u32)> = jobs(source)
         .into_iter()
-        .map(|job| (job.name.name, job.replicas))
+        .map(|job| (job.name.name, job.kind.slots().unwrap()))
         .collect();
     let expected = [("web", 1), ("web-1", 2), ("web-2", 3), ("last", 1)];
     assert_eq!(

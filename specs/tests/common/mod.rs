@@ -4,7 +4,7 @@
 
 use potluck_specs::{
     FleetId, Job, JobName, Millis, NodeName, PackageId, Topology, codec,
-    job::{Resources, RestartPolicy, SignedJob, StopPolicy, TaskTemplate},
+    job::{JobKind, Resources, SignedJob, TaskTemplate},
     trust::{
         Context, IssuerCertificate, IssuerKind, NodeCertificate, NodeCredential, NodeRole, Role,
         SecretKey, Signed, UserCertificate, UserCredential,
@@ -105,22 +105,16 @@ impl Fleet {
             cluster: "main".into(),
             name: JobName::in_default("web"),
             version: 1,
-            replicas: 2,
+            kind: JobKind::service(2),
             package: PackageId([9; 32]),
             task: TaskTemplate {
                 command: "web".into(),
                 args: vec!["x".into()],
                 env: [("A".into(), "1".into())].into(),
-                resources: Resources {
-                    cpu_millis: 10,
-                    memory_bytes: 1 << 20,
-                },
-                ports: Vec::new(),
-                services: Vec::new(),
-                health: None,
-                restart: RestartPolicy::default(),
-                stop: StopPolicy::default(),
+                resources: Resources::new(10, 1 << 20),
+                ..TaskTemplate::default()
             },
+            ..Job::default()
         }
     }
 

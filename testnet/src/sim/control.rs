@@ -11,7 +11,7 @@
 //! the next one. Raft itself is tested where it is implemented.
 
 use super::{
-    invariants::Seen,
+    check::Seen,
     queue::MS,
     world::{Due, World},
 };

@@ -2,6 +2,7 @@
 //! state. Clocks and dice were used before a command was proposed, so every
 //! time, id and signature that it needs stands in it.
 
+use super::{RolloutControl, RolloutStep};
 use potluck_specs::{
     ChangeId, Epoch, FleetId, Generation, JobName, Millis, NodeId, NodeName, PackageId, Reign,
     SlotId, Topology,
@@ -153,6 +154,53 @@ pub enum Command {
         node: NodeId,
         /// Drained or not.
         draining: bool,
+    },
+    /// A node takes no new work and gives up what it has, until a deadline at
+    /// the latest. Ended by [`Command::SetDraining`].
+    Drain {
+        /// Named by the client.
+        change: ChangeId,
+        /// The node.
+        node: NodeId,
+        /// Unix time: what still runs there then is stopped in any case.
+        deadline: Option<Millis>,
+    },
+    /// A node takes no new work and keeps what it has, or takes work again.
+    Cordon {
+        /// Named by the client.
+        change: ChangeId,
+        /// The node.
+        node: NodeId,
+        /// Cordoned or not.
+        cordoned: bool,
+    },
+    /// A person stops, continues or undoes a rollout.
+    ControlRollout {
+        /// Named by the client.
+        change: ChangeId,
+        /// The job.
+        job: JobName,
+        /// What is asked.
+        control: RolloutControl,
+        /// Who asked.
+        author: String,
+        /// Unix time.
+        now: Millis,
+    },
+    /// A rollout's stage is over, or failed.
+    AdvanceRollout {
+        /// Whose picture it is; another's is refused.
+        reign: Reign,
+        /// The job.
+        job: JobName,
+        /// The version that is rolled out.
+        version: u64,
+        /// The stage that is meant.
+        stage: u32,
+        /// What became of it.
+        step: RolloutStep,
+        /// Unix time.
+        now: Millis,
     },
     /// A node leaves the cluster; its certificates are revoked.
     RemoveMember {

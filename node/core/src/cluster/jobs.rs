@@ -100,7 +100,7 @@ impl Cluster {
                     message: bounded_text(message),
                     accepted_at: *now,
                     package: decoded.package,
-                    replicas: decoded.replicas,
+                    replicas: decoded.slots(),
                 };
                 let reply = self.submit(&decoded, version, *expected_version);
                 if matches!(reply, Reply::Accepted { .. }) {
@@ -140,7 +140,7 @@ impl Cluster {
         if job.version != next || expected.is_some_and(|expected| expected != current) {
             return Reply::Conflict { current };
         }
-        if job.replicas > SLOTS_MAX {
+        if job.slots() > SLOTS_MAX {
             return Reply::too_many("slots in a job", SLOTS_MAX as usize);
         }
         if current == 0 && self.jobs.len() >= JOBS_MAX {
@@ -228,7 +228,7 @@ impl Cluster {
     }
 }
 
-fn bounded_text(text: &str) -> String {
+pub(super) fn bounded_text(text: &str) -> String {
     let mut end = text.len().min(TEXT_BYTES_MAX);
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -11,7 +11,9 @@
 mod command;
 mod jobs;
 mod members;
+mod operations;
 mod reply;
+mod rollouts;
 mod state;
 mod tokens;
 
@@ -19,6 +21,7 @@ pub use command::{Admission, Command, Genesis, GossipKey, Placement};
 pub use jobs::{JOBS_MAX, JobRecord, JobVersion, PackageRecord, SLOTS_MAX, VERSIONS_KEPT};
 pub use members::{MEMBERS_MAX, Member};
 pub use reply::{Refused, Reply, TokenRefusal};
+pub use rollouts::{Rollout, RolloutControl, RolloutPhase, RolloutStep};
 pub use state::{CHANGES_REMEMBERED, Cluster};
 pub use tokens::{Redeem, TOKENS_MAX, TokenRecord};
 

@@ -124,6 +124,12 @@ pub enum Refused {
         /// The name.
         job: JobName,
     },
+    /// The job has no rollout that this could be done to.
+    #[error("job {job} has no rollout under way that this applies to")]
+    NoRollout {
+        /// The job.
+        job: JobName,
+    },
     /// No token has this id.
     #[error("there is no token {id:?}")]
     NoSuchToken {

@@ -34,6 +34,12 @@ pub struct Cluster {
     pub(super) packages: BTreeMap<PackageId, PackageRecord>,
     pub(super) placements: BTreeMap<SlotId, Placement>,
     pub(super) changes: VecDeque<(ChangeId, Reply)>,
+    #[serde(default)]
+    pub(super) operations: super::operations::Operations,
+    #[serde(default)]
+    pub(super) rollouts: BTreeMap<JobName, super::Rollout>,
+    #[serde(default)]
+    pub(super) rollouts_at: u64,
 }
 
 /// What genesis fixed.
@@ -99,9 +105,25 @@ impl Cluster {
             | Command::SealIssuer { .. }
             | Command::RecordMember { .. }
             | Command::SetDraining { .. }
-            | Command::RemoveMember { .. } => self.change_members(command),
-            Command::SubmitJob { .. }
-            | Command::StopJob { .. }
+            | Command::RemoveMember { .. } => {
+                let reply = self.change_members(command);
+                self.tidy_operations();
+                reply
+            }
+            Command::Drain { .. } | Command::Cordon { .. } => self.change_operations(command),
+            Command::ControlRollout { .. } | Command::AdvanceRollout { .. } => {
+                self.change_rollouts(command)
+            }
+            Command::SubmitJob { job, now, .. } => {
+                let name = job.decode_unchecked().ok().map(|job| job.name);
+                let before = name.as_ref().and_then(|name| self.runs_before(name));
+                let reply = self.change_jobs(command);
+                if let (Reply::Accepted { .. }, Some(name)) = (&reply, name) {
+                    self.begin_rollout(&name, before, *now);
+                }
+                reply
+            }
+            Command::StopJob { .. }
             | Command::RecordPlacements { .. }
             | Command::RecordPackageHolders { .. } => self.change_jobs(command),
         }
@@ -252,6 +274,9 @@ fn change_of(command: &Command) -> Option<ChangeId> {
         | Command::RemoveToken { change, .. }
         | Command::SubmitJob { change, .. }
         | Command::StopJob { change, .. }
+        | Command::Drain { change, .. }
+        | Command::Cordon { change, .. }
+        | Command::ControlRollout { change, .. }
         | Command::SetDraining { change, .. } => Some(*change),
         _ => None,
     }

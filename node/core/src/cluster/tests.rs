@@ -4,7 +4,7 @@ use super::*;
 use potluck_specs::{
     ChangeId, Epoch, FleetId, JobName, Millis, NodeId, NodeName, PackageId, Reign, SlotId,
     Topology, codec,
-    job::{Job, Resources, RestartPolicy, SignedJob, StopPolicy, TaskTemplate},
+    job::{Job, JobKind, Resources, SignedJob, TaskTemplate},
     trust::{NodeCredential, NodeRole, PublicKey, Signed, UserCredential},
 };
 use proptest::prelude::*;
@@ -61,19 +61,14 @@ fn signed_job(name: &str, version: u64, replicas: u32) -> Box<SignedJob> {
         cluster: "main".into(),
         name: JobName::in_default(name),
         version,
-        replicas,
+        kind: JobKind::service(replicas),
         package: PackageId([version as u8; 32]),
         task: TaskTemplate {
             command: "bin/x".into(),
-            args: vec![],
-            env: BTreeMap::new(),
             resources: Resources::default(),
-            ports: vec![],
-            services: vec![],
-            health: None,
-            restart: RestartPolicy::default(),
-            stop: StopPolicy::default(),
+            ..TaskTemplate::default()
         },
+        ..Job::default()
     };
     let author = UserCredential {
         root: PublicKey([1; 32]),
@@ -81,7 +76,7 @@ fn signed_job(name: &str, version: u64, replicas: u32) -> Box<SignedJob> {
         certificate: signed(vec![]),
     };
     Box::new(SignedJob {
-        job: signed(codec::encode(&job)),
+        job: signed(job.encode()),
         author,
     })
 }

@@ -3,6 +3,7 @@
 //! Answers for the types only; [`super::Host`] turns one into the other.
 
 use crate::{
+    attributes::Facts,
     auction::{Authority, Award, AwardAnswer, Call, CallAnswer, Refusal, StopOrder, StopReason},
     session::{Heartbeat, HeartbeatAnswer},
 };
@@ -69,6 +70,8 @@ pub enum End {
     NotStarted(String),
     /// Its agent lease ran out.
     LeaseExpired,
+    /// It reached its memory limit; who used how much, for people.
+    MemoryLimit(String),
     /// Another end, for people.
     Other(String),
 }
@@ -81,6 +84,8 @@ impl fmt::Display for End {
             End::HelperLost => f.write_str("helper lost"),
             End::NotStarted(why) => write!(f, "could not start: {why}"),
             End::LeaseExpired => f.write_str("agent lease ran out"),
+            End::MemoryLimit(note) if note.is_empty() => f.write_str("memory-limit"),
+            End::MemoryLimit(note) => write!(f, "memory-limit: {note}"),
             End::Other(text) => f.write_str(text),
         }
     }
@@ -121,6 +126,11 @@ pub enum Event {
     HeartbeatAnswered(HeartbeatAnswer),
     /// The node is to take no new work, or may again.
     SetDraining(bool),
+    /// What the node says of itself: after the start, and when it changed.
+    SetFacts(Facts),
+    /// How hard the host works, in hundredths; see
+    /// [`Heartbeat::pressure`].
+    SetPressure(u8),
     /// The node leaves: no new work, and all that runs is stopped.
     Leave,
     /// A slot's package is here.

@@ -20,12 +20,16 @@ mod tests;
 pub use message::{Answer, Effect, End, Entry, Event, Run, Start};
 
 use crate::{
+    attributes::{Facts, meets, text},
     auction::{Authority, Award, AwardAnswer, Bid, Call, CallAnswer, Refusal, StopOrder},
     session::{Heartbeat, HeartbeatAnswer, Inventory, SlotReport},
 };
 use history::{Ended, Failures};
 use ports::Ports;
-use potluck_specs::{Generation, Job, Millis, NodeId, SlotId, job::Resources};
+use potluck_specs::{
+    Generation, Job, Millis, NodeId, SlotId,
+    job::{Level, Resources},
+};
 use reports::Reports;
 use reservations::{HOLDS, Reservation, Reservations};
 use slot::{Slot, State};
@@ -79,6 +83,8 @@ pub struct Host {
     failures: Failures,
     reports: Reports,
     draining: bool,
+    facts: Facts,
+    pressure: u8,
     /// Until when helpers of the agent's former life are waited for.
     adopt_until: Option<Millis>,
 }
@@ -119,6 +125,8 @@ impl Host {
             failures: Failures::default(),
             reports: Reports::default(),
             draining: false,
+            facts: Facts::default(),
+            pressure: 0,
         };
         for entry in restored {
             let mut slot = Slot::new(entry, State::Adopting, now);
@@ -172,6 +180,15 @@ impl Host {
                 effects.changed = self.draining != draining;
                 self.draining = draining;
             }
+            Event::SetFacts(facts) => {
+                if self.facts != facts {
+                    self.facts = facts;
+                    // They go with full inventories only.
+                    self.reports.restart();
+                    effects.changed = true;
+                }
+            }
+            Event::SetPressure(pressure) => self.pressure = pressure.min(100),
             Event::Leave => self.leave(now, &mut effects),
             Event::Fetched { slot, origin } => self.fetched(&slot, origin, now, &mut effects),
             Event::FetchFailed { slot, origin, why } => {
@@ -269,6 +286,7 @@ impl Host {
         let reservation = Reservation {
             slots,
             each: call.resources,
+            devices: call.devices.clone(),
             ports: fixed.collect(),
             until: now + HOLDS,
         };
@@ -281,6 +299,7 @@ impl Host {
             total: self.config.total,
             missing_bytes,
             failures: self.failures.count(&call.job, now),
+            pressure: self.pressure,
             holds: HOLDS,
         })
     }
@@ -305,15 +324,53 @@ impl Host {
         if open == 0 {
             return Err(Refusal::Busy);
         }
-        let cpu = free.cpu_millis.checked_div(call.resources.cpu_millis);
-        let memory = free.memory_bytes.checked_div(call.resources.memory_bytes);
-        let by_memory = memory.map_or(u32::MAX, |tasks| tasks.try_into().unwrap_or(u32::MAX));
+        let by_devices = self.device_room(&call.devices, None)?;
         Ok(call
             .wanted
+            .min(call.each_most.unwrap_or(u32::MAX).max(1))
             .min(by_ports)
             .min(open)
-            .min(cpu.unwrap_or(u32::MAX))
-            .min(by_memory))
+            .min(by_devices)
+            .min(how_often(&free, &call.resources)))
+    }
+
+    /// How many tasks with these devices fit, besides what `own` has.
+    fn device_room(
+        &self,
+        need: &BTreeMap<String, u32>,
+        own: Option<&SlotId>,
+    ) -> Result<u32, Refusal> {
+        let mut room = u32::MAX;
+        for (kind, need) in need.iter().filter(|(_, need)| **need > 0) {
+            let all = self.facts.devices.get(kind).copied().unwrap_or(0);
+            let others = self.slots.iter().filter(|(id, _)| Some(*id) != own);
+            let taken: u32 = others.map(|(_, slot)| slot.devices(kind)).sum();
+            let free = all.saturating_sub(taken.saturating_add(self.reservations.devices(kind)));
+            if free < *need {
+                return Err(Refusal::Device {
+                    kind: kind.clone(),
+                    need: *need,
+                    free,
+                });
+            }
+            room = room.min(free / need);
+        }
+        Ok(room)
+    }
+
+    /// The first requirement that the node does not meet. Its name and place
+    /// are the log's to know.
+    fn requires_too_much(&self, job: &Job) -> Option<Refusal> {
+        let places = Level::ALL.map(Level::name);
+        let mut requirements = job.placement.requirements.iter();
+        let unmet = requirements.find(|requirement| {
+            let attribute = requirement.attribute.as_str();
+            !places.contains(&attribute) && !meets(requirement, self.facts.get(attribute))
+        })?;
+        Some(Refusal::Requirement {
+            requirement: text(unmet),
+            has: self.facts.get(&unmet.attribute).map(str::to_owned),
+        })
     }
 
     /// Numbers that no new task may have; those of `own` it may.
@@ -375,6 +432,10 @@ impl Host {
             }
         }
         self.takes_work()?;
+        if let Some(refusal) = self.requires_too_much(&offer.job) {
+            return Err(refusal);
+        }
+        self.device_room(&offer.job.task.devices, Some(id))?;
         let need = offer.job.task.resources;
         let ports = self.choose_ports(id, &offer.job)?;
         self.check_room(id, need)?;
@@ -472,6 +533,8 @@ impl Host {
             free: self.free(),
             total: self.config.total,
             draining: self.draining,
+            pressure: self.pressure,
+            facts: since.is_none().then(|| self.facts.clone()),
             inventory: Inventory {
                 since,
                 number: self.reports.number(),
@@ -552,5 +615,33 @@ fn fits(free: &Resources, need: &Resources) -> Result<(), Refusal> {
             free: free.memory_bytes,
         });
     }
+    if free.disk_bytes < need.disk_bytes {
+        return Err(Refusal::Disk {
+            need: need.disk_bytes,
+            free: free.disk_bytes,
+        });
+    }
+    if free.uplink_bits_per_s < need.uplink_bits_per_s {
+        return Err(Refusal::Uplink {
+            need: need.uplink_bits_per_s,
+            free: free.uplink_bits_per_s,
+        });
+    }
     Ok(())
+}
+
+/// How many times `need` fits.
+fn how_often(free: &Resources, need: &Resources) -> u32 {
+    let pairs = [
+        (u64::from(free.cpu_millis), u64::from(need.cpu_millis)),
+        (free.memory_bytes, need.memory_bytes),
+        (free.disk_bytes, need.disk_bytes),
+        (free.uplink_bits_per_s, need.uplink_bits_per_s),
+    ];
+    let times = pairs
+        .into_iter()
+        .filter_map(|(free, need)| free.checked_div(need));
+    times
+        .min()
+        .map_or(u32::MAX, |times| times.try_into().unwrap_or(u32::MAX))
 }

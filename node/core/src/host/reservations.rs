@@ -20,6 +20,8 @@ pub(super) const OPEN_MAX: usize = 64;
 pub(super) struct Reservation {
     pub(super) slots: u32,
     pub(super) each: Resources,
+    /// Counted devices of each slot, by kind.
+    pub(super) devices: BTreeMap<String, u32>,
     /// Fixed port numbers that go with it.
     pub(super) ports: Vec<u16>,
     pub(super) until: Millis,
@@ -27,10 +29,7 @@ pub(super) struct Reservation {
 
 impl Reservation {
     fn all(&self) -> Resources {
-        Resources {
-            cpu_millis: self.each.cpu_millis.saturating_mul(self.slots),
-            memory_bytes: self.each.memory_bytes.saturating_mul(self.slots.into()),
-        }
+        self.each.times(self.slots)
     }
 }
 
@@ -47,6 +46,17 @@ impl Reservations {
         self.0
             .values()
             .fold(Resources::default(), |sum, one| sum.plus(one.all()))
+    }
+
+    /// Devices of a kind that open bids hold.
+    pub(super) fn devices(&self, kind: &str) -> u32 {
+        let of = |one: &Reservation| {
+            let each = one.devices.get(kind).copied().unwrap_or(0);
+            each.saturating_mul(one.slots)
+        };
+        self.0
+            .values()
+            .fold(0, |sum, one| u32::saturating_add(sum, of(one)))
     }
 
     pub(super) fn ports(&self) -> impl Iterator<Item = u16> + '_ {

@@ -134,10 +134,7 @@ impl Slot {
     /// The same, if something that needs `fill` were to fill it.
     pub(super) fn committed_with(&self, fill: Resources) -> Resources {
         let before = self.before_needs();
-        Resources {
-            cpu_millis: fill.cpu_millis.max(before.cpu_millis),
-            memory_bytes: fill.memory_bytes.max(before.memory_bytes),
-        }
+        fill.max(before)
     }
 
     fn fill_needs(&self) -> Resources {
@@ -159,11 +156,7 @@ impl Slot {
             true => self.fill_needs(),
             false => Resources::default(),
         };
-        let with_own = Resources {
-            cpu_millis: need.cpu_millis.max(own.cpu_millis),
-            memory_bytes: need.memory_bytes.max(own.memory_bytes),
-        };
-        self.committed_with(with_own)
+        self.committed_with(need.max(own))
     }
 
     /// Port numbers that no other slot may have.
@@ -177,13 +170,23 @@ impl Slot {
     /// least accept connections before clients are sent to it.
     pub(super) fn health_check(&self) -> Option<(HealthCheck, u16)> {
         let task = &self.entry.job.task;
-        let check = task.health.clone().or_else(|| {
-            let port = task.services.first()?.port.clone();
-            Some(HealthCheck::Tcp { port })
+        let check = task.health.first().cloned().or_else(|| {
+            let service = task.services.first()?;
+            Some(HealthCheck::tcp(&service.port))
         })?;
-        let (HealthCheck::Tcp { port } | HealthCheck::Http { port, .. }) = &check;
-        let number = *self.entry.ports.get(port)?;
+        let number = *self.entry.ports.get(check.probe.port()?)?;
         Some((check, number))
+    }
+
+    /// Devices of a kind that the slot holds.
+    pub(super) fn devices(&self, kind: &str) -> u32 {
+        let of = |entry: &Entry| entry.job.task.devices.get(kind).copied().unwrap_or(0);
+        let fill = match self.state {
+            State::Stopped => 0,
+            _ => of(&self.entry),
+        };
+        let before = self.before.as_ref().map_or(0, |before| of(&before.entry));
+        fill.max(before)
     }
 
     /// When something is due.
@@ -212,6 +215,7 @@ impl Slot {
             ports: self.entry.ports.clone(),
             resources: self.entry.job.task.resources,
             starts: self.entry.starts,
+            failures: self.failures_in_row,
             last_end: self.last_end.clone(),
             since: self.since + unix_offset,
         }

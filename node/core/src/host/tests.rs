@@ -5,7 +5,7 @@ use super::*;
 use crate::{auction::StopReason, session::TaskState};
 use potluck_specs::{
     Epoch, FleetId, JobName, PackageId, Reign,
-    job::{HealthCheck, PortSpec, RestartPolicy, ServiceSpec, SignedJob, StopPolicy, TaskTemplate},
+    job::{HealthCheck, JobKind, PortSpec, ServiceSpec, SignedJob, TaskTemplate},
     trust::{Context, PublicKey, SecretKey, Signed, UserCredential},
 };
 use proptest::prelude::*;
@@ -25,10 +25,7 @@ fn config() -> HostConfig {
     HostConfig {
         node: NodeId([1; 32]),
         incarnation: 1,
-        total: Resources {
-            cpu_millis: 1_000,
-            memory_bytes: 1_000,
-        },
+        total: Resources::new(1_000, 1_000),
         port_first: 100,
         port_last: 109,
         unix_offset: Millis(0),
@@ -42,25 +39,18 @@ fn job(name: &str, version: u64, share: u32) -> Job {
         cluster: "home".into(),
         name: JobName::in_default(name),
         version,
-        replicas: 10,
+        kind: JobKind::service(10),
         package: PackageId([version as u8; 32]),
         task: TaskTemplate {
             command: "run".into(),
-            args: vec![],
-            env: BTreeMap::new(),
-            resources: Resources {
-                cpu_millis: share,
-                memory_bytes: u64::from(share),
-            },
+            resources: Resources::new(share, share.into()),
             ports: vec![PortSpec {
                 name: "http".into(),
                 number: None,
             }],
-            services: vec![],
-            health: None,
-            restart: RestartPolicy::default(),
-            stop: StopPolicy::default(),
+            ..TaskTemplate::default()
         },
+        ..Job::default()
     }
 }
 
@@ -72,7 +62,7 @@ fn signed(job: &Job) -> SignedJob {
     };
     let key = SecretKey::from_seed([1; 32]);
     SignedJob {
-        job: Signed::new(&key, Context::Job, potluck_specs::codec::encode(job)),
+        job: Signed::new(&key, Context::Job, job.encode()),
         author: UserCredential {
             root: PublicKey([0; 32]),
             issuer: nobody.clone(),
@@ -123,7 +113,8 @@ fn call(reign: u64, call: u64, job: &Job, wanted: u32) -> Event {
             ports: job.task.ports.clone(),
             package: job.package,
             package_bytes: 1,
-            tasks_by_rack: BTreeMap::new(),
+            each_most: None,
+            devices: BTreeMap::new(),
         },
         missing_bytes: 0,
     }
@@ -648,10 +639,7 @@ fn a_stop_during_a_replacement_waits_for_the_one_before() {
 fn services_are_checked_before_clients_are_sent() {
     let mut world = World::new();
     let mut web = job("web", 1, 100);
-    web.task.services = vec![ServiceSpec {
-        name: "web".into(),
-        port: "http".into(),
-    }];
+    web.task.services = vec![ServiceSpec::new("web", "http")];
     world.step(award(1, 1, &web, &[(0, 1)]));
     world.fetching.clear();
     world.step(Event::Fetched {
@@ -660,9 +648,7 @@ fn services_are_checked_before_clients_are_sent() {
     });
     let run = world.run("web", 0);
     let effects = world.step(Event::Running(run.clone()));
-    let check = HealthCheck::Tcp {
-        port: "http".into(),
-    };
+    let check = HealthCheck::tcp("http");
     assert!(effects.contains(&Effect::WatchHealth {
         run: run.clone(),
         check,

@@ -1,6 +1,7 @@
 //! Awards that have left and are not yet seen in a report.
 //!
 //! ```text
+//! decided --the log names no other holder--> sent
 //! sent --Ok--> committed --a report has it--> (held)
 //!  |  \--no answer--> unknown, repeated while the session is up
 //!  |--refused--> (missing)
@@ -10,6 +11,11 @@
 //!
 //! Unknown is never taken for free: until it is resolved the slot stays with
 //! that node.
+//!
+//! A slot that the log places on another host is awarded only once the log
+//! names the new one: whoever reigns next would hear the other one say that it
+//! has ended, take the slot for free, and fill it twice. A first placement
+//! waits for nothing: without a record all hosts are asked.
 
 use super::{Effect, Note, Scheduler, SessionState, call::Answered, picture::Host};
 use crate::{
@@ -18,7 +24,7 @@ use crate::{
     session::TaskState,
 };
 use potluck_specs::{Generation, Job, JobName, Millis, NodeId, SlotId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// First pause before an unanswered award is repeated, and the longest.
 const REPEAT_FIRST: Millis = Millis(1_000);
@@ -34,13 +40,75 @@ const LATER: Millis = Millis(3_000);
 /// reach the scheduler, and the scheduler can't reach it.
 const REPEATS_BEFORE_REPORTS: u32 = 3;
 
+/// Awards that are not yet seen in a report.
+#[derive(Debug, Default)]
+pub(super) struct Awards {
+    by_slot: BTreeMap<SlotId, Pending>,
+    on: BTreeMap<NodeId, BTreeSet<SlotId>>,
+    /// Those that wait for the log, and perhaps some that are over.
+    unsent: BTreeSet<SlotId>,
+}
+
+impl Awards {
+    fn insert(&mut self, slot: SlotId, pending: Pending) {
+        self.remove(&slot);
+        let on = self.on.entry(pending.node).or_default();
+        on.insert(slot.clone());
+        self.by_slot.insert(slot, pending);
+    }
+
+    fn remove(&mut self, slot: &SlotId) {
+        let Some(pending) = self.by_slot.remove(slot) else {
+            return;
+        };
+        if let Some(on) = self.on.get_mut(&pending.node) {
+            on.remove(slot);
+            if on.is_empty() {
+                self.on.remove(&pending.node);
+            }
+        }
+    }
+
+    pub(super) fn get(&self, slot: &SlotId) -> Option<&Pending> {
+        self.by_slot.get(slot)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_slot.is_empty()
+    }
+
+    pub(super) fn contains_key(&self, slot: &SlotId) -> bool {
+        self.by_slot.contains_key(slot)
+    }
+
+    /// Nodes that have any.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.on.keys().copied()
+    }
+
+    fn on(&self, node: NodeId) -> impl Iterator<Item = (&SlotId, &Pending)> {
+        let slots = self.on.get(&node).into_iter().flatten();
+        slots.filter_map(|slot| self.by_slot.get_key_value(slot))
+    }
+
+    /// Those of one call to one node.
+    fn of_call(&self, node: NodeId, call: u64) -> Vec<SlotId> {
+        self.on(node)
+            .filter(|(_, pending)| pending.call == call)
+            .map(|(slot, _)| slot.clone())
+            .collect()
+    }
+}
+
 /// An award of one slot.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) node: NodeId,
     pub(super) generation: Generation,
-    call: u64,
-    version: u64,
+    pub(super) call: u64,
+    pub(super) version: u64,
+    /// It has left; else it waits for the log.
+    sent: bool,
     /// When it was sent last, or answered.
     at: Millis,
     /// No answer came.
@@ -71,6 +139,7 @@ impl Scheduler {
                 generation,
                 call,
                 version: job.version,
+                sent: false,
                 at: now,
                 lost: false,
                 repeats: 0,
@@ -82,6 +151,8 @@ impl Scheduler {
                 node,
                 generation,
             });
+            self.tallies.touch(&slot);
+            self.index.promise(node, job.task.resources);
             self.awards.insert(slot, pending);
         }
         self.send_award(cluster, node, call, &job.name);
@@ -100,19 +171,32 @@ impl Scheduler {
             job: job.clone(),
             index: u32::MAX,
         };
-        self.awards.range(first..=last)
+        self.awards.by_slot.range(first..=last)
+    }
+
+    pub(super) fn awards_on(&self, node: NodeId) -> impl Iterator<Item = (&SlotId, &Pending)> {
+        self.awards.on(node)
     }
 
     /// Sends what of a call's award is not answered yet. A slot that another
     /// host has shown to hold by now is left out: the award may still be
     /// committed, which the host's reports tell, but needs no help to be.
     fn send_award(&mut self, cluster: &Cluster, node: NodeId, call: u64, job: &JobName) {
-        let open: Vec<(SlotId, Generation, u64)> = self
-            .awards_of(job)
-            .filter(|(_, p)| p.node == node && p.call == call && !p.committed)
+        let (open, waiting): (Vec<_>, Vec<_>) = self
+            .awards_on(node)
+            .filter(|(slot, p)| p.call == call && slot.job == *job && !p.committed)
             .filter(|(slot, _)| !self.is_held_elsewhere(slot, node))
             .map(|(slot, p)| (slot.clone(), p.generation, p.version))
-            .collect();
+            .partition(|(slot, ..)| !self.record_misleads(cluster, slot, node));
+        for (slot, ..) in waiting {
+            self.behind.hurry(slot.clone());
+            self.awards.unsent.insert(slot);
+        }
+        for (slot, ..) in &open {
+            if let Some(pending) = self.awards.by_slot.get_mut(slot) {
+                pending.sent = true;
+            }
+        }
         let version = open
             .first()
             .and_then(|(_, _, version)| cluster.jobs().get(job)?.version(*version));
@@ -132,9 +216,48 @@ impl Scheduler {
         });
     }
 
+    /// Does somebody else hold it, other than the task whose next one this is?
     fn is_held_elsewhere(&self, slot: &SlotId, node: NodeId) -> bool {
+        let from = self.surges.get(slot).map(|surge| surge.from);
         let holders = self.picture.holders(slot);
-        holders.iter().any(|(holder, _)| *holder != node)
+        holders
+            .iter()
+            .any(|(holder, _)| *holder != node && Some(*holder) != from)
+    }
+
+    /// Does the log name a holder that is neither this node nor has the slot?
+    fn record_misleads(&self, cluster: &Cluster, slot: &SlotId, node: NodeId) -> bool {
+        let recorded = cluster.placements().get(slot).map(|placed| placed.node);
+        recorded.is_some_and(|recorded| {
+            let mut holders = self.picture.holders(slot).into_iter();
+            recorded != node && !holders.any(|(holder, _)| holder == recorded)
+        })
+    }
+
+    /// Sends awards that waited for the log.
+    pub(super) fn send_recorded(&mut self, cluster: &Cluster, now: Millis) {
+        if self.awards.unsent.is_empty() {
+            return;
+        }
+        let mut ready: BTreeSet<(NodeId, u64, JobName)> = BTreeSet::new();
+        for slot in std::mem::take(&mut self.awards.unsent) {
+            let Some(pending) = self.awards.by_slot.get(&slot).filter(|p| !p.sent) else {
+                continue;
+            };
+            if self.record_misleads(cluster, &slot, pending.node) {
+                self.awards.unsent.insert(slot);
+                continue;
+            }
+            let reports = self.reports_of(pending.node);
+            ready.insert((pending.node, pending.call, slot.job.clone()));
+            if let Some(pending) = self.awards.by_slot.get_mut(&slot) {
+                pending.at = now;
+                pending.reports = reports;
+            }
+        }
+        for (node, call, job) in ready {
+            self.send_award(cluster, node, call, &job);
+        }
     }
 
     pub(super) fn award_answered(
@@ -146,7 +269,7 @@ impl Scheduler {
     ) {
         let reports = self.reports_of(node);
         for (slot, result) in answer.slots {
-            let Some(pending) = self.awards.get_mut(&slot) else {
+            let Some(pending) = self.awards.by_slot.get_mut(&slot) else {
                 continue;
             };
             if pending.node != node || pending.call != call || pending.committed {
@@ -154,13 +277,17 @@ impl Scheduler {
             }
             match result {
                 Ok(()) => {
+                    // Where it is was known: nothing is to be decided anew.
                     pending.committed = true;
                     pending.at = now;
                     pending.reports = reports;
+                    self.behind.touch(slot);
                 }
-                Err(refusal) => self.award_refused(&slot, node, refusal, now),
+                Err(refusal) => {
+                    self.award_refused(&slot, node, refusal, now);
+                    self.touch(slot);
+                }
             }
-            self.touch(slot);
         }
     }
 
@@ -187,8 +314,10 @@ impl Scheduler {
     }
 
     pub(super) fn award_lost(&mut self, node: NodeId, call: u64) {
-        for pending in self.awards.values_mut() {
-            if pending.node == node && pending.call == call && !pending.committed {
+        for slot in self.awards.of_call(node, call) {
+            if let Some(pending) = self.awards.by_slot.get_mut(&slot)
+                && !pending.committed
+            {
                 pending.lost = true;
             }
         }
@@ -197,7 +326,10 @@ impl Scheduler {
     /// Repeats awards that got no answer. Due with each tick.
     pub(super) fn repeat_awards(&mut self, cluster: &Cluster, now: Millis) {
         let mut due: BTreeMap<(NodeId, u64), JobName> = BTreeMap::new();
-        for (slot, pending) in &mut self.awards {
+        for (slot, pending) in &self.awards.by_slot {
+            if pending.committed {
+                continue;
+            }
             let up = self
                 .picture
                 .hosts
@@ -208,14 +340,17 @@ impl Scheduler {
             // An answer that is only slow is not chased: the driver says when
             // it is lost, and its own patience ends before ours.
             let silent = pending.lost || now.since(pending.at) >= REPEAT_LONGEST;
-            if up && silent && !pending.committed && now.since(pending.at) >= pause {
+            if up && silent && pending.sent && !pending.committed && now.since(pending.at) >= pause
+            {
                 due.insert((pending.node, pending.call), slot.job.clone());
             }
         }
         for ((node, call), job) in due {
             let reports = self.reports_of(node);
-            for pending in self.awards.values_mut() {
-                if pending.node == node && pending.call == call && !pending.committed {
+            for slot in self.awards.of_call(node, call) {
+                if let Some(pending) = self.awards.by_slot.get_mut(&slot)
+                    && !pending.committed
+                {
                     pending.at = now;
                     pending.reports = reports;
                     pending.lost = false;
@@ -233,7 +368,7 @@ impl Scheduler {
         };
         let mut settled = Vec::new();
         let mut absent = Vec::new();
-        for (slot, pending) in self.awards.iter().filter(|(_, p)| p.node == node) {
+        for (slot, pending) in self.awards.on(node) {
             match self.picture.report(slot, node) {
                 Some(report) if report.generation >= pending.generation => {
                     settled.push(slot.clone());
@@ -260,12 +395,8 @@ impl Scheduler {
 
     /// The host is lost, and with it what was awarded to it.
     pub(super) fn drop_awards_of(&mut self, node: NodeId) {
-        let slots: Vec<SlotId> = self
-            .awards
-            .iter()
-            .filter(|(_, pending)| pending.node == node)
-            .map(|(slot, _)| slot.clone())
-            .collect();
+        let on = self.awards.on(node);
+        let slots: Vec<SlotId> = on.map(|(slot, _)| slot.clone()).collect();
         for slot in slots {
             self.awards.remove(&slot);
             self.touch(slot);

@@ -22,18 +22,34 @@ pub(super) struct Behind {
     dirty: BTreeSet<SlotId>,
     proposed: BTreeSet<SlotId>,
     proposed_at: Millis,
+    /// Something waits for the log.
+    urgent: bool,
 }
 
 impl Behind {
     pub(super) fn touch(&mut self, slot: SlotId) {
         self.dirty.insert(slot);
     }
+
+    /// An award waits until the log knows of this slot.
+    pub(super) fn hurry(&mut self, slot: SlotId) {
+        if !self.proposed.contains(&slot) {
+            self.dirty.insert(slot);
+            self.urgent = true;
+        }
+    }
+
+    pub(super) fn is_urgent(&self) -> bool {
+        self.urgent
+    }
 }
 
 impl Scheduler {
-    /// Proposes what changed. Due with each tick.
+    /// Proposes what changed. Due with each tick, and at once when an award
+    /// waits for it.
     pub(super) fn write_behind(&mut self, cluster: &Cluster, now: Millis) {
-        if now.since(self.behind.proposed_at) < EVERY {
+        let urgent = std::mem::take(&mut self.behind.urgent);
+        if !urgent && now.since(self.behind.proposed_at) < EVERY {
             return;
         }
         if now.since(self.behind.proposed_at) >= CHECK_AFTER {

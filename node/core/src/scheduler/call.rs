@@ -8,14 +8,19 @@
 use super::{
     Effect, Note, Scheduler,
     failure::is_fresh,
-    rank::{self, Candidate, Spread},
+    feasible::{Ask, Suits},
+    rank,
+    score::Offer,
 };
 use crate::{
     auction::{Authority, Bid, Call, CallAnswer, Refusal},
     cluster::Cluster,
 };
-use potluck_specs::{Job, JobName, Millis, NodeId, SlotId, trust::NodeRole};
-use std::collections::{BTreeMap, BTreeSet};
+use potluck_specs::{Job, JobName, Millis, NodeId, SlotId, job::MountSource, trust::NodeRole};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 /// How long bids are waited for: a live host answers within its network's
 /// round trip, and a hung one must not hold up the others.
@@ -26,8 +31,14 @@ const CALL_DEADLINE: Millis = Millis(500);
 const SETTLE: Millis = Millis(300);
 
 /// Most slots in one call; a larger job takes several in a row, each of which
-/// sees the spread that the ones before made.
-const SLOTS_PER_CALL: usize = 64;
+/// sees the spread that the ones before made. What a call costs for all its
+/// slots together is small beside them from here on, and its awards are still
+/// out within a few milliseconds.
+const SLOTS_PER_CALL: usize = 256;
+
+/// A host may be given twice its even share of a call, so that others may
+/// refuse, and reserves no more than that.
+const SHARES: usize = 2;
 
 /// First and longest pause after a call that left slots unfilled.
 const RETRY_FIRST: Millis = Millis(200);
@@ -52,8 +63,51 @@ pub(super) struct OpenCall {
     pub(super) slots: Vec<SlotId>,
     version: u64,
     waiting: BTreeSet<NodeId>,
-    bids: BTreeMap<NodeId, (String, Bid)>,
+    bids: BTreeMap<NodeId, Bid>,
     deadline: Millis,
+}
+
+/// The calls that are open.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    open: BTreeMap<u64, OpenCall>,
+    /// Answered by all that were called.
+    complete: BTreeSet<u64>,
+    /// Until when the others are waited for.
+    deadlines: BTreeSet<(Millis, u64)>,
+}
+
+impl Calls {
+    pub(super) fn get(&self, number: u64) -> Option<&OpenCall> {
+        self.open.get(&number)
+    }
+
+    fn put(&mut self, number: u64, call: OpenCall) {
+        self.deadlines.insert((call.deadline, number));
+        self.open.insert(number, call);
+    }
+
+    /// One that was called need not be waited for; false if it was not.
+    fn heard(&mut self, number: u64, node: NodeId) -> bool {
+        let Some(open) = self.open.get_mut(&number) else {
+            return false;
+        };
+        let waited_for = open.waiting.remove(&node);
+        if open.waiting.is_empty() {
+            self.complete.insert(number);
+        }
+        waited_for
+    }
+
+    /// A call that is answered, or was waited for long enough.
+    fn pop_ready(&mut self, now: Millis) -> Option<(u64, OpenCall)> {
+        let over = self.deadlines.first().filter(|(at, _)| now >= *at);
+        let number = self.complete.first().copied().or(over.map(|(_, n)| *n))?;
+        self.complete.remove(&number);
+        let open = self.open.remove(&number)?;
+        self.deadlines.remove(&(open.deadline, number));
+        Some((number, open))
+    }
 }
 
 /// What is remembered of a job between two calls.
@@ -70,6 +124,14 @@ pub(super) struct Work {
     pub(super) answers: BTreeMap<NodeId, Answered>,
     /// Hosts left alone until then.
     pub(super) avoid: BTreeMap<NodeId, Millis>,
+    /// What each group of hosts is to the job's present version.
+    pub(super) suits: Vec<Suits>,
+    /// Slots found missing that are not called yet.
+    queue: VecDeque<u32>,
+    /// Slots of a job with one on each node, as last counted.
+    pub(super) per_node: BTreeSet<u32>,
+    /// When the job was last looked at.
+    pub(super) looked_at: Option<Millis>,
 }
 
 /// How a host answered the last call that it got.
@@ -111,35 +173,52 @@ impl Scheduler {
         if work.call.is_some() || now < work.retry_at {
             return;
         }
-        let slots: Vec<SlotId> = missing.iter().take(SLOTS_PER_CALL).cloned().collect();
+        work.queue = missing.iter().map(|slot| slot.index).collect();
+        self.call_next(cluster, job, now);
+    }
+
+    /// Opens a call for the next of the slots that were found missing. Without
+    /// any, the job is looked at again.
+    fn call_next(&mut self, cluster: &Cluster, job: &Job, now: Millis) {
+        let slots = self.next_slots(cluster, job);
+        if slots.is_empty() {
+            self.dirty.insert(job.name.clone());
+            return;
+        }
         self.last_call += 1;
         let number = self.last_call;
-        let spread = self.spread(&job.name);
-        let need = job.task.resources;
-        let feasible = self.feasible(cluster, job, now);
-        let chosen = rank::choose(feasible, &spread, need, slots.len(), number);
+        self.count_tasks();
+        let ask = self.ask(job);
+        let limit = rank::candidates(slots.len());
+        let chosen = self.candidates(cluster, &ask, &slots, limit, number, now);
+        let need = ask.need;
         let work = self.works.entry(job.name.clone()).or_default();
         work.called_at = Some(now);
         if chosen.is_empty() {
             work.fail(now);
-            if work.rounds_failed == 1 {
-                self.unplaced(&job.name, missing.len());
+            let first = work.rounds_failed == 1;
+            let missing = slots.len() + work.queue.len();
+            work.queue.clear();
+            if first {
+                self.unplaced(&job.name, missing);
             }
             return;
         }
         work.call = Some(number);
-        let call = Call {
+        let share = slots.len().div_ceil(chosen.len()) * SHARES;
+        let call = Arc::new(Call {
             authority: self.authority,
             call: number,
             job: job.name.clone(),
             version: job.version,
             wanted: slots.len() as u32,
+            each_most: Some((share as u32).min(ask.each_most())),
             resources: need,
+            devices: job.task.devices.clone(),
             ports: job.task.ports.clone(),
             package: job.package,
             package_bytes: package_bytes(cluster, job),
-            tasks_by_rack: spread.by_rack,
-        };
+        });
         for to in &chosen {
             self.out.push(Effect::Call {
                 to: *to,
@@ -154,140 +233,200 @@ impl Scheduler {
             bids: BTreeMap::new(),
             deadline: now + CALL_DEADLINE,
         };
-        self.calls.insert(number, open);
+        self.calls.put(number, open);
     }
 
-    fn feasible(&self, cluster: &Cluster, job: &Job, now: Millis) -> Vec<Candidate<'_>> {
-        let work = self.works.get(&job.name);
-        self.picture
-            .hosts
-            .iter()
-            .filter(|(node, host)| {
-                is_fresh(host, self.began, now)
-                    && host.complete
-                    && host.free.fits(&job.task.resources)
-                    && !work.is_some_and(|work| work.avoids(**node, now))
-                    && takes_work(cluster, **node)
-                    && !host.draining
-            })
-            .map(|(node, host)| Candidate {
-                node: *node,
-                rack: &host.rack,
-                free: host.free,
-                total: host.total,
-            })
-            .collect()
-    }
-
-    /// Where the job's tasks are or will be.
-    fn spread(&self, job: &JobName) -> Spread {
-        let mut spread = Spread::default();
-        for slot in self.picture.slots_of(job) {
-            for (node, _) in self.picture.holders(slot) {
-                self.spread_one(&mut spread, node);
+    /// Slots that are alike: one that has volumes somewhere is called alone,
+    /// since that host is worth more to it.
+    fn next_slots(&mut self, cluster: &Cluster, job: &Job) -> Vec<SlotId> {
+        let Some(work) = self.works.get_mut(&job.name) else {
+            return Vec::new();
+        };
+        let mut queue = std::mem::take(&mut work.queue);
+        let mut slots = Vec::new();
+        while slots.len() < SLOTS_PER_CALL
+            && let Some(index) = queue.pop_front()
+        {
+            let slot = SlotId {
+                job: job.name.clone(),
+                index,
+            };
+            // Whether it still is missing is asked when the call is closed.
+            if self.former_node(cluster, job, &slot).is_some() {
+                match slots.is_empty() {
+                    true => slots.push(slot),
+                    false => queue.push_front(index),
+                }
+                break;
             }
+            slots.push(slot);
         }
-        for (slot, award) in self.awards_of(job) {
-            if self.picture.report(slot, award.node).is_none() {
-                self.spread_one(&mut spread, award.node);
-            }
+        if let Some(work) = self.works.get_mut(&job.name) {
+            work.queue = queue;
         }
-        spread
+        slots
     }
 
-    fn spread_one(&self, spread: &mut Spread, node: NodeId) {
-        if let Some(host) = self.picture.hosts.get(&node) {
-            spread.add(&host.rack, node);
+    /// Where a slot with volumes was before.
+    pub(super) fn former_node(
+        &self,
+        cluster: &Cluster,
+        job: &Job,
+        slot: &SlotId,
+    ) -> Option<NodeId> {
+        if !has_volumes(job) {
+            return None;
         }
+        let recorded = cluster.placements().get(slot).map(|placed| placed.node);
+        self.tallies.former(slot).or(recorded)
+    }
+
+    /// Brings the tallies up to date.
+    pub(super) fn count_tasks(&mut self) {
+        let catalog = &self.catalog;
+        self.tallies.settle(
+            &self.picture,
+            &self.awards,
+            &self.index,
+            |job| catalog.is_heavy(job),
+            |job| catalog.has_volumes(job),
+        );
     }
 
     pub(super) fn call_answered(&mut self, node: NodeId, number: u64, answer: CallAnswer) {
         if let CallAnswer::Refusal(Refusal::StaleAuthority { highest }) = &answer {
             self.heard_of(*highest);
         }
-        let rack = self.picture.hosts.get(&node).map(|host| host.rack.clone());
-        let (Some(open), Some(rack)) = (self.calls.get_mut(&number), rack) else {
-            // Too late: what it reserved is needed no more.
-            if matches!(answer, CallAnswer::Bid(_)) {
-                self.cancel(node, number);
+        if !self.calls.heard(number, node) {
+            // Too late, or said twice.
+            let expected = self.calls.get(number);
+            let counted = expected.is_some_and(|open| open.bids.contains_key(&node));
+            if matches!(answer, CallAnswer::Bid(_)) && !counted {
+                // What it reserved is needed no more, unless it was awarded.
+                self.cancel_unawarded(node, number);
             }
             return;
-        };
-        if !open.waiting.remove(&node) {
-            return;
         }
+        let Some(open) = self.calls.open.get_mut(&number) else {
+            return;
+        };
         let answered = match answer {
             CallAnswer::Bid(bid) => {
-                open.bids.insert(node, (rack, bid));
+                self.index.set_free(node, bid.free);
+                open.bids.insert(node, bid);
                 Answered::Bid
             }
             CallAnswer::Refusal(refusal) => Answered::Refused(refusal),
         };
-        let job = open.job.clone();
-        if let Some(work) = self.works.get_mut(&job) {
+        if let Some(work) = self.works.get_mut(&open.job) {
             work.answers.insert(node, answered);
         }
     }
 
     pub(super) fn call_lost(&mut self, node: NodeId, number: u64) {
-        if let Some(open) = self.calls.get_mut(&number) {
-            open.waiting.remove(&node);
-        }
+        self.calls.heard(number, node);
     }
 
     /// Closes the calls that are answered, or were waited for long enough.
     pub(super) fn close_calls(&mut self, cluster: &Cluster, now: Millis) {
-        let ready: Vec<u64> = self
-            .calls
-            .iter()
-            .filter(|(_, open)| open.waiting.is_empty() || now >= open.deadline)
-            .map(|(number, _)| *number)
-            .collect();
-        for number in ready {
-            if let Some(open) = self.calls.remove(&number) {
-                self.close(cluster, number, open, now);
-            }
+        while let Some((number, open)) = self.calls.pop_ready(now) {
+            self.close(cluster, number, open, now);
         }
     }
 
-    fn close(&mut self, cluster: &Cluster, number: u64, open: OpenCall, now: Millis) {
-        self.dirty.insert(open.job.clone());
-        if let Some(work) = self.works.get_mut(&open.job) {
-            work.call = None;
-        }
-        let job = self
-            .catalog
-            .running(cluster, &open.job)
-            .filter(|job| job.version == open.version);
+    fn close(&mut self, cluster: &Cluster, number: u64, mut open: OpenCall, now: Millis) {
+        let work = self.works.entry(open.job.clone()).or_default();
+        work.call = None;
+        // One that did not answer may have reserved all the same.
+        let silent = std::mem::take(&mut open.waiting);
+        self.cancel_all(silent.iter(), number);
+        let job = self.wanted_version(cluster, &open.job, open.version);
         let Some(job) = job else {
+            self.dirty.insert(open.job);
             self.cancel_all(open.bids.keys(), number);
             return;
         };
-        let wanted: Vec<SlotId> = open
-            .slots
+        let wanted: Vec<SlotId> = std::mem::take(&mut open.slots)
             .into_iter()
             .filter(|slot| self.is_missing(cluster, &job, slot))
             .collect();
-        let bids: BTreeMap<_, _> = open
+        self.count_tasks();
+        let ask = self.ask(&job);
+        let former = wanted
+            .first()
+            .and_then(|slot| self.former_node(cluster, &job, slot));
+        let offers: Vec<Offer> = open
             .bids
-            .into_iter()
-            .filter(|(node, _)| {
-                let host = self.picture.hosts.get(node);
-                host.is_some_and(|host| is_fresh(host, self.began, now))
-            })
+            .iter()
+            .filter_map(|(node, bid)| self.offer_of(&ask, *node, bid, former, now))
             .collect();
-        let spread = self.spread(&job.name);
-        let chosen = rank::assign(&bids, spread, job.task.resources, wanted.len());
-        let filled = chosen.len();
+        let terms = ask.terms(number);
+        let chosen = rank::assign(&offers, &terms, wanted.len());
+        let mut filled = 0;
         let mut by_node: BTreeMap<NodeId, Vec<SlotId>> = BTreeMap::new();
-        for (slot, node) in wanted.iter().zip(&chosen) {
-            by_node.entry(*node).or_default().push(slot.clone());
+        let count = wanted.len();
+        for (slot, at) in wanted.into_iter().zip(chosen) {
+            let node = offers[at].node;
+            let from = self.surges.get(&slot).map(|surge| surge.from);
+            if from == Some(node) {
+                // Its own host would end the task to start the next.
+                continue;
+            }
+            filled += 1;
+            by_node.entry(node).or_default().push(slot);
         }
-        self.cancel_all(bids.keys().filter(|n| !by_node.contains_key(n)), number);
+        self.cancel_all(
+            open.bids.keys().filter(|node| !by_node.contains_key(node)),
+            number,
+        );
         for (node, slots) in by_node {
             self.award(cluster, node, number, &job, slots, now);
         }
-        self.account(&job.name, wanted.len(), filled, now);
+        self.account(&job.name, count, filled, now);
+        if filled == count {
+            self.call_next(cluster, &job, now);
+        } else {
+            self.dirty.insert(open.job);
+        }
+    }
+
+    /// A bid as an offer; `None` if its host may not have the slots any more.
+    fn offer_of(
+        &self,
+        ask: &Ask<'_>,
+        node: NodeId,
+        bid: &Bid,
+        former: Option<NodeId>,
+        now: Millis,
+    ) -> Option<Offer> {
+        let host = self.picture.hosts.get(&node)?;
+        let entry = self.index.of(node)?;
+        let tally = self.tallies.of(&ask.job.name);
+        if !is_fresh(host, self.began, now) || !ask.admits_neighbours(&entry.place) {
+            return None;
+        }
+        let work = self.works.get(&ask.job.name);
+        let suits = work.and_then(|work| work.suits.get(entry.group));
+        let preferred = match suits {
+            Some(Suits::Yes(preferred)) => *preferred,
+            _ => 0,
+        };
+        Some(Offer {
+            node,
+            place: entry.place,
+            slots: bid.slots,
+            free: bid.free,
+            total: bid.total,
+            tasks: tally.map_or([0; _], |tally| tally.around(&entry.place)),
+            heavy: self.tallies.heavy_around(&entry.place),
+            preference: preferred + ask.prefers(entry),
+            former: former == Some(node),
+            flapping: self.is_flapping(node, now),
+            failures: bid.failures,
+            missing_bytes: bid.missing_bytes,
+            pressure: bid.pressure,
+            age_ms: 0,
+        })
     }
 
     fn account(&mut self, job: &JobName, wanted: usize, filled: usize, now: Millis) {
@@ -299,6 +438,7 @@ impl Scheduler {
             work.retry_at = now;
             return;
         }
+        work.queue.clear();
         work.fail(now);
         if work.rounds_failed == 1 {
             self.unplaced(job, wanted - filled);
@@ -327,6 +467,14 @@ impl Scheduler {
         });
     }
 
+    /// Ends a reservation, unless the call was awarded there: an award uses it
+    /// or does without.
+    fn cancel_unawarded(&mut self, node: NodeId, call: u64) {
+        if !self.awards_on(node).any(|(_, award)| award.call == call) {
+            self.cancel(node, call);
+        }
+    }
+
     /// Some host has more room: jobs that wait for it need not wait longer.
     pub(super) fn retry_waiting(&mut self, now: Millis) {
         for (job, work) in &mut self.works {
@@ -345,6 +493,7 @@ pub(super) fn takes_work(cluster: &Cluster, node: NodeId) -> bool {
         .members()
         .get(&node)
         .is_some_and(|member| !member.draining && member.roles.contains(&NodeRole::Agent))
+        && !cluster.is_cordoned(node)
 }
 
 pub(super) fn package_bytes(cluster: &Cluster, job: &Job) -> u64 {
@@ -352,4 +501,10 @@ pub(super) fn package_bytes(cluster: &Cluster, job: &Job) -> u64 {
         .packages()
         .get(&job.package)
         .map_or(0, |package| package.bytes)
+}
+
+/// Does the job keep data on its nodes?
+pub(super) fn has_volumes(job: &Job) -> bool {
+    let mut mounts = job.task.mounts.iter();
+    mounts.any(|mount| matches!(mount.source, MountSource::Volume { .. }))
 }

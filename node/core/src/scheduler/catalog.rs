@@ -1,8 +1,12 @@
 //! Jobs as they are read: the log holds signed bytes, and decoding them at
 //! each decision would cost more than the decision.
 
+use super::call::has_volumes;
 use crate::cluster::Cluster;
-use potluck_specs::{Job, JobName};
+use potluck_specs::{
+    Job, JobName,
+    job::{JobKind, Level},
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -11,6 +15,9 @@ use std::{
 #[derive(Debug, Default)]
 pub(super) struct Catalog {
     jobs: BTreeMap<JobName, Known>,
+    /// For each job that others must be apart from: those others.
+    apart: BTreeMap<JobName, BTreeSet<(JobName, Level)>>,
+    per_node: BTreeSet<JobName>,
 }
 
 #[derive(Debug, Default)]
@@ -44,7 +51,60 @@ impl Catalog {
             }
             changed.insert(name.clone());
         }
+        for name in &changed {
+            self.note_placement(name);
+        }
         changed
+    }
+
+    /// Notes what other jobs have to know of this one.
+    fn note_placement(&mut self, name: &JobName) {
+        self.per_node.remove(name);
+        self.apart.retain(|_, others| {
+            others.retain(|(other, _)| other != name);
+            !others.is_empty()
+        });
+        let Some(job) = self.newest(name) else { return };
+        if job.kind == JobKind::PerNode {
+            self.per_node.insert(name.clone());
+        }
+        for other in &job.placement.apart_from {
+            let those = self.apart.entry(other.job.clone()).or_default();
+            those.insert((name.clone(), other.level));
+        }
+    }
+
+    /// The version that should run, if anything of the job should.
+    fn newest(&self, name: &JobName) -> Option<Arc<Job>> {
+        let known = self.jobs.get(name).filter(|known| !known.stopped)?;
+        known.decoded.get(&known.current).cloned()
+    }
+
+    /// Jobs that want to be apart from this one.
+    pub(super) fn apart_from(&self, name: &JobName) -> impl Iterator<Item = (JobName, Level)> {
+        self.apart.get(name).into_iter().flatten().cloned()
+    }
+
+    /// Does the one want to be near the other?
+    pub(super) fn wants_near(&self, name: &JobName, other: &JobName) -> bool {
+        self.newest(name).is_some_and(|job| {
+            let mut near = job.placement.together_with.iter();
+            near.any(|neighbour| neighbour.job == *other)
+        })
+    }
+
+    /// Jobs with one task on each node.
+    pub(super) fn per_node(&self) -> impl Iterator<Item = &JobName> {
+        self.per_node.iter()
+    }
+
+    pub(super) fn is_heavy(&self, name: &JobName) -> bool {
+        let job = self.newest(name);
+        job.is_some_and(|job| job.placement.bandwidth_heavy)
+    }
+
+    pub(super) fn has_volumes(&self, name: &JobName) -> bool {
+        self.newest(name).is_some_and(|job| has_volumes(&job))
     }
 
     /// Every job in the log.

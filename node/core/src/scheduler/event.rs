@@ -1,14 +1,16 @@
 //! What the scheduler hears and what it wants done.
 
 use crate::{
-    auction::{Authority, Award, AwardAnswer, Call, CallAnswer, StopOrder},
+    auction::{Authority, Award, AwardAnswer, Call, CallAnswer, StopOrder, StopReason},
     cluster::Command,
     session::{Heartbeat, HeartbeatAnswer},
 };
 use potluck_specs::{Generation, JobName, Millis, NodeId, SlotId};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// What happened.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Event {
     /// Time passed; due every 100 ms.
     Tick,
@@ -111,7 +113,7 @@ pub enum Event {
 }
 
 /// What gossip says of a node: a hint, never a fact.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberView {
     /// The node.
     pub node: NodeId,
@@ -141,8 +143,8 @@ pub enum Effect {
     Call {
         /// To this node.
         to: NodeId,
-        /// The call.
-        call: Call,
+        /// The call, the same for all that it goes to.
+        call: Arc<Call>,
     },
     /// Send an award. Ask [`super::Scheduler::may_act`] once more at the
     /// moment of sending.
@@ -259,6 +261,30 @@ pub enum Note {
         slot: SlotId,
         /// Where the surplus one is.
         node: NodeId,
+    },
+    /// A slot's next task is started before this one is stopped.
+    Surge {
+        /// The slot.
+        slot: SlotId,
+        /// Where the present one is.
+        from: NodeId,
+        /// Why it has to go.
+        reason: StopReason,
+    },
+    /// A job's tasks fail on a host again and again: it gets none of them for
+    /// a while.
+    BadPair {
+        /// The job.
+        job: JobName,
+        /// The host.
+        node: NodeId,
+    },
+    /// A version of a job fails wherever it is tried.
+    CrashLoop {
+        /// The job.
+        job: JobName,
+        /// Its version.
+        version: u64,
     },
     /// Many hosts are silent at once: held as a partition.
     BrakeOn {

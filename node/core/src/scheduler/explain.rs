@@ -85,15 +85,15 @@ impl Scheduler {
                 generation: award.generation,
             };
         }
-        let job = self.catalog.running(cluster, &slot.job);
-        if job.is_none_or(|job| slot.index >= job.replicas) {
+        let target = self.target(cluster, &slot.job);
+        if target.is_none_or(|target| !self.is_wanted(&target, slot.index)) {
             return SlotPhase::Unwanted;
         }
         if let MayPlace::Wait { holder } = self.may_place(cluster, slot) {
             return SlotPhase::Waiting { holder };
         }
         let called = self.works.get(&slot.job).and_then(|work| work.call);
-        match called.and_then(|call| self.calls.get(&call)) {
+        match called.and_then(|call| self.calls.get(call)) {
             Some(open) if open.job == slot.job && open.slots.contains(slot) => SlotPhase::Calling,
             _ => SlotPhase::Missing,
         }

@@ -11,20 +11,43 @@
 //! again once they are.
 
 mod award;
+mod backoff;
 mod behind;
 mod brake;
 mod call;
+mod candidates;
 mod catalog;
+mod dependencies;
+mod drain;
 mod endpoints;
 mod event;
 mod explain;
+mod explanation;
 mod failure;
+mod feasible;
+mod index;
+mod ledger;
+mod moves;
+mod per_node;
 mod picture;
 mod rank;
+mod rebalance;
 mod reconcile;
+mod relax;
+mod rollout;
+mod score;
+mod stops;
+mod tally;
 mod view;
 
+pub use drain::{DrainView, DrainWait};
 pub use event::{Effect, Endpoint, Event, MemberView, Note, ServiceEndpoints};
+pub use explanation::{Explanation, HostCase};
+pub use feasible::{ISOLATION, Obstacle, Resource};
+pub use ledger::{Ledger, Spent, Use};
+pub use rebalance::Move;
+pub use relax::{Relaxation, SmallestChange};
+pub use score::Part;
 pub use view::{HostView, SessionState, SlotPhase, SlotView, Verdict};
 
 use crate::{
@@ -40,17 +63,21 @@ use std::collections::{BTreeMap, BTreeSet};
 const CUT_OFF_AFTER: Millis = Millis(1_000);
 
 /// What differs between a real cluster and a test's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SchedulerConfig {
     /// How long after the last acknowledgement of most voters a leader may
     /// act: the control group's shortest election timeout.
     pub election_timeout: Millis,
+    /// Unix time minus the time that [`Scheduler::step`] is told, for deadlines
+    /// that the log holds.
+    pub unix_offset: Millis,
 }
 
 impl Default for SchedulerConfig {
     fn default() -> SchedulerConfig {
         SchedulerConfig {
             election_timeout: Millis(500),
+            unix_offset: Millis(0),
         }
     }
 }
@@ -82,23 +109,41 @@ pub struct Scheduler {
     picture: picture::Picture,
     brake: brake::Brake,
     works: BTreeMap<JobName, call::Work>,
-    calls: BTreeMap<u64, call::OpenCall>,
+    index: index::Index,
+    tallies: tally::Tallies,
+    calls: call::Calls,
     last_call: u64,
-    awards: BTreeMap<SlotId, award::Pending>,
+    awards: award::Awards,
     /// Counts the instructions of this reign.
     sequence: u64,
-    stops: BTreeMap<(SlotId, NodeId), reconcile::Stopping>,
+    stops: BTreeMap<(SlotId, NodeId), stops::Stopping>,
+    /// Slots whose next task is started before the present one ends.
+    surges: BTreeMap<SlotId, moves::Surge>,
+    backoff: backoff::Backoff,
+    rebalance: rebalance::Rebalance,
+    rollouts: BTreeMap<JobName, rollout::Watched>,
+    dependants: dependencies::Dependants,
+    /// Stopped jobs whose tasks wait for those of others, since when.
+    stop_waits: BTreeMap<JobName, Millis>,
     published: endpoints::Published,
     behind: behind::Behind,
     /// Jobs to look at again.
     dirty: BTreeSet<JobName>,
     /// Jobs to look at again with the next tick.
     deferred: BTreeSet<JobName>,
+    /// Jobs to look at again at a time.
+    wakes: BTreeMap<JobName, Millis>,
     /// Jobs whose endpoints may have changed.
     to_publish: BTreeSet<JobName>,
     capacity_grew: bool,
+    /// Some host came, went, or is another now.
+    hosts_changed: bool,
     /// Members that the log says are drained.
     draining: BTreeSet<NodeId>,
+    /// Members that the log says are cordoned.
+    cordoned: BTreeSet<NodeId>,
+    /// The log's index up to which rollouts are followed.
+    rollouts_at: u64,
     out: Vec<Effect>,
 }
 
@@ -127,18 +172,30 @@ impl Scheduler {
             picture: picture::Picture::default(),
             brake: brake::Brake::default(),
             works: BTreeMap::new(),
-            calls: BTreeMap::new(),
+            index: index::Index::default(),
+            tallies: tally::Tallies::default(),
+            calls: call::Calls::default(),
             last_call: 0,
-            awards: BTreeMap::new(),
+            awards: award::Awards::default(),
             sequence: 0,
             stops: BTreeMap::new(),
+            surges: BTreeMap::new(),
+            backoff: backoff::Backoff::default(),
+            rebalance: rebalance::Rebalance::default(),
+            rollouts: BTreeMap::new(),
+            dependants: dependencies::Dependants::default(),
+            stop_waits: BTreeMap::new(),
             published: endpoints::Published::default(),
             behind: behind::Behind::default(),
             dirty: BTreeSet::new(),
             deferred: BTreeSet::new(),
+            wakes: BTreeMap::new(),
             to_publish: BTreeSet::new(),
             capacity_grew: false,
+            hosts_changed: true,
             draining: BTreeSet::new(),
+            cordoned: BTreeSet::new(),
+            rollouts_at: 0,
             out: Vec::new(),
         }
     }
@@ -199,9 +256,13 @@ impl Scheduler {
     /// All that others could notice happens here, and only with a quorum.
     fn act(&mut self, cluster: &Cluster, now: Millis) {
         self.close_calls(cluster, now);
+        self.send_recorded(cluster, now);
         self.reconcile_dirty(cluster, now);
         self.publish(cluster);
         self.send_stops(cluster, now);
+        if self.behind.is_urgent() {
+            self.write_behind(cluster, now);
+        }
     }
 
     fn tick(&mut self, cluster: &Cluster, now: Millis) {
@@ -209,16 +270,22 @@ impl Scheduler {
             self.lagged(now.since(before), now);
         }
         self.watch(cluster, now);
+        self.count_tasks();
         if std::mem::take(&mut self.capacity_grew) {
             self.retry_waiting(now);
         }
         self.dirty.append(&mut self.deferred);
+        if std::mem::take(&mut self.hosts_changed) {
+            self.dirty.extend(self.catalog.per_node().cloned());
+        }
+        self.take_woken(now);
         for (job, work) in &self.works {
             if work.rounds_failed > 0 && work.call.is_none() && now >= work.retry_at {
                 self.dirty.insert(job.clone());
             }
         }
         if self.may_act(now) {
+            self.even_out(cluster, now);
             self.repeat_awards(cluster, now);
             self.write_behind(cluster, now);
         }
@@ -239,24 +306,32 @@ impl Scheduler {
                 work.retry_at = now;
                 work.answers.clear();
                 work.avoid.clear();
+                work.suits.clear();
             }
+            self.backoff.job_changed(&name, now);
+            self.follow_needs(cluster, &name);
             self.dirty.insert(name);
         }
-        let members: BTreeMap<NodeId, String> = cluster
-            .members()
-            .iter()
-            .map(|(node, member)| (*node, member.topology.rack.clone()))
-            .collect();
+        let moved = self.index.follow(cluster);
         let draining: BTreeSet<NodeId> = cluster
             .members()
             .values()
             .filter(|member| member.draining)
             .map(|member| member.node)
             .collect();
-        for slot in self.picture.follow(&members, at_begin) {
+        for slot in self.picture.follow(cluster.members(), at_begin) {
             self.touch(slot);
         }
+        for node in moved {
+            self.dirty_host(node);
+        }
         self.drop_awards_of_strangers();
+        self.follow_rollouts(cluster);
+        if *cluster.cordoned() != self.cordoned {
+            self.cordoned.clone_from(cluster.cordoned());
+            self.capacity_grew = true;
+            self.hosts_changed = true;
+        }
         if draining != self.draining {
             self.drains_changed(draining);
         }
@@ -278,8 +353,7 @@ impl Scheduler {
     fn drop_awards_of_strangers(&mut self) {
         let strangers: BTreeSet<NodeId> = self
             .awards
-            .values()
-            .map(|award| award.node)
+            .nodes()
             .filter(|node| !self.picture.hosts.contains_key(node))
             .collect();
         for node in strangers {
@@ -305,7 +379,8 @@ impl Scheduler {
         let Some(taken) = self.picture.take(heartbeat, now) else {
             return answer;
         };
-        self.heard(node);
+        self.heard(node, now);
+        self.index_report(heartbeat, now);
         if was_draining != Some(heartbeat.draining) {
             self.dirty_host(node);
         }
@@ -320,6 +395,7 @@ impl Scheduler {
         }
         self.capacity_grew |= taken.grew;
         self.settle_stops(&taken.changed, node);
+        self.note_failures(&taken.changed, node, now);
         for slot in taken.changed {
             self.touch(slot);
         }
@@ -327,6 +403,24 @@ impl Scheduler {
         answer.confirmed = taken.confirmed;
         answer.forget = taken.forget;
         answer
+    }
+
+    /// Brings the index up to a host's report.
+    fn index_report(&mut self, heartbeat: &Heartbeat, now: Millis) {
+        let node = heartbeat.node;
+        let Some(host) = self.picture.hosts.get(&node) else {
+            return;
+        };
+        self.hosts_changed |= host.reports == 1;
+        if let Some(facts) = &heartbeat.facts
+            && self.index.set_facts(node, facts)
+        {
+            self.hosts_changed = true;
+            self.capacity_grew = true;
+        }
+        let open = host.complete && !host.draining;
+        self.index.heard(node, now, heartbeat.pressure);
+        self.index.report(node, host.free, host.total, open);
     }
 
     fn gossiped(&mut self, members: &[MemberView]) {
@@ -380,12 +474,16 @@ impl Scheduler {
 
     /// Something about a slot is different.
     fn touch(&mut self, slot: SlotId) {
-        self.dirty.insert(slot.job.clone());
+        if !self.dirty.contains(&slot.job) {
+            self.dirty.insert(slot.job.clone());
+        }
+        self.tallies.touch(&slot);
         self.behind.touch(slot);
     }
 
     /// Everything on a host is to be looked at again.
     fn dirty_host(&mut self, node: NodeId) {
+        self.hosts_changed = true;
         if let Some(host) = self.picture.hosts.get(&node) {
             for slot in host.slots.clone() {
                 self.touch(slot);

@@ -4,7 +4,10 @@
 //! ask for everything. Leaves to `failure` what silence means.
 
 use super::SessionState;
-use crate::session::{Heartbeat, SlotReport, TaskState};
+use crate::{
+    cluster::Member,
+    session::{Heartbeat, SlotReport, TaskState},
+};
 use potluck_specs::{Generation, JobName, Millis, NodeId, SlotId, job::Resources};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -76,6 +79,8 @@ impl Host {
 pub(super) struct Picture {
     pub(super) hosts: BTreeMap<NodeId, Host>,
     slots: BTreeMap<SlotId, BTreeMap<NodeId, SlotReport>>,
+    /// Since when tasks serve that were seen to begin.
+    served_since: BTreeMap<(SlotId, NodeId), Millis>,
 }
 
 /// What a report changed.
@@ -95,15 +100,22 @@ impl Picture {
     /// Hosts follow the members; what a removed one held is changed.
     pub(super) fn follow(
         &mut self,
-        members: &BTreeMap<NodeId, String>,
+        members: &BTreeMap<NodeId, Member>,
         at_begin: bool,
     ) -> BTreeSet<SlotId> {
-        for (node, rack) in members {
-            let host = self
-                .hosts
-                .entry(*node)
-                .or_insert_with(|| Host::new(rack.clone(), at_begin));
-            host.rack.clone_from(rack);
+        for (node, member) in members {
+            let rack = &member.topology.rack;
+            match self.hosts.get_mut(node) {
+                Some(host) if host.rack == *rack => {}
+                Some(host) => host.rack.clone_from(rack),
+                None => {
+                    let host = Host::new(rack.clone(), at_begin);
+                    self.hosts.insert(*node, host);
+                }
+            }
+        }
+        if self.hosts.len() == members.len() {
+            return BTreeSet::new();
         }
         let left: Vec<NodeId> = self
             .hosts
@@ -143,10 +155,10 @@ impl Picture {
         host.draining = heartbeat.draining;
         let follows = same_life && host.complete;
         match inventory.since {
-            None => self.replace(node, &inventory.slots, &mut taken.changed),
+            None => self.replace(node, &inventory.slots, now, &mut taken.changed),
             Some(since) if follows && since <= host.number => {
                 for report in &inventory.slots {
-                    self.put(node, report, &mut taken.changed);
+                    self.put(node, report, now, &mut taken.changed);
                 }
                 for slot in &inventory.gone {
                     self.forget(node, slot, &mut taken.changed);
@@ -167,7 +179,13 @@ impl Picture {
         Some(taken)
     }
 
-    fn replace(&mut self, node: NodeId, reports: &[SlotReport], changed: &mut BTreeSet<SlotId>) {
+    fn replace(
+        &mut self,
+        node: NodeId,
+        reports: &[SlotReport],
+        now: Millis,
+        changed: &mut BTreeSet<SlotId>,
+    ) {
         let now_there: BTreeSet<&SlotId> = reports.iter().map(|r| &r.slot).collect();
         let before = self
             .hosts
@@ -177,13 +195,35 @@ impl Picture {
             self.forget(node, slot, changed);
         }
         for report in reports {
-            self.put(node, report, changed);
+            self.put(node, report, now, changed);
         }
     }
 
-    fn put(&mut self, node: NodeId, report: &SlotReport, changed: &mut BTreeSet<SlotId>) {
+    fn put(
+        &mut self,
+        node: NodeId,
+        report: &SlotReport,
+        now: Millis,
+        changed: &mut BTreeSet<SlotId>,
+    ) {
         let holders = self.slots.entry(report.slot.clone()).or_default();
-        if holders.get(&node) != Some(report) {
+        let before = holders.get(&node);
+        if before != Some(report) {
+            let key = (report.slot.clone(), node);
+            // What serves in a host's first report may have for long.
+            let host_is_known = self.hosts.get(&node).is_some_and(|host| host.reports > 0);
+            let begins = match before {
+                None => host_is_known,
+                Some(before) => {
+                    !serves(before)
+                        || (before.starts, before.version) != (report.starts, report.version)
+                }
+            };
+            if !serves(report) {
+                self.served_since.remove(&key);
+            } else if begins {
+                self.served_since.insert(key, now);
+            }
             holders.insert(node, report.clone());
             changed.insert(report.slot.clone());
         }
@@ -202,6 +242,7 @@ impl Picture {
     }
 
     fn drop_report(&mut self, slot: &SlotId, node: NodeId) {
+        self.served_since.remove(&(slot.clone(), node));
         if let Some(holders) = self.slots.get_mut(slot) {
             holders.remove(&node);
             if holders.is_empty() {
@@ -227,6 +268,11 @@ impl Picture {
         self.slots.get(slot)?.get(&node)
     }
 
+    /// Since when a task serves that was seen to begin.
+    pub(super) fn served_since(&self, slot: &SlotId, node: NodeId) -> Option<Millis> {
+        self.served_since.get(&(slot.clone(), node)).copied()
+    }
+
     /// Everybody who says anything of a slot.
     pub(super) fn reports(&self, slot: &SlotId) -> impl Iterator<Item = (NodeId, &SlotReport)> {
         self.slots
@@ -239,9 +285,13 @@ impl Picture {
     /// Who fills a slot, as far as known: silent hosts still do, lost ones
     /// and those that stopped it do not.
     pub(super) fn holders(&self, slot: &SlotId) -> Vec<(NodeId, &SlotReport)> {
+        self.holders_of(slot).collect()
+    }
+
+    /// The same, one by one.
+    pub(super) fn holders_of(&self, slot: &SlotId) -> impl Iterator<Item = (NodeId, &SlotReport)> {
         self.reports(slot)
             .filter(|(node, report)| report.state != TaskState::Stopped && !self.is_lost(*node))
-            .collect()
     }
 
     /// Not a member any more, or gone with the brake's consent.
@@ -271,6 +321,8 @@ impl Picture {
 fn grew(host: &Host, heartbeat: &Heartbeat) -> bool {
     heartbeat.free.cpu_millis > host.free.cpu_millis
         || heartbeat.free.memory_bytes > host.free.memory_bytes
+        || heartbeat.free.disk_bytes > host.free.disk_bytes
+        || heartbeat.free.uplink_bits_per_s > host.free.uplink_bits_per_s
         || (host.draining && !heartbeat.draining)
 }
 

@@ -1,163 +1,122 @@
-//! Whom to call, and which bids to take.
+//! Which offers to take.
 //!
-//! Answers for the order among hosts: spread over racks first, then over
-//! hosts, then what starts fastest and fits best. Pure functions over what
-//! the caller collected.
+//! Answers for the order among hosts, one slot after the other, each of which
+//! changes the price of the next. Pure functions over what the caller
+//! collected; prices are `score`'s.
 
-use crate::auction::Bid;
-use potluck_specs::{NodeId, job::Resources};
-use std::collections::BTreeMap;
+use super::{
+    index::LEVELS,
+    score::{Offer, Weights},
+};
+use potluck_specs::{
+    NodeId,
+    job::{Level, Resources},
+};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap},
+};
 
 /// Fewest hosts called, so that one or two that refuse cost no second round.
 const CANDIDATES_MIN: usize = 8;
 
-/// Hosts called for each wanted slot.
-const CANDIDATES_PER_SLOT: usize = 2;
+/// A host for each slot, and a quarter more for those that refuse.
+const SPARE: usize = 4;
 
-/// Most hosts called at once: the answers of more take longer to read than a
-/// better one among them saves.
-const CANDIDATES_MAX: usize = 128;
-
-/// Out of how many, for each host called, the estimate picks.
-const SAMPLE: usize = 4;
-
-/// How many of the job's tasks each rack and each host has.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Spread {
-    pub(super) by_rack: BTreeMap<String, u32>,
-    pub(super) by_node: BTreeMap<NodeId, u32>,
+/// Hosts to call for so many slots.
+pub(super) fn candidates(slots: usize) -> usize {
+    slots + (slots / SPARE).max(CANDIDATES_MIN)
 }
 
-impl Spread {
-    pub(super) fn add(&mut self, rack: &str, node: NodeId) {
-        *self.by_rack.entry(rack.to_string()).or_default() += 1;
-        *self.by_node.entry(node).or_default() += 1;
-    }
-
-    fn of(&self, rack: &str, node: NodeId) -> (u32, u32) {
-        let in_rack = self.by_rack.get(rack).copied().unwrap_or(0);
-        let on_node = self.by_node.get(&node).copied().unwrap_or(0);
-        (in_rack, on_node)
-    }
-}
-
-/// A host that may be called.
+/// What the slots of one call have in common.
 #[derive(Clone, Debug)]
-pub(super) struct Candidate<'a> {
-    pub(super) node: NodeId,
-    pub(super) rack: &'a str,
-    pub(super) free: Resources,
-    pub(super) total: Resources,
+pub(super) struct Terms {
+    pub(super) need: Resources,
+    pub(super) weights: Weights,
+    /// Most tasks of the job in one place, by level.
+    pub(super) at_most: [u32; LEVELS],
+    /// Stirred into ties, which fall differently in each call and alike in
+    /// each replay.
+    pub(super) seed: u64,
 }
 
-/// The hosts to call for `wanted` slots: a sample of the feasible ones, other
-/// ones each call, and of those the best by the last reports.
-pub(super) fn choose(
-    mut feasible: Vec<Candidate<'_>>,
-    spread: &Spread,
-    need: Resources,
-    wanted: usize,
-    call: u64,
-) -> Vec<NodeId> {
-    let limit = (wanted * CANDIDATES_PER_SLOT).clamp(CANDIDATES_MIN, CANDIDATES_MAX);
-    if feasible.len() > limit * SAMPLE {
-        feasible.sort_by_cached_key(|host| (mix(call, host.node), host.node));
-        feasible.truncate(limit * SAMPLE);
-    }
-    let mut racks: BTreeMap<&str, Vec<(u32, u64, u64, NodeId)>> = BTreeMap::new();
-    for host in feasible {
-        let (_, on_node) = spread.of(host.rack, host.node);
-        let load = load(host.total, host.free.minus(need));
-        let key = (on_node, load, mix(call, host.node), host.node);
-        racks.entry(host.rack).or_default().push(key);
-    }
-    for hosts in racks.values_mut() {
-        // Best last, to be popped.
-        hosts.sort_unstable_by(|a, b| b.cmp(a));
-    }
-    deal(racks, spread, limit)
-}
+/// Tasks given in this round, by place.
+#[derive(Debug, Default)]
+struct Given(BTreeMap<u32, u32>);
 
-/// Hosts rack by rack, from the rack that has fewest, so that no rack's hosts
-/// crowd out the others'.
-fn deal(
-    mut racks: BTreeMap<&str, Vec<(u32, u64, u64, NodeId)>>,
-    spread: &Spread,
-    limit: usize,
-) -> Vec<NodeId> {
-    let mut dealt: BTreeMap<&str, u32> = racks
-        .keys()
-        .map(|rack| (*rack, spread.by_rack.get(*rack).copied().unwrap_or(0)))
-        .collect();
-    let mut chosen = Vec::new();
-    while chosen.len() < limit {
-        let next = racks
-            .iter()
-            .filter(|(_, hosts)| !hosts.is_empty())
-            .min_by_key(|(rack, _)| dealt[**rack])
-            .map(|(rack, _)| *rack);
-        let Some(rack) = next else { break };
-        if let Some((.., node)) = racks.get_mut(rack).and_then(Vec::pop) {
-            chosen.push(node);
+impl Given {
+    fn at(&self, offer: &Offer, terms: &Terms, taken: u32) -> [u32; LEVELS] {
+        let mut more = [0; LEVELS];
+        more[Level::Node as usize] = taken;
+        for (level, more) in more.iter_mut().enumerate().take(Level::Node as usize) {
+            let counts = terms.weights.spread[level] != 0
+                || terms.at_most[level] != u32::MAX
+                || (terms.weights.heavy && level == Level::Rack as usize);
+            if counts {
+                *more = self.0.get(&offer.place[level]).copied().unwrap_or(0);
+            }
         }
-        *dealt.entry(rack).or_default() += 1;
+        more
     }
-    chosen
+
+    fn add(&mut self, offer: &Offer) {
+        for place in &offer.place[..Level::Node as usize] {
+            *self.0.entry(*place).or_default() += 1;
+        }
+    }
 }
 
-/// Gives up to `wanted` slots to bids, one by one; each changes the spread
-/// for the next. In the order of the slots.
-pub(super) fn assign(
-    bids: &BTreeMap<NodeId, (String, Bid)>,
-    mut spread: Spread,
-    need: Resources,
-    wanted: usize,
-) -> Vec<NodeId> {
-    let mut taken: BTreeMap<NodeId, u32> = BTreeMap::new();
-    let mut chosen = Vec::new();
+fn is_full(offer: &Offer, terms: &Terms, more: &[u32; LEVELS]) -> bool {
+    (0..LEVELS).any(|level| {
+        terms.at_most[level] != u32::MAX
+            && offer.tasks[level].saturating_add(more[level]) >= terms.at_most[level]
+    })
+}
+
+/// Gives up to `wanted` slots to offers, one by one, always to the lowest
+/// price; gives their positions in `offers`, in the order of the slots.
+///
+/// A price only rises while others are given slots. So an offer whose price,
+/// asked anew, is still not above the next one's old price is the lowest, and
+/// few are asked anew for each slot.
+pub(super) fn assign(offers: &[Offer], terms: &Terms, wanted: usize) -> Vec<usize> {
+    let mut given = Given::default();
+    let mut taken = vec![0u32; offers.len()];
+    let none = [0; LEVELS];
+    let mut queue: BinaryHeap<Reverse<(i64, u64, usize)>> = offers
+        .iter()
+        .enumerate()
+        .filter(|(_, offer)| offer.slots > 0 && !is_full(offer, terms, &none))
+        .map(|(at, offer)| {
+            let price = offer.price(&terms.weights, terms.need, &none);
+            Reverse((price, mix(terms.seed, offer.node), at))
+        })
+        .collect();
+    let mut chosen = Vec::with_capacity(wanted);
     while chosen.len() < wanted {
-        let best = bids
-            .iter()
-            .filter(|(node, (_, bid))| taken.get(node).copied().unwrap_or(0) < bid.slots)
-            .min_by_key(|(node, (rack, bid))| {
-                let already = taken.get(node).copied().unwrap_or(0);
-                let (in_rack, on_node) = spread.of(rack, **node);
-                let fetch = u64::BITS - bid.missing_bytes.leading_zeros();
-                let load = load(bid.total, after(bid.free, need, already + 1));
-                (
-                    in_rack,
-                    on_node,
-                    fetch,
-                    load,
-                    bid.failures,
-                    mix(bid.call, **node),
-                )
-            });
-        let Some((node, (rack, _))) = best else { break };
-        *taken.entry(*node).or_default() += 1;
-        spread.add(rack, *node);
-        chosen.push(*node);
+        let Some(Reverse((price, tie, at))) = queue.pop() else {
+            break;
+        };
+        let offer = &offers[at];
+        let more = given.at(offer, terms, taken[at]);
+        if is_full(offer, terms, &more) {
+            continue;
+        }
+        let now = offer.price(&terms.weights, terms.need, &more);
+        if now > price {
+            queue.push(Reverse((now, tie, at)));
+            continue;
+        }
+        chosen.push(at);
+        given.add(offer);
+        taken[at] += 1;
+        if taken[at] < offer.slots {
+            let more = given.at(offer, terms, taken[at]);
+            let next = offer.price(&terms.weights, terms.need, &more);
+            queue.push(Reverse((next, tie, at)));
+        }
     }
     chosen
-}
-
-fn after(free: Resources, need: Resources, times: u32) -> Resources {
-    Resources {
-        cpu_millis: free
-            .cpu_millis
-            .saturating_sub(need.cpu_millis.saturating_mul(times)),
-        memory_bytes: free
-            .memory_bytes
-            .saturating_sub(need.memory_bytes.saturating_mul(u64::from(times))),
-    }
-}
-
-/// Tenths in use of the scarcer resource: finer differences are noise.
-fn load(total: Resources, free: Resources) -> u64 {
-    let used = total.minus(free);
-    let cpu = u64::from(used.cpu_millis) * 10 / u64::from(total.cpu_millis).max(1);
-    let memory = u128::from(used.memory_bytes) * 10 / u128::from(total.memory_bytes).max(1);
-    cpu.max(u64::try_from(memory).unwrap_or(u64::MAX))
 }
 
 /// Stirs a number and a node into one, so that ties fall differently each
@@ -178,123 +137,216 @@ pub(super) fn mix(number: u64, node: NodeId) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use potluck_specs::Millis;
     use proptest::prelude::*;
 
-    const NEED: Resources = Resources {
-        cpu_millis: 100,
-        memory_bytes: 100,
-    };
-    const TOTAL: Resources = Resources {
-        cpu_millis: 1_000,
-        memory_bytes: 1_000,
-    };
+    const NEED: Resources = Resources::new(100, 100 << 20);
+    const TOTAL: Resources = Resources::new(1_000, 1_000 << 20);
 
     fn node(k: u8) -> NodeId {
         NodeId([k; 32])
     }
 
-    fn bid(slots: u32, free: u32, missing_bytes: u64, failures: u32) -> Bid {
-        Bid {
-            call: 1,
+    /// A host of rack `rack` with so many hundredths free.
+    fn offer(k: u8, rack: u32, slots: u32, free: u32) -> Offer {
+        Offer {
+            node: node(k),
+            place: [1, 2, 3, 10 + rack, 100 + u32::from(k)],
             slots,
-            free: Resources {
-                cpu_millis: free,
-                memory_bytes: u64::from(free),
-            },
+            free: Resources::new(free * 10, u64::from(free * 10) << 20),
             total: TOTAL,
-            missing_bytes,
-            failures,
-            holds: Millis(3_000),
+            tasks: [0; LEVELS],
+            heavy: 0,
+            preference: 0,
+            former: false,
+            flapping: false,
+            failures: 0,
+            missing_bytes: 0,
+            pressure: 0,
+            age_ms: 0,
         }
     }
 
-    fn winner(bids: &[(u8, &str, Bid)], spread: Spread) -> Vec<NodeId> {
-        let bids = bids
-            .iter()
-            .map(|(k, rack, bid)| (node(*k), (rack.to_string(), bid.clone())))
-            .collect();
-        assign(&bids, spread, NEED, 1)
+    fn terms(asked: &[Level], heavy: bool) -> Terms {
+        Terms {
+            need: NEED,
+            weights: Weights::new(asked, heavy, |level| level >= Level::Rack),
+            at_most: [u32::MAX; LEVELS],
+            seed: 1,
+        }
     }
 
     #[test]
-    fn ranks_in_the_order_of_the_design() {
-        let mut crowded = Spread::default();
-        crowded.add("a", node(1));
-        let fresh = Spread::default;
-        // Each row: the first host is better in everything that counts less.
-        let table = [
+    fn each_thing_outweighs_all_that_follows() {
+        let best = || offer(1, 1, 9, 20);
+        // Each row spoils the better host in one thing alone; what is to win
+        // is worse in all that counts less than that.
+        type Spoil = fn(&mut Offer);
+        let table: &[(&str, &[Level], bool, Spoil, Spoil)] = &[
+            (
+                "uplink",
+                &[Level::Rack],
+                true,
+                |o| o.heavy = 1,
+                |o| o.tasks = [0, 0, 0, 5, 5],
+            ),
+            (
+                "asked",
+                &[Level::Rack],
+                false,
+                |o| o.tasks[3] = 1,
+                |o| o.preference = -100,
+            ),
+            (
+                "preference",
+                &[],
+                false,
+                |o| o.preference = -50,
+                |o| o.tasks[3] = 1,
+            ),
+            (
+                "volumes",
+                &[],
+                false,
+                |_| {},
+                |o| {
+                    o.former = true;
+                    o.tasks[3] = 2;
+                },
+            ),
             (
                 "rack",
-                crowded,
-                [(1, "a", bid(9, 900, 0, 0)), (2, "b", bid(9, 200, 99, 9))],
-            ),
-            (
-                "fetch",
-                fresh(),
-                [(1, "a", bid(9, 900, 99, 0)), (2, "b", bid(9, 200, 0, 9))],
-            ),
-            (
-                "load",
-                fresh(),
-                [(1, "a", bid(9, 200, 0, 0)), (2, "b", bid(9, 900, 0, 9))],
+                &[],
+                false,
+                |o| o.tasks[3] = 1,
+                |o| o.missing_bytes = 1 << 30,
             ),
             (
                 "failures",
-                fresh(),
-                [(1, "a", bid(9, 900, 0, 1)), (2, "b", bid(9, 900, 0, 0))],
+                &[],
+                false,
+                |o| o.failures = 1,
+                |o| o.missing_bytes = 1 << 30,
             ),
+            (
+                "node",
+                &[],
+                false,
+                |o| o.tasks[4] = 1,
+                |o| o.missing_bytes = 1 << 30,
+            ),
+            (
+                "fetch",
+                &[],
+                false,
+                |o| o.missing_bytes = 1 << 30,
+                |o| o.free = TOTAL,
+            ),
+            (
+                "pressure",
+                &[],
+                false,
+                |o| o.pressure = 90,
+                |o| o.free = TOTAL,
+            ),
+            ("fit", &[], false, |o| o.free = TOTAL, |_| {}),
         ];
-        for (what, spread, bids) in table {
-            assert_eq!(winner(&bids, spread), [node(2)], "{what}");
+        for (what, asked, heavy, worse, better) in table {
+            let (mut a, mut b) = (best(), offer(2, 2, 9, 20));
+            worse(&mut a);
+            better(&mut b);
+            let chosen = assign(&[a, b], &terms(asked, *heavy), 1);
+            assert_eq!(chosen, [1], "{what}");
         }
     }
 
     #[test]
-    fn every_rack_is_called() {
-        let feasible: Vec<Candidate<'_>> = (0..100)
-            .map(|k| Candidate {
-                node: node(k),
-                rack: if k < 90 { "big" } else { "small" },
-                free: TOTAL,
-                total: TOTAL,
-            })
-            .collect();
-        let chosen = choose(feasible, &Spread::default(), NEED, 4, 1);
-        assert_eq!(chosen.len(), 8);
-        let small = chosen.iter().filter(|n| n.0[0] >= 90).count();
-        assert!(small >= 1, "{chosen:?}");
+    fn no_place_gets_more_than_at_most() {
+        let offers: Vec<Offer> = (0..8).map(|k| offer(k, u32::from(k) / 4, 9, 90)).collect();
+        let mut terms = terms(&[], false);
+        terms.at_most[Level::Rack as usize] = 3;
+        terms.at_most[Level::Node as usize] = 1;
+        let chosen = assign(&offers, &terms, 20);
+        assert_eq!(chosen.len(), 6);
+        for rack in 0..2 {
+            let here = chosen.iter().filter(|at| **at / 4 == rack);
+            assert_eq!(here.count(), 3);
+        }
+    }
+
+    #[test]
+    fn ties_fall_by_hash_and_not_by_order() {
+        let mut offers: Vec<Offer> = (0..9).map(|k| offer(k, 1, 1, 50)).collect();
+        let nodes = |offers: &[Offer]| -> Vec<NodeId> {
+            let chosen = assign(offers, &terms(&[], false), 4);
+            chosen.iter().map(|at| offers[*at].node).collect()
+        };
+        let first = nodes(&offers);
+        offers.reverse();
+        assert_eq!(nodes(&offers), first);
+        offers.rotate_left(4);
+        assert_eq!(nodes(&offers), first);
+    }
+
+    /// What `assign` is to give, found the slow way: all prices anew for each
+    /// slot.
+    fn assign_slowly(offers: &[Offer], terms: &Terms, wanted: usize) -> Vec<usize> {
+        let mut given = Given::default();
+        let mut taken = vec![0u32; offers.len()];
+        let mut chosen = Vec::new();
+        while chosen.len() < wanted {
+            let best = offers
+                .iter()
+                .enumerate()
+                .filter(|(at, offer)| taken[*at] < offer.slots)
+                .filter_map(|(at, offer)| {
+                    let more = given.at(offer, terms, taken[at]);
+                    let price = offer.price(&terms.weights, terms.need, &more);
+                    let key = (price, mix(terms.seed, offer.node), at);
+                    (!is_full(offer, terms, &more)).then_some(key)
+                })
+                .min();
+            let Some((.., at)) = best else { break };
+            given.add(&offers[at]);
+            taken[at] += 1;
+            chosen.push(at);
+        }
+        chosen
     }
 
     proptest! {
-        /// No host gets more than it bid, and racks with room differ by at
-        /// most one slot.
+        /// The queue finds what looking at everything finds; no host gets
+        /// more than it offered; racks with room differ by one slot at most.
         #[test]
-        fn assignments_are_fair_and_within_bids(
-            slots in proptest::collection::vec(1u32..20, 1..12),
+        fn assignments_are_the_cheapest_fair_and_within_offers(
+            hosts in proptest::collection::vec((1u32..20, 0u32..4, 20u32..100), 1..14),
             wanted in 1usize..40,
+            heavy in any::<bool>(),
+            asked in any::<bool>(),
         ) {
-            let bids: BTreeMap<_, _> = slots
+            let offers: Vec<Offer> = hosts
                 .iter()
                 .enumerate()
-                .map(|(k, slots)| {
-                    (node(k as u8), (format!("r{}", k % 3), bid(*slots, 900, 0, 0)))
-                })
+                .map(|(k, (slots, rack, free))| offer(k as u8, *rack, *slots, *free))
                 .collect();
-            let chosen = assign(&bids, Spread::default(), NEED, wanted);
-            let room: u32 = slots.iter().sum();
+            let asked: &[Level] = if asked { &[Level::Rack] } else { &[] };
+            let terms = terms(asked, heavy);
+            let chosen = assign(&offers, &terms, wanted);
+            prop_assert_eq!(&chosen, &assign_slowly(&offers, &terms, wanted));
+            let room: u32 = offers.iter().map(|offer| offer.slots).sum();
             prop_assert_eq!(chosen.len(), wanted.min(room as usize));
-            let mut racks: BTreeMap<String, (u32, u32)> = BTreeMap::new();
-            for (node, (rack, bid)) in &bids {
-                let got = chosen.iter().filter(|n| *n == node).count() as u32;
-                prop_assert!(got <= bid.slots);
-                let entry = racks.entry(rack.clone()).or_default();
+            let mut racks: BTreeMap<u32, (u32, u32)> = BTreeMap::new();
+            for (at, offer) in offers.iter().enumerate() {
+                let got = chosen.iter().filter(|n| **n == at).count() as u32;
+                prop_assert!(got <= offer.slots);
+                let entry = racks.entry(offer.place[3]).or_default();
                 entry.0 += got;
-                entry.1 += bid.slots;
+                entry.1 += offer.slots;
             }
-            let most = racks.values().map(|(got, _)| *got).max().unwrap_or(0);
-            for (got, room) in racks.values() {
-                prop_assert!(got == room || *got + 1 >= most);
+            if heavy || asked == [Level::Rack] {
+                let most = racks.values().map(|(got, _)| *got).max().unwrap_or(0);
+                for (got, room) in racks.values() {
+                    prop_assert!(got == room || *got + 1 >= most);
+                }
             }
         }
     }

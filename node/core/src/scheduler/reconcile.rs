@@ -1,42 +1,46 @@
 //! What should run, compared with what runs: the smallest set of moves.
 //!
-//! Answers for which slots of a job are to be filled and which tasks are to
-//! be stopped. One slot at a time is taken away on purpose (a newer version, a
-//! drain, a move), and only while all the others serve. Jobs that the log
-//! does not have are left alone: they keep running until a person stops them.
+//! Answers for which slots of a job are to be filled, which tasks are to be
+//! stopped, and which have to leave their host and why. How they leave is
+//! `moves`' to say, what it may cost `ledger`'s, which version a slot gets
+//! `rollout`'s. Jobs that the log does not have are left alone: they keep
+//! running until a person stops them.
 
-use super::{Note, Scheduler, SessionState, call::takes_work, picture::serves};
+use super::{
+    Note, Scheduler, SessionState, backoff::fails_here, ledger::Ledger, moves::Leaving,
+    per_node::Slots, picture::serves, rollout::Target,
+};
 use crate::{
     auction::StopReason,
     cluster::Cluster,
     session::{SlotReport, TaskState},
 };
-use potluck_specs::{Generation, Job, JobName, Millis, NodeId, SlotId};
-use std::collections::BTreeSet;
+use potluck_specs::{Job, JobName, Millis, NodeId, SlotId, trust::NodeRole};
 
 /// With no record of a slot's holder, all live members are waited for, but
 /// no longer than this: one that hangs must not keep jobs from starting.
 pub(super) const ASK_LONGEST: Millis = Millis(10_000);
 
-/// A stop order that had no effect yet is repeated.
-const STOP_EVERY: Millis = Millis(2_000);
-
-/// A stop that was decided and is not yet seen to have happened.
-#[derive(Debug)]
-pub(super) struct Stopping {
-    pub(super) generation: Generation,
-    pub(super) reason: StopReason,
-    pub(super) sent_at: Option<Millis>,
-}
+/// More slots than this make a job large: it is looked at as a whole at most
+/// once in the time below. Ten looks a second at all slots of the largest job
+/// take some hundredths of a core.
+const LARGE: u32 = 100;
+const LOOK_EVERY: Millis = Millis(100);
 
 /// What a look at all slots of a job gives.
-#[derive(Debug, Default)]
-struct Survey {
+#[derive(Debug)]
+pub(super) struct Survey {
+    /// Slots that nobody fills.
     missing: Vec<SlotId>,
-    /// Slots that should run and don't serve at the wanted version yet.
-    in_flight: u32,
-    /// Tasks that should make room: unhealthy first, then by slot.
-    movable: BTreeSet<(bool, SlotId, NodeId, StopReason)>,
+    /// Tasks that have to go from where they are.
+    pub(super) leaving: Vec<Leaving>,
+    /// Who holds the job's budget.
+    pub(super) ledger: Ledger,
+    /// Slots on their way, of those that the ledger has: placed or started,
+    /// not merely waiting to leave.
+    pub(super) in_flight: u32,
+    /// Slots that serve, for too short a time to build a rollout upon.
+    pub(super) unsettled: u32,
 }
 
 /// Why a slot may not be placed yet.
@@ -53,42 +57,82 @@ impl Scheduler {
     /// Decides about all that changed since the last time.
     pub(super) fn reconcile_dirty(&mut self, cluster: &Cluster, now: Millis) {
         let dirty = std::mem::take(&mut self.dirty);
-        for name in &dirty {
-            self.reconcile(cluster, name, now);
+        for name in dirty {
+            if self.rests(cluster, &name, now) {
+                self.deferred.insert(name);
+                continue;
+            }
+            self.reconcile(cluster, &name, now);
+            self.look_at_dependants(&name);
+            self.to_publish.insert(name);
         }
-        self.to_publish.extend(dirty);
+    }
+
+    /// A job of many slots is looked at as a whole at most once in a while:
+    /// else each of its reports would cost as much as all of them.
+    fn rests(&mut self, cluster: &Cluster, name: &JobName, now: Millis) -> bool {
+        let Some(record) = cluster.jobs().get(name) else {
+            return false;
+        };
+        if record.current().replicas <= LARGE {
+            return false;
+        }
+        let work = self.works.entry(name.clone()).or_default();
+        let rests = work.looked_at.is_some_and(|at| now.since(at) < LOOK_EVERY);
+        if !rests {
+            work.looked_at = Some(now);
+        }
+        rests
     }
 
     fn reconcile(&mut self, cluster: &Cluster, name: &JobName, now: Millis) {
         let Some(record) = cluster.jobs().get(name) else {
             return;
         };
-        let job = self.catalog.running(cluster, name);
-        let wanted = job.as_ref().map_or(0, |job| job.replicas);
-        let surplus = if record.stopped {
-            StopReason::JobStopped
-        } else {
-            StopReason::ScaledDown
+        let Some(target) = self.target(cluster, name) else {
+            if self.may_stop_job(cluster, name, now) {
+                self.stop_surplus(name, &Slots::First(0), StopReason::JobStopped);
+            }
+            self.surges_end(name);
+            return;
         };
-        self.stop_from(name, wanted, surplus);
-        let Some(job) = job else { return };
-        let survey = self.survey(cluster, &job);
-        if !survey.missing.is_empty() {
-            self.call(cluster, &job, &survey.missing, now);
+        debug_assert!(!record.stopped, "a stopped job has no target");
+        let slots = self.slots_wanted(&target, now);
+        if let Slots::These(these) = &slots {
+            let work = self.works.entry(name.clone()).or_default();
+            work.per_node.clone_from(these);
         }
-        if survey.in_flight == 0
-            && let Some((_, slot, node, reason)) = survey.movable.into_iter().next()
-        {
-            self.decide_stop(&slot, node, reason);
-        }
+        self.stop_surplus(name, &slots, StopReason::ScaledDown);
+        let mut survey = self.survey(cluster, &target, &slots, now);
+        self.follow_rollout(cluster, &target, &survey.ledger, now);
+        let mut wanted = std::mem::take(&mut survey.missing);
+        wanted.extend(self.move_out(cluster, &target, survey, now));
+        self.fill(cluster, &target, wanted, now);
     }
 
-    /// Stops every task of the job from this index on.
-    fn stop_from(&mut self, name: &JobName, first: u32, reason: StopReason) {
+    /// Calls for the slots, those of one version at a time: a call is for one.
+    /// Each failed round the other version has its turn.
+    fn fill(&mut self, cluster: &Cluster, target: &Target, wanted: Vec<SlotId>, now: Millis) {
+        if wanted.is_empty() || self.unmet_dependency(cluster, target.name()).is_some() {
+            return;
+        }
+        let rounds = self.works.get(target.name()).map_or(0, |w| w.rounds_failed);
+        let (new, old): (Vec<SlotId>, Vec<SlotId>) = wanted
+            .into_iter()
+            .partition(|slot| target.job_for(slot.index).version == target.current().version);
+        let new_first = old.is_empty() || (!new.is_empty() && rounds % 2 == 1);
+        let slots = if new_first { new } else { old };
+        let Some(first) = slots.first() else { return };
+        let job = target.job_for(first.index).clone();
+        self.call(cluster, &job, &slots, now);
+    }
+
+    /// Stops every task of the job that it has not asked for.
+    fn stop_surplus(&mut self, name: &JobName, wanted: &Slots, reason: StopReason) {
         let surplus: Vec<(SlotId, NodeId)> = self
             .picture
             .slots_of(name)
-            .filter(|slot| slot.index >= first)
+            .filter(|slot| !wanted.contains(slot.index))
             .flat_map(|slot| {
                 let holders = self.picture.holders(slot).into_iter();
                 holders.map(|(node, _)| (slot.clone(), node))
@@ -99,52 +143,98 @@ impl Scheduler {
         }
     }
 
-    fn survey(&mut self, cluster: &Cluster, job: &Job) -> Survey {
-        let mut survey = Survey::default();
-        for index in 0..job.replicas {
+    fn survey(&mut self, cluster: &Cluster, target: &Target, slots: &Slots, now: Millis) -> Survey {
+        let mut survey = Survey {
+            missing: Vec::new(),
+            leaving: Vec::new(),
+            ledger: Ledger::new(target.current(), slots.count()),
+            in_flight: 0,
+            unsettled: 0,
+        };
+        for index in slots.indexes() {
             let slot = SlotId {
-                job: job.name.clone(),
+                job: target.name().clone(),
                 index,
             };
-            self.survey_slot(cluster, job, slot, &mut survey);
+            self.survey_slot(cluster, target, slot, &mut survey, now);
         }
         survey
     }
 
-    fn survey_slot(&mut self, cluster: &Cluster, job: &Job, slot: SlotId, survey: &mut Survey) {
+    fn survey_slot(
+        &mut self,
+        cluster: &Cluster,
+        target: &Target,
+        slot: SlotId,
+        survey: &mut Survey,
+        now: Millis,
+    ) {
+        self.settle_surge(&slot);
         self.trim_doubles(cluster, &slot);
-        let Some((node, report)) = self.kept(&slot) else {
-            // Placed but unseen, to be placed, or perhaps placed: none serves.
+        let kept = self.kept(&slot);
+        let reason = self.use_of(cluster, &slot, kept);
+        let serves = reason.is_none();
+        if let Some(reason) = reason {
+            survey.ledger.hold(slot.clone(), reason);
+        }
+        let Some((node, report)) = kept else {
+            // Placed but unseen, to be placed, or perhaps placed.
             survey.in_flight += 1;
-            if self.is_missing(cluster, job, &slot) {
+            if self.is_missing(cluster, target.job_for(slot.index), &slot) {
                 survey.missing.push(slot);
             }
             return;
         };
-        let healthy = serves(report);
-        let reason = if report.version != job.version {
-            Some(StopReason::Replaced)
-        } else if self.gives_up(cluster, node) {
-            Some(StopReason::Drained)
-        } else {
-            None
+        let stopping = self.stops.contains_key(&(slot.clone(), node));
+        let why = match stopping {
+            true => None,
+            false => self.why_leave(cluster, target, &slot, node, report),
         };
-        if self.stops.contains_key(&(slot.clone(), node)) {
-            survey.in_flight += 1;
-        } else if let Some(reason) = reason {
-            survey.movable.insert((healthy, slot, node, reason));
-        } else if !healthy {
-            survey.in_flight += 1;
+        match why {
+            Some(reason) => survey.leaving.push(Leaving {
+                serves,
+                slot,
+                node,
+                reason,
+            }),
+            None => {
+                survey.in_flight += u32::from(!serves);
+                survey.unsettled += u32::from(serves && self.is_unsettled(&slot, node, now));
+            }
         }
     }
 
-    fn gives_up(&self, cluster: &Cluster, node: NodeId) -> bool {
+    fn why_leave(
+        &self,
+        cluster: &Cluster,
+        target: &Target,
+        slot: &SlotId,
+        node: NodeId,
+        report: &SlotReport,
+    ) -> Option<StopReason> {
+        if target.is_wrong(slot.index, report.version) {
+            return Some(StopReason::Replaced);
+        }
+        if self.gives_up(cluster, node) {
+            return Some(StopReason::Drained);
+        }
+        if fails_here(report) {
+            return Some(StopReason::Failing);
+        }
+        self.rebalance
+            .is_to_move(slot, node)
+            .then_some(StopReason::Moved)
+    }
+
+    /// Is the node to be emptied? A cordoned one keeps what it has.
+    pub(super) fn gives_up(&self, cluster: &Cluster, node: NodeId) -> bool {
         let says_so = self
             .picture
             .hosts
             .get(&node)
             .is_some_and(|host| host.draining);
-        says_so || !takes_work(cluster, node)
+        let member = cluster.members().get(&node);
+        says_so || member.is_none_or(|m| m.draining || !m.roles.contains(&NodeRole::Agent))
     }
 
     /// After a partition, or a host that came back: keeps the healthiest, of
@@ -162,19 +252,27 @@ impl Scheduler {
         let Some((kept, _)) = self.kept(slot) else {
             return;
         };
+        if holders.len() == 2 && self.next_of_surge(slot).is_some() {
+            return;
+        }
         let recorded = cluster.placements().get(slot);
         if recorded.is_none_or(|recorded| recorded.node != kept) {
             self.deferred.insert(slot.job.clone());
             self.behind.touch(slot.clone());
             return;
         }
+        let next = self.next_of_surge(slot);
         let surplus: Vec<NodeId> = holders
             .into_iter()
             .map(|(node, _)| node)
-            .filter(|node| *node != kept)
+            .filter(|node| *node != kept && Some(*node) != next)
             .collect();
         for node in surplus {
-            if self.decide_stop(slot, node, StopReason::Double) {
+            let (reason, is_double) = match self.surges.get(slot) {
+                Some(surge) if surge.from == node => (surge.reason, false),
+                _ => (StopReason::Double, true),
+            };
+            if self.decide_stop(slot, node, reason) && is_double {
                 self.note(Note::Double {
                     slot: slot.clone(),
                     node,
@@ -195,6 +293,7 @@ impl Scheduler {
                     stopping,
                     !heard,
                     !serves(report),
+                    self.is_to_go(slot, *node),
                     rank_of(report.state),
                     report.since,
                     *node,
@@ -202,16 +301,29 @@ impl Scheduler {
             })
     }
 
-    fn is_heard(&self, node: NodeId) -> bool {
+    /// Its next task is being started elsewhere, or its host says that it is
+    /// drained: of two that serve the other one stays.
+    fn is_to_go(&self, slot: &SlotId, node: NodeId) -> bool {
+        let leaves = self.surges.get(slot).is_some_and(|s| s.from == node);
+        leaves || self.picture.hosts.get(&node).is_some_and(|h| h.draining)
+    }
+
+    pub(super) fn is_heard(&self, node: NodeId) -> bool {
         let host = self.picture.hosts.get(&node);
         host.is_some_and(|host| host.state == SessionState::Up)
     }
 
-    /// Is the slot to be filled, and by nobody yet?
+    /// Is the slot to be filled with this version, and by nobody yet, or only
+    /// by the task whose next one is to be started before it ends?
     pub(super) fn is_missing(&self, cluster: &Cluster, job: &Job, slot: &SlotId) -> bool {
-        slot.index < job.replicas
+        let wanted = self.target(cluster, &slot.job).is_some_and(|target| {
+            self.is_wanted(&target, slot.index) && target.job_for(slot.index).version == job.version
+        });
+        let from = self.surge_that_holds(cluster, slot);
+        let holders = self.picture.holders(slot);
+        wanted
             && !self.awards.contains_key(slot)
-            && self.picture.holders(slot).is_empty()
+            && holders.iter().all(|(node, _)| Some(*node) == from)
             && self.may_place(cluster, slot) == MayPlace::Yes
     }
 
@@ -257,85 +369,6 @@ impl Scheduler {
         self.dirty.extend(self.catalog.names());
         for slot in cluster.placements().keys() {
             self.touch(slot.clone());
-        }
-    }
-
-    /// Notes that a task is to be stopped; the order leaves at the end of the
-    /// step, behind the endpoints without it. False if it was noted before.
-    pub(super) fn decide_stop(&mut self, slot: &SlotId, node: NodeId, reason: StopReason) -> bool {
-        let Some(report) = self.picture.report(slot, node) else {
-            return false;
-        };
-        let generation = report.generation;
-        let key = (slot.clone(), node);
-        if self.stops.contains_key(&key) {
-            return false;
-        }
-        let stopping = Stopping {
-            generation,
-            reason,
-            sent_at: None,
-        };
-        self.stops.insert(key, stopping);
-        self.to_publish.insert(slot.job.clone());
-        true
-    }
-
-    /// Stops that a report shows to have happened.
-    pub(super) fn settle_stops(&mut self, changed: &BTreeSet<SlotId>, node: NodeId) {
-        for slot in changed {
-            let key = (slot.clone(), node);
-            let Some(stop) = self.stops.get(&key) else {
-                continue;
-            };
-            let over = self.picture.report(slot, node).is_none_or(|report| {
-                report.state == TaskState::Stopped || report.generation > stop.generation
-            });
-            if over {
-                self.stops.remove(&key);
-            }
-        }
-    }
-
-    /// Sends the orders that are due, to hosts that are heard, once the
-    /// endpoints without them could be published.
-    pub(super) fn send_stops(&mut self, cluster: &Cluster, now: Millis) {
-        let mut orders = Vec::new();
-        let mut held: BTreeSet<JobName> = BTreeSet::new();
-        if !self.asked {
-            let jobs = self.stops.keys().map(|(slot, _)| slot.job.clone());
-            held.extend(jobs.filter(|job| !self.knows_endpoints(cluster, job)));
-        }
-        let gone: Vec<_> = self
-            .stops
-            .keys()
-            .filter(|(slot, node)| self.picture.report(slot, *node).is_none())
-            .cloned()
-            .collect();
-        for key in gone {
-            self.stops.remove(&key);
-        }
-        for ((slot, node), stop) in &mut self.stops {
-            if held.contains(&slot.job) {
-                continue;
-            }
-            let up = self
-                .picture
-                .hosts
-                .get(node)
-                .is_some_and(|host| host.state == SessionState::Up);
-            let taken = self
-                .picture
-                .report(slot, *node)
-                .is_some_and(|report| report.state == TaskState::Stopping);
-            let due = stop.sent_at.is_none_or(|at| now.since(at) >= STOP_EVERY);
-            if up && due && !(taken && stop.sent_at.is_some()) {
-                stop.sent_at = Some(now);
-                orders.push((*node, slot.clone(), stop.generation, stop.reason));
-            }
-        }
-        for (to, slot, generation, reason) in orders {
-            self.send_stop(to, slot, generation, reason);
         }
     }
 }

@@ -5,15 +5,18 @@
 
 use super::*;
 use crate::{
+    attributes::Facts,
     auction::{AwardAnswer, Bid, CallAnswer, Refusal},
     cluster::{Admission, Command, Genesis, Reply},
     session::{Inventory, SlotReport, TaskState},
 };
 use potluck_specs::{
-    ChangeId, Epoch, FleetId, Job, NodeName, PackageId, Topology, codec,
-    job::{PortSpec, Resources, RestartPolicy, ServiceSpec, SignedJob, StopPolicy, TaskTemplate},
+    ChangeId, Epoch, FleetId, Job, NodeName, PackageId, Topology,
+    job::{JobKind, PortSpec, Resources, ServiceSpec, SignedJob, TaskTemplate},
     trust::{NodeCredential, NodeRole, PublicKey, Signed, UserCredential},
 };
+
+mod change;
 
 /// One way of a message.
 const HOP: u64 = 5;
@@ -37,6 +40,8 @@ struct FakeHost {
     refuse_awards: Option<Refusal>,
     lose_award_answers: bool,
     draining: bool,
+    /// Tasks of this version never pass their checks.
+    sick_version: u64,
     highest: Authority,
 }
 
@@ -93,28 +98,19 @@ fn job(version: u64, replicas: u32, cpu_millis: u32) -> Job {
         cluster: "main".into(),
         name: JobName::in_default("web"),
         version,
-        replicas,
+        kind: JobKind::service(replicas),
         package: PackageId([4; 32]),
         task: TaskTemplate {
             command: "bin/x".into(),
-            args: vec![],
-            env: BTreeMap::new(),
-            resources: Resources {
-                cpu_millis,
-                memory_bytes: GIB / 8,
-            },
+            resources: Resources::new(cpu_millis, GIB / 8),
             ports: vec![PortSpec {
                 name: "http".into(),
                 number: None,
             }],
-            services: vec![ServiceSpec {
-                name: "web".into(),
-                port: "http".into(),
-            }],
-            health: None,
-            restart: RestartPolicy::default(),
-            stop: StopPolicy::default(),
+            services: vec![ServiceSpec::new("web", "http")],
+            ..TaskTemplate::default()
         },
+        ..Job::default()
     }
 }
 
@@ -130,15 +126,13 @@ impl FakeHost {
             refuse_awards: None,
             lose_award_answers: false,
             draining: false,
+            sick_version: 0,
             highest: Authority::default(),
         }
     }
 
     fn total() -> Resources {
-        Resources {
-            cpu_millis: 4_000,
-            memory_bytes: 8 * GIB,
-        }
+        Resources::new(4_000, 8 * GIB)
     }
 
     fn free(&self) -> Resources {
@@ -155,6 +149,8 @@ impl FakeHost {
             free: self.free(),
             total: FakeHost::total(),
             draining: self.draining,
+            pressure: 0,
+            facts: Some(Facts::default()),
             inventory: Inventory {
                 since: None,
                 number: self.number,
@@ -167,7 +163,7 @@ impl FakeHost {
     fn set(&mut self, slot: &SlotId, state: TaskState, now: u64) {
         if let Some(report) = self.slots.get_mut(slot) {
             report.state = state;
-            report.healthy = state == TaskState::Running;
+            report.healthy = state == TaskState::Running && report.version != self.sick_version;
             report.since = Millis(now);
         }
         if state == TaskState::Stopped {
@@ -270,7 +266,7 @@ impl World {
         let reply = self.propose(&Command::SubmitJob {
             change: ChangeId([version as u8; 16]),
             job: Box::new(SignedJob {
-                job: signed(codec::encode(&job)),
+                job: signed(job.encode()),
                 author,
             }),
             author: "ada".into(),
@@ -441,7 +437,9 @@ impl World {
             return self.later(1_000, event);
         }
         let free = self.hosts[&to].free();
-        let room = (free.cpu_millis / call.resources.cpu_millis.max(1)).min(call.wanted);
+        let room = (free.cpu_millis / call.resources.cpu_millis.max(1))
+            .min(call.wanted)
+            .min(call.each_most.unwrap_or(u32::MAX));
         let answer = if room == 0 {
             CallAnswer::Refusal(Refusal::Cpu {
                 need: call.resources.cpu_millis,
@@ -455,6 +453,7 @@ impl World {
                 total: FakeHost::total(),
                 missing_bytes: 0,
                 failures: 0,
+                pressure: 0,
                 holds: Millis(3_000),
             })
         };
@@ -500,6 +499,7 @@ impl World {
                 ports: BTreeMap::from([("http".into(), 8_000 + slot.index as u16)]),
                 resources: job.task.resources,
                 starts: 1,
+                failures: 0,
                 last_end: None,
                 since: Millis(now),
             };
@@ -533,6 +533,7 @@ impl World {
             ports: BTreeMap::from([("http".into(), 8_000)]),
             resources: Resources::default(),
             starts: 1,
+            failures: 0,
             last_end: None,
             since,
         };
@@ -1299,6 +1300,7 @@ fn jobs_that_the_log_lacks_run_on() {
         ports: BTreeMap::new(),
         resources: Resources::default(),
         starts: 1,
+        failures: 0,
         last_end: None,
         since: Millis(0),
     };

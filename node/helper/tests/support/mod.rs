@@ -1,6 +1,8 @@
 //! A small agent, and tasks to run under it. Everything waits for conditions,
 //! with a limit; everything is killed and removed on drop.
 
+#![allow(dead_code, reason = "each test program uses its part")]
+
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signal::{Signal, kill},
@@ -9,7 +11,7 @@ use nix::{
 use potluck_helper::{
     AgentMessage, Channel, EndRecord, HelperMessage, Listener, TaskDescription, TaskEnd, TaskExit,
     TaskKey,
-    description::{DESCRIPTION_VERSION, Isolation},
+    description::{DESCRIPTION_VERSION, Isolation, Profile},
     log::{Line, LogReader},
     protocol::{Hello, MissingIsolation, Phase, ReceiveError},
 };
@@ -19,7 +21,7 @@ use std::{
     fs,
     os::{
         fd::{AsFd, BorrowedFd},
-        unix::fs::PermissionsExt,
+        unix::{fs::PermissionsExt, process::CommandExt},
     },
     path::{Path, PathBuf},
     process::{Child, Command},
@@ -123,6 +125,13 @@ impl Task {
             kill_group: None,
             memory_peak_files: Vec::new(),
             isolation: Isolation::default(),
+            profile: Profile::Default,
+            memory_bytes: None,
+            mounts: Vec::new(),
+            files: Vec::new(),
+            setup: Vec::new(),
+            teardown: Vec::new(),
+            memory_watch: None,
         };
         Task {
             folder,
@@ -141,6 +150,21 @@ impl Task {
         self.description.write(&file).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_potluck-helper"));
         command.arg(&file);
+        change(&mut command);
+        self.helper = Some(command.spawn().unwrap());
+    }
+
+    /// As [`Self::start_by`], with a helper that runs as an ordinary user. For
+    /// root only.
+    pub(crate) fn start_as(&mut self, uid: u32, change: impl FnOnce(&mut Command)) {
+        // The binary may lie where others can't reach it.
+        let binary = self.folder.path().join("potluck-helper");
+        fs::copy(env!("CARGO_BIN_EXE_potluck-helper"), &binary).unwrap();
+        let file = self.start_folder().join("task");
+        self.description.write(&file).unwrap();
+        self.give_to(uid);
+        let mut command = Command::new(&binary);
+        command.arg(&file).uid(uid).gid(uid);
         change(&mut command);
         self.helper = Some(command.spawn().unwrap());
     }
@@ -194,7 +218,10 @@ impl Task {
     /// Gives all files to a user.
     pub(crate) fn give_to(&self, uid: u32) {
         fn give(path: &Path, uid: u32) {
-            std::os::unix::fs::chown(path, Some(uid), Some(uid)).unwrap();
+            std::os::unix::fs::lchown(path, Some(uid), Some(uid)).unwrap();
+            if path.is_symlink() {
+                return;
+            }
             for entry in fs::read_dir(path).into_iter().flatten() {
                 give(&entry.unwrap().path(), uid);
             }
@@ -316,6 +343,28 @@ impl Agent {
             Phase::Ended(end) => panic!("{end:?}"),
         }
     }
+}
+
+pub(crate) fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Does this host let an ordinary user make user namespaces?
+pub(crate) fn users_may_have_namespaces() -> bool {
+    /// An ordinary user on most systems.
+    const NOBODY: u32 = 65_534;
+    let mut command = Command::new("/bin/true");
+    if is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    // SAFETY: only system calls.
+    unsafe {
+        command.pre_exec(|| {
+            let flags = nix::sched::CloneFlags::CLONE_NEWUSER | nix::sched::CloneFlags::CLONE_NEWNS;
+            Ok(nix::sched::unshare(flags)?)
+        })
+    };
+    command.status().is_ok_and(|status| status.success())
 }
 
 /// Says that a test can't run here, and why: on standard error past the test

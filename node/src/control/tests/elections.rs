@@ -187,6 +187,10 @@ async fn leadership_moves_to_whom_it_is_given() {
         start.elapsed() < Duration::from_secs(59),
         "it was an election"
     );
+    eventually("who led before follows", || {
+        leads(&groups[1]).is_none().then_some(())
+    })
+    .await;
     let refused = groups[1].transfer_leadership(groups[0].raft_id()).await;
     assert!(refused.is_err());
     for number in 1..=3 {

@@ -1,0 +1,252 @@
+//! Rollouts: how far a job's newest version has come, as far as the next
+//! leader must know it.
+//!
+//! ```text
+//!            Pause            Next, at the last stage
+//! Paused <----------> Rolling ------------------------> Done
+//!            Resume      |  ^                             |
+//!                        |  | Resume                      | Undo
+//!            failed with |  |                             v
+//!            no way back v  |        failed, Undo     RolledBack
+//!                      Failed        --------------->
+//! ```
+//!
+//! The stage is kept here; whether its tasks are healthy, and for how long,
+//! is derived by each leader anew, so that a bake begins again under a new
+//! one. Only to the version that ran before can be gone back without a new
+//! signature; whoever wants an older one signs it anew.
+
+use super::{Cluster, Command, Refused, Reply};
+use potluck_specs::{JobName, Millis};
+use serde::{Deserialize, Serialize};
+
+/// Longest reason kept of a failure.
+const WHY_BYTES_MAX: usize = 512;
+
+/// How far a job's newest version has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// The version that is rolled out.
+    pub version: u64,
+    /// The version that ran before: slots outside of the stage are filled with
+    /// it, and an undone rollout goes back to it.
+    pub from: u64,
+    /// The present stage, from 0.
+    pub stage: u32,
+    /// What goes on.
+    pub phase: RolloutPhase,
+    /// Since when, Unix time.
+    pub since: Millis,
+    /// The log's index of its last change.
+    pub at: u64,
+}
+
+/// What goes on in a rollout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RolloutPhase {
+    /// Slots of the stage are brought to the version.
+    Rolling,
+    /// A person stopped it where it is.
+    Paused {
+        /// Who.
+        by: String,
+    },
+    /// A stage failed; it stays where it is until a person decides.
+    Failed {
+        /// Why.
+        why: String,
+    },
+    /// All slots go back to the version before.
+    RolledBack {
+        /// Why.
+        why: String,
+    },
+    /// All slots are to have the version.
+    Done,
+}
+
+/// What a person does to a rollout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RolloutControl {
+    /// Stop it where it is.
+    Pause,
+    /// Go on, after a pause or a failure.
+    Resume,
+    /// Go back to the version before.
+    Undo,
+}
+
+/// What the scheduler has seen of a rollout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RolloutStep {
+    /// The stage is over.
+    Next {
+        /// It was the last.
+        last: bool,
+    },
+    /// The stage failed.
+    Fail {
+        /// Why.
+        why: String,
+        /// The job wants the version before back.
+        roll_back: bool,
+    },
+}
+
+impl Cluster {
+    /// How far a job's newest version has come; nothing for a first version,
+    /// which needs no rollout.
+    pub fn rollout(&self, job: &JobName) -> Option<&Rollout> {
+        let rollout = self.rollouts.get(job)?;
+        let record = self.jobs.get(job)?;
+        (rollout.version == record.current().version).then_some(rollout)
+    }
+
+    /// The log's index of the last change of any rollout.
+    pub fn rollouts_at(&self) -> u64 {
+        self.rollouts_at
+    }
+
+    /// Jobs whose rollouts changed after this index of the log.
+    pub fn rollouts_since(&self, index: u64) -> impl Iterator<Item = JobName> + '_ {
+        let changed = self.rollouts.iter().filter(move |(_, r)| r.at > index);
+        changed.map(|(name, _)| name.clone())
+    }
+
+    /// What a job ran before a submission: what its slots outside of the
+    /// first stage go on with. Nothing if nothing was to run.
+    pub(super) fn runs_before(&self, job: &JobName) -> Option<u64> {
+        let record = self.jobs.get(job).filter(|record| !record.stopped)?;
+        let current = record.current().version;
+        Some(match self.rollout(job) {
+            Some(rollout) => match rollout.phase {
+                RolloutPhase::Done => rollout.version,
+                _ => rollout.from,
+            },
+            None => current,
+        })
+    }
+
+    /// A new version was accepted.
+    pub(super) fn begin_rollout(&mut self, job: &JobName, before: Option<u64>, now: Millis) {
+        let record = self.jobs.get(job);
+        let version = record.map_or(0, |record| record.current().version);
+        let kept = |from: &u64| record.is_some_and(|record| record.version(*from).is_some());
+        match before.filter(kept) {
+            Some(from) => {
+                let rollout = Rollout {
+                    version,
+                    from,
+                    stage: 0,
+                    phase: RolloutPhase::Rolling,
+                    since: now,
+                    at: self.applied,
+                };
+                self.rollouts_at = self.applied;
+                self.rollouts.insert(job.clone(), rollout);
+            }
+            None => {
+                self.rollouts.remove(job);
+            }
+        }
+    }
+
+    pub(super) fn change_rollouts(&mut self, command: &Command) -> Reply {
+        match command {
+            Command::ControlRollout {
+                job,
+                control,
+                author,
+                now,
+                ..
+            } => self.control_rollout(job, *control, author, *now),
+            Command::AdvanceRollout {
+                reign,
+                job,
+                version,
+                stage,
+                step,
+                now,
+            } => {
+                if *reign != self.authority.reign {
+                    return Reply::refused(Refused::StaleReign);
+                }
+                self.advance_rollout(job, *version, *stage, step, *now)
+            }
+            _ => Reply::Done,
+        }
+    }
+
+    fn control_rollout(
+        &mut self,
+        name: &JobName,
+        control: RolloutControl,
+        author: &str,
+        now: Millis,
+    ) -> Reply {
+        let Some(record) = self.jobs.get(name) else {
+            return Reply::refused(Refused::NoSuchJob { job: name.clone() });
+        };
+        let job = name.clone();
+        let current = record.current().version;
+        let rollout = self.rollouts.get_mut(name);
+        let Some(rollout) = rollout.filter(|rollout| rollout.version == current) else {
+            return Reply::refused(Refused::NoRollout { job });
+        };
+        use RolloutPhase::{Done, Failed, Paused, RolledBack, Rolling};
+        let by = super::jobs::bounded_text(author);
+        let phase = match (control, &rollout.phase) {
+            (RolloutControl::Pause, Rolling) => Paused { by },
+            (RolloutControl::Pause, Paused { .. })
+            | (RolloutControl::Resume, Rolling)
+            | (RolloutControl::Undo, RolledBack { .. }) => return Reply::Done,
+            (RolloutControl::Resume, Paused { .. } | Failed { .. }) => Rolling,
+            (RolloutControl::Undo, _) => RolledBack {
+                why: format!("undone by {by}"),
+            },
+            (_, Done | Failed { .. } | RolledBack { .. }) => {
+                return Reply::refused(Refused::NoRollout { job });
+            }
+        };
+        rollout.phase = phase;
+        rollout.since = now;
+        rollout.at = self.applied;
+        self.rollouts_at = self.applied;
+        Reply::Done
+    }
+
+    /// A step that was proposed of another stage or version comes too late,
+    /// and one of a rollout that a person has stopped is not taken.
+    fn advance_rollout(
+        &mut self,
+        name: &JobName,
+        version: u64,
+        stage: u32,
+        step: &RolloutStep,
+        now: Millis,
+    ) -> Reply {
+        let rollout = self.rollouts.get_mut(name).filter(|rollout| {
+            rollout.version == version
+                && rollout.stage == stage
+                && rollout.phase == RolloutPhase::Rolling
+        });
+        let Some(rollout) = rollout else {
+            return Reply::refused(Refused::NoRollout { job: name.clone() });
+        };
+        match step {
+            RolloutStep::Next { last: true } => rollout.phase = RolloutPhase::Done,
+            RolloutStep::Next { last: false } => rollout.stage += 1,
+            RolloutStep::Fail { why, roll_back } => {
+                let why = why.chars().take(WHY_BYTES_MAX / 4).collect();
+                rollout.phase = match *roll_back {
+                    true => RolloutPhase::RolledBack { why },
+                    false => RolloutPhase::Failed { why },
+                };
+            }
+        }
+        rollout.since = now;
+        rollout.at = self.applied;
+        self.rollouts_at = self.applied;
+        Reply::Done
+    }
+}

@@ -1,0 +1,286 @@
+//! Whom to call.
+//!
+//! Answers for finding enough hosts that may take a batch of alike slots, the
+//! most promising of them, without looking at all: groups of hosts are walked
+//! in an order that differs with each call, those in the emptiest places
+//! first, and hosts are taken from them in turn until there are enough to
+//! choose from. Leaves the last word to the hosts.
+
+use super::{
+    Scheduler,
+    call::{Work, package_bytes},
+    failure::MISSED_AFTER,
+    feasible::{Ask, Suits},
+    index::{Entry, Group, LEVELS},
+    rank::{self, mix},
+    score::Offer,
+};
+use crate::cluster::Cluster;
+use potluck_specs::{Millis, NodeId, SlotId, job::Level};
+use std::{cmp::Reverse, collections::BinaryHeap};
+
+/// Out of how many, for each host called, the estimate picks.
+const SAMPLE: usize = 2;
+
+/// Groups that are enough to choose from, for each host to be called, and the
+/// least: a rack that is passed over now is as likely as any in the next call.
+const GROUPS_PER_HOST: usize = 1;
+const GROUPS_MIN: usize = 32;
+
+/// A group whose hosts are being taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Turn {
+    /// What a task costs there.
+    price: i64,
+    /// Its place in the walk, for ties.
+    order: usize,
+    group: usize,
+    /// Members looked at.
+    seen: usize,
+}
+
+impl Scheduler {
+    /// The hosts to call for these slots: at most `limit`.
+    pub(super) fn candidates(
+        &mut self,
+        cluster: &Cluster,
+        ask: &Ask<'_>,
+        slots: &[SlotId],
+        limit: usize,
+        call: u64,
+        now: Millis,
+    ) -> Vec<NodeId> {
+        let name = &ask.job.name;
+        let mut suits = self
+            .works
+            .get_mut(name)
+            .map(|work| std::mem::take(&mut work.suits))
+            .unwrap_or_default();
+        let turns = self.turns(ask, &mut suits, limit, call);
+        let former = slots
+            .first()
+            .and_then(|slot| self.former_node(cluster, ask.job, slot));
+        let mut offers = self.take_turns(cluster, ask, &suits, turns, limit * SAMPLE, call, now);
+        self.add_former(cluster, ask, &suits, former, &mut offers, now);
+        let mut terms = ask.terms(call);
+        for level in &mut terms.at_most {
+            // More are called than can be taken: some will refuse.
+            *level = level.saturating_mul(2);
+        }
+        let chosen = rank::assign(&offers, &terms, limit);
+        if let Some(work) = self.works.get_mut(name) {
+            work.suits = suits;
+        }
+        chosen.into_iter().map(|at| offers[at].node).collect()
+    }
+
+    /// Groups with room that suit, those in the emptiest places first.
+    fn turns(
+        &self,
+        ask: &Ask<'_>,
+        suits: &mut Vec<Suits>,
+        limit: usize,
+        call: u64,
+    ) -> BinaryHeap<Reverse<Turn>> {
+        let groups = self.index.groups();
+        suits.resize(groups.len(), Suits::Unknown);
+        // Where a person asked for a spread, or places wider than racks
+        // count, the emptiest must not be missed.
+        let enough = match ask.must_see_all() {
+            true => usize::MAX,
+            false => (limit * GROUPS_PER_HOST).max(GROUPS_MIN),
+        };
+        let mut turns = BinaryHeap::new();
+        for (order, at) in walk(groups.len(), call).enumerate() {
+            let group = &groups[at];
+            if group.members.is_empty() || !group.roomiest.fits(&ask.need) {
+                continue;
+            }
+            if suits[at] == Suits::Unknown {
+                suits[at] = ask.suits(&self.index, group);
+            }
+            if suits[at] == Suits::No {
+                continue;
+            }
+            if let Some(price) = self.price_of(ask, group, suits[at]) {
+                turns.push(Reverse(Turn {
+                    price,
+                    order,
+                    group: at,
+                    seen: 0,
+                }));
+            }
+            if turns.len() >= enough {
+                break;
+            }
+        }
+        turns
+    }
+
+    /// What the place of a group costs; `None` if it is shut.
+    fn price_of(&self, ask: &Ask<'_>, group: &Group, suits: Suits) -> Option<i64> {
+        let tally = self.tallies.of(&ask.job.name);
+        if !ask.admits_place(&group.place, tally) {
+            return None;
+        }
+        let Suits::Yes(preference) = suits else {
+            return None;
+        };
+        let offer = Offer {
+            tasks: tally.map_or([0; LEVELS], |tally| tally.around(&group.place)),
+            heavy: self.tallies.heavy_around(&group.place),
+            preference,
+            ..Offer::at(NodeId([0; 32]), group.place)
+        };
+        Some(offer.price(&ask.weights, ask.need, &[0; LEVELS]))
+    }
+
+    /// Hosts from the groups in turn, until there are enough.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one caller, each is another thing"
+    )]
+    fn take_turns(
+        &self,
+        cluster: &Cluster,
+        ask: &Ask<'_>,
+        suits: &[Suits],
+        mut turns: BinaryHeap<Reverse<Turn>>,
+        enough: usize,
+        call: u64,
+        now: Millis,
+    ) -> Vec<Offer> {
+        let work = self.works.get(&ask.job.name);
+        let rise: i64 = ask.weights.spread[..Level::Node as usize].iter().sum();
+        let bytes = package_bytes(cluster, ask.job);
+        let mut offers = Vec::with_capacity(enough);
+        while offers.len() < enough {
+            let Some(Reverse(mut turn)) = turns.pop() else {
+                break;
+            };
+            let members = &self.index.groups()[turn.group].members;
+            let begin = call as usize % members.len();
+            while turn.seen < members.len() {
+                let number = members[(begin + turn.seen) % members.len()];
+                turn.seen += 1;
+                let entry = self.index.entry(number);
+                let offer = entry
+                    .and_then(|entry| self.estimate(cluster, ask, entry, suits, work, bytes, now));
+                if let Some(offer) = offer {
+                    offers.push(offer);
+                    break;
+                }
+            }
+            if turn.seen < members.len() {
+                turn.price += rise.max(1);
+                turns.push(Reverse(turn));
+            }
+        }
+        offers
+    }
+
+    /// The host that has a slot's volumes is called in any case.
+    fn add_former(
+        &self,
+        cluster: &Cluster,
+        ask: &Ask<'_>,
+        suits: &[Suits],
+        former: Option<NodeId>,
+        offers: &mut Vec<Offer>,
+        now: Millis,
+    ) {
+        let Some(former) = former else { return };
+        let work = self.works.get(&ask.job.name);
+        if !offers.iter().any(|offer| offer.node == former)
+            && let Some(entry) = self.index.of(former)
+        {
+            let bytes = package_bytes(cluster, ask.job);
+            offers.extend(self.estimate(cluster, ask, entry, suits, work, bytes, now));
+        }
+        for offer in offers.iter_mut() {
+            offer.former = offer.node == former;
+        }
+    }
+
+    /// What a host is likely to offer, by its last word.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "two callers, each is another thing"
+    )]
+    fn estimate(
+        &self,
+        cluster: &Cluster,
+        ask: &Ask<'_>,
+        entry: &Entry,
+        suits: &[Suits],
+        work: Option<&Work>,
+        package_bytes: u64,
+        now: Millis,
+    ) -> Option<Offer> {
+        let age = now.since(entry.heard_at?);
+        let tally = self.tallies.of(&ask.job.name);
+        let Some(Suits::Yes(preferred)) = suits.get(entry.group) else {
+            return None;
+        };
+        let may = age < MISSED_AFTER
+            && ask.admits(entry, tally)
+            && self.admits_exactly(ask, entry, work, now);
+        if !may {
+            return None;
+        }
+        let package = cluster.packages().get(&ask.job.package);
+        let holds = package.is_some_and(|package| package.holders.contains(&entry.node));
+        Some(Offer {
+            node: entry.node,
+            place: entry.place,
+            slots: 1,
+            free: entry.free,
+            total: entry.total,
+            tasks: tally.map_or([0; LEVELS], |tally| tally.around(&entry.place)),
+            heavy: self.tallies.heavy_around(&entry.place),
+            preference: preferred + ask.prefers(entry),
+            former: false,
+            flapping: self.is_flapping(entry.node, now),
+            failures: 0,
+            missing_bytes: if holds { 0 } else { package_bytes },
+            pressure: entry.pressure,
+            age_ms: age.0,
+        })
+    }
+}
+
+/// Every number below `count` once, in an order that `seed` stirs.
+fn walk(count: usize, seed: u64) -> impl Iterator<Item = usize> {
+    let stirred = mix(seed, NodeId([0; 32])) as usize;
+    let wide = count.max(1);
+    let begin = stirred % wide;
+    let mut stride = (stirred >> 20) % wide + 1;
+    while gcd(stride, wide) != 1 {
+        stride += 1;
+    }
+    (0..count).map(move |k| (begin + k * stride) % wide)
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walk_meets_everything_once() {
+        for count in [0, 1, 2, 6, 7, 12, 250] {
+            for seed in 0..20 {
+                let mut met: Vec<usize> = walk(count, seed).collect();
+                met.sort_unstable();
+                assert_eq!(met, (0..count).collect::<Vec<_>>(), "{count} {seed}");
+            }
+        }
+        assert_ne!(
+            walk(12, 1).collect::<Vec<_>>(),
+            walk(12, 2).collect::<Vec<_>>()
+        );
+    }
+}

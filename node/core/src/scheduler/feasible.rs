@@ -1,0 +1,563 @@
+//! May a host take a task of a job, and if not: everything that is in the way,
+//! with amounts.
+//!
+//! Answers twice, from the same rules: shortly, while candidates are looked
+//! for ([`Ask::admits`]), and in full, for people ([`Scheduler::obstacles`]).
+//! A test holds the two together. Leaves to the host what only it knows.
+
+use super::{
+    Scheduler, SessionState,
+    call::Work,
+    failure::is_fresh,
+    index::{Entry, Group, Index, LEVELS, NOWHERE, Place},
+    rank::Terms,
+    score::Weights,
+    tally::{Tallies, Tally},
+};
+use crate::{
+    attributes::{Facts, meets},
+    cluster::Cluster,
+};
+use potluck_specs::{
+    Job, JobName, Millis, NodeId,
+    job::{Isolation, Level, Requirement, Resources},
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The attribute that says how well a node can keep tasks apart: `strict`,
+/// `partial` or `none`. A node that says nothing is taken at its word when it
+/// gets the task: it refuses what it can't do.
+pub const ISOLATION: &str = "isolation";
+
+/// One thing that keeps a task off a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// The host is not heard.
+    Session {
+        /// How it stands.
+        state: SessionState,
+    },
+    /// It keeps what it has and takes no more.
+    Cordoned,
+    /// Being emptied, or it says itself that it takes no new work.
+    Draining,
+    /// It runs no tasks at all.
+    NoAgent,
+    /// Too little of something is free.
+    Lacks {
+        /// What.
+        what: Resource,
+        /// What one task needs.
+        need: u64,
+        /// What is free, by the last report.
+        free: u64,
+        /// All that the host has.
+        total: u64,
+    },
+    /// Too few devices of a kind are free.
+    Device {
+        /// Their kind.
+        kind: String,
+        /// What one task needs.
+        need: u32,
+        /// What is free.
+        free: u32,
+    },
+    /// A fixed port is taken.
+    Port {
+        /// Its number.
+        port: u16,
+    },
+    /// The host does not meet a requirement.
+    Requirement {
+        /// Which.
+        requirement: Requirement,
+        /// What it has instead.
+        has: Option<String>,
+    },
+    /// It can't keep the task apart as asked.
+    Isolation {
+        /// What it can.
+        has: String,
+    },
+    /// Its place has as many tasks of the job as it may.
+    AtMost {
+        /// Of which level.
+        level: Level,
+        /// Its name.
+        place: String,
+        /// How many it has.
+        tasks: u32,
+        /// How many it may have.
+        limit: u32,
+    },
+    /// A task of a job that must be apart is in its place.
+    Apart {
+        /// Of which job.
+        job: JobName,
+        /// Of which level.
+        level: Level,
+        /// Its name.
+        place: String,
+    },
+    /// No task of a job that must be near is in its place.
+    Together {
+        /// Of which job.
+        job: JobName,
+        /// Of which level.
+        level: Level,
+        /// Its name.
+        place: String,
+    },
+    /// Tasks of the job failed there lately.
+    BadPair,
+    /// It refused an award or lost several lately, and is left alone.
+    Avoided {
+        /// For how long still.
+        for_ms: u64,
+    },
+}
+
+/// What a host can have too little of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Resource {
+    /// Thousandths of a core.
+    Cpu,
+    /// Bytes.
+    Memory,
+    /// Bytes.
+    Disk,
+    /// Bits a second.
+    Uplink,
+}
+
+impl Resource {
+    const ALL: [Resource; 4] = [
+        Resource::Cpu,
+        Resource::Memory,
+        Resource::Disk,
+        Resource::Uplink,
+    ];
+
+    /// How much of it there is.
+    pub fn of(self, resources: &Resources) -> u64 {
+        match self {
+            Resource::Cpu => resources.cpu_millis.into(),
+            Resource::Memory => resources.memory_bytes,
+            Resource::Disk => resources.disk_bytes,
+            Resource::Uplink => resources.uplink_bits_per_s,
+        }
+    }
+
+    /// The same amounts with another of this one.
+    pub fn with(self, mut resources: Resources, amount: u64) -> Resources {
+        match self {
+            Resource::Cpu => resources.cpu_millis = amount.try_into().unwrap_or(u32::MAX),
+            Resource::Memory => resources.memory_bytes = amount,
+            Resource::Disk => resources.disk_bytes = amount,
+            Resource::Uplink => resources.uplink_bits_per_s = amount,
+        }
+        resources
+    }
+}
+
+/// What one job asks of hosts at this moment, ready to be asked of many.
+#[derive(Debug)]
+pub(super) struct Ask<'a> {
+    pub(super) job: &'a Job,
+    pub(super) need: Resources,
+    pub(super) weights: Weights,
+    pub(super) at_most: [u32; LEVELS],
+    /// Places that are shut because of other jobs.
+    shut: BTreeMap<u32, JobName>,
+    /// For each job that must be near: at which level, and where it is. The
+    /// first task of two jobs that want each other may go anywhere.
+    near: Vec<(Level, JobName, BTreeSet<u32>)>,
+    ports: Vec<u16>,
+}
+
+/// What a group of hosts is to a job, as long as its version lasts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Suits {
+    /// Not asked yet.
+    #[default]
+    Unknown,
+    /// Its hosts don't meet a requirement.
+    No,
+    /// They do, and are preferred so much.
+    Yes(i64),
+}
+
+impl<'a> Ask<'a> {
+    /// What the job asks, given where others are.
+    pub(super) fn new(
+        job: &'a Job,
+        index: &Index,
+        tallies: &Tallies,
+        apart: &[(JobName, Level)],
+        near: &[(JobName, Level)],
+    ) -> Ask<'a> {
+        let placement = &job.placement;
+        let mut at_most = [u32::MAX; LEVELS];
+        for limit in &placement.at_most {
+            let level = &mut at_most[limit.level as usize];
+            *level = (*level).min(limit.count);
+        }
+        if job.kind == potluck_specs::job::JobKind::PerNode {
+            at_most[Level::Node as usize] = 1;
+        }
+        let mut shut = BTreeMap::new();
+        for (other, level) in apart {
+            for place in places_of(tallies.of(other), *level) {
+                shut.insert(place, other.clone());
+            }
+        }
+        Ask {
+            job,
+            need: job.task.resources,
+            weights: Weights::new(&placement.spread, placement.bandwidth_heavy, |level| {
+                index.is_divided(level)
+            }),
+            at_most,
+            shut,
+            near: near
+                .iter()
+                .map(|(other, level)| {
+                    let places = places_of(tallies.of(other), *level);
+                    (*level, other.clone(), places)
+                })
+                .collect(),
+            ports: job.task.ports.iter().filter_map(|p| p.number).collect(),
+        }
+    }
+
+    /// May a host of this group meet the requirements?
+    pub(super) fn suits(&self, index: &Index, group: &Group) -> Suits {
+        let facts = index.facts(group);
+        let value = |attribute: &str| attribute_of(index, facts, &group.place, attribute);
+        let placement = &self.job.placement;
+        let met = placement
+            .requirements
+            .iter()
+            .filter(|requirement| requirement.attribute != NODE)
+            .all(|requirement| meets(requirement, value(&requirement.attribute)));
+        if !met || isolation_lacks(self.job, facts).is_some() {
+            return Suits::No;
+        }
+        let preferred = placement
+            .preferences
+            .iter()
+            .filter(|preference| preference.requirement.attribute != NODE)
+            .filter(|preference| {
+                let requirement = &preference.requirement;
+                meets(requirement, value(&requirement.attribute))
+            })
+            .map(|preference| i64::from(preference.weight));
+        Suits::Yes(preferred.sum())
+    }
+
+    /// What a preference for this very host adds.
+    pub(super) fn prefers(&self, entry: &Entry) -> i64 {
+        let preferences = self.job.placement.preferences.iter();
+        preferences
+            .filter(|p| p.requirement.attribute == NODE)
+            .filter(|p| meets(&p.requirement, Some(&entry.name)))
+            .map(|preference| i64::from(preference.weight))
+            .sum()
+    }
+
+    /// May this host of a group that suits take a task, by what is at hand
+    /// without looking at what it runs?
+    pub(super) fn admits(&self, entry: &Entry, tally: Option<&Tally>) -> bool {
+        entry.takes_work()
+            && entry.free.fits(&self.need)
+            && self.admits_place(&entry.place, tally)
+            && self.admits_node(entry)
+    }
+
+    /// Does the host itself meet what is required of it by name?
+    pub(super) fn admits_node(&self, entry: &Entry) -> bool {
+        let requirements = self.job.placement.requirements.iter();
+        requirements
+            .filter(|requirement| requirement.attribute == NODE)
+            .all(|requirement| meets(requirement, Some(&entry.name)))
+    }
+
+    /// Is the place neither full nor shut?
+    pub(super) fn admits_place(&self, place: &Place, tally: Option<&Tally>) -> bool {
+        let full = (0..LEVELS).any(|level| {
+            let limit = self.at_most[level];
+            limit != u32::MAX && tally.map_or(0, |tally| tally.at(place[level])) >= limit
+        });
+        !full && self.admits_neighbours(place)
+    }
+
+    /// Do other jobs' tasks allow the place?
+    pub(super) fn admits_neighbours(&self, place: &Place) -> bool {
+        let shut = !self.shut.is_empty() && place.iter().any(|p| self.shut.contains_key(p));
+        let far = self
+            .near
+            .iter()
+            .filter(|(level, ..)| place[*level as usize] != NOWHERE)
+            .any(|(level, _, places)| !places.contains(&place[*level as usize]));
+        !shut && !far
+    }
+
+    /// Most tasks that one host may be given.
+    pub(super) fn each_most(&self) -> u32 {
+        let most = self.at_most.iter().copied().min();
+        most.unwrap_or(u32::MAX)
+    }
+
+    /// May no group be passed over? Not where a person asked for a spread, or
+    /// where places wider than racks count.
+    pub(super) fn must_see_all(&self) -> bool {
+        let wider = &self.weights.spread[..Level::Rack as usize];
+        !self.job.placement.spread.is_empty()
+            || self.weights.heavy
+            || wider.iter().any(|weight| *weight != 0)
+    }
+
+    /// What the ranking needs of it.
+    pub(super) fn terms(&self, seed: u64) -> Terms {
+        Terms {
+            need: self.need,
+            weights: self.weights.clone(),
+            at_most: self.at_most,
+            seed,
+        }
+    }
+}
+
+const NODE: &str = "node";
+
+fn places_of(tally: Option<&Tally>, level: Level) -> BTreeSet<u32> {
+    tally.map_or_else(BTreeSet::new, |tally| tally.places_at(level))
+}
+
+fn attribute_of<'i>(
+    index: &'i Index,
+    facts: &'i Facts,
+    place: &Place,
+    attribute: &str,
+) -> Option<&'i str> {
+    let level = Level::ALL.into_iter().find(|l| l.name() == attribute);
+    match level {
+        Some(level) => Some(index.name(place[level as usize])),
+        None => facts.get(attribute),
+    }
+}
+
+/// What a host offers that is asked to keep a task apart and says it can't.
+fn isolation_lacks(job: &Job, facts: &Facts) -> Option<String> {
+    let has = facts.get(ISOLATION)?;
+    let lacks = job.task.isolation == Isolation::Strict && has != "strict";
+    lacks.then(|| has.to_owned())
+}
+
+/// Too little of something, resource by resource.
+fn lacks(need: &Resources, entry: &Entry) -> impl Iterator<Item = Obstacle> {
+    let (need, free, total) = (*need, entry.free, entry.total);
+    Resource::ALL
+        .into_iter()
+        .filter(move |what| what.of(&free) < what.of(&need))
+        .map(move |what| Obstacle::Lacks {
+            what,
+            need: what.of(&need),
+            free: what.of(&free),
+            total: what.of(&total),
+        })
+}
+
+impl Scheduler {
+    /// Jobs with which this one may not, or must, share places: by its own
+    /// word, and apart also by the other's.
+    pub(super) fn neighbours(&self, job: &Job) -> (Vec<(JobName, Level)>, Vec<(JobName, Level)>) {
+        let placement = &job.placement;
+        let mut apart: Vec<(JobName, Level)> = placement
+            .apart_from
+            .iter()
+            .map(|other| (other.job.clone(), other.level))
+            .collect();
+        apart.extend(self.catalog.apart_from(&job.name));
+        let near = placement
+            .together_with
+            .iter()
+            .filter(|other| !self.may_go_first(job, &other.job))
+            .map(|other| (other.job.clone(), other.level))
+            .collect();
+        (apart, near)
+    }
+
+    /// Two jobs that want each other would wait for each other for ever: the
+    /// first by name may go first.
+    fn may_go_first(&self, job: &Job, other: &JobName) -> bool {
+        let nowhere = self.tallies.of(other).is_none_or(Tally::is_empty);
+        nowhere && job.name < *other && self.catalog.wants_near(other, &job.name)
+    }
+
+    /// What the job asks now.
+    pub(super) fn ask<'a>(&self, job: &'a Job) -> Ask<'a> {
+        let (apart, near) = self.neighbours(job);
+        Ask::new(job, &self.index, &self.tallies, &apart, &near)
+    }
+
+    /// Is there nothing about what the host runs, or what it said lately,
+    /// that is in the way?
+    pub(super) fn admits_exactly(
+        &self,
+        ask: &Ask<'_>,
+        entry: &Entry,
+        work: Option<&Work>,
+        now: Millis,
+    ) -> bool {
+        let Some(host) = self.picture.hosts.get(&entry.node) else {
+            return false;
+        };
+        is_fresh(host, self.began, now)
+            && !work.is_some_and(|work| work.avoids(entry.node, now))
+            && !self.is_bad_pair(&ask.job.name, entry.node, now)
+            && (ask.ports.is_empty() || self.taken_port(&ask.ports, entry.node).is_none())
+            && self.lacking_device(ask.job, entry).is_none()
+    }
+
+    fn taken_port(&self, ports: &[u16], node: NodeId) -> Option<u16> {
+        let host = self.picture.hosts.get(&node)?;
+        let reports = host.slots.iter();
+        let mut taken = reports
+            .filter_map(|slot| self.picture.report(slot, node))
+            .filter(|report| report.state != crate::session::TaskState::Stopped)
+            .flat_map(|report| report.ports.values().copied());
+        taken.find(|port| ports.contains(port))
+    }
+
+    fn lacking_device(&self, job: &Job, entry: &Entry) -> Option<Obstacle> {
+        for (kind, need) in &job.task.devices {
+            let facts = self.index.facts_on(entry);
+            let all = facts.and_then(|facts| facts.devices.get(kind)).copied();
+            let free = all
+                .unwrap_or(0)
+                .saturating_sub(self.devices_used(entry.node, kind));
+            if free < *need {
+                return Some(Obstacle::Device {
+                    kind: kind.clone(),
+                    need: *need,
+                    free,
+                });
+            }
+        }
+        None
+    }
+
+    fn devices_used(&self, node: NodeId, kind: &str) -> u32 {
+        let Some(host) = self.picture.hosts.get(&node) else {
+            return 0;
+        };
+        let reports = host.slots.iter();
+        reports
+            .filter_map(|slot| self.picture.report(slot, node))
+            .filter(|report| report.state != crate::session::TaskState::Stopped)
+            .filter_map(|report| self.catalog.version(&report.slot.job, report.version))
+            .filter_map(|job| job.task.devices.get(kind).copied())
+            .sum()
+    }
+
+    /// Everything that keeps a task of the job off a host, by what is known
+    /// here. `besides`: the place of a task of it that is to be left out of
+    /// the count, since it is the one that is asked about.
+    pub(super) fn obstacles(
+        &self,
+        cluster: &Cluster,
+        ask: &Ask<'_>,
+        entry: &Entry,
+        besides: Option<&Place>,
+        now: Millis,
+    ) -> Vec<Obstacle> {
+        let mut found = Vec::new();
+        let host = self.picture.hosts.get(&entry.node);
+        match host {
+            Some(host) if is_fresh(host, self.began, now) && host.complete => {}
+            Some(host) => found.push(Obstacle::Session { state: host.state }),
+            None => found.push(Obstacle::Session {
+                state: SessionState::Unknown,
+            }),
+        }
+        let member = cluster.members().get(&entry.node);
+        let role = potluck_specs::trust::NodeRole::Agent;
+        if member.is_some_and(|member| !member.roles.contains(&role)) {
+            found.push(Obstacle::NoAgent);
+        } else if cluster.is_cordoned(entry.node) {
+            found.push(Obstacle::Cordoned);
+        } else if !entry.admitted || host.is_some_and(|host| host.draining) {
+            found.push(Obstacle::Draining);
+        }
+        let facts = self.index.facts_on(entry).cloned().unwrap_or_default();
+        for requirement in &ask.job.placement.requirements {
+            let has = attribute_of(&self.index, &facts, &entry.place, &requirement.attribute);
+            if !meets(requirement, has) {
+                found.push(Obstacle::Requirement {
+                    requirement: requirement.clone(),
+                    has: has.map(str::to_owned),
+                });
+            }
+        }
+        if let Some(has) = isolation_lacks(ask.job, &facts) {
+            found.push(Obstacle::Isolation { has });
+        }
+        found.extend(lacks(&ask.need, entry));
+        found.extend(self.lacking_device(ask.job, entry));
+        let port = self.taken_port(&ask.ports, entry.node);
+        found.extend(port.map(|port| Obstacle::Port { port }));
+        found.extend(self.crowd(ask, &entry.place, besides));
+        if self.is_bad_pair(&ask.job.name, entry.node, now) {
+            found.push(Obstacle::BadPair);
+        }
+        let work = self.works.get(&ask.job.name);
+        let until = work.and_then(|work| work.avoid.get(&entry.node));
+        if let Some(until) = until.filter(|until| now < **until) {
+            found.push(Obstacle::Avoided {
+                for_ms: until.since(now).0,
+            });
+        }
+        found
+    }
+
+    /// What other tasks keep the job out of a place.
+    fn crowd(&self, ask: &Ask<'_>, place: &Place, besides: Option<&Place>) -> Vec<Obstacle> {
+        let mut found = Vec::new();
+        let tally = self.tallies.of(&ask.job.name);
+        for level in Level::ALL {
+            let at = level as usize;
+            let name = || self.index.name(place[at]).to_owned();
+            let own = besides.is_some_and(|own| own[at] == place[at]);
+            let tasks = tally
+                .map_or(0, |tally| tally.at(place[at]))
+                .saturating_sub(own.into());
+            if tasks >= ask.at_most[at] {
+                found.push(Obstacle::AtMost {
+                    level,
+                    place: name(),
+                    tasks,
+                    limit: ask.at_most[at],
+                });
+            }
+            if let Some(job) = ask.shut.get(&place[at]) {
+                found.push(Obstacle::Apart {
+                    job: job.clone(),
+                    level,
+                    place: name(),
+                });
+            }
+            for (near, job, places) in &ask.near {
+                if *near == level && !places.contains(&place[at]) {
+                    found.push(Obstacle::Together {
+                        job: job.clone(),
+                        level,
+                        place: name(),
+                    });
+                }
+            }
+        }
+        found
+    }
+}

@@ -1,0 +1,108 @@
+//! Jobs with one task on each node that meets their requirements.
+//!
+//! Answers for which slots such a job has: a node that holds one keeps it;
+//! every other node that suits makes one more, under the lowest number that
+//! is free. Which node fills which number does not matter, since no node may
+//! have two.
+
+use super::{Scheduler, failure::is_fresh, feasible::Suits, rollout::Target};
+use potluck_specs::{Millis, NodeId, SlotId, job::JobKind};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The slots that a job is to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Slots {
+    /// The first so many.
+    First(u32),
+    /// These.
+    These(BTreeSet<u32>),
+}
+
+impl Slots {
+    pub(super) fn contains(&self, index: u32) -> bool {
+        match self {
+            Slots::First(count) => index < *count,
+            Slots::These(these) => these.contains(&index),
+        }
+    }
+
+    pub(super) fn count(&self) -> u32 {
+        match self {
+            Slots::First(count) => *count,
+            Slots::These(these) => these.len() as u32,
+        }
+    }
+
+    /// In order.
+    pub(super) fn indexes(&self) -> Box<dyn Iterator<Item = u32> + '_> {
+        match self {
+            Slots::First(count) => Box::new(0..*count),
+            Slots::These(these) => Box::new(these.iter().copied()),
+        }
+    }
+}
+
+impl Scheduler {
+    /// The slots that the job is to have now.
+    pub(super) fn slots_wanted(&self, target: &Target, now: Millis) -> Slots {
+        let job = target.current();
+        if job.kind != JobKind::PerNode {
+            return Slots::First(target.slots());
+        }
+        let mut holds: BTreeMap<NodeId, u32> = BTreeMap::new();
+        let mut hold = |node: NodeId, slot: &SlotId| {
+            holds.entry(node).or_insert(slot.index);
+        };
+        for slot in self.picture.slots_of(&job.name) {
+            for (node, _) in self.picture.holders_of(slot) {
+                hold(node, slot);
+            }
+        }
+        for (slot, award) in self.awards_of(&job.name) {
+            hold(award.node, slot);
+        }
+        let ask = self.ask(job);
+        let mut these = BTreeSet::new();
+        let mut without = 0;
+        for entry in self.index.entries() {
+            let group = &self.index.groups()[entry.group];
+            let suits = ask.suits(&self.index, group) != Suits::No && ask.admits_node(entry);
+            let held = holds.get(&entry.node);
+            let host = self.picture.hosts.get(&entry.node);
+            let fresh = host.is_some_and(|host| is_fresh(host, self.began, now));
+            match held {
+                // One that is being emptied gives its slot up by the drain.
+                Some(index) if suits => {
+                    these.insert(*index);
+                }
+                None if suits && fresh && entry.takes_work() => without += 1,
+                _ => {}
+            }
+        }
+        // A number that somebody else still holds is not free.
+        let taken: BTreeSet<u32> = holds.values().copied().collect();
+        let free = (0..u32::MAX).filter(|index| !taken.contains(index));
+        these.extend(free.take(without));
+        Slots::These(these)
+    }
+
+    /// The slots that the job was last seen to need.
+    pub(super) fn slots_last_wanted(&self, target: &Target) -> Slots {
+        let job = target.current();
+        if job.kind != JobKind::PerNode {
+            return Slots::First(target.slots());
+        }
+        let work = self.works.get(&job.name);
+        Slots::These(work.map_or_else(BTreeSet::new, |work| work.per_node.clone()))
+    }
+
+    /// Is this one of the slots that the job was last seen to need?
+    pub(super) fn is_wanted(&self, target: &Target, index: u32) -> bool {
+        let job = target.current();
+        if job.kind != JobKind::PerNode {
+            return index < target.slots();
+        }
+        let work = self.works.get(&job.name);
+        work.is_some_and(|work| work.per_node.contains(&index))
+    }
+}

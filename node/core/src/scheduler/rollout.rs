@@ -1,0 +1,338 @@
+//! Which version each slot is to have, and when a stage is over or failed.
+//!
+//! ```text
+//! stage: slots 0..reach to the new version, within the ledger
+//!   all healthy --bake time--> next stage, or done
+//!   one not healthy by its deadline, or a crash loop --> failed: the version
+//!   before comes back if the job says so, else it stops there
+//! ```
+//!
+//! Answers for a rollout's steps and proposes them to the log; replacing the
+//! tasks is `moves`' part. Slots outside of the stage are left as they are:
+//! one that has to be filled anew gets the version before.
+
+use super::{Effect, Scheduler, ledger::Ledger, per_node::Slots};
+use crate::cluster::{Cluster, Command, RolloutPhase, RolloutStep};
+use potluck_specs::{
+    Job, JobName, Millis, NodeId, SlotId,
+    job::{Amount, JobKind, MountSource, StageSize},
+};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// A step that is proposed and not applied by then was lost.
+const PROPOSE_AGAIN: Millis = Millis(2_000);
+
+/// Between two looks at a stage that waits for time alone.
+const LOOK_EVERY: Millis = Millis(1_000);
+
+/// A task of a new version must serve this long before the next one is
+/// replaced: one without checks of its own counts as healthy until it falls
+/// over, which most do that will within a second.
+const MIN_HEALTHY: Millis = Millis(2_000);
+
+/// What should run of a job: how many slots, and which version in each.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    new: Arc<Job>,
+    old: Option<Arc<Job>>,
+    /// Slots before this one get the new version.
+    reach: u32,
+    slots: u32,
+}
+
+impl Target {
+    fn all(job: Arc<Job>) -> Target {
+        let slots = job.slots();
+        Target {
+            new: job,
+            old: None,
+            reach: slots,
+            slots,
+        }
+    }
+
+    /// The first `reach` slots of the new version, the others as before. Only
+    /// the last stage takes slots away.
+    fn partly(new: Arc<Job>, old: Arc<Job>, reach: u32) -> Target {
+        let slots = reach.max(old.slots());
+        Target {
+            new,
+            old: Some(old),
+            reach,
+            slots,
+        }
+    }
+
+    pub(super) fn name(&self) -> &JobName {
+        &self.new.name
+    }
+
+    /// The version that is to be everywhere in the end.
+    pub(super) fn current(&self) -> &Job {
+        &self.new
+    }
+
+    /// Slots from the first on; none of its own for one task per node.
+    pub(super) fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// What this slot is filled with.
+    pub(super) fn job_for(&self, index: u32) -> &Arc<Job> {
+        match &self.old {
+            Some(old) if index >= self.reach => old,
+            _ => &self.new,
+        }
+    }
+
+    /// Is the version that runs in the slot to make room?
+    pub(super) fn is_wrong(&self, index: u32, version: u64) -> bool {
+        (index < self.reach || self.old.is_none()) && version != self.new.version
+    }
+}
+
+/// What is seen of a job's present stage.
+#[derive(Debug)]
+pub(super) struct Watched {
+    version: u64,
+    stage: u32,
+    /// Since when all slots of the stage serve at the new version.
+    healthy_since: Option<Millis>,
+    /// Slots that were given the new version and do not serve, since when.
+    late_since: BTreeMap<SlotId, Millis>,
+    proposed_at: Option<Millis>,
+}
+
+impl Watched {
+    fn new(version: u64, stage: u32) -> Watched {
+        Watched {
+            version,
+            stage,
+            healthy_since: None,
+            late_since: BTreeMap::new(),
+            proposed_at: None,
+        }
+    }
+}
+
+/// How a stage stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Stand {
+    /// Time will tell.
+    Goes,
+    Over,
+    Failed(String),
+}
+
+impl Scheduler {
+    /// What should run of a job; nothing if nothing should.
+    pub(super) fn target(&self, cluster: &Cluster, name: &JobName) -> Option<Target> {
+        let new = self.catalog.running(cluster, name)?;
+        let Some(rollout) = cluster.rollout(name) else {
+            return Some(Target::all(new));
+        };
+        let before = self.catalog.version(name, rollout.from);
+        let target = match (&rollout.phase, before) {
+            (RolloutPhase::RolledBack { .. }, Some(before)) => Target::all(before),
+            (RolloutPhase::Done, _) | (_, None) => Target::all(new),
+            (_, Some(before)) => {
+                let stages = stages(&new);
+                match stages.get(rollout.stage as usize) {
+                    Some((reach, _)) if *reach < new.slots() => Target::partly(new, before, *reach),
+                    _ => Target::all(new),
+                }
+            }
+        };
+        Some(target)
+    }
+
+    /// The job's version, if some slot is to have it.
+    pub(super) fn wanted_version(
+        &self,
+        cluster: &Cluster,
+        name: &JobName,
+        version: u64,
+    ) -> Option<Arc<Job>> {
+        let target = self.target(cluster, name)?;
+        let both = [Some(&target.new), target.old.as_ref()];
+        let wanted = both
+            .into_iter()
+            .flatten()
+            .find(|job| job.version == version);
+        wanted.cloned()
+    }
+
+    /// Has the slot's task served for too short a time to build upon?
+    pub(super) fn is_unsettled(&self, slot: &SlotId, node: NodeId, now: Millis) -> bool {
+        self.picture
+            .served_since(slot, node)
+            .is_some_and(|since| now.since(since) < MIN_HEALTHY)
+    }
+
+    /// Some rollout is at another stage or phase.
+    pub(super) fn follow_rollouts(&mut self, cluster: &Cluster) {
+        if self.rollouts_at != cluster.rollouts_at() {
+            self.dirty.extend(cluster.rollouts_since(self.rollouts_at));
+            self.rollouts_at = cluster.rollouts_at();
+        }
+    }
+
+    /// Watches the present stage and proposes what follows from it.
+    pub(super) fn follow_rollout(
+        &mut self,
+        cluster: &Cluster,
+        target: &Target,
+        ledger: &Ledger,
+        now: Millis,
+    ) {
+        let name = target.name().clone();
+        let version = target.current().version;
+        let looping = self.watch_crash_loop(cluster, &name, version, now);
+        let rollout = cluster.rollout(&name);
+        let Some(rollout) = rollout.filter(|r| r.phase == RolloutPhase::Rolling) else {
+            self.rollouts.remove(&name);
+            return;
+        };
+        let (stage, version) = (rollout.stage, rollout.version);
+        let watched = self.rollouts.remove(&name);
+        let mut watched = watched
+            .filter(|w| (w.version, w.stage) == (version, stage))
+            .unwrap_or_else(|| Watched::new(version, stage));
+        let stand = match looping {
+            true => Stand::Failed("its tasks fail wherever they are tried".into()),
+            false => self.stand(target, ledger, stage, &mut watched, now),
+        };
+        let step = match stand {
+            Stand::Goes => None,
+            Stand::Over => Some(RolloutStep::Next {
+                last: stage as usize + 1 >= stages(target.current()).len(),
+            }),
+            Stand::Failed(why) => Some(RolloutStep::Fail {
+                why,
+                roll_back: target.current().change.update.rollback,
+            }),
+        };
+        if let Some(step) = step
+            && watched
+                .proposed_at
+                .is_none_or(|at| now.since(at) >= PROPOSE_AGAIN)
+        {
+            watched.proposed_at = Some(now);
+            self.out.push(Effect::Propose {
+                command: Command::AdvanceRollout {
+                    reign: self.authority.reign,
+                    job: name.clone(),
+                    version,
+                    stage,
+                    step,
+                    now: now + self.config.unix_offset,
+                },
+            });
+        }
+        self.rollouts.insert(name.clone(), watched);
+        self.wake(&name, now + LOOK_EVERY);
+    }
+
+    fn stand(
+        &self,
+        target: &Target,
+        ledger: &Ledger,
+        stage: u32,
+        watched: &mut Watched,
+        now: Millis,
+    ) -> Stand {
+        let version = target.current().version;
+        let mut all_serve = true;
+        let stage_slots = match target.new.kind {
+            JobKind::PerNode => self.slots_last_wanted(target),
+            _ => Slots::First(target.reach),
+        };
+        for index in stage_slots.indexes() {
+            let slot = SlotId {
+                job: target.name().clone(),
+                index,
+            };
+            let has = self.kept(&slot).is_some_and(|(_, r)| r.version == version);
+            let serves = has && !ledger.used.contains_key(&slot);
+            all_serve &= serves;
+            let given = has || self.awards.get(&slot).is_some_and(|a| a.version == version);
+            match given && !serves {
+                true => {
+                    watched.late_since.entry(slot).or_insert(now);
+                }
+                false => {
+                    watched.late_since.remove(&slot);
+                }
+            }
+        }
+        let deadline = Millis(target.current().change.update.health_deadline_ms);
+        let late = watched.late_since.iter();
+        let mut late = late.filter(|(_, since)| now.since(**since) >= deadline);
+        if let Some((slot, _)) = late.next() {
+            let seconds = deadline.0 / 1_000;
+            return Stand::Failed(format!("{slot} was not healthy within {seconds} s"));
+        }
+        if !all_serve {
+            watched.healthy_since = None;
+            return Stand::Goes;
+        }
+        let since = *watched.healthy_since.get_or_insert(now);
+        let stages = stages(target.current());
+        let bake = stages
+            .get(stage as usize)
+            .map_or(Millis(0), |(_, bake)| *bake);
+        match now.since(since) >= bake.max(MIN_HEALTHY) {
+            true => Stand::Over,
+            false => Stand::Goes,
+        }
+    }
+
+    /// Does the job's rollout wait: paused, failed, or for that of a job that
+    /// it depends on?
+    pub(super) fn waits_for_rollout(&self, cluster: &Cluster, name: &JobName) -> bool {
+        let held = cluster.rollout(name).is_some_and(|rollout| {
+            matches!(
+                rollout.phase,
+                RolloutPhase::Paused { .. } | RolloutPhase::Failed { .. }
+            )
+        });
+        held || self.rollout_before(cluster, name).is_some()
+    }
+}
+
+/// For each stage how many slots have the new version at its end, and how long
+/// they must stay healthy. The last one reaches all.
+fn stages(job: &Job) -> Vec<(u32, Millis)> {
+    let slots = job.slots();
+    let stages = job.change.update.stages.iter();
+    let mut reaches: Vec<(u32, Millis)> = stages
+        .map(|stage| (reach(stage.size, slots), Millis(stage.bake_ms)))
+        .collect();
+    if reaches.last().is_none_or(|(reach, _)| *reach < slots) {
+        reaches.push((slots, Millis(0)));
+    }
+    reaches
+}
+
+/// A job is in one cluster, so that all of a wider place is all. Racks are
+/// refused before a job gets here.
+fn reach(size: StageSize, slots: u32) -> u32 {
+    match size {
+        StageSize::Count(count) => Amount::Count(count).of_rounded_up(slots),
+        StageSize::Percent(percent) => Amount::Percent(percent).of_rounded_up(slots),
+        StageSize::Rack
+        | StageSize::Cluster
+        | StageSize::Datacenter
+        | StageSize::Region
+        | StageSize::All => slots,
+    }
+}
+
+/// May its tasks be moved for no other reason than evenness? Not if they keep
+/// something where they are, nor if they end by themselves.
+pub(super) fn may_wander(job: &Job) -> bool {
+    let mut mounts = job.task.mounts.iter();
+    matches!(job.kind, JobKind::Service { .. })
+        && job.change.exclusive.is_none()
+        && !mounts.any(|mount| matches!(mount.source, MountSource::Volume { .. }))
+}

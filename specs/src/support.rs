@@ -1,0 +1,206 @@
+//! What of a job no part of potluck executes yet: one table.
+//!
+//! A job that uses such a field is checked and shown as any other, and is
+//! refused when it is to run, rather than run as if the field were not there.
+//! Whoever makes potluck execute a field deletes its row here, in the same
+//! commit as the test that shows it. The owner and the annotations are kept
+//! and shown, which is all that they are for.
+
+use crate::{
+    finding::Finding,
+    job::{
+        AdaptiveMode, Exclusive, HealthAction, HealthCheck, Isolation, Job, JobDraft, JobKind,
+        Maintenance, PRIORITY_DEFAULT, PackageSource, Probe, RestartOn, TaskTemplate, Update,
+        interpolation, wish::Wish,
+    },
+    path::FieldPath,
+};
+
+/// A field that nothing executes.
+#[derive(Clone, Copy)]
+pub struct Row {
+    /// Its path in the job.
+    pub field: &'static str,
+    /// What it would do: stands before "is not yet supported".
+    pub what: &'static str,
+    /// What to do meanwhile, if anything can be done.
+    pub instead: Option<&'static str>,
+    used: fn(&Wish) -> bool,
+}
+
+const fn row(field: &'static str, what: &'static str, used: fn(&Wish) -> bool) -> Row {
+    Row {
+        field,
+        what,
+        instead: None,
+        used,
+    }
+}
+
+impl Row {
+    const fn instead(self, instead: &'static str) -> Row {
+        Row {
+            instead: Some(instead),
+            ..self
+        }
+    }
+}
+
+/// Everything that is said and not done.
+pub const UNSUPPORTED: &[Row] = &[
+    row("kind", "one task on each node", |w| {
+        *w.kind == JobKind::PerNode
+    }),
+    row("kind", "work that ends", |w| {
+        matches!(w.kind, JobKind::Batch(_))
+    }),
+    row("package", "a package from a registry", |w| {
+        matches!(w.package, Some(PackageSource::Oci(_)))
+    })
+    .instead("unpack the image, and name the folder"),
+    row("packages", "a second package", |w| !w.packages().is_empty())
+        .instead("put both trees into one package"),
+    row("task", "interpolation", |w| {
+        w.texts()
+            .iter()
+            .any(|(_, text)| interpolation::changes(text))
+    })
+    .instead("a task is told as much in POTLUCK_* and PORT_*"),
+    row("task.resources.disk_bytes", "asking for disk", |w| {
+        w.task.resources.disk_bytes > 0
+    }),
+    row(
+        "task.resources.uplink_bits_per_s",
+        "asking for uplink",
+        |w| w.task.resources.uplink_bits_per_s > 0,
+    ),
+    row("task.limits.cpu_millis", "a quota of CPU", |w| {
+        w.task.limits.cpu_millis.is_some()
+    }),
+    row(
+        "task.limits.memory_bytes",
+        "a limit of memory above the request",
+        |w| w.task.limits.memory_bytes.is_some(),
+    )
+    .instead("ask for as much memory as it may use"),
+    row("task.devices", "asking for devices", |w| {
+        !w.task.devices.is_empty()
+    }),
+    row("task.adaptive", "requests that follow the use", |w| {
+        w.task.adaptive.mode != AdaptiveMode::Off
+    }),
+    row("task.services", "tags of services", |w| {
+        w.task
+            .services
+            .iter()
+            .any(|service| !service.tags.is_empty())
+    }),
+    row("task.health", "more than one health check", |w| {
+        w.task.health.len() > 1
+    }),
+    row("task.health", "a health check by a command", |w| {
+        any_check(w.task, |check| matches!(check.probe, Probe::Exec { .. }))
+    }),
+    row("task.health", "a health check by gRPC", |w| {
+        any_check(w.task, |check| matches!(check.probe, Probe::Grpc { .. }))
+    }),
+    row(
+        "task.health",
+        "other times and thresholds of a health check",
+        |w| {
+            any_check(w.task, |check| {
+                let usual = HealthCheck {
+                    action: check.action,
+                    ..HealthCheck::of(check.probe.clone())
+                };
+                *check != usual
+            })
+        },
+    ),
+    row("task.health", "another action than withdraw", |w| {
+        any_check(w.task, |check| check.action != HealthAction::Withdraw)
+    }),
+    row("task.metrics", "a threshold of a metric", |w| {
+        !w.task.metrics.is_empty()
+    }),
+    row("task.restart.on", "not starting again", |w| {
+        w.task.restart.on != RestartOn::Always
+    }),
+    row("task.restart.attempts", "moving after failures", |w| {
+        w.task.restart.attempts.is_some()
+    }),
+    row("task.isolation", "a task without isolation", |w| {
+        w.task.isolation == Isolation::None
+    }),
+    row("placement.requirements", "a requirement", |w| {
+        !w.placement.requirements.is_empty()
+    }),
+    row("placement.preferences", "a preference", |w| {
+        !w.placement.preferences.is_empty()
+    }),
+    row("placement.spread", "another spread than over racks", |w| {
+        !w.placement.spread.is_empty()
+    }),
+    row("placement.at_most", "a bound on tasks in one place", |w| {
+        !w.placement.at_most.is_empty()
+    }),
+    row("placement.apart_from", "staying apart from a job", |w| {
+        !w.placement.apart_from.is_empty()
+    }),
+    row("placement.together_with", "staying with a job", |w| {
+        !w.placement.together_with.is_empty()
+    }),
+    row(
+        "placement.bandwidth_heavy",
+        "keeping heavy traffic apart",
+        |w| w.placement.bandwidth_heavy,
+    ),
+    row("change.depends_on", "waiting for another job", |w| {
+        !w.change.depends_on.is_empty()
+    }),
+    row("change.budget", "a disruption budget", |w| {
+        w.change.budget.is_some()
+    }),
+    row(
+        "change.update",
+        "an update in stages, with a deadline or a rollback",
+        |w| w.change.update != Update::default(),
+    ),
+    row(
+        "change.maintenance",
+        "another maintenance than migrate",
+        |w| w.change.maintenance != Maintenance::Migrate,
+    ),
+    row("change.exclusive", "an exclusive slot", |w| {
+        matches!(w.change.exclusive, Some(Exclusive { .. }))
+    }),
+    row("priority", "a priority", |w| w.priority != PRIORITY_DEFAULT),
+];
+
+fn any_check(task: &TaskTemplate, is: impl Fn(&HealthCheck) -> bool) -> bool {
+    task.health.iter().any(is)
+}
+
+/// What of a draft would not be executed: an error for each row that it uses.
+pub fn unsupported(draft: &JobDraft) -> Vec<Finding> {
+    used(&Wish::of_draft(draft))
+}
+
+/// The same of a bound job.
+pub fn unsupported_job(job: &Job) -> Vec<Finding> {
+    used(&Wish::of_job(job))
+}
+
+fn used(wish: &Wish) -> Vec<Finding> {
+    let rows = UNSUPPORTED.iter().filter(|row| (row.used)(wish));
+    rows.map(|row| {
+        let message = format!("{} is not yet supported", row.what);
+        let mut finding = Finding::error(FieldPath::of(row.field), message);
+        finding.hint = row.instead.map(Into::into);
+        finding
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests;

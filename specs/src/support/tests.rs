@@ -1,0 +1,163 @@
+//! Each row of the table speaks, and nothing that is executed does.
+
+use super::*;
+use crate::{FleetId, JobName, PackageId, job::*};
+use std::collections::BTreeSet;
+
+fn draft() -> JobDraft {
+    JobDraft::new(
+        JobName::in_default("web"),
+        PackageSource::Path("web".into()),
+        "bin/web",
+    )
+}
+
+type Use = fn(&mut JobDraft);
+
+/// A change that uses each row, and the beginning of what is said. A row that
+/// is deleted takes its line here along.
+const USES: &[(&str, Use)] = &[
+    ("one task on each node", |d| d.kind = JobKind::PerNode),
+    ("work that ends", |d| {
+        d.kind = JobKind::Batch(Batch::default())
+    }),
+    ("a package from a registry", |d| {
+        d.package = PackageSource::Oci("x".into())
+    }),
+    ("a second package", |d| {
+        d.packages.push(DraftPackage::default())
+    }),
+    ("interpolation", |d| {
+        d.task.args.push("${slot.index}".into())
+    }),
+    ("asking for disk", |d| d.task.resources.disk_bytes = 1),
+    ("asking for uplink", |d| {
+        d.task.resources.uplink_bits_per_s = 1
+    }),
+    ("a quota of CPU", |d| d.task.limits.cpu_millis = Some(1)),
+    ("a limit of memory", |d| {
+        d.task.limits.memory_bytes = Some(1)
+    }),
+    ("asking for devices", |d| {
+        d.task.devices = [("gpu".into(), 1)].into()
+    }),
+    ("requests that follow", |d| {
+        d.task.adaptive.mode = AdaptiveMode::Recommend
+    }),
+    ("tags of services", |d| {
+        d.task.services = vec![ServiceSpec::new("web", "http")];
+        d.task.services[0].tags.push("a".into());
+    }),
+    ("more than one health check", |d| {
+        d.task.health = vec![HealthCheck::tcp("a"); 2]
+    }),
+    ("a health check by a command", |d| {
+        let (command, args) = ("x".into(), vec![]);
+        d.task.health = vec![HealthCheck::of(Probe::Exec { command, args })];
+    }),
+    ("a health check by gRPC", |d| {
+        let (port, service) = ("x".into(), String::new());
+        d.task.health = vec![HealthCheck::of(Probe::Grpc { port, service })];
+    }),
+    ("other times and thresholds", |d| {
+        d.task.health = vec![HealthCheck::tcp("a")];
+        d.task.health[0].timeout_ms = 2_000;
+    }),
+    ("another action than withdraw", |d| {
+        d.task.health = vec![HealthCheck::tcp("a")];
+        d.task.health[0].action = HealthAction::Restart;
+    }),
+    ("a threshold of a metric", |d| {
+        d.task.metrics.push(MetricThreshold::default())
+    }),
+    ("not starting again", |d| {
+        d.task.restart.on = RestartOn::Failure
+    }),
+    ("moving after failures", |d| {
+        d.task.restart.attempts = Some(3)
+    }),
+    ("a task without isolation", |d| {
+        d.task.isolation = Isolation::None
+    }),
+    ("a requirement", |d| {
+        d.placement.requirements.push(Requirement::default())
+    }),
+    ("a preference", |d| {
+        d.placement.preferences.push(Preference::default())
+    }),
+    ("another spread", |d| d.placement.spread.push(Level::Node)),
+    ("a bound on tasks", |d| {
+        d.placement.at_most.push(AtMost::default())
+    }),
+    ("staying apart", |d| {
+        d.placement.apart_from.push(Neighbour::default())
+    }),
+    ("staying with", |d| {
+        d.placement.together_with.push(Neighbour::default())
+    }),
+    ("keeping heavy traffic", |d| {
+        d.placement.bandwidth_heavy = true
+    }),
+    ("waiting for another job", |d| {
+        d.change.depends_on.push(Dependency::default())
+    }),
+    ("a disruption budget", |d| {
+        d.change.budget = Some(Amount::Count(1))
+    }),
+    ("an update in stages", |d| d.change.update.rollback = true),
+    ("another maintenance", |d| {
+        d.change.maintenance = Maintenance::RideOut { up_to_ms: 1 }
+    }),
+    ("an exclusive slot", |d| {
+        d.change.exclusive = Some(Exclusive::default())
+    }),
+    ("a priority", |d| d.priority = 51),
+];
+
+#[test]
+fn each_row_speaks_alone() {
+    let mut spoken = BTreeSet::new();
+    for (what, change) in USES {
+        let mut draft = draft();
+        change(&mut draft);
+        let findings = unsupported(&draft);
+        let [finding] = &findings[..] else {
+            panic!("{what}: {findings:?}");
+        };
+        assert!(finding.message.starts_with(what), "{what}: {finding:?}");
+        spoken.insert(finding.message.clone());
+    }
+    let rows = UNSUPPORTED
+        .iter()
+        .map(|row| format!("{} is not yet supported", row.what));
+    assert_eq!(spoken, rows.collect());
+}
+
+#[test]
+fn what_is_executed_is_not_refused() {
+    let mut draft = draft();
+    draft.kind = JobKind::service(7);
+    draft.task.args.push("$HOME ${HOME}".into());
+    draft.task.ports.push(PortSpec {
+        name: "http".into(),
+        number: None,
+    });
+    draft.task.services.push(ServiceSpec::new("web", "http"));
+    draft.task.health.push(HealthCheck::http("http", "/"));
+    draft.task.restart.backoff_ms = 1_000;
+    draft.task.stop.grace_ms = 1;
+    draft.owner = "ann".into();
+    draft.annotations.insert("a".into(), "b".into());
+    assert_eq!(unsupported(&draft), []);
+    let job = draft.bind(FleetId([0; 32]), "main", 1, PackageId([0; 32]), &[]);
+    assert_eq!(unsupported_job(&job), []);
+}
+
+#[test]
+fn a_bound_job_is_refused_as_its_draft() {
+    let mut draft = draft();
+    draft.change.exclusive = Some(Exclusive::default());
+    let before = unsupported(&draft);
+    let job = draft.bind(FleetId([0; 32]), "main", 1, PackageId([0; 32]), &[]);
+    assert_eq!(unsupported_job(&job), before);
+}
