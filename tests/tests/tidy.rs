@@ -98,10 +98,6 @@ const CLOCKS: &[(&str, &str)] = &[
         "another program: outlives the node and keeps its lease",
     ),
     (
-        "specs/starlark/src/sandbox.rs",
-        "the limit of a child process, without a runtime",
-    ),
-    (
         "gossip/src/socket.rs",
         "a budget of datagrams, on a thread of its own",
     ),

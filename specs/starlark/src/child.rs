@@ -6,7 +6,7 @@ use crate::{
     label::Label,
     protocol::{self, DOCUMENT_BYTES_MAX, Reply, Say, TalkError, Task},
 };
-use nix::sys::resource::{Resource, UsageWho, getrusage, setrlimit};
+use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use std::{io, thread};
 
 /// Address space of the child: the program, [`STACK_BYTES`], and some 700 MiB
@@ -70,9 +70,11 @@ fn child() -> Result<u8, ChildError> {
 fn allow_cpu_time() -> Result<(), ChildError> {
     let used = getrusage(UsageWho::RUSAGE_SELF).map_err(ChildError::Limit)?;
     let seconds = used.user_time().tv_sec() + used.system_time().tv_sec();
-    // Never negative; only the soft limit is lowered, so that it can rise again.
+    // Never negative; only the soft limit is lowered, so that it can rise
+    // again, up to what our parent was allowed itself.
     let most = u64::try_from(seconds).unwrap_or(0) + CPU_SECONDS_MAX;
-    setrlimit(Resource::RLIMIT_CPU, most, nix::libc::RLIM_INFINITY).map_err(ChildError::Limit)
+    let (_, hard) = getrlimit(Resource::RLIMIT_CPU).map_err(ChildError::Limit)?;
+    setrlimit(Resource::RLIMIT_CPU, most.min(hard), hard).map_err(ChildError::Limit)
 }
 
 fn evaluate() -> Result<u8, ChildError> {

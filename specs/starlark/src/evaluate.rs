@@ -13,7 +13,7 @@ use crate::{
     scan,
     show::{self, Shown},
 };
-use potluck_specs::{job::JobDraft, support};
+use potluck_specs::{job::JobDraft, support, validate};
 use serde::{Deserialize, Serialize};
 use starlark::{
     codemap::CodeMap,
@@ -174,6 +174,7 @@ impl<'f> Evaluator<'f> {
             params,
             mut findings,
         } = found;
+        findings.extend(together(&jobs));
         // A file that ended early may not have come to its params.
         if !findings.iter().any(Finding::is_error) {
             findings.extend(self.wanted.settings.unknown(&params));
@@ -331,6 +332,18 @@ impl<'f> Evaluator<'f> {
         self.libraries.insert(label.clone(), library.clone());
         library
     }
+}
+
+/// What is to be said about the jobs of a file together.
+fn together(jobs: &[Declared]) -> Vec<Finding> {
+    let drafts: Vec<JobDraft> = jobs.iter().map(|job| job.draft.clone()).collect();
+    let found = validate::check_set(&drafts).into_iter();
+    let told = found.map(|(index, found)| {
+        let call = &jobs[index].call;
+        let field = fields::argument(&found.path, call);
+        language::finding_of(call, &field, FindingKind::Invalid, &found)
+    });
+    told.collect()
 }
 
 /// The names of the language: the interpreter's own, and ours.

@@ -23,7 +23,7 @@ job(
     args = ["--verbose", "x y"],
     env = {"B": "2", "A": "1"},
     user = "www",
-    replicas = 3,
+    replicas = 40,
     cpu = 0.5,
     memory = "1GiB",
     disk = "2GiB",
@@ -98,7 +98,7 @@ job(
     };
     let expected = JobDraft {
         name: name("shop", "web"),
-        kind: JobKind::service(3),
+        kind: JobKind::service(40),
         package: PackageSource::Path("../web".into()),
         packages: vec![
             DraftPackage {
@@ -339,7 +339,8 @@ fn what_is_left_away_has_a_default() {
     assert_eq!(one(""), expected);
     // None passes through wrappers as "not given".
     assert_eq!(one("replicas = None, health = None, env = None"), expected);
-    let mut given = one("ports = ['x'], services = {'w': 'x'}, mounts = [tmpfs('/t', size = 1)]");
+    let mut given =
+        one("ports = ['x'], services = {'w': 'x'}, mounts = [tmpfs('/t', size = 4096)]");
     // Whoever has a service is asked whether it listens.
     assert_eq!(given.task.health, [HealthCheck::tcp("x")]);
     let none = one("ports = ['x'], services = {'w': 'x'}, health = []");
