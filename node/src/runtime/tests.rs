@@ -292,6 +292,7 @@ async fn packages_that_no_job_pins_go_and_others_stay() {
         package_bytes: 6,
         now: clock::unix_now(),
         expected_version: None,
+        origin: None,
     };
     leader.shared.control.propose(submit).await.unwrap();
     until("a leader for the other", || node.shared.leader()).await;
