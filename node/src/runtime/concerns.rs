@@ -32,15 +32,9 @@ struct Voter {
     is_there: bool,
 }
 
-/// A leader's words when most voters have been silent for too long. Without
-/// any acknowledgement so far the silence began with its leadership.
-fn no_quorum(
-    acked_at: Option<Millis>,
-    leads_since: Millis,
-    voters: &[Voter],
-    now: Millis,
-) -> Option<String> {
-    let silence = now.since(acked_at.unwrap_or(leads_since));
+/// A leader's words when most voters have been silent for too long.
+fn no_quorum(quorum_at: Millis, voters: &[Voter], now: Millis) -> Option<String> {
+    let silence = now.since(quorum_at);
     (silence > TOLD_AFTER).then(|| {
         format!(
             "no quorum for {} s: nothing is placed or accepted, tasks go on; {}",
@@ -82,15 +76,19 @@ fn missing(voters: &[Voter]) -> String {
     }
 }
 
-/// Since when this node leads, on the boot clock; looked at each second.
+/// When this node had a quorum last while it leads, on the boot clock; looked
+/// at each second. Before the first acknowledgement it is the begin of its
+/// leadership, and while it hands over, when nothing counts as acknowledged,
+/// what it was before.
 #[derive(Default)]
-pub(super) struct LeadsSince(Mutex<Option<Millis>>);
+pub(super) struct QuorumSeen(Mutex<Option<Millis>>);
 
-impl LeadsSince {
+impl QuorumSeen {
     /// What is so now.
-    pub(super) fn note(&self, we_lead: bool, now: Millis) {
-        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *since = we_lead.then(|| since.unwrap_or(now));
+    pub(super) fn note(&self, we_lead: bool, acked_at: Option<Millis>, now: Millis) {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let latest = seen.unwrap_or(now).max(acked_at.unwrap_or_default());
+        *seen = we_lead.then_some(latest);
     }
 
     fn get(&self) -> Option<Millis> {
@@ -159,8 +157,10 @@ fn group(shared: &Shared, now: Millis) -> Option<String> {
         })
         .collect();
     if we_lead {
-        let since = shared.leads_since.get().unwrap_or(now);
-        return no_quorum(shared.control.last_quorum_ack(), since, &voters, now);
+        let acked_at = shared.control.last_quorum_ack();
+        shared.quorum_seen.note(we_lead, acked_at, now);
+        let quorum_at = shared.quorum_seen.get().unwrap_or(now);
+        return no_quorum(quorum_at, &voters, now);
     }
     let heard_at = shared.control.last_leader_contact();
     let is_led = shared.leader().is_some();
@@ -186,23 +186,15 @@ mod tests {
     #[test]
     fn a_leader_without_a_quorum_says_so_and_who_is_away() {
         let away = voters([true, false, false]);
-        let since = |acked| no_quorum(acked, Millis(40_000), &away, NOW);
-        assert_eq!(since(Some(Millis(NOW.0 - 300))), None, "it has one");
-        assert_eq!(since(Some(Millis(NOW.0 - TOLD_AFTER.0))), None, "a blink");
+        let since = |quorum_at| no_quorum(quorum_at, &away, NOW);
+        assert_eq!(since(Millis(NOW.0 - 300)), None, "it has one");
+        assert_eq!(since(Millis(NOW.0 - TOLD_AFTER.0)), None, "a blink");
         assert_eq!(
-            since(Some(Millis(65_000))).as_deref(),
+            since(Millis(65_000)).as_deref(),
             Some(
                 "no quorum for 35 s: nothing is placed or accepted, tasks go on; \
                  of 3 voters 2 are needed, away: r2h1, r3h1; start potluck on them again"
             )
-        );
-        // Elected, and then alone before anybody answered.
-        let never = since(None).unwrap_or_default();
-        assert!(never.starts_with("no quorum for 60 s"), "{never}");
-        assert_eq!(
-            no_quorum(None, Millis(99_000), &away, NOW),
-            None,
-            "too early"
         );
     }
 
@@ -225,13 +217,19 @@ mod tests {
     }
 
     #[test]
-    fn the_time_of_leading_begins_anew_with_each_leadership() {
-        let since = LeadsSince::default();
-        since.note(true, Millis(5));
-        since.note(true, Millis(9));
-        assert_eq!(since.get(), Some(Millis(5)));
-        since.note(false, Millis(10));
-        since.note(true, Millis(20));
-        assert_eq!(since.get(), Some(Millis(20)));
+    fn the_last_quorum_is_remembered_while_this_node_leads() {
+        let seen = QuorumSeen::default();
+        let note = |we_lead, acked: Option<u64>, now| {
+            seen.note(we_lead, acked.map(Millis), Millis(now));
+            seen.get()
+        };
+        // Elected, and then alone before anybody answered.
+        assert_eq!(note(true, None, 5), Some(Millis(5)));
+        assert_eq!(note(true, None, 9), Some(Millis(5)));
+        assert_eq!(note(true, Some(20), 21), Some(Millis(20)));
+        // It hands over: that is no loss of a quorum at the very begin.
+        assert_eq!(note(true, None, 30), Some(Millis(20)));
+        assert_eq!(note(false, None, 31), None);
+        assert_eq!(note(true, None, 40), Some(Millis(40)), "a new leadership");
     }
 }

@@ -1,7 +1,7 @@
 //! What every actor of a node may reach: the handles of the others.
 
 use super::{
-    admission::Admission, claims::Known, concerns::LeadsSince, discovery::Discovery, dispatch,
+    admission::Admission, claims::Known, concerns::QuorumSeen, discovery::Discovery, dispatch,
     members::Directory, packages::Packages, revocations::Revocations, scheduling::Scheduling,
     standing::NodeEnded, twins::Twins,
 };
@@ -71,8 +71,8 @@ pub(super) struct Shared {
     pub admission: Admission,
     /// Names, racks and the scheduler's whereabouts.
     pub directory: Directory,
-    /// Since when this node leads.
-    pub leads_since: LeadsSince,
+    /// When this node had a quorum last, while it leads.
+    pub quorum_seen: QuorumSeen,
     /// Nodes of which two processes are heard, while this one leads.
     pub twins: Mutex<Twins>,
     /// Certificates that are not accepted any more, as far as is known here.

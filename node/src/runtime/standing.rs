@@ -92,7 +92,8 @@ pub(super) async fn run(shared: Arc<Shared>, token: CancellationToken) {
             _ = looks.tick() => {}
         }
         let now = clock::boot_now();
-        shared.leads_since.note(shared.we_lead(), now);
+        let acked_at = shared.control.last_quorum_ack();
+        shared.quorum_seen.note(shared.we_lead(), acked_at, now);
         if standing.is_put_out(sight(&shared), now) {
             tracing::error!("this node was put out of the cluster, it ends");
             let ended = &shared.ended;

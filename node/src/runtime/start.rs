@@ -3,7 +3,7 @@
 use super::{
     admission::Admission,
     authors, certificates,
-    concerns::LeadsSince,
+    concerns::QuorumSeen,
     discovery::{self, Discovery, Outbox},
     dispatch, founding, join, keeping,
     members::{self, Directory},
@@ -234,7 +234,7 @@ impl Node {
             scheduling,
             admission: Admission::new(admitted.credential.clone()),
             directory,
-            leads_since: LeadsSince::default(),
+            quorum_seen: QuorumSeen::default(),
             twins: Mutex::default(),
             revocations: Revocations::default(),
             ended: watch::Sender::new(None),
