@@ -419,7 +419,8 @@ async fn a_task_outlives_its_agent_and_ends_when_told() {
         ports: job.task.ports.clone(),
         package: job.package,
         package_bytes: 1,
-        tasks_by_rack: BTreeMap::new(),
+        each_most: None,
+        devices: BTreeMap::new(),
     };
     let answer = node.agent.call(call).await.expect("the agent answers");
     assert!(matches!(answer, CallAnswer::Bid(bid) if bid.slots == 1));
