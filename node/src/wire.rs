@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::{
     change::SignedChange,
     error::ApiError,
+    operate::OperateQuery,
     protocol::{ApiAnswer, Changed},
 };
 
@@ -134,6 +135,8 @@ pub enum Query {
     Jobs(Option<JobName>),
     /// Why a slot is where it is.
     Explain(SlotId),
+    /// What operators want to know.
+    Operate(OperateQuery),
 }
 
 /// A node's response.

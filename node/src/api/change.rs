@@ -2,6 +2,7 @@
 //! them and again by the scheduler, so that a node on the way can neither
 //! forge nor alter one.
 
+use super::operate::Operation;
 use potluck_specs::{
     ChangeId, FleetId, JobName, Millis, NodeId,
     codec::{self, CodecError},
@@ -61,6 +62,11 @@ pub enum Change {
     Remove {
         /// Which.
         node: NodeId,
+    },
+    /// Operate nodes and rollouts.
+    Operate {
+        /// What.
+        operation: Operation,
     },
 }
 
@@ -182,6 +188,7 @@ fn check_right(author: &UserCertificate, change: &Change) -> Result<(), ChangeEr
         Change::CreateToken { .. } | Change::Drain { .. } | Change::Remove { .. } => {
             (author.may_operate(), "operator".into())
         }
+        Change::Operate { operation } => operation.right_of(author),
     };
     if may {
         Ok(())

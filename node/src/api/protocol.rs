@@ -1,7 +1,11 @@
 //! The messages of the API. Every answer that people see as JSON is one of
 //! these types, so `-o json` shows what the protocol says.
 
-use super::{change::SignedChange, error::ApiError};
+use super::{
+    change::SignedChange,
+    error::ApiError,
+    operate::{OperateAnswer, OperateQuery},
+};
 use potluck_core::{auction::Refusal, session::TaskState};
 use potluck_specs::{
     ChunkHash, FleetId, Generation, JobName, Millis, NodeId, PackageId, SlotId, Topology,
@@ -81,6 +85,8 @@ pub enum ApiRequest {
     Explain(SlotId),
     /// Packages on this node, with where their bytes came from.
     Packages,
+    /// What operators want to know.
+    Operate(OperateQuery),
 }
 
 /// A chunk on its way into a node's store.
@@ -172,6 +178,8 @@ pub enum ApiAnswer {
     Explained(Vec<HostVerdict>),
     /// To `Packages`.
     Packages(Vec<PackageStatus>),
+    /// To `Operate`.
+    Operate(OperateAnswer),
 }
 
 /// What node and cluster this is.
@@ -306,6 +314,8 @@ pub enum Changed {
     Drained,
     /// The node is forgotten.
     Removed,
+    /// The operation is in the log.
+    Operated,
 }
 
 /// Where a service is.

@@ -166,6 +166,7 @@ async fn reign(
     shared.directory.greeted(authority, leader);
     let config = SchedulerConfig {
         election_timeout: shared.control.quorum_lease(),
+        unix_offset: clock::unix_now().since(clock::boot_now()),
     };
     let mut court = Court {
         shared,
@@ -424,7 +425,11 @@ fn log(note: &Note) {
                 "many hosts are silent at once, held as a partition"
             );
         }
-        Note::Double { .. } | Note::Superseded { .. } | Note::Silent => {
+        Note::Double { .. }
+        | Note::Superseded { .. }
+        | Note::Silent
+        | Note::BadPair { .. }
+        | Note::CrashLoop { .. } => {
             tracing::warn!(note = ?note, "scheduler");
         }
         Note::AwardRefused { .. } | Note::Unplaced { .. } => {
