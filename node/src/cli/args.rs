@@ -153,7 +153,7 @@ pub(super) enum Command {
     /// one at a time, when the cluster is quiet.
     Rebalance {
         /// Only show them.
-        #[arg(long, required = true)]
+        #[arg(long)]
         dry_run: bool,
     },
     /// Drain this host's node, wait until it is empty, and stop it.

@@ -87,7 +87,7 @@ async fn dispatch(command: Command, global: &args::Global) -> Result<ExitCode, A
         }
         Command::Rollout(command) => operate::rollout(command, global).await,
         Command::WhyBlocked { job } => operate::why_blocked(job, global).await,
-        Command::Rebalance { dry_run: _ } => operate::rebalance(global).await,
+        Command::Rebalance { dry_run } => operate::rebalance(dry_run, global).await,
         Command::Leave { wait } => nodes::leave(wait, global).await,
         Command::InternalEvaluate { .. } | Command::Testnet { .. } => {
             unreachable!("handled before the runtime was started")

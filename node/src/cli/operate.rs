@@ -218,7 +218,12 @@ pub(super) async fn why_blocked(job: JobName, global: &Global) -> Result<ExitCod
 }
 
 /// `potluck rebalance --dry-run`.
-pub(super) async fn rebalance(global: &Global) -> Result<ExitCode, ApiError> {
+pub(super) async fn rebalance(dry_run: bool, global: &Global) -> Result<ExitCode, ApiError> {
+    if !dry_run {
+        let message = "tasks are moved by themselves, one at a time, when the cluster is quiet";
+        return Err(ApiError::new(ErrorCode::BadRequest, message)
+            .hint("see what would be moved with potluck rebalance --dry-run"));
+    }
     let mut session = connect(global).await?;
     let OperateAnswer::Rebalance(moves) = session.operate(OperateQuery::Rebalance).await? else {
         return Err(wrong_answer());
