@@ -15,6 +15,7 @@ use crate::api::{
     change::SignedChange,
     error::ApiError,
     operate::OperateQuery,
+    plan::PlanRequest,
     protocol::{ApiAnswer, Changed},
 };
 
@@ -137,6 +138,14 @@ pub enum Query {
     Explain(SlotId),
     /// What operators want to know.
     Operate(OperateQuery),
+    /// Versions of a job.
+    History(JobName),
+    /// One version of a job.
+    Version(JobName, Option<u64>),
+    /// What a change of jobs would do.
+    Plan(PlanRequest),
+    /// Jobs of a spec file.
+    JobsOfSpec(String),
 }
 
 /// A node's response.

@@ -27,6 +27,7 @@ mod operate;
 mod operations;
 mod packages;
 mod peers;
+mod plan;
 mod queries;
 mod renewal;
 mod requests;
@@ -40,6 +41,7 @@ mod start;
 #[cfg(test)]
 mod tests;
 mod twins;
+mod versions;
 mod voters;
 
 pub use settings::{JoinWish, NodeSettings};

@@ -9,7 +9,9 @@ use super::{
     queue::MS,
     world::{Due, World},
 };
-use potluck_core::cluster::{Admission, Cluster, Command, Genesis, Reply};
+use potluck_core::cluster::{
+    Admission, Cluster, Command, Genesis, Reply, RolloutControl, RolloutPhase,
+};
 use potluck_specs::{
     ChangeId, Epoch, FleetId, Job, JobName, Millis, NodeName, PackageId, Topology,
     job::{
@@ -33,6 +35,10 @@ pub(super) enum Change {
     },
     Admit {
         host: usize,
+    },
+    Rollout {
+        name: String,
+        control: RolloutControl,
     },
     Stop {
         name: String,
@@ -68,6 +74,32 @@ impl World {
             accepted: None,
         });
         self.queue.after(0, Due::Client(number));
+    }
+
+    /// When all is well again somebody lets go on what failed or was paused.
+    pub(super) fn resume_rollouts(&mut self) {
+        let truth = &self.control.truth;
+        let rollouts = truth
+            .jobs()
+            .keys()
+            .filter_map(|name| truth.rollout(name).map(|r| (name, r)));
+        let held = rollouts.filter(|(_, rollout)| {
+            matches!(
+                rollout.phase,
+                RolloutPhase::Failed { .. } | RolloutPhase::Paused { .. }
+            )
+        });
+        let held: Vec<String> = held.map(|(job, _)| job.name.clone()).collect();
+        for name in held {
+            let asked = self.clients.iter().any(|client| {
+                client.reply.is_none()
+                    && matches!(&client.change, Change::Rollout { name: of, .. } if *of == name)
+            });
+            if !asked {
+                let control = RolloutControl::Resume;
+                self.client(Change::Rollout { name, control });
+            }
+        }
     }
 
     /// Asks whoever reigns; of several, any: an old one may not know.
@@ -123,12 +155,20 @@ impl World {
                     package_bytes: 1,
                     now,
                     expected_version: None,
+                    origin: Default::default(),
                 }
             }
             Change::Admit { host } => Command::RedeemToken {
                 token: "all".into(),
                 secret_hash: [1; 32],
                 admission: Box::new(admission(*host, &self.machines[*host])),
+                now,
+            },
+            Change::Rollout { name, control } => Command::ControlRollout {
+                change,
+                job: JobName::in_default(name),
+                control: *control,
+                author,
                 now,
             },
             Change::Stop { name } => Command::StopJob {

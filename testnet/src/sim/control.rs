@@ -89,12 +89,13 @@ impl Control {
             control.append(command);
         }
         for voter in voters {
-            let mut replica = Replica {
+            let replica = Replica {
                 has: control.log.len(),
+                applied: control.log.len(),
+                cluster: control.truth.clone(),
                 timeout: LEASE,
                 ..Replica::default()
             };
-            replica.apply(&control.log);
             control.replicas.insert(*voter, replica);
         }
         control

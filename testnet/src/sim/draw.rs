@@ -8,6 +8,7 @@ use super::{
     script::{Action, Whom},
 };
 use crate::scenario::Scenario;
+use potluck_core::cluster::RolloutControl;
 
 /// Fewest jobs whose versions and sizes change, and most: more than some
 /// hundred show nothing that fewer do not.
@@ -294,6 +295,11 @@ impl Draft<'_> {
                 let at = self.rng.between(begin, self.length());
                 let action = self.submit(&name);
                 self.at(at, action);
+            }
+            if self.rng.chance(300) {
+                let at = self.rng.between(begin, self.length());
+                let control = RolloutControl::Pause;
+                self.at(at, Action::Rollout { name, control });
             }
         }
         let few = 4 + self.options.hosts as u64 / 50;

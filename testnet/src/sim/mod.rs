@@ -312,6 +312,7 @@ impl World {
         let mut well_since = None;
         loop {
             let now = self.now() / queue::MS;
+            self.resume_rollouts();
             match unhealed(self) {
                 None => {
                     let since = *well_since.get_or_insert(now);

@@ -8,7 +8,10 @@ use super::{
     queue::MS,
     world::{Due, World},
 };
-use potluck_core::host::{End, Event as HostEvent};
+use potluck_core::{
+    cluster::RolloutControl,
+    host::{End, Event as HostEvent},
+};
 
 /// Who something happens to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +40,13 @@ pub enum Action {
     Stop {
         /// The job.
         name: String,
+    },
+    /// A person pauses a rollout, or lets it go on.
+    Rollout {
+        /// The job.
+        name: String,
+        /// What is asked.
+        control: RolloutControl,
     },
     /// A person drains a host, or ends that.
     Drain {
@@ -157,6 +167,7 @@ impl World {
                 directive,
             }),
             Action::Stop { name } => self.client(Change::Stop { name }),
+            Action::Rollout { name, control } => self.client(Change::Rollout { name, control }),
             Action::Drain { host, draining } => self.client(Change::Drain { host, draining }),
             Action::Crash {
                 whom,

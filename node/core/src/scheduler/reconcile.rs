@@ -334,12 +334,14 @@ impl Scheduler {
             return MayPlace::Yes;
         }
         match cluster.placements().get(slot) {
-            Some(placement) if self.has_told_all(placement.node) => MayPlace::Yes,
-            Some(placement) => MayPlace::Wait {
+            Some(placement) if !self.has_told_all(placement.node) => MayPlace::Wait {
                 holder: Some(placement.node),
             },
-            None if self.asked => MayPlace::Yes,
-            None => MayPlace::Wait { holder: None },
+            Some(placement) if !self.picture.is_lost(placement.node) => MayPlace::Yes,
+            // A lost holder can't say whether it was the only one: a double of
+            // the reign before may be on a host that has not told yet.
+            Some(_) | None if self.asked => MayPlace::Yes,
+            Some(_) | None => MayPlace::Wait { holder: None },
         }
     }
 

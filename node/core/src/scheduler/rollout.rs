@@ -41,7 +41,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    fn all(job: Arc<Job>) -> Target {
+    pub(super) fn all(job: Arc<Job>) -> Target {
         let slots = job.slots();
         Target {
             new: job,

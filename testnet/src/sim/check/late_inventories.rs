@@ -75,7 +75,8 @@ impl LateInventories {
         };
         for host in world.held.holders(slot) {
             let machine = &world.machines[host];
-            if machine.node == to {
+            // A surge starts the next one first, on purpose.
+            if machine.node == to || court.scheduler.surge_from(slot) == Some(machine.node) {
                 continue;
             }
             let session = court.scheduler.session(machine.node);

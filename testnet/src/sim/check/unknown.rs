@@ -36,6 +36,8 @@ impl Unknown {
                     && node != *to
                     && holds(world, node, slot, was)
                     && !is_given_up(&court.scheduler, node)
+                    // Its next one is started first, on purpose.
+                    && court.scheduler.surge_from(slot) != Some(node)
                 {
                     let what = format!(
                         "h{at} awards {slot} to h{}, which h{} holds by its award {was}",
