@@ -100,10 +100,9 @@ fn plan_job(
 
 /// A forecast with names instead of ids.
 fn shown(state: &Cluster, forecast: &Forecast) -> plan::Forecast {
-    let (kept, started): (Vec<_>, Vec<_>) = forecast
-        .tasks
-        .iter()
-        .partition(|task| task.stays && !task.restarts);
+    let is_kept = |task: &&ForecastTask| task.stays && !task.restarts;
+    let kept = forecast.tasks.iter().filter(is_kept).count();
+    let started = forecast.tasks.iter().filter(|task| !is_kept(task));
     let waits = forecast.waits_for_jobs.iter().map(|job| Wait {
         on: job.clone(),
         why: "has too few tasks that are ready".into(),
