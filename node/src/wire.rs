@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::{
     change::SignedChange,
     error::ApiError,
+    operate::OperateQuery,
     plan::PlanRequest,
     protocol::{ApiAnswer, Changed},
 };
@@ -135,6 +136,8 @@ pub enum Query {
     Jobs(Option<JobName>),
     /// Why a slot is where it is.
     Explain(SlotId),
+    /// What operators want to know.
+    Operate(OperateQuery),
     /// Versions of a job.
     History(JobName),
     /// One version of a job.

@@ -2,6 +2,7 @@
 //! them and again by the scheduler, so that a node on the way can neither
 //! forge nor alter one.
 
+use super::operate::Operation;
 use potluck_core::cluster::Origin;
 use potluck_specs::{
     ChangeId, FleetId, JobName, Millis, NodeId,
@@ -65,6 +66,11 @@ pub enum Change {
     Remove {
         /// Which.
         node: NodeId,
+    },
+    /// Operate nodes and rollouts.
+    Operate {
+        /// What.
+        operation: Operation,
     },
 }
 
@@ -205,6 +211,7 @@ fn check_right(author: &UserCertificate, change: &Change) -> Result<(), ChangeEr
         Change::CreateToken { .. } | Change::Drain { .. } | Change::Remove { .. } => {
             (author.may_operate(), "operator".into())
         }
+        Change::Operate { operation } => operation.right_of(author),
     };
     if may {
         Ok(())

@@ -1,15 +1,17 @@
 //! What people and programs ask of a node: one framed protocol, over the
 //! node's Unix socket or over a libp2p stream.
 //!
-//! `protocol` holds the messages, `change` what is signed, `frame` the bytes
-//! on the stream, `server` and `client` both ends of a session, `plan` a look
-//! at what a change would do. Carrying requests out is
+//! `protocol` holds the messages, `change` what is signed, `operate` what
+//! operators ask, `frame` the bytes on the stream, `server` and `client` both
+//! ends of a session, `plan` a look at what a change would do. Carrying
+//! requests out is
 //! the runtime's work; showing answers is the command line's.
 
 pub mod change;
 pub mod client;
 pub mod error;
 pub mod frame;
+pub mod operate;
 pub mod plan;
 pub mod protocol;
 pub mod server;

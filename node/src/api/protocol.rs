@@ -1,7 +1,12 @@
 //! The messages of the API. Every answer that people see as JSON is one of
 //! these types, so `-o json` shows what the protocol says.
 
-use super::{change::SignedChange, error::ApiError, plan::PlanRequest};
+use super::{
+    change::SignedChange,
+    error::ApiError,
+    operate::{OperateAnswer, OperateQuery},
+    plan::PlanRequest,
+};
 use potluck_core::{
     auction::Refusal,
     cluster::{Origin, Stopped},
@@ -85,6 +90,8 @@ pub enum ApiRequest {
     Explain(SlotId),
     /// Packages on this node, with where their bytes came from.
     Packages,
+    /// What operators want to know.
+    Operate(OperateQuery),
     /// The versions of a job that are kept.
     History(JobName),
     /// One version of a job with its content.
@@ -190,6 +197,8 @@ pub enum ApiAnswer {
     Explained(Vec<HostVerdict>),
     /// To `Packages`.
     Packages(Vec<PackageStatus>),
+    /// To `Operate`.
+    Operate(OperateAnswer),
     /// To `History`, the newest first.
     History(Vec<VersionStatus>),
     /// To `Version`.
@@ -388,6 +397,8 @@ pub enum Changed {
     Drained,
     /// The node is forgotten.
     Removed,
+    /// The operation is in the log.
+    Operated,
 }
 
 /// Where a service is.

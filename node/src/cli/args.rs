@@ -138,8 +138,47 @@ pub(super) enum Command {
         /// The node's name.
         name: String,
         /// Take it back into the choice.
-        #[arg(long)]
+        #[arg(long, conflicts_with_all = ["deadline", "wait"])]
         undo: bool,
+        /// After so many seconds what is still there is stopped in any case.
+        #[arg(long, default_value_t = DRAIN_DEADLINE, value_name = "SECONDS")]
+        deadline: u64,
+        /// Wait until it is empty.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Give a node nothing new, and leave it what it has.
+    Cordon {
+        /// The node's name.
+        name: String,
+    },
+    /// Let a cordoned node take work again.
+    Uncordon {
+        /// The node's name.
+        name: String,
+    },
+    /// Drain a node, wait until it is empty, and remove it from the cluster.
+    Decommission {
+        /// The node's name.
+        name: String,
+        /// After so many seconds what is still there is stopped in any case.
+        #[arg(long, default_value_t = DRAIN_DEADLINE, value_name = "SECONDS")]
+        deadline: u64,
+    },
+    /// See, stop, continue or undo a job's rollout.
+    #[command(subcommand)]
+    Rollout(RolloutCommand),
+    /// Show which tasks of a job are down, and so use up its disruption budget.
+    WhyBlocked {
+        /// The job.
+        job: JobName,
+    },
+    /// Show which moves would even out the load; they happen by themselves,
+    /// one at a time, when the cluster is quiet.
+    Rebalance {
+        /// Only show them.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Drain this host's node, wait until it is empty, and stop it.
     Leave {
@@ -229,6 +268,35 @@ pub(super) struct NodeArgs {
     /// Seconds that tasks outlive an agent that is gone.
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     pub agent_lease: u64,
+}
+
+/// How long a drain may take unless told otherwise, in seconds: an hour, as
+/// people know it from Nomad.
+const DRAIN_DEADLINE: u64 = 3_600;
+
+/// What can be done with a rollout.
+#[derive(Debug, Subcommand)]
+pub(super) enum RolloutCommand {
+    /// Show how far it is.
+    Status {
+        /// The job.
+        job: JobName,
+    },
+    /// Stop it where it is.
+    Pause {
+        /// The job.
+        job: JobName,
+    },
+    /// Go on, after a pause or a failure.
+    Resume {
+        /// The job.
+        job: JobName,
+    },
+    /// Go back to the version that ran before.
+    Undo {
+        /// The job.
+        job: JobName,
+    },
 }
 
 /// `potluck token …`.

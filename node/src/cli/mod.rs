@@ -10,6 +10,7 @@ mod jobs;
 mod logs;
 mod node;
 mod nodes;
+mod operate;
 mod origin;
 mod output;
 mod plan;
@@ -127,7 +128,23 @@ async fn dispatch(command: Command, global: &args::Global) -> Result<ExitCode, A
         Command::Resolve { service, fresh } => services::resolve(service, fresh, global).await,
         Command::Explain { task } => jobs::explain(task, global).await,
         Command::Packages => services::packages(global).await,
-        Command::Drain { name, undo } => nodes::drain(&name, !undo, global).await,
+        Command::Drain {
+            name, undo: true, ..
+        } => nodes::drain(&name, false, global).await,
+        Command::Drain {
+            name,
+            deadline,
+            wait,
+            ..
+        } => operate::drain(&name, deadline, wait, global).await,
+        Command::Cordon { name } => operate::cordon(&name, true, global).await,
+        Command::Uncordon { name } => operate::cordon(&name, false, global).await,
+        Command::Decommission { name, deadline } => {
+            operate::decommission(&name, deadline, global).await
+        }
+        Command::Rollout(command) => operate::rollout(command, global).await,
+        Command::WhyBlocked { job } => operate::why_blocked(job, global).await,
+        Command::Rebalance { dry_run } => operate::rebalance(dry_run, global).await,
         Command::Leave { wait } => nodes::leave(wait, global).await,
         Command::InternalEvaluate | Command::Spec(_) | Command::Testnet { .. } => {
             unreachable!("handled before the runtime was started")

@@ -21,7 +21,7 @@ use std::{process::ExitCode, time::Duration};
 const POLL: Duration = Duration::from_millis(200);
 
 impl Session {
-    async fn nodes(&mut self) -> Result<Vec<NodeStatus>, ApiError> {
+    pub(super) async fn nodes(&mut self) -> Result<Vec<NodeStatus>, ApiError> {
         match self.client.ask(&ApiRequest::Nodes).await? {
             ApiAnswer::Nodes(nodes) => Ok(nodes),
             other => Err(unexpected(&other)),

@@ -2,7 +2,7 @@
 //! durable, committed. "Accepted" means that the job and its package survive
 //! the loss of any one node.
 
-use super::{shared::Shared, voters};
+use super::{operate, shared::Shared, voters};
 use crate::{
     api::{
         change::{About, Change, ChangeRequest, SignedChange},
@@ -105,6 +105,10 @@ async fn simple(
             Changed::Drained,
         ),
         Change::Remove { node } => (Command::RemoveMember { node, now }, Changed::Removed),
+        Change::Operate { operation } => (
+            operate::command(operation, change, author),
+            Changed::Operated,
+        ),
     };
     if let Change::Remove { node } = request.change {
         // Before its certificate is revoked: a voter that is put out and still
@@ -291,9 +295,10 @@ fn conflict(job: &JobName, current: u64) -> ApiError {
 
 fn refused(why: &Refused) -> ApiError {
     let code = match why {
-        Refused::NoSuchJob { .. } | Refused::NoSuchToken { .. } | Refused::NotAMember { .. } => {
-            ErrorCode::NotFound
-        }
+        Refused::NoRollout { .. }
+        | Refused::NoSuchJob { .. }
+        | Refused::NoSuchToken { .. }
+        | Refused::NotAMember { .. } => ErrorCode::NotFound,
         Refused::NotBegun | Refused::StaleReign => ErrorCode::Unavailable,
         Refused::TokenExists { .. } => ErrorCode::Conflict,
         _ => ErrorCode::BadRequest,

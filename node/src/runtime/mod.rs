@@ -23,6 +23,7 @@ mod join;
 mod keeping;
 mod logs;
 mod members;
+mod operate;
 mod operations;
 mod packages;
 mod peers;

@@ -1,6 +1,6 @@
 //! What people ask, answered by the leader from the scheduler's picture.
 
-use super::{plan, shared::Shared, versions, voters};
+use super::{operate, plan, shared::Shared, versions, voters};
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
@@ -45,6 +45,7 @@ pub(super) async fn answer(shared: &Arc<Shared>, query: Query) -> Result<ApiAnsw
                 .look(move |scheduler, state| jobs(scheduler, state, job))
                 .await
         }
+        Query::Operate(query) => operate::answer(shared, query).await,
         Query::Explain(slot) => {
             shared
                 .scheduling

@@ -425,7 +425,11 @@ fn log(note: &Note) {
                 "many hosts are silent at once, held as a partition"
             );
         }
-        Note::Double { .. } | Note::Superseded { .. } | Note::Silent => {
+        Note::Double { .. }
+        | Note::Superseded { .. }
+        | Note::Silent
+        | Note::BadPair { .. }
+        | Note::CrashLoop { .. } => {
             tracing::warn!(note = ?note, "scheduler");
         }
         Note::AwardRefused { .. } | Note::Unplaced { .. } => {

@@ -164,6 +164,9 @@ impl Backoff {
     }
 
     fn came_back(&mut self, node: NodeId, now: Millis) {
+        let lately = |at: &Millis| now.since(*at) < FLAP_AGE;
+        self.flaps
+            .retain(|_, returns| returns.back().is_some_and(lately));
         let returns = self.flaps.entry(node).or_default();
         returns.push_back(now);
         if returns.len() > FLAPS_MAX {

@@ -124,8 +124,13 @@ impl Scheduler {
             return self.stop_now(task, survey);
         }
         if !task.serves {
-            if self.is_heard(task.node) {
+            // Down already, and yet no more at once than a healthy job would
+            // risk: it may be about to serve.
+            let free = survey.in_flight < survey.ledger.budget.max(SURGES_MIN);
+            if free && self.is_heard(task.node) {
                 self.stop_now(task, survey);
+            } else {
+                self.wake(&task.slot.job, now + LOOK_EVERY);
             }
             return;
         }

@@ -1,0 +1,135 @@
+//! What operators ask of nodes and rollouts, and what they are told: drains
+//! with a deadline, cordons, rollouts, who holds a job's budget, evening out.
+
+use potluck_core::cluster::RolloutControl;
+use potluck_specs::{JobName, NodeId, SlotId, trust::UserCertificate};
+use serde::{Deserialize, Serialize};
+
+/// A change that an operator, or who may deploy the job, asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub enum Operation {
+    /// Empty a node, and stop in any case what is still there after a while.
+    Drain {
+        /// Which.
+        node: NodeId,
+        /// How long it may take.
+        within_ms: u64,
+    },
+    /// Give a node nothing new, and leave it what it has; or end that.
+    Cordon {
+        /// Which.
+        node: NodeId,
+        /// Begin or end.
+        cordoned: bool,
+    },
+    /// Stop, continue or undo a rollout.
+    Rollout {
+        /// Of which job.
+        job: JobName,
+        /// What is asked.
+        control: RolloutControl,
+    },
+}
+
+impl Operation {
+    /// May this person do it, and which right is it that they need?
+    pub fn right_of(&self, author: &UserCertificate) -> (bool, String) {
+        match self {
+            Operation::Drain { .. } | Operation::Cordon { .. } => {
+                (author.may_operate(), "operator".into())
+            }
+            Operation::Rollout { job, .. } => (
+                author.may_deploy(&job.namespace),
+                format!("deployer of namespace {:?}", job.namespace),
+            ),
+        }
+    }
+}
+
+/// What an operator wants to know; the scheduler answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OperateQuery {
+    /// How far is the rollout of this job?
+    Rollout(JobName),
+    /// Who holds this job's disruption budget?
+    WhyBlocked(JobName),
+    /// How far is the drain of this node?
+    Drain(NodeId),
+    /// Which moves would even things out?
+    Rebalance,
+}
+
+/// The answer to an [`OperateQuery`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum OperateAnswer {
+    /// To `Rollout`; nothing for a job at its first version.
+    Rollout(Option<RolloutStatus>),
+    /// To `WhyBlocked`.
+    WhyBlocked(LedgerStatus),
+    /// To `Drain`.
+    Drain(Vec<DrainedTask>),
+    /// To `Rebalance`.
+    Rebalance(Vec<MoveStatus>),
+}
+
+/// How far a rollout is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RolloutStatus {
+    /// The version that is rolled out.
+    pub version: u64,
+    /// The version that ran before.
+    pub from: u64,
+    /// The present stage, from 1.
+    pub stage: u32,
+    /// How many there are.
+    pub stages: u32,
+    /// `rolling`, `paused`, `failed`, `rolled back` or `done`.
+    pub phase: String,
+    /// Why it failed or was undone, or who paused it.
+    pub why: Option<String>,
+}
+
+/// A job's disruption budget and who holds it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LedgerStatus {
+    /// How many slots may be down at once.
+    pub budget: u32,
+    /// How many should serve.
+    pub wanted: u32,
+    /// Slots that are down.
+    pub used: Vec<LedgerEntry>,
+    /// Nodes on which the job's tasks failed, and which get none for a while.
+    pub bad_nodes: Vec<String>,
+}
+
+/// A slot that is down.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LedgerEntry {
+    /// Which.
+    pub slot: SlotId,
+    /// Where, if anywhere.
+    pub node: Option<String>,
+    /// Why.
+    pub why: String,
+}
+
+/// A task on a node that is drained.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DrainedTask {
+    /// Which.
+    pub slot: SlotId,
+    /// Why it is still there.
+    pub why: String,
+}
+
+/// A move that would even things out.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MoveStatus {
+    /// Which task.
+    pub slot: SlotId,
+    /// From where.
+    pub from: String,
+    /// To where; the auction decides.
+    pub to: String,
+}

@@ -1,0 +1,169 @@
+//! What operators ask, on the leader: into commands for the log, and from the
+//! scheduler's picture into words.
+
+use super::shared::Shared;
+use crate::{
+    api::{
+        error::{ApiError, ErrorCode},
+        operate::{
+            DrainedTask, LedgerEntry, LedgerStatus, MoveStatus, OperateAnswer, OperateQuery,
+            Operation, RolloutStatus,
+        },
+        protocol::ApiAnswer,
+    },
+    clock,
+};
+use potluck_core::{
+    cluster::{Cluster, Command, RolloutPhase},
+    scheduler::{DrainWait, Scheduler, Use},
+};
+use potluck_specs::{ChangeId, JobName, Millis, NodeId};
+use std::sync::Arc;
+
+/// The command that an operation becomes.
+pub(super) fn command(operation: Operation, change: ChangeId, author: String) -> Command {
+    let now = clock::unix_now();
+    match operation {
+        Operation::Drain { node, within_ms } => Command::Drain {
+            change,
+            node,
+            deadline: Some(now + Millis(within_ms)),
+        },
+        Operation::Cordon { node, cordoned } => Command::Cordon {
+            change,
+            node,
+            cordoned,
+        },
+        Operation::Rollout { job, control } => Command::ControlRollout {
+            change,
+            job,
+            control,
+            author,
+            now,
+        },
+    }
+}
+
+/// Answers a question on the leader; nothing if this node leads no longer.
+pub(super) async fn answer(
+    shared: &Arc<Shared>,
+    query: OperateQuery,
+) -> Option<Result<ApiAnswer, ApiError>> {
+    shared
+        .scheduling
+        .look(move |scheduler, state| {
+            let answer = match query {
+                OperateQuery::Rollout(job) => rollout(scheduler, state, &job)?,
+                OperateQuery::WhyBlocked(job) => why_blocked(scheduler, state, &job)?,
+                OperateQuery::Drain(node) => drain(scheduler, state, node)?,
+                OperateQuery::Rebalance => rebalance(scheduler, state),
+            };
+            Ok(ApiAnswer::Operate(answer))
+        })
+        .await
+}
+
+fn no_job(job: &JobName) -> ApiError {
+    ApiError::new(ErrorCode::NotFound, format!("there is no job {job}"))
+}
+
+fn name(state: &Cluster, node: NodeId) -> String {
+    let member = state.members().get(&node);
+    member.map_or_else(|| node.to_string(), |member| member.name.0.clone())
+}
+
+fn rollout(
+    scheduler: &Scheduler,
+    state: &Cluster,
+    job: &JobName,
+) -> Result<OperateAnswer, ApiError> {
+    if !state.jobs().contains_key(job) {
+        return Err(no_job(job));
+    }
+    let stages = scheduler.rollout_stages(state, job);
+    let status = state.rollout(job).map(|rollout| {
+        let (phase, why) = match &rollout.phase {
+            RolloutPhase::Rolling => ("rolling", None),
+            RolloutPhase::Paused { by } => ("paused", Some(format!("by {by}"))),
+            RolloutPhase::Failed { why } => ("failed", Some(why.clone())),
+            RolloutPhase::RolledBack { why } => ("rolled back", Some(why.clone())),
+            RolloutPhase::Done => ("done", None),
+        };
+        RolloutStatus {
+            version: rollout.version,
+            from: rollout.from,
+            stage: rollout.stage + 1,
+            stages,
+            phase: phase.into(),
+            why,
+        }
+    });
+    Ok(OperateAnswer::Rollout(status))
+}
+
+fn why_blocked(
+    scheduler: &Scheduler,
+    state: &Cluster,
+    job: &JobName,
+) -> Result<OperateAnswer, ApiError> {
+    let Some(ledger) = scheduler.ledger(state, job) else {
+        let known = state.jobs().contains_key(job);
+        return Err(match known {
+            true => ApiError::new(ErrorCode::BadRequest, format!("{job} is stopped")),
+            false => no_job(job),
+        });
+    };
+    let used = ledger.used.into_iter().map(|(slot, reason)| LedgerEntry {
+        slot,
+        node: node_of(&reason).map(|node| name(state, node)),
+        why: reason.to_string(),
+    });
+    let bad = scheduler.bad_hosts(job, clock::boot_now()).into_iter();
+    Ok(OperateAnswer::WhyBlocked(LedgerStatus {
+        budget: ledger.budget,
+        wanted: ledger.wanted,
+        used: used.collect(),
+        bad_nodes: bad.map(|(node, _)| name(state, node)).collect(),
+    }))
+}
+
+fn node_of(reason: &Use) -> Option<NodeId> {
+    match reason {
+        Use::Unplaced | Use::Dependency { .. } => None,
+        Use::Waiting { holder } => *holder,
+        Use::Starting { node }
+        | Use::Failing { node, .. }
+        | Use::Unhealthy { node }
+        | Use::Silent { node }
+        | Use::Stopping { node, .. } => Some(*node),
+    }
+}
+
+fn drain(scheduler: &Scheduler, state: &Cluster, node: NodeId) -> Result<OperateAnswer, ApiError> {
+    let Some(view) = scheduler.drain_view(state, node) else {
+        let message = format!("{node} is not a member");
+        return Err(ApiError::new(ErrorCode::NotFound, message));
+    };
+    let left = view.left.into_iter().map(|(slot, wait)| DrainedTask {
+        slot,
+        why: match wait {
+            DrainWait::Stopping => "being stopped".into(),
+            DrainWait::Starting { on } => format!("its next task starts on {}", name(state, on)),
+            DrainWait::NoPlace => "no other node takes it yet".into(),
+            DrainWait::ItsTurn => "one of the next".into(),
+            DrainWait::Budget => "its job's budget is spent; see potluck why-blocked".into(),
+            DrainWait::Recovered => "its job is not in the log: only a person stops it".into(),
+        },
+    });
+    Ok(OperateAnswer::Drain(left.collect()))
+}
+
+fn rebalance(scheduler: &Scheduler, state: &Cluster) -> OperateAnswer {
+    let moves = scheduler.rebalance_plan(state, clock::boot_now());
+    let moves = moves.into_iter().map(|next| MoveStatus {
+        slot: next.slot,
+        from: name(state, next.from),
+        to: name(state, next.to),
+    });
+    OperateAnswer::Rebalance(moves.collect())
+}
