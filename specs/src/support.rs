@@ -48,9 +48,6 @@ impl Row {
 
 /// Everything that is said and not done.
 pub const UNSUPPORTED: &[Row] = &[
-    row("kind", "one task on each node", |w| {
-        *w.kind == JobKind::PerNode
-    }),
     row("kind", "work that ends", |w| {
         matches!(w.kind, JobKind::Batch(_))
     }),
@@ -145,29 +142,6 @@ pub const UNSUPPORTED: &[Row] = &[
     row("task.isolation", "another isolation than the node's", |w| {
         w.task.isolation != Isolation::Default
     }),
-    row("placement.requirements", "a requirement", |w| {
-        !w.placement.requirements.is_empty()
-    }),
-    row("placement.preferences", "a preference", |w| {
-        !w.placement.preferences.is_empty()
-    }),
-    row("placement.spread", "another spread than over racks", |w| {
-        !w.placement.spread.is_empty()
-    }),
-    row("placement.at_most", "a bound on tasks in one place", |w| {
-        !w.placement.at_most.is_empty()
-    }),
-    row("placement.apart_from", "staying apart from a job", |w| {
-        !w.placement.apart_from.is_empty()
-    }),
-    row("placement.together_with", "staying with a job", |w| {
-        !w.placement.together_with.is_empty()
-    }),
-    row(
-        "placement.bandwidth_heavy",
-        "keeping heavy traffic apart",
-        |w| w.placement.bandwidth_heavy,
-    ),
     row("change.depends_on", "waiting for another job", |w| {
         !w.change.depends_on.is_empty()
     }),

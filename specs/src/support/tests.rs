@@ -17,7 +17,6 @@ type Use = fn(&mut JobDraft);
 /// A change that uses each row, and the beginning of what is said. A row that
 /// is deleted takes its line here along.
 const USES: &[(&str, Use)] = &[
-    ("one task on each node", |d| d.kind = JobKind::PerNode),
     ("work that ends", |d| {
         d.kind = JobKind::Batch(Batch::default())
     }),
@@ -85,25 +84,6 @@ const USES: &[(&str, Use)] = &[
     ("another user", |d| d.task.user = Some("web".into())),
     ("another isolation", |d| {
         d.task.isolation = Isolation::Strict
-    }),
-    ("a requirement", |d| {
-        d.placement.requirements.push(Requirement::default())
-    }),
-    ("a preference", |d| {
-        d.placement.preferences.push(Preference::default())
-    }),
-    ("another spread", |d| d.placement.spread.push(Level::Node)),
-    ("a bound on tasks", |d| {
-        d.placement.at_most.push(AtMost::default())
-    }),
-    ("staying apart", |d| {
-        d.placement.apart_from.push(Neighbour::default())
-    }),
-    ("staying with", |d| {
-        d.placement.together_with.push(Neighbour::default())
-    }),
-    ("keeping heavy traffic", |d| {
-        d.placement.bandwidth_heavy = true
     }),
     ("waiting for another job", |d| {
         d.change.depends_on.push(Dependency::default())

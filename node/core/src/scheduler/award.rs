@@ -45,6 +45,8 @@ const REPEATS_BEFORE_REPORTS: u32 = 3;
 pub(super) struct Awards {
     by_slot: BTreeMap<SlotId, Pending>,
     on: BTreeMap<NodeId, BTreeSet<SlotId>>,
+    /// Those that wait for the log.
+    unsent: BTreeSet<SlotId>,
 }
 
 impl Awards {
@@ -52,6 +54,7 @@ impl Awards {
         self.remove(&slot);
         let on = self.on.entry(pending.node).or_default();
         on.insert(slot.clone());
+        self.unsent.insert(slot.clone());
         self.by_slot.insert(slot, pending);
     }
 
@@ -59,6 +62,7 @@ impl Awards {
         let Some(pending) = self.by_slot.remove(slot) else {
             return;
         };
+        self.unsent.remove(slot);
         if let Some(on) = self.on.get_mut(&pending.node) {
             on.remove(slot);
             if on.is_empty() {
@@ -151,6 +155,7 @@ impl Scheduler {
             });
             self.tallies.touch(&slot);
             self.index.promise(node, job.task.resources);
+            self.claim_used(node, &job.name);
             self.awards.insert(slot, pending);
         }
         self.send_award(cluster, node, call, &job.name);
@@ -192,6 +197,7 @@ impl Scheduler {
         for (slot, ..) in &open {
             if let Some(pending) = self.awards.by_slot.get_mut(slot) {
                 pending.sent = true;
+                self.awards.unsent.remove(slot);
             }
         }
         let version = open
@@ -235,9 +241,10 @@ impl Scheduler {
     pub(super) fn send_recorded(&mut self, cluster: &Cluster, now: Millis) {
         let ready: BTreeSet<(NodeId, u64, JobName)> = self
             .awards
-            .by_slot
+            .unsent
             .iter()
-            .filter(|(slot, p)| !p.sent && !self.record_misleads(cluster, slot, p.node))
+            .filter_map(|slot| self.awards.by_slot.get_key_value(slot))
+            .filter(|(slot, p)| !self.record_misleads(cluster, slot, p.node))
             .map(|(slot, p)| (p.node, p.call, slot.job.clone()))
             .collect();
         for (node, call, job) in ready {
@@ -403,4 +410,72 @@ fn lacks(host: &Host, pending: &Pending, now: Millis) -> bool {
         && host.reports >= pending.reports + REPORTS_LATER
         && now.since(pending.at) >= LATER
         && (pending.committed || pending.repeats >= REPEATS_BEFORE_REPORTS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_lacks_an_award_only_when_no_older_report_can_be_under_way() {
+        // Whole inventory, reports since, time since, committed, repeats; lacks?
+        let table = [
+            (true, 2, 3_000, true, 0, true),
+            (true, 1, 3_000, true, 0, false),
+            (true, 2, 2_999, true, 0, false),
+            (false, 2, 3_000, true, 0, false),
+            (true, 9, 9_000, false, 2, false),
+            (true, 2, 3_000, false, 3, true),
+        ];
+        for (complete, reports, after, committed, repeats, lacks_it) in table {
+            let mut host = Host::new("a".into(), true);
+            host.complete = complete;
+            host.reports = 5 + reports;
+            let pending = Pending {
+                node: NodeId([1; 32]),
+                generation: Generation::default(),
+                call: 1,
+                version: 1,
+                sent: true,
+                at: Millis(1_000),
+                lost: false,
+                repeats,
+                committed,
+                reports: 5,
+            };
+            let row = (complete, reports, after, committed, repeats);
+            assert_eq!(lacks(&host, &pending, Millis(1_000 + after)), lacks_it, "{row:?}");
+        }
+    }
+
+    #[test]
+    fn awards_are_found_by_host_until_they_are_gone() {
+        let slot = |index| SlotId {
+            job: JobName::in_default("web"),
+            index,
+        };
+        let pending = |host: u8, call| Pending {
+            node: NodeId([host; 32]),
+            generation: Generation::default(),
+            call,
+            version: 1,
+            sent: false,
+            at: Millis(0),
+            lost: false,
+            repeats: 0,
+            committed: false,
+            reports: 0,
+        };
+        let mut awards = Awards::default();
+        awards.insert(slot(0), pending(1, 7));
+        awards.insert(slot(1), pending(1, 8));
+        // Awarded anew: the former host has it no longer.
+        awards.insert(slot(0), pending(2, 9));
+        assert_eq!(awards.of_call(NodeId([1; 32]), 7), []);
+        assert_eq!(awards.of_call(NodeId([1; 32]), 8), [slot(1)]);
+        assert_eq!(awards.of_call(NodeId([2; 32]), 9), [slot(0)]);
+        awards.remove(&slot(1));
+        assert_eq!(awards.nodes().collect::<Vec<_>>(), [NodeId([2; 32])]);
+        assert_eq!(awards.unsent.len(), 1);
+    }
 }
