@@ -161,7 +161,6 @@ pub const UNSUPPORTED: &[Row] = &[
     row("change.exclusive", "an exclusive slot", |w| {
         matches!(w.change.exclusive, Some(Exclusive { .. }))
     }),
-    row("priority", "a priority", |w| w.priority != PRIORITY_DEFAULT),
 ];
 
 fn any_check(task: &TaskTemplate, is: impl Fn(&HealthCheck) -> bool) -> bool {

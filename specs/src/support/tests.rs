@@ -98,7 +98,6 @@ const USES: &[(&str, Use)] = &[
     ("an exclusive slot", |d| {
         d.change.exclusive = Some(Exclusive::default())
     }),
-    ("a priority", |d| d.priority = 51),
 ];
 
 #[test]
