@@ -4,11 +4,12 @@
 CARGO ?= cargo
 DEBUG := $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: demo test lint build tools help
+.PHONY: demo test soak lint build tools help
 
 help:
 	@echo "make demo   build potluck and show the main job end to end, on loopback"
 	@echo "make test   build and run every check and test"
+	@echo "make soak   simulate clusters under faults until one fails or you stop it"
 	@echo "make lint   formatting and lints only"
 	@echo "make build  the programs only, into $(DEBUG)"
 
@@ -29,3 +30,10 @@ lint: tools
 # run on this host says so in the file that is counted at the end.
 test: lint build
 	@./scripts/test $(CARGO) test --workspace --locked --no-fail-fast
+
+# Seed after seed of the simulator on all cores; a failing one prints its story
+# and the command that repeats it. SEED=… to begin elsewhere.
+SEED ?= $(shell date +%s)
+soak: tools
+	$(CARGO) build --release --locked -p potluck-testnet
+	@$(dir $(DEBUG))release/potluck-testnet sim --soak --seed $(SEED) --threads $$(nproc)

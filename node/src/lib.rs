@@ -22,4 +22,6 @@ pub mod identity;
 pub mod network;
 pub mod runtime;
 pub mod spawn;
+#[cfg(test)]
+mod testing;
 pub mod wire;

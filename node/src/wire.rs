@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::{
     change::SignedChange,
     error::ApiError,
+    plan::PlanRequest,
     protocol::{ApiAnswer, Changed},
 };
 
@@ -32,7 +33,13 @@ pub enum Request {
     /// A scheduler asks for all that the node runs, at the start of its reign.
     Greet(Authority),
     /// An agent's heartbeat.
-    Heartbeat(Heartbeat),
+    Heartbeat {
+        /// What it says.
+        heartbeat: Heartbeat,
+        /// The sending process: random, new with each start. Two of one node
+        /// show that its data folder was copied.
+        process: u64,
+    },
     /// A scheduler calls.
     Call(Call),
     /// A scheduler awards.
@@ -76,6 +83,17 @@ pub enum Request {
     },
     /// About a signed slice of a service's endpoints.
     Slice(SliceRequest),
+    /// What should people know about the cluster? Any node may ask.
+    Concerns,
+    /// Which certificates are revoked? For nodes that don't follow the log.
+    Revocations,
+    /// Which of these packages do jobs pin?
+    Pinned {
+        /// What the node has.
+        packages: Vec<PackageId>,
+        /// What it runs.
+        slots: Vec<SlotVersion>,
+    },
 }
 
 /// What the log should know of a node.
@@ -89,6 +107,25 @@ pub struct Introduction {
     pub capacity: Resources,
 }
 
+/// The version of a job that a slot of a node runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotVersion {
+    /// The job.
+    pub job: JobName,
+    /// The version.
+    pub version: u64,
+}
+
+/// What jobs pin, of what a node has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pinned {
+    /// Those that are pinned.
+    pub packages: Vec<PackageId>,
+    /// The log knows every version that the node runs, so that what is not
+    /// pinned is not run either.
+    pub covers_slots: bool,
+}
+
 /// What people ask the scheduler.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Query {
@@ -98,6 +135,14 @@ pub enum Query {
     Jobs(Option<JobName>),
     /// Why a slot is where it is.
     Explain(SlotId),
+    /// Versions of a job.
+    History(JobName),
+    /// One version of a job.
+    Version(JobName, Option<u64>),
+    /// What a change of jobs would do.
+    Plan(PlanRequest),
+    /// Jobs of a spec file.
+    JobsOfSpec(String),
 }
 
 /// A node's response.
@@ -108,7 +153,16 @@ pub enum Response {
     /// To [`Request::Greet`].
     Inventory(Heartbeat),
     /// To [`Request::Heartbeat`].
-    Heartbeat(HeartbeatAnswer),
+    Heartbeat {
+        /// The scheduler's answer.
+        answer: HeartbeatAnswer,
+        /// Names the revocations that the scheduler knows: a node that knows
+        /// others asks for them.
+        revocations: u64,
+    },
+    /// To [`Request::Heartbeat`]: another process of this node is there, and
+    /// was first.
+    Twin,
     /// To [`Request::Call`].
     Call(CallAnswer),
     /// To [`Request::Award`].
@@ -131,6 +185,12 @@ pub enum Response {
     },
     /// To [`Request::Slice`].
     Slice(SliceResponse),
+    /// To [`Request::Concerns`].
+    Concerns(Vec<String>),
+    /// To [`Request::Revocations`]: all serials that are revoked.
+    Revocations(Vec<u64>),
+    /// To [`Request::Pinned`].
+    Pinned(Pinned),
     /// Done, nothing to say.
     Done,
     /// The node is not the scheduler; here is who is, if known.

@@ -12,7 +12,10 @@ use potluck_core::{
 use potluck_node::agent::{self, Agent, AgentConfig, AgentError, LogQuery, PackageProvider};
 use potluck_specs::{
     Epoch, FleetId, Generation, Job, JobName, NodeId, PackageId, Reign, SlotId,
-    job::{HealthCheck, PortSpec, Resources, ServiceSpec, SignedJob, StopPolicy, TaskTemplate},
+    job::{
+        HealthCheck, Hook, Mount, MountSource, PortSpec, RenderedFile, Resources, ServiceSpec,
+        SignedJob, StopPolicy, TaskTemplate,
+    },
     trust::{Context, PublicKey, SecretKey, Signed, UserCredential},
 };
 use std::{
@@ -666,5 +669,100 @@ async fn limits_are_set_or_said_to_be_missing() {
             "{controller}: {missing:?} {groups:?}"
         );
     }
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_finds_what_its_spec_asks_for() {
+    let script = r#"#!/bin/sh
+echo "file $(cat conf/app) setup $(cat made) count $(wc -l < /var/lib/web/starts)"
+stat -f -c "%T" /scratch
+ls -d "$POTLUCK_TASK_DIR" "$POTLUCK_PACKAGE"
+exec sleep 1000
+"#;
+    let node = Node::start(script).await;
+    let mut job = job(1);
+    let mount = |at: &str, source| Mount {
+        at: at.into(),
+        source,
+        read_only: false,
+    };
+    job.task.mounts = vec![
+        mount(
+            "/var/lib/web",
+            MountSource::Volume {
+                name: "data".into(),
+            },
+        ),
+        mount("/scratch", MountSource::Tmpfs { bytes: 1 << 20 }),
+    ];
+    job.task.files = vec![RenderedFile {
+        path: "conf/app".into(),
+        content: "rendered".into(),
+        mode: 0o644,
+    }];
+    let setup = "echo done > made; echo start >> /var/lib/web/starts";
+    job.task.setup = vec![Hook {
+        command: "/bin/sh".into(),
+        args: vec!["-c".into(), setup.into()],
+        timeout_ms: 30_000,
+    }];
+    node.award(&job, &[(0, 1)]).await;
+    node.until_running(&job, 0).await;
+    if node
+        .agent
+        .isolation_missing()
+        .iter()
+        .any(|line| line.contains("namespace"))
+    {
+        // Without mounts there is nothing to see; that it is said is enough.
+        return node.end().await;
+    }
+    until_line(&node, &job, "file rendered setup done count 1").await;
+    until_line(&node, &job, "tmpfs").await;
+    until_line(&node, &job, "/package").await;
+    until_line(&node, &job, "/task").await;
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_host_does_not_let_a_task_have_is_said_at_its_start() {
+    let node = Node::start(SERVER).await;
+    let mut job = job(1);
+    let source = MountSource::Bind {
+        path: "/etc".into(),
+    };
+    job.task.mounts = vec![Mount {
+        at: "/host".into(),
+        source,
+        read_only: true,
+    }];
+    job.task.user = None;
+    node.award(&job, &[(0, 1)]).await;
+    let failed = |report: &SlotReport| report.last_end.is_some();
+    let report = node.until(&job, 0, failed).await;
+    let why = report.last_end.unwrap_or_default();
+    assert!(why.contains("does not let tasks read"), "{why}");
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_uses_too_much_memory_ends_by_its_limit() {
+    let script = "#!/bin/sh\nx=potluck; while :; do x=$x$x; done\n";
+    let node = Node::start(script).await;
+    let missing = node.agent.isolation_missing();
+    if missing
+        .iter()
+        .any(|line| line.starts_with("memory") || line.contains("namespace"))
+    {
+        return node.end().await;
+    }
+    let mut job = job(1);
+    job.task.resources.memory_bytes = 48 << 20;
+    node.award(&job, &[(0, 1)]).await;
+    let failed = |report: &SlotReport| report.last_end.is_some();
+    let report = node.until(&job, 0, failed).await;
+    let why = report.last_end.unwrap_or_default();
+    assert!(why.starts_with("memory-limit"), "{why}");
     node.end().await;
 }

@@ -8,6 +8,8 @@
 
 mod value;
 
+pub(crate) use value::{cores, duration, size};
+
 use crate::{Job, path::FieldPath};
 use serde::{Deserialize, Serialize};
 

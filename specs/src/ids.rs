@@ -51,8 +51,25 @@ pub fn check_name(name: &str) -> Result<(), NameError> {
 macro_rules! bytes_id {
     ($(#[$doc:meta])* $name:ident, $len:expr) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash)]
         pub struct $name(pub [u8; $len]);
+
+        impl Ord for $name {
+            /// By bytes. The first eight nearly always decide, and are
+            /// compared without a call: ids are keys in every decision.
+            fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+                let first = |id: &Self| id.0.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
+                first(self)
+                    .cmp(&first(other))
+                    .then_with(|| self.0.cmp(&other.0))
+            }
+        }
+
+        impl PartialOrd for $name {
+            fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+                Some(self.cmp(other))
+            }
+        }
 
         /// Bytes on the wire, hexadecimal where people read (JSON).
         impl serde::Serialize for $name {
@@ -84,6 +101,20 @@ macro_rules! bytes_id {
             /// Reads what [`Self::to_hex`] writes.
             pub fn from_hex(text: &str) -> Option<Self> {
                 data_encoding::HEXLOWER.decode(text.as_bytes()).ok()?.try_into().ok().map(Self)
+            }
+        }
+
+        #[cfg(feature = "schema")]
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({
+                    "type": "string",
+                    "pattern": format!("^[0-9a-f]{{{}}}$", 2 * $len),
+                })
             }
         }
 
@@ -151,6 +182,7 @@ impl fmt::Display for NodeName {
 
 /// `namespace/name` of a job; the namespace `default` is not shown.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct JobName {
     /// Who may touch the job is decided by namespace.
@@ -238,6 +270,20 @@ impl FromStr for SlotId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ids_are_ordered_by_their_bytes() {
+        let ids = [[0, 9], [9, 0], [1, 0], [0, 0], [255, 1], [255, 0]].map(|[first, last]| {
+            let mut id = NodeId([first; 32]);
+            id.0[31] = last;
+            id
+        });
+        for one in ids {
+            for other in ids {
+                assert_eq!(one.cmp(&other), one.0.cmp(&other.0), "{one:?} {other:?}");
+            }
+        }
+    }
 
     #[test]
     fn names_are_dns_labels() {

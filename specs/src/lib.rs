@@ -16,6 +16,8 @@ pub mod job;
 pub mod package;
 pub mod path;
 pub mod plan;
+#[cfg(feature = "schema")]
+pub mod schema;
 pub mod suggestion;
 pub mod support;
 pub mod time;

@@ -10,8 +10,8 @@ use crate::{
     finding::Finding,
     job::{
         AdaptiveMode, Exclusive, HealthAction, HealthCheck, Isolation, Job, JobDraft, JobKind,
-        Maintenance, PRIORITY_DEFAULT, PackageSource, Probe, RestartOn, TaskTemplate, Update,
-        interpolation, wish::Wish,
+        Maintenance, PackageSource, Probe, RestartOn, StageSize, TaskTemplate, interpolation,
+        wish::Wish,
     },
     path::FieldPath,
 };
@@ -63,10 +63,6 @@ pub const UNSUPPORTED: &[Row] = &[
             .any(|(_, text)| interpolation::changes(text))
     })
     .instead("a task is told as much in POTLUCK_* and PORT_*"),
-    row("task.files", "a file written into the task", |w| {
-        !w.task.files.is_empty()
-    })
-    .instead("put it into the package"),
     row("task.resources.disk_bytes", "asking for disk", |w| {
         w.task.resources.disk_bytes > 0
     }),
@@ -124,35 +120,21 @@ pub const UNSUPPORTED: &[Row] = &[
     row("task.metrics", "a threshold of a metric", |w| {
         !w.task.metrics.is_empty()
     }),
-    row("task.setup", "a command before the task", |w| {
-        !w.task.setup.is_empty()
-    })
-    .instead("let a script in the package do both"),
-    row("task.teardown", "a command after the task", |w| {
-        !w.task.teardown.is_empty()
-    }),
     row("task.restart.on", "not starting again", |w| {
         w.task.restart.on != RestartOn::Always
     }),
     row("task.restart.attempts", "moving after failures", |w| {
         w.task.restart.attempts.is_some()
     }),
-    row("task.mounts", "a mount", |w| !w.task.mounts.is_empty()),
-    row("task.user", "another user", |w| w.task.user.is_some()),
-    row("task.isolation", "another isolation than the node's", |w| {
-        w.task.isolation != Isolation::Default
+    row("task.isolation", "a task without isolation", |w| {
+        w.task.isolation == Isolation::None
     }),
-    row("change.depends_on", "waiting for another job", |w| {
-        !w.change.depends_on.is_empty()
-    }),
-    row("change.budget", "a disruption budget", |w| {
-        w.change.budget.is_some()
-    }),
-    row(
-        "change.update",
-        "an update in stages, with a deadline or a rollback",
-        |w| w.change.update != Update::default(),
-    ),
+    row("change.update.stages", "a stage of a place", |w| {
+        let places = [StageSize::Rack, StageSize::Datacenter, StageSize::Region];
+        let mut stages = w.change.update.stages.iter();
+        stages.any(|stage| places.contains(&stage.size))
+    })
+    .instead("name a number or a percentage of the tasks"),
     row(
         "change.maintenance",
         "another maintenance than migrate",

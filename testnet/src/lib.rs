@@ -9,5 +9,6 @@ pub mod bench;
 pub mod client;
 pub mod demo;
 pub mod net;
+pub mod scenario;
 pub mod sim;
 pub mod wait;

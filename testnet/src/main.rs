@@ -1,13 +1,21 @@
 //! The program `potluck-testnet`, reached as `potluck testnet`.
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use potluck_specs::cause::chain;
 use potluck_testnet::{
     bench, demo,
     net::{NetError, Testnet, TestnetOptions},
+    scenario::Scenario,
     sim,
 };
-use std::{error::Error, path::PathBuf, process::ExitCode};
+use std::{
+    error::Error,
+    ops::Range,
+    path::PathBuf,
+    process::ExitCode,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Instant,
+};
 
 /// A cluster in a box: real nodes on loopback, one process each.
 #[derive(Debug, Parser)]
@@ -66,19 +74,37 @@ enum Command {
     /// Show the main job end to end in a folder of its own.
     Demo,
     /// Simulate clusters under faults, in virtual time.
-    Sim {
-        /// The first seed.
-        #[arg(long, default_value_t = 0)]
-        seed: u64,
-        /// How many seeds.
-        #[arg(long, default_value_t = 1)]
-        seeds: u64,
-    },
+    Sim(Sim),
     /// Measure what docs/performance.md lists.
     Bench {
         /// Only measurements whose name holds this.
         only: Option<String>,
     },
+}
+
+#[derive(Debug, Args)]
+struct Sim {
+    /// The seed: the same seed gives the same run.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Many seeds, A..B, or A.. until one fails or you stop it.
+    #[arg(long, value_parser = seeds, conflicts_with = "seed")]
+    seeds: Option<Range<u64>>,
+    /// Without an end, each seed with a scenario and a size of its own.
+    #[arg(long, conflicts_with_all = ["seeds", "scenario"])]
+    soak: bool,
+    /// Seeds at a time.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: u16,
+    /// How many nodes; drawn from the seed, 6 to 12, if not given.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(4..=1_000))]
+    nodes: Option<u16>,
+    /// Rounds of faults and healing until so many hours have passed.
+    #[arg(long, default_value_t = 0.0)]
+    hours: f64,
+    /// What befalls the cluster.
+    #[arg(long, value_enum, default_value_t = Scenario::Random)]
+    scenario: Scenario,
 }
 
 fn main() -> ExitCode {
@@ -141,25 +167,82 @@ fn run(cli: &Cli) -> Result<(), Box<dyn Error>> {
             eprintln!("nothing of the testnet is left");
         }
         Command::Demo => demo::run()?,
-        Command::Sim { seed, seeds } => simulate(*seed, *seeds)?,
+        Command::Sim(wanted) => simulate(wanted)?,
         Command::Bench { only } => bench::run(only.as_deref())?,
     }
     Ok(())
 }
 
-fn simulate(first: u64, seeds: u64) -> Result<(), Box<dyn Error>> {
-    for seed in first..first.saturating_add(seeds) {
-        let summary = sim::run(seed, &sim::Options::drawn(seed))?;
-        println!(
-            "seed {seed}: {} ms, healed after {} ms, {} reigns, {} awards, {} doubles",
-            summary.virtual_ms,
-            summary.healed_after_ms,
-            summary.stats.reigns,
-            summary.stats.awards,
-            summary.stats.doubles,
-        );
-    }
+fn simulate(wanted: &Sim) -> Result<(), Box<dyn Error>> {
+    let seeds = match &wanted.seeds {
+        Some(seeds) => seeds.clone(),
+        None if wanted.soak => wanted.seed..u64::MAX,
+        None => wanted.seed..wanted.seed.saturating_add(1),
+    };
+    let next = AtomicU64::new(seeds.start);
+    let began = Instant::now();
+    let virtual_ms = std::thread::scope(|scope| {
+        let work = || simulate_each(wanted, &next, seeds.end);
+        let threads: Vec<_> = (0..wanted.threads).map(|_| scope.spawn(work)).collect();
+        let ends = threads.into_iter().map(|thread| match thread.join() {
+            Ok(end) => end,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        ends.sum::<Result<u64, Box<sim::Failure>>>()
+    })?;
+    let real = began.elapsed().as_secs_f64();
+    println!(
+        "{} s of virtual time in {real:.1} s: {:.0} times as fast",
+        virtual_ms / 1_000,
+        virtual_ms as f64 / 1_000.0 / real
+    );
     Ok(())
+}
+
+/// Takes seed after seed until there are no more or one fails, here or in
+/// another thread; the virtual time of all.
+fn simulate_each(wanted: &Sim, next: &AtomicU64, end: u64) -> Result<u64, Box<sim::Failure>> {
+    let mut virtual_ms = 0;
+    loop {
+        let seed = next.fetch_add(1, Ordering::Relaxed);
+        if seed >= end {
+            return Ok(virtual_ms);
+        }
+        let mut options = match wanted.soak {
+            true => sim::Options::soak(seed),
+            false => sim::Options {
+                scenario: wanted.scenario,
+                ..sim::Options::drawn(seed)
+            },
+        };
+        options.total_ms = (wanted.hours * sim::HOUR_MS as f64) as u64;
+        if let Some(nodes) = wanted.nodes {
+            options = options.with_hosts(nodes.into());
+        }
+        match sim::run(seed, &options) {
+            Ok(summary) => {
+                virtual_ms += summary.virtual_ms;
+                println!("{summary}");
+            }
+            Err(failure) => {
+                next.store(end, Ordering::Relaxed);
+                return Err(failure);
+            }
+        }
+    }
+}
+
+/// `A..B`, or `A..` for without an end.
+fn seeds(text: &str) -> Result<Range<u64>, String> {
+    let (first, last) = text
+        .split_once("..")
+        .ok_or("write A..B, or A.. for no end")?;
+    let number = |text: &str| text.parse().map_err(|error| format!("{text}: {error}"));
+    Ok(number(first)?..if last.is_empty() {
+        u64::MAX
+    } else {
+        number(last)?
+    })
 }
 
 fn status(net: &Testnet, json: bool) {

@@ -8,10 +8,12 @@ use potluck_testnet::{
 };
 use std::{
     fmt,
+    fs::OpenOptions,
     net::{Ipv4Addr, UdpSocket},
     ops::Deref,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::Child,
+    process::{Child, Command, Stdio},
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -176,6 +178,32 @@ impl Fleet {
         let child = command.spawn().expect("potluck starts");
         let code = exit_code(child);
         (code, self.log(name)[before..].to_owned())
+    }
+
+    /// `potluck node` for this node with other values of some arguments; its
+    /// standard error goes to the node's log.
+    pub fn altered_command(&self, name: &str, other: &[(&str, String)]) -> Command {
+        let command = self.node_command(name, &[]).expect("a node of this name");
+        let log = self.root().join(format!("{name}.log"));
+        let log = OpenOptions::new().append(true).open(log);
+        let mut altered = Command::new(command.get_program());
+        altered.stdin(Stdio::null()).stdout(Stdio::null());
+        altered
+            .stderr(log.expect("the node's log"))
+            .process_group(0);
+        let mut args = command.get_args().map(|arg| arg.to_string_lossy());
+        while let Some(arg) = args.next() {
+            match other.iter().find(|(name, _)| *name == arg) {
+                Some((name, value)) => {
+                    args.next();
+                    altered.args([name, value.as_str()]);
+                }
+                None => {
+                    altered.arg(&*arg);
+                }
+            }
+        }
+        altered
     }
 
     /// Joins a node through the first one and expects to be refused.

@@ -23,6 +23,7 @@ const PURE: [(&str, &str, &[&str]); 2] = [
             "chacha20poly1305",
             "data-encoding",
             "ed25519-dalek",
+            "schemars",
             "serde",
             "serde_bytes",
             "serde_json",

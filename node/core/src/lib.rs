@@ -8,6 +8,7 @@ pub mod attributes;
 pub mod auction;
 pub mod cluster;
 pub mod host;
+pub mod record;
 pub mod scheduler;
 pub mod session;
 pub mod voters;

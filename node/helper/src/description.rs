@@ -95,6 +95,17 @@ pub enum Profile {
     None,
 }
 
+impl Profile {
+    /// As specs and node attributes have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Profile::Default => "default",
+            Profile::Strict => "strict",
+            Profile::None => "none",
+        }
+    }
+}
+
 /// A further place in a task's file system.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mounted {

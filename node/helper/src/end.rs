@@ -37,6 +37,8 @@ pub enum ExitReason {
     Killed,
     /// The agent did not answer for the length of the lease.
     LeaseExpired,
+    /// It reached its memory limit, and was stopped or killed for it.
+    MemoryLimit,
     /// Our init inside the sandbox ended without a report, for example killed
     /// from outside; everything in the sandbox is gone.
     InitLost,
@@ -58,6 +60,9 @@ pub struct TaskExit {
     pub at: Millis,
     /// Highest memory use of the task, where the host tells it.
     pub memory_peak_bytes: Option<u64>,
+    /// More about the reason, for people: who used how much memory.
+    #[serde(default)]
+    pub note: Option<String>,
 }
 
 /// How one start of a task came to its end.
@@ -159,6 +164,7 @@ mod tests {
                 reason: ExitReason::Exited,
                 at: Millis(1),
                 memory_peak_bytes: None,
+                note: None,
             }),
         };
         record.write(folder.path()).unwrap();

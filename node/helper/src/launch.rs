@@ -84,6 +84,9 @@ pub(crate) enum LaunchError {
     /// Its folder can't be given to its user.
     #[error("{path} can't be given to the task's user")]
     Give { path: PathBuf, source: io::Error },
+    /// Its mounts and files have no place to be.
+    #[error("its mounts and files need a root of its own, which it can't have here")]
+    NoRoot,
     /// The host forbids what the description insists on.
     #[error("this host forbids a {kind} namespace: {why}")]
     Forbidden { kind: String, why: String },
@@ -111,6 +114,8 @@ pub(crate) struct Plan {
     pub(crate) inside: View,
     pub(crate) root: Option<RootPlan>,
     pub(crate) confinement: Option<Confinement>,
+    /// Without a root something that was asked for would not be there.
+    pub(crate) needs_root: bool,
     /// Whatever can't be had ends the start.
     pub(crate) refuse_missing: bool,
     /// Not even the usual is taken from it.
@@ -184,7 +189,8 @@ const KINDS: [(c_int, &str); 6] = [
     (libc::CLONE_NEWNET, "network"),
 ];
 
-/// Makes the sandbox and its init. `base` is a folder of this start.
+/// Makes the sandbox and its init. `base` is a folder that nothing of the task
+/// is in: its new root covers it while it is made.
 pub(crate) fn launch(
     description: &TaskDescription,
     base: &Path,
@@ -230,6 +236,7 @@ fn prepare(
         inside: view(description, inside.0, inside.1)?,
         root: None,
         confinement: None,
+        needs_root: !description.mounts.is_empty() || !description.files.is_empty(),
         refuse_missing: description.isolation.if_missing == IfMissing::Refuse,
         unconfined: description.profile == Profile::None,
         own_cgroups: description.isolation.cgroup,
@@ -457,6 +464,9 @@ fn fit(
     flags: c_int,
 ) -> Result<(), LaunchError> {
     plan.root = sandbox::root_plan(description, base, flags)?;
+    if plan.root.is_none() && plan.needs_root {
+        return Err(LaunchError::NoRoot);
+    }
     plan.confinement = sandbox::confinement(description, flags)?;
     Ok(())
 }

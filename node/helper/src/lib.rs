@@ -8,11 +8,14 @@
 
 pub mod description;
 pub mod end;
+mod enter;
 mod init;
 mod inner;
 mod launch;
 mod life;
 pub mod log;
+mod memory;
+pub mod probe;
 pub mod protocol;
 mod sandbox;
 pub mod supervise;

@@ -45,6 +45,10 @@ pub(crate) enum Event {
     },
     /// Our process group is being ended: someone signalled the helper.
     Terminate,
+    /// The task's memory is used up, by whom; there is a little room to end.
+    MemoryReached(String),
+    /// That room is used up too.
+    MemoryGone,
     /// All of the task is gone, its last output is in the log.
     Gone(Gone),
 }
@@ -58,6 +62,8 @@ pub(crate) struct Gone {
     pub(crate) at: Millis,
     /// Highest use of memory.
     pub(crate) memory_peak_bytes: Option<u64>,
+    /// The kernel has killed for want of memory.
+    pub(crate) memory_kill: bool,
 }
 
 /// How the task's own process ended.
@@ -122,6 +128,8 @@ pub(crate) struct Life {
     stopping: bool,
     kill_at: Option<Millis>,
     killed: Option<ExitReason>,
+    /// The memory limit was reached before anyone asked the task to stop.
+    memory: Option<String>,
     refused: bool,
     leave_at: Option<Millis>,
     left: bool,
@@ -162,6 +170,7 @@ impl Life {
             stopping: false,
             kill_at: None,
             killed: None,
+            memory: None,
             refused: false,
             leave_at: None,
             left: false,
@@ -208,6 +217,13 @@ impl Life {
             }
             Event::Started { pid } => self.started(pid, &mut effects),
             Event::Terminate => self.begin_stop(self.stop, now, &mut effects),
+            Event::MemoryReached(note) => {
+                if !self.stopping && self.killed.is_none() {
+                    self.memory = Some(note);
+                }
+                self.begin_stop(self.stop, now, &mut effects);
+            }
+            Event::MemoryGone => self.kill(ExitReason::MemoryLimit, &mut effects),
             Event::Gone(gone) => self.gone(gone, now, &mut effects),
         }
         self.tick(now, &mut effects);
@@ -432,12 +448,18 @@ impl Life {
                 (None, Some(libc::SIGKILL), reason)
             }
         };
+        let by_kernel = gone.memory_kill && signal.is_some() && self.killed.is_none();
+        let out_of_memory = self.memory.is_some() || by_kernel;
         TaskEnd::Exited(TaskExit {
             code,
             signal,
-            reason,
+            reason: match out_of_memory {
+                true => ExitReason::MemoryLimit,
+                false => reason,
+            },
             at: gone.at,
             memory_peak_bytes: gone.memory_peak_bytes,
+            note: self.memory.clone(),
         })
     }
 
@@ -509,6 +531,7 @@ mod tests {
             how,
             at: Millis(7),
             memory_peak_bytes: None,
+            memory_kill: false,
         })
     }
 

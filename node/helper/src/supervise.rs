@@ -12,6 +12,7 @@ use crate::{
     launch::{Launched, PIPE_BYTES, launch},
     life::{Effect, Event, Gone, How, Life},
     log::{FLUSH_INTERVAL_MS, LogLimits, LogWriter, Stream},
+    memory::{self, Finding, LOOK_MS, MemoryGuard},
     protocol::{
         AgentMessage, Channel, Hello, HelperMessage, MissingIsolation, PROTOCOL_VERSION, Phase,
         ReceiveError, SendError,
@@ -52,8 +53,8 @@ const READS_PER_TURN: usize = 4;
 /// someone outside.
 const READS_AT_END: usize = 2 * PIPE_BYTES as usize / (4 << 10);
 
-/// Events taken at once; there are at most seven descriptors.
-const EVENTS: usize = 8;
+/// Events taken at once; there are at most nine descriptors.
+const EVENTS: usize = 12;
 
 /// Longest file with a memory peak.
 const PEAK_BYTES_MAX: u64 = 64;
@@ -61,9 +62,14 @@ const PEAK_BYTES_MAX: u64 = 64;
 /// The life of a helper, from its arguments to its end.
 pub fn main(args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
     let args: Vec<_> = args.skip(1).collect();
-    let [file] = &args[..] else {
-        eprintln!("usage: potluck-helper TASK_FILE");
-        return ExitCode::from(2);
+    let file = match &args[..] {
+        [question, folder] if question == ISOLATION => return tell_isolation(Path::new(folder)),
+        [file] => file,
+        _ => {
+            eprintln!("usage: potluck-helper TASK_FILE");
+            eprintln!("       potluck-helper {ISOLATION} EMPTY_FOLDER");
+            return ExitCode::from(2);
+        }
     };
     let opened = fs::canonicalize(file)
         .map_err(|error| error.to_string())
@@ -86,6 +92,17 @@ pub fn main(args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Asks for the strongest isolation of this host instead of running a task.
+pub const ISOLATION: &str = "--isolation";
+
+/// The profile's name, and a line for each that can't be had.
+fn tell_isolation(folder: &Path) -> ExitCode {
+    let (strongest, why) = crate::probe::strongest(folder);
+    println!("{}", strongest.name());
+    why.iter().for_each(|why| println!("{why}"));
+    ExitCode::SUCCESS
 }
 
 /// Lets go of the agent: its descriptors, its session, its folder, its
@@ -118,10 +135,12 @@ enum Source {
     Out,
     Err,
     Agent,
+    MemoryNear,
+    MemoryFull,
 }
 
 impl Source {
-    const ALL: [Source; 7] = [
+    const ALL: [Source; 9] = [
         Source::Timer,
         Source::Signals,
         Source::Control,
@@ -129,6 +148,8 @@ impl Source {
         Source::Out,
         Source::Err,
         Source::Agent,
+        Source::MemoryNear,
+        Source::MemoryFull,
     ];
 }
 
@@ -145,6 +166,9 @@ struct Supervisor {
     agent: Option<Channel>,
     log: Option<LogWriter>,
     flush_at: Option<Millis>,
+    memory: Option<MemoryGuard>,
+    /// When the task's memory is looked at again.
+    look_at: Option<Millis>,
     buffer: Vec<u8>,
     leaving: bool,
 }
@@ -196,6 +220,8 @@ impl Supervisor {
             agent: None,
             log: None,
             flush_at: None,
+            memory: None,
+            look_at: None,
             buffer: Vec::new(),
             leaving: false,
             description,
@@ -226,7 +252,54 @@ impl Supervisor {
         for one in missing {
             self.step(Event::Missing(one));
         }
+        self.watch_memory()
+    }
+
+    fn watch_memory(&mut self) -> io::Result<()> {
+        let Some(watch) = &self.description.memory_watch else {
+            return Ok(());
+        };
+        // Without events the kernel kills, which is seen at the end.
+        let Ok(guard) = MemoryGuard::begin(watch) else {
+            return Ok(());
+        };
+        self.memory = Some(guard);
+        self.listen(Source::MemoryNear)?;
+        self.listen(Source::MemoryFull)?;
+        // It may have been faster than we are.
+        self.look_at = Some(boot_now());
         Ok(())
+    }
+
+    /// After an event, or when it is time for a look.
+    fn look_at_memory(&mut self, event: bool) {
+        let due = self.look_at.is_some_and(|at| boot_now() >= at);
+        let Some(guard) = self.memory.as_mut().filter(|_| event || due) else {
+            return;
+        };
+        let finding = match event {
+            true => guard.take_events(),
+            false => guard.look(),
+        };
+        let again = boot_now() + Millis(LOOK_MS);
+        self.look_at = guard.is_near().then_some(again);
+        match finding {
+            Finding::Fine => {}
+            Finding::Reached(note) => {
+                self.say(&format!("memory limit reached: {note}"));
+                self.step(Event::MemoryReached(note));
+            }
+            Finding::ReachedAgain => self.step(Event::MemoryGone),
+        }
+    }
+
+    /// A line of ours in the task's log.
+    fn say(&mut self, text: &str) {
+        if let Some(log) = &mut self.log {
+            let line = format!("-- {text} --\n");
+            log.write(Stream::Err, line.as_bytes(), unix_now().0);
+        }
+        self.note_flush();
     }
 
     fn not_started(&mut self, why: String) {
@@ -251,6 +324,7 @@ impl Supervisor {
                 self.handle(source);
             }
             self.flush_when_due();
+            self.look_at_memory(false);
         }
         ExitCode::SUCCESS
     }
@@ -266,13 +340,15 @@ impl Supervisor {
             Source::Out => self.take_output(Stream::Out, READS_PER_TURN),
             Source::Err => self.take_output(Stream::Err, READS_PER_TURN),
             Source::Agent => self.hear_agent(),
+            Source::MemoryNear | Source::MemoryFull => self.look_at_memory(true),
         }
     }
 
     /// Sets the timer to whatever is due first.
     fn arm(&mut self) {
         let deadline = self.life.next_deadline();
-        let deadline = self.flush_at.map_or(deadline, |flush| flush.min(deadline));
+        let others = [self.flush_at, self.look_at].into_iter().flatten();
+        let deadline = others.fold(deadline, Millis::min);
         let expiration = Expiration::OneShot(timer_time(deadline.0));
         self.timer
             .set(expiration, TimerSetTimeFlags::TFD_TIMER_ABSTIME)
@@ -482,6 +558,8 @@ impl Supervisor {
             log.finish(unix_now().0);
         }
         self.flush_at = None;
+        self.look_at = None;
+        self.memory = None;
         self.buffer = Vec::new();
         self.gone(sandbox.how.unwrap_or(How::Silent));
     }
@@ -491,6 +569,10 @@ impl Supervisor {
             how,
             at: unix_now(),
             memory_peak_bytes: self.memory_peak(),
+            memory_kill: {
+                let watch = self.description.memory_watch.as_ref();
+                watch.is_some_and(memory::kernel_killed)
+            },
         };
         self.step(Event::Gone(gone));
     }
@@ -574,6 +656,13 @@ impl Supervisor {
             Source::Init => self.epoll.add(&sandbox().launched.pidfd, event)?,
             Source::Out => self.epoll.add(&sandbox().launched.out, event)?,
             Source::Err => self.epoll.add(&sandbox().launched.err, event)?,
+            Source::MemoryNear | Source::MemoryFull => {
+                let guard = self.memory.as_ref().expect("it was just begun");
+                match source {
+                    Source::MemoryNear => self.epoll.add(guard.near(), event)?,
+                    _ => self.epoll.add(guard.full(), event)?,
+                }
+            }
             Source::Agent => {
                 let agent = self.agent.as_ref().expect("it was just connected");
                 self.epoll.add(agent, event)?;
@@ -596,7 +685,7 @@ fn start_task(
 }
 
 /// The next report and its sender's pid; `ENODATA` when there will be none.
-fn receive_report(control: &OwnedFd) -> Result<(Inner, Option<i32>), Errno> {
+pub(crate) fn receive_report(control: &OwnedFd) -> Result<(Inner, Option<i32>), Errno> {
     let mut bytes = [0; INNER_BYTES];
     let mut space = nix::cmsg_space!(UnixCredentials);
     let (length, pid) = {
@@ -621,7 +710,7 @@ fn missing_part(part: Part, errno: i32) -> MissingIsolation {
 }
 
 /// Time since boot, suspended time included: what leases are measured in.
-fn boot_now() -> Millis {
+pub(crate) fn boot_now() -> Millis {
     read_clock(Clock::CLOCK_BOOTTIME)
 }
 

@@ -439,18 +439,23 @@ fn a_helper_that_is_not_root_isolates_by_a_user_namespace() {
 
 /// Starts a helper where pid and uts namespaces are used up.
 fn start_without_namespaces(task: &mut Task) {
-    task.start_by(|command| {
+    start_without(task, &["pid", "uts"]);
+}
+
+/// Starts a helper where these kinds of namespaces are used up.
+fn start_without(task: &mut Task, kinds: &'static [&'static str]) {
+    task.start_by(move |command| {
         // SAFETY: after the fork only this thread exists; the few allocations
         // are those that the standard library makes there itself.
         unsafe {
-            command.pre_exec(|| {
+            command.pre_exec(move || {
                 let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
                 let flags = nix::sched::CloneFlags::CLONE_NEWUSER;
                 nix::sched::unshare(flags)?;
                 fs::write("/proc/self/setgroups", "deny")?;
                 fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
                 fs::write("/proc/self/gid_map", format!("0 {gid} 1"))?;
-                for kind in ["pid", "uts"] {
+                for kind in kinds {
                     fs::write(format!("/proc/sys/user/max_{kind}_namespaces"), "0")?;
                 }
                 Ok(())
@@ -492,7 +497,7 @@ fn without_a_pid_namespace_it_says_so_and_still_ends_everything() {
             ExitReason::Exited
         };
         assert_eq!(exit.reason, wanted);
-        assert_eq!(find_processes(&word), []);
+        assert!(find_processes(&word).is_empty());
     }
 }
 
@@ -510,6 +515,35 @@ fn without_a_pid_namespace_a_killed_helper_still_takes_everything_with_it() {
     task.signal_helper(Signal::SIGKILL);
     wait_dead(pid);
     wait_dead(escaped);
+}
+
+#[test]
+fn without_any_namespace_all_else_is_still_taken_away() {
+    if !is_root() && !users_may_have_namespaces() {
+        return skip("needs root, or user namespaces for an ordinary user");
+    }
+    let script = "grep -E '^(NoNewPrivs|Seccomp|CapBnd|CapEff):' /proc/self/status | tr '\\t' ' '; \
+                  unshare -U true 2>/dev/null || echo refused; pwd";
+    let mut task = Task::script(script);
+    let mut agent = Agent::listen(&task, 1);
+    start_without(
+        &mut task,
+        &["pid", "uts", "mnt", "ipc", "net", "cgroup", "user"],
+    );
+    let (_, missing) = agent.running();
+    let kinds: Vec<&str> = missing.iter().map(|one| one.kind.as_str()).collect();
+    assert_eq!(kinds, ["pid", "mount", "ipc", "uts", "cgroup"]);
+    assert_eq!(agent.next_exit().code, Some(0));
+    let wanted = [
+        "CapEff: 00000000200404fb",
+        "CapBnd: 00000000200404fb",
+        "NoNewPrivs: 1",
+        "Seccomp: 2",
+        "refused",
+    ];
+    let texts = task.texts();
+    assert_eq!(texts[..5], wanted);
+    assert_eq!(Path::new(&texts[5]), task.description.task_folder);
 }
 
 #[test]
@@ -621,4 +655,58 @@ fn a_helper_stays_small_however_much_a_task_prints() {
         "helper RSS, PSS in kB: {before:?} silent, {after:?} after 2 MB, {dirty} private dirty"
     );
     assert!(after.1 <= HELPER_PSS_KB_MAX, "{after:?}");
+}
+
+/// The parent of a task's process, on the host: its init.
+fn init_of(task: i32) -> i32 {
+    let stat = fs::read_to_string(format!("/proc/{task}/stat")).unwrap();
+    let (_, rest) = stat.rsplit_once(") ").unwrap();
+    rest.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+fn signal(pid: i32, signal: Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
+}
+
+#[test]
+fn a_killed_init_takes_everything_with_it_and_is_told() {
+    let word = unique_seconds();
+    let mut task = Task::script(&format!("(setsid sleep {word} &) ; exec sleep 1000"));
+    let mut agent = Agent::listen(&task, 1);
+    task.start();
+    let (pid, _) = agent.running();
+    let escaped = wait_for("the one that escapes", || find_processes(&word).pop());
+    signal(init_of(pid), Signal::SIGKILL);
+    let exit = agent.next_exit();
+    assert_eq!(exit.reason, ExitReason::InitLost);
+    assert!(!is_alive(pid) && !is_alive(escaped));
+    assert_eq!(task.recorded_exit(), exit);
+}
+
+#[test]
+fn a_stopped_init_does_not_keep_a_task_past_its_lease() {
+    let mut task = Task::script("exec sleep 1000");
+    task.description.lease_ms = 400;
+    let mut agent = Agent::listen(&task, 1);
+    agent.answers_pings = false;
+    task.start();
+    let (pid, _) = agent.running();
+    signal(init_of(pid), Signal::SIGSTOP);
+    assert_eq!(agent.next_exit().reason, ExitReason::LeaseExpired);
+    assert!(!is_alive(pid));
+}
+
+#[test]
+fn an_end_that_the_disk_refuses_is_still_told() {
+    let mut task = Task::script("read line < go; exit 8");
+    let go = task.folder.path().join("work/go");
+    nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut agent = Agent::listen(&task, 1);
+    task.start();
+    agent.running();
+    fs::remove_dir_all(task.start_folder()).unwrap();
+    fs::write(go, "now\n").unwrap();
+    assert_eq!(agent.next_exit().code, Some(8));
+    agent.send(&AgentMessage::Ack);
+    assert_eq!(task.helper_code(), Some(0));
 }

@@ -15,6 +15,7 @@ use super::{
     journal::{Journal, Write},
     launch::{Launch, Launched},
     link::Link,
+    moved,
     process::{Process, helpers_of},
     program,
 };
@@ -505,9 +506,23 @@ impl Actor {
         match hello.phase {
             Phase::Starting => {}
             Phase::Running { .. } => {
-                self.step(Event::Running(run)).await;
+                self.step(Event::Running(run.clone())).await;
+                self.stop_if_moved(&run);
             }
             Phase::Ended(end) => self.ended(run, end_of(&end)).await,
+        }
+    }
+
+    /// Its slot is filled anew when it has ended.
+    fn stop_if_moved(&self, run: &Run) {
+        let start = self.folders.start(run);
+        if let Some(stop) = moved::must_stop(&start, self.address)
+            && let Some(helper) = self.running.helpers.get(run)
+            && let Some(link) = &helper.link
+        {
+            tracing::info!(%run, address = %self.address, "task was told another address, it is started anew");
+            let (signal, grace_ms) = (stop.signal, stop.grace_ms);
+            link.send(AgentMessage::Stop { signal, grace_ms });
         }
     }
 
@@ -783,6 +798,7 @@ fn end_of(end: &TaskEnd) -> End {
 fn end_of_exit(exit: &TaskExit) -> End {
     match (exit.reason, exit.code, exit.signal) {
         (ExitReason::LeaseExpired, ..) => End::LeaseExpired,
+        (ExitReason::MemoryLimit, ..) => End::MemoryLimit(exit.note.clone().unwrap_or_default()),
         (ExitReason::InitLost, ..) => End::Other("killed from outside".into()),
         (_, Some(code), _) => End::Code(code),
         (_, None, Some(signal)) => End::Signal(signal),

@@ -20,6 +20,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use potluck_helper::description::MemoryWatch;
 use potluck_specs::{cause::root, job::Resources};
 use std::{
     fs, io,
@@ -59,6 +60,8 @@ pub(super) struct TaskGroup {
     pub(super) procs: Vec<PathBuf>,
     pub(super) kill_group: Option<PathBuf>,
     pub(super) memory_peak_files: Vec<PathBuf>,
+    /// How the helper watches its memory, where there is a limit to watch.
+    pub(super) memory_watch: Option<MemoryWatch>,
     /// Limits that were wanted and are not there, for people.
     pub(super) missing: Vec<String>,
 }
@@ -127,7 +130,12 @@ impl Cgroups {
         for controller in &self.working {
             let group = self.load(name, controller);
             match self.limit(&group, controller, need) {
-                Ok(folder) => made.add(&folder, controller),
+                Ok(folder) => {
+                    made.add(&folder, controller);
+                    if controller == "memory" && need.memory_bytes > 0 {
+                        made.memory_watch = Some(watch_memory(folder, need.memory_bytes));
+                    }
+                }
                 Err(why) => made.missing.push(format!("{controller} limit: {why}")),
             }
         }
@@ -282,6 +290,19 @@ impl TaskGroup {
         self.add_procs(&folder);
         self.kill_group = Some(folder);
     }
+}
+
+/// Makes the kernel of v1 wait instead of kill at the limit: the helper
+/// decides what follows. Where the kernel refuses, or with v2, it kills as
+/// ever, and the helper says so afterwards.
+fn watch_memory(group: PathBuf, limit_bytes: u64) -> MemoryWatch {
+    let control = group.join("memory.oom_control");
+    if control.exists()
+        && let Err(error) = fs::write(control, "1")
+    {
+        tracing::debug!(%error, "the kernel kills at the memory limit");
+    }
+    MemoryWatch { group, limit_bytes }
 }
 
 /// A file and what should stand in it.

@@ -5,6 +5,8 @@
 //!   lock             held while an agent runs
 //!   agent.redb       the journal
 //!   agent.sock       helpers dial it
+//!   mounts           folders of the host that tasks may mount, one a line
+//!   volumes/<namespace>.<job>.<index>/<volume>/
 //!   helpers/<hash>/potluck-helper
 //!   tasks/<namespace>.<job>.<index>/<generation>/
 //!     logs/          segments, written by helpers
@@ -60,6 +62,19 @@ impl Folders {
 
     pub(super) fn helpers(&self) -> PathBuf {
         self.data.join("helpers")
+    }
+
+    /// Used while isolation is tried.
+    pub(super) fn probe(&self) -> PathBuf {
+        self.data.join("probe")
+    }
+
+    pub(super) fn volumes(&self) -> PathBuf {
+        self.data.join("volumes")
+    }
+
+    pub(super) fn allowed(&self) -> PathBuf {
+        self.data.join("mounts")
     }
 
     pub(super) fn tasks(&self) -> PathBuf {

@@ -2,14 +2,15 @@
 //! description of the task and its environment.
 
 use super::{
-    actor::group_name, cgroups::Cgroups, folders::Folders, key_of, process::Process, program,
+    actor::group_name, cgroups::Cgroups, folders::Folders, key_of, moved, places::Places,
+    process::Process, program,
 };
 use potluck_core::host::Start;
 use potluck_helper::{
     TaskDescription,
-    description::{DESCRIPTION_VERSION, Isolation, Profile},
+    description::{DESCRIPTION_VERSION, Hook, Isolation, Profile, WrittenFile},
 };
-use potluck_specs::Millis;
+use potluck_specs::{Millis, job};
 use std::{
     collections::BTreeMap,
     net::IpAddr,
@@ -49,11 +50,13 @@ impl Launch {
         self.folders
             .prepare(run)
             .map_err(|error| format!("folders: {error}"))?;
+        let task = &start.job.task;
+        let places = Places::of(&self.folders, run, task)?;
         let group = self
             .cgroups
             .create(&group_name(run), &start.job.task.resources);
         let folder = self.folders.start(run);
-        let task = &start.job.task;
+        let profile = profile(task.isolation);
         let description = TaskDescription {
             version: DESCRIPTION_VERSION,
             key: key_of(run),
@@ -68,18 +71,18 @@ impl Launch {
             node: self.node.clone(),
             lease_ms: self.lease.0,
             stop: task.stop,
-            user: None,
+            user: places.user,
             cgroup_procs: group.procs,
             kill_group: group.kill_group,
             memory_peak_files: group.memory_peak_files,
-            isolation: Isolation::default(),
-            profile: Profile::Default,
+            isolation: Isolation::of(profile, !task.ports.is_empty()),
+            profile,
             memory_bytes: Some(task.resources.memory_bytes).filter(|bytes| *bytes > 0),
-            mounts: Vec::new(),
-            files: Vec::new(),
-            setup: Vec::new(),
-            teardown: Vec::new(),
-            memory_watch: None,
+            mounts: places.mounts,
+            files: task.files.iter().map(written).collect(),
+            setup: task.setup.iter().map(hook).collect(),
+            teardown: task.teardown.iter().map(hook).collect(),
+            memory_watch: group.memory_watch,
         };
         self.spawn(&folder, &description, group.missing)
     }
@@ -118,13 +121,37 @@ impl Launch {
             ("POTLUCK_SLOT", run.slot.index.to_string()),
             ("POTLUCK_NODE", self.node.clone()),
             ("POTLUCK_GENERATION", start.generation.to_string()),
-            ("POTLUCK_ADDRESS", self.address.to_string()),
+            (moved::ADDRESS, self.address.to_string()),
         ];
         env.extend(told.map(|(name, value)| (name.to_string(), value)));
         for (name, port) in &start.ports {
             env.insert(port_variable(name), port.to_string());
         }
         env
+    }
+}
+
+fn profile(isolation: job::Isolation) -> Profile {
+    match isolation {
+        job::Isolation::Default => Profile::Default,
+        job::Isolation::Strict => Profile::Strict,
+        job::Isolation::None => Profile::None,
+    }
+}
+
+fn written(file: &job::RenderedFile) -> WrittenFile {
+    WrittenFile {
+        path: file.path.clone(),
+        contents: file.content.clone(),
+        mode: file.mode,
+    }
+}
+
+fn hook(hook: &job::Hook) -> Hook {
+    Hook {
+        command: hook.command.clone(),
+        args: hook.args.clone(),
+        timeout_ms: hook.timeout_ms,
     }
 }
 

@@ -13,6 +13,8 @@ mod journal;
 mod launch;
 mod link;
 mod logs;
+mod moved;
+mod places;
 mod process;
 mod program;
 
@@ -94,6 +96,9 @@ pub struct AgentConfig {
     /// Checks a job before it is run.
     pub verify: Verify,
 }
+
+/// The attribute of nodes that says which isolation they can give.
+const ISOLATION: &str = "isolation";
 
 /// The agent lease, unless a testnet wants to see it expire.
 pub const LEASE: Millis = Millis(60_000);
@@ -190,7 +195,7 @@ pub async fn start(
     let prepared = spawn_blocking(prepare)
         .await
         .expect("preparing an agent does not panic")?;
-    let (mut actor, listener) = prepared;
+    let (mut actor, listener, isolation) = prepared;
     let links = Links {
         commands: commands.clone(),
         agent_generation: actor.launch.agent_generation,
@@ -209,7 +214,8 @@ pub async fn start(
         token: token.clone(),
         stopped: stopped.clone(),
     };
-    let facts = config.facts;
+    let mut facts = config.facts;
+    facts.attributes.insert(ISOLATION.into(), isolation);
     spawn("agent", async move {
         actor.introduce(facts).await;
         actor.run(inbox, token).await;
@@ -224,7 +230,7 @@ fn prepare(
     packages: Arc<dyn PackageProvider>,
     commands: mpsc::Sender<Command>,
     changed: watch::Sender<u64>,
-) -> Result<(Actor, Listener), AgentError> {
+) -> Result<(Actor, Listener, String), AgentError> {
     let at = |path: PathBuf| move |source| AgentError::Io { path, source };
     fs::create_dir_all(&config.data_dir).map_err(at(config.data_dir.clone()))?;
     // Helpers run in another folder.
@@ -242,7 +248,10 @@ fn prepare(
     for missing in cgroups.missing() {
         tracing::warn!(missing, "isolation that this host does not give");
     }
-    let missing = cgroups.missing().iter().cloned().collect();
+    let tried = program::isolation(&folders, &program);
+    let (isolation, why) = tried.map_err(at(config.helper.clone()))?;
+    let why = why.into_iter().map(|why| format!("full isolation: {why}"));
+    let missing = cgroups.missing().iter().cloned().chain(why).collect();
     let launch = Arc::new(Launch {
         program,
         folders: folders.clone(),
@@ -280,7 +289,7 @@ fn prepare(
         lock,
         running: Running::default(),
     };
-    Ok((actor, listener))
+    Ok((actor, listener, isolation))
 }
 
 /// Keeps a second agent off the folder for as long as the lock is held.

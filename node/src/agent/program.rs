@@ -4,7 +4,7 @@
 //! never touches a program that runs, and for starting it.
 
 use super::folders::Folders;
-use potluck_helper::{TaskDescription, description::DESCRIPTION_FILE};
+use potluck_helper::{TaskDescription, description::DESCRIPTION_FILE, supervise::ISOLATION};
 use std::{
     fs, io,
     os::unix::fs::PermissionsExt,
@@ -51,6 +51,25 @@ pub(super) fn start(
         .stdout(Stdio::null())
         .stderr(errors)
         .spawn()
+}
+
+/// The strongest isolation that this host gives in full, and why no stronger
+/// one, by trying it.
+pub(super) fn isolation(folders: &Folders, program: &Path) -> io::Result<(String, Vec<String>)> {
+    let folder = folders.probe();
+    fs::create_dir_all(&folder)?;
+    let output = Command::new(program)
+        .arg(ISOLATION)
+        .arg(&folder)
+        .env_clear()
+        .stdin(Stdio::null())
+        .output();
+    super::folders::remove(&folder);
+    let text = String::from_utf8_lossy(&output?.stdout).into_owned();
+    let mut lines = text.lines().map(String::from);
+    let strongest = lines.next();
+    let silent = || io::Error::other("the helper says nothing about isolation");
+    Ok((strongest.ok_or_else(silent)?, lines.collect()))
 }
 
 /// What a helper that failed early wrote, for people.

@@ -17,6 +17,8 @@ pub struct Client {
     stream: Box<dyn Transport>,
     /// Who answered.
     pub welcome: Welcome,
+    /// Called with each warning that comes beside an answer.
+    pub on_warning: fn(&str),
 }
 
 impl Client {
@@ -50,7 +52,11 @@ impl Client {
         frame::read::<Result<(), ApiError>>(&mut stream)
             .await
             .map_err(lost)??;
-        Ok(Client { stream, welcome })
+        Ok(Client {
+            stream,
+            welcome,
+            on_warning: |_| {},
+        })
     }
 
     /// Sends a request; its frames are read with [`Self::next`].
@@ -92,6 +98,7 @@ impl Client {
             match self.next().await? {
                 ApiFrame::Answer(answer) => return Ok(*answer),
                 ApiFrame::Progress(text) => progress(&text),
+                ApiFrame::Warning(text) => (self.on_warning)(&text),
                 other => return Err(unexpected(&other)),
             }
         }

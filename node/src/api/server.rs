@@ -129,3 +129,99 @@ async fn handshake(
     }
     Ok(Ok(who))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::{client::Client, protocol::ApiAnswer},
+        spawn::spawn,
+        testing,
+    };
+    use potluck_specs::{NodeId, trust::Role};
+    use std::future::pending;
+    use tokio::{
+        io::{DuplexStream, duplex},
+        sync::watch,
+        task::JoinHandle,
+    };
+
+    const NOW: Millis = Millis(1_800_000_000_000);
+
+    /// Far above what anything here takes.
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// Answers nothing for ever, and counts the requests that it works at.
+    struct Patient(watch::Sender<usize>);
+
+    struct Work<'a>(&'a watch::Sender<usize>);
+
+    impl Drop for Work<'_> {
+        fn drop(&mut self) {
+            self.0.send_modify(|count| *count -= 1);
+        }
+    }
+
+    #[async_trait]
+    impl Operations for Patient {
+        fn welcome(&self) -> Welcome {
+            Welcome {
+                fleet: testing::fleet(),
+                cluster: "main".into(),
+                node: NodeId([1; 32]),
+                name: "n1".into(),
+                challenge: [5; 32],
+            }
+        }
+
+        fn now(&self) -> Millis {
+            NOW
+        }
+
+        async fn serve(&self, _: &UserCertificate, request: ApiRequest, frames: Frames) {
+            self.0.send_modify(|count| *count += 1);
+            let _work = Work(&self.0);
+            if let ApiRequest::Packages = request {
+                let answer = Box::new(ApiAnswer::Packages(Vec::new()));
+                let _ = frames.send(ApiFrame::Answer(answer)).await;
+                return;
+            }
+            pending().await
+        }
+    }
+
+    /// A session at work at a request that is never answered.
+    async fn session() -> (
+        Client,
+        JoinHandle<Result<(), FrameError>>,
+        watch::Receiver<usize>,
+    ) {
+        let (near, far): (DuplexStream, DuplexStream) = duplex(1 << 16);
+        let (works, mut count) = watch::channel(0);
+        let operations = Arc::new(Patient(works));
+        let server = spawn("test session", serve(Box::new(far), operations));
+        let (key, credential) = testing::person(Role::Viewer, NOW);
+        let mut client = Client::open(Box::new(near), &key, credential)
+            .await
+            .unwrap();
+        let first = client.ask(&ApiRequest::Packages).await;
+        assert!(matches!(first, Ok(ApiAnswer::Packages(_))), "{first:?}");
+        client.send(&ApiRequest::Info).await.unwrap();
+        let at_work = count.wait_for(|count| *count == 1);
+        timeout(LIMIT, at_work).await.expect("it works").unwrap();
+        (client, server, count)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_ends_its_request_and_its_session() {
+        let (client, server, mut count) = session().await;
+        drop(client);
+        let ended = timeout(LIMIT, server).await.expect("the session ends");
+        assert!(matches!(ended.unwrap(), Err(FrameError::Closed)));
+        let dropped = count.wait_for(|count| *count == 0);
+        timeout(LIMIT, dropped)
+            .await
+            .expect("its work is dropped")
+            .ok();
+    }
+}

@@ -30,7 +30,14 @@ pub(super) async fn run(args: NodeArgs, global: &Global) -> Result<ExitCode, Api
     let node = Node::start(settings)
         .await
         .map_err(|error| start_failed(&error))?;
-    wait_for_signal().await?;
+    let ended = tokio::select! {
+        signal = wait_for_signal() => signal.map(|()| None)?,
+        ended = node.ended() => Some(ended),
+    };
+    if let Some(why) = ended {
+        node.stop().await;
+        return Err(why.to_api_error());
+    }
     tracing::info!("node stops; its tasks go on and are adopted by the next start");
     node.stop().await;
     Ok(ExitCode::SUCCESS)
@@ -112,7 +119,7 @@ fn resolve(args: NodeArgs, global: &Global) -> Result<NodeSettings, ApiError> {
 }
 
 /// An address of this host for one that listens on all of them.
-fn reachable(listen: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(listen: SocketAddr) -> SocketAddr {
     if !listen.ip().is_unspecified() {
         return listen;
     }

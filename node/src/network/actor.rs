@@ -48,7 +48,7 @@ use super::{
     gate::{Gated, Lane},
     link::{self, Event, LinkEvent, Open},
     peer,
-    shared::{Book, Links, Shared, Totals},
+    shared::{Book, Links, Refusers, Shared, Totals},
 };
 use crate::spawn::spawn;
 
@@ -196,6 +196,7 @@ pub(super) async fn start(
         requests,
         streams,
         joins,
+        refusers: Refusers::default(),
         counters: Totals::default(),
         local_address: OnceLock::new(),
         wake: Notify::new(),
@@ -587,7 +588,10 @@ impl Actor {
                 }
                 self.on_progress(node, connection);
             }
-            Event::AdmitsUs => self.on_progress(node, connection),
+            Event::AdmitsUs => {
+                self.shared.refusers.admitted(node);
+                self.on_progress(node, connection);
+            }
             Event::Refused(refusal) => {
                 // Strangers can cause as many of these as they like.
                 tracing::debug!(%node, ?refusal.code, why = %refusal, "peer refused");
@@ -599,6 +603,7 @@ impl Actor {
                     return; // As expected.
                 }
                 tracing::info!(%node, ?refusal.code, why = %refusal, "refused by peer");
+                self.shared.refusers.refused(node, refusal.code);
                 self.fail(node, connection, &LinkError::NotAdmitted(refusal));
             }
             Event::NotShown(error) | Event::NotJudged(error) => {

@@ -38,7 +38,12 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 pub use error::{
     DialError, ExchangeError, JoinExchangeError, LinkError, OpenError, ProvideError, Refusal,
@@ -390,6 +395,16 @@ impl Network {
     /// Everybody at the other end of a connection, a line per connection.
     pub fn peers(&self) -> Vec<PeerInfo> {
         self.shared.links.infos()
+    }
+
+    /// Nodes that did not admit us when they were last asked, and why.
+    pub fn refusals(&self) -> BTreeMap<NodeId, RefusalCode> {
+        self.shared.refusers.all()
+    }
+
+    /// How many nodes admit us at this moment, and we them.
+    pub fn admitted_by(&self) -> usize {
+        self.shared.links.admitting()
     }
 
     /// Totals.

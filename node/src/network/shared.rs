@@ -17,7 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Counters, InboundJoin, InboundRequest, InboundStream, PeerInfo,
+    Counters, InboundJoin, InboundRequest, InboundStream, PeerInfo, RefusalCode,
     admission::Gatekeeper,
     gate::{Gate, Lane},
     kept::Kept,
@@ -35,6 +35,7 @@ pub(super) struct Shared {
     pub(super) requests: mpsc::Sender<InboundRequest>,
     pub(super) streams: mpsc::Sender<InboundStream>,
     pub(super) joins: mpsc::Sender<InboundJoin>,
+    pub(super) refusers: Refusers,
     pub(super) counters: Totals,
     pub(super) local_address: OnceLock<SocketAddr>,
     /// Tells the actor that the book or the gatekeeper changed.
@@ -97,6 +98,13 @@ impl Links {
             .collect()
     }
 
+    /// Nodes with which both sides have admitted each other.
+    pub(super) fn admitting(&self) -> usize {
+        let links = self.0.read().expect("no holder panics");
+        let is_ready = |links: &&Vec<Link>| links.iter().any(|link| link.gate.is_ready());
+        links.values().filter(is_ready).count()
+    }
+
     pub(super) fn len(&self) -> usize {
         let links = self.0.read().expect("no holder panics");
         links.values().map(Vec::len).sum()
@@ -118,6 +126,30 @@ impl Links {
             dialled: link.dialled,
         };
         self.all().into_iter().map(info).collect()
+    }
+}
+
+/// Nodes that remembered refusals are kept of: a full pool of gossip.
+const REFUSERS_MAX: usize = 1_000;
+
+/// Who does not admit us, and why.
+#[derive(Default)]
+pub(super) struct Refusers(Mutex<BTreeMap<NodeId, RefusalCode>>);
+
+impl Refusers {
+    pub(super) fn refused(&self, node: NodeId, code: RefusalCode) {
+        let mut refusers = self.0.lock().expect("no holder panics");
+        if refusers.len() < REFUSERS_MAX || refusers.contains_key(&node) {
+            refusers.insert(node, code);
+        }
+    }
+
+    pub(super) fn admitted(&self, node: NodeId) {
+        self.0.lock().expect("no holder panics").remove(&node);
+    }
+
+    pub(super) fn all(&self) -> BTreeMap<NodeId, RefusalCode> {
+        self.0.lock().expect("no holder panics").clone()
     }
 }
 

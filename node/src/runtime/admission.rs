@@ -1,6 +1,9 @@
 //! Who may come in: strangers are answered here, and the leader signs them in.
 
-use super::shared::Shared;
+use super::{
+    certificates::{self, Renewal},
+    shared::Shared,
+};
 use crate::{
     cli::chain,
     clock,
@@ -14,9 +17,9 @@ use crate::{
 use potluck_core::cluster::{self, Cluster, Command, Reply, TokenRefusal};
 use potluck_gossip::KeyRing;
 use potluck_specs::{
-    Millis, NodeId,
+    NodeId,
     ids::check_name,
-    trust::{GRACE_WITHOUT_LEADER, NodeCredential, SecretKey},
+    trust::{NodeCredential, SecretKey},
 };
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -270,41 +273,14 @@ async fn renew(
     old: &NodeCredential,
 ) -> Vec<u8> {
     let now = clock::unix_now();
-    // However long ago it ended: who is a member is in the log.
-    let certificate = match old.verify(shared.me.fleet, now, Millis(u64::MAX / 2)) {
-        Ok(certificate) if certificate.node == from => certificate,
-        Ok(_) => {
-            return refuse(
-                RefusalCode::Other,
-                "the certificate is for another key".into(),
-            );
-        }
-        Err(error) => return refuse(RefusalCode::Other, chain(&error)),
+    let decided = shared
+        .control
+        .read(|state: &Cluster| certificates::decide(state, shared.me.fleet, from, old, now));
+    let certificate = match decided {
+        Renewal::Refused(code, text) => return refuse(code, text),
+        Renewal::Again(credential) => return admitted(shared, *credential),
+        Renewal::Sign(certificate) => certificate,
     };
-    let (member, revoked) = shared.control.read(|state: &Cluster| {
-        (
-            state.members().contains_key(&from),
-            state.is_revoked(certificate.serial),
-        )
-    });
-    if !member || revoked {
-        return refuse(
-            RefusalCode::Revoked,
-            "this node was put out of the cluster".into(),
-        );
-    }
-    // One that is not due, or whose reply was lost, is given again: so the log
-    // knows every certificate that is still valid.
-    let newest = shared.control.read(|state: &Cluster| {
-        let member = state.members().get(&from);
-        member.map(|member| member.credential.clone())
-    });
-    if let Some(newest) = newest
-        && let Ok(certificate) = newest.verify(shared.me.fleet, now, Millis(0))
-        && !identity::needs_renewal(&certificate, now)
-    {
-        return admitted(shared, newest);
-    }
     let serial = fresh_serial();
     let credential = issuer.renew(&certificate, now, serial);
     let command = Command::RenewCertificate {
@@ -367,13 +343,4 @@ pub(super) fn ring_of(state: &Cluster) -> KeyRing {
     let keys = state.gossip_keys().iter().map(|key| key.key);
     // Before genesis there is nobody to admit, and nothing to tell.
     KeyRing::from_keys(keys).unwrap_or_else(|| KeyRing::new([0; 32]))
-}
-
-/// Past its end a certificate is accepted for a week while there is no leader.
-pub(super) fn grace(has_leader: bool) -> Millis {
-    if has_leader {
-        Millis(0)
-    } else {
-        GRACE_WITHOUT_LEADER
-    }
 }

@@ -1,26 +1,21 @@
 //! What nodes ask of this one, handed to whom it concerns.
 
-use super::{admission, changes, queries, shared::Shared};
+use super::{
+    admission, changes, claims, concerns, keeping, queries, requests, revocations, shared::Shared,
+};
 use crate::{
+    clock,
     network::{Inbound, InboundRequest},
-    spawn::spawn,
     wire::{Request, Response},
 };
-use potluck_specs::{
-    NodeId,
-    trust::{NodeCertificate, NodeRole},
+use potluck_core::{cluster::Cluster, session::Heartbeat};
+use potluck_specs::{NodeId, trust::NodeCertificate};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
 };
-use std::{sync::Arc, time::Duration};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-
-/// Quick requests carried out at the same time: messages of the control group,
-/// heartbeats, the auction. They end within milliseconds.
-const QUICK_AT_ONCE: usize = 1_024;
-
-/// Requests at the same time that may take minutes: packages to be held,
-/// changes that wait for them, joins. They must not hold up a vote.
-const SLOW_AT_ONCE: usize = 128;
 
 /// How long a probe of another node may take: well under the session's 4 s.
 const PROBE_WAIT: Duration = Duration::from_millis(800);
@@ -40,70 +35,12 @@ pub(super) async fn run(shared: Arc<Shared>, inbound: Inbound, token: Cancellati
     }
 }
 
-async fn serve_requests(shared: Arc<Shared>, mut requests: mpsc::Receiver<InboundRequest>) {
-    let quick = Arc::new(Semaphore::new(QUICK_AT_ONCE));
-    let slow = Arc::new(Semaphore::new(SLOW_AT_ONCE));
-    while let Some(InboundRequest {
-        from,
-        certificate,
-        request,
-        mut answer,
-    }) = requests.recv().await
-    {
-        if let Err(why) = may_say(&shared, &certificate, &request) {
-            tracing::warn!(%from, why, "request refused");
-            let _ = answer.send(Response::Refused(why.into()));
-            continue;
-        }
-        let pool = if is_slow(&request) { &slow } else { &quick };
-        let Ok(permit) = pool.clone().try_acquire_owned() else {
-            let _ = answer.send(Response::Refused("too many requests at once".into()));
-            continue;
-        };
-        let shared = shared.clone();
-        spawn("request", async move {
-            // What is asked for a caller that has left is not gone on with.
-            let response = tokio::select! {
-                response = handle(shared, from, request) => Some(response),
-                () = answer.closed() => None,
-            };
-            if let Some(response) = response {
-                let _ = answer.send(response);
-            }
-            drop(permit);
-        });
-    }
-}
-
-fn is_slow(request: &Request) -> bool {
-    matches!(
-        request,
-        Request::HoldPackage { .. } | Request::Change { .. } | Request::Join { .. }
-    )
-}
-
-/// A scheduler's word is taken only from a node that may come to lead, and of
-/// this cluster's epoch.
-fn may_say(
-    shared: &Shared,
-    certificate: &NodeCertificate,
-    request: &Request,
-) -> Result<(), &'static str> {
-    let authority = match request {
-        Request::Greet(authority) => *authority,
-        Request::Call(call) => call.authority,
-        Request::Award(award) => award.authority,
-        Request::Cancel { authority, .. } => *authority,
-        Request::Stop(order) => order.authority,
-        _ => return Ok(()),
+async fn serve_requests(shared: Arc<Shared>, inbound: mpsc::Receiver<InboundRequest>) {
+    let judge = |from, certificate: &NodeCertificate, request: &Request| {
+        claims::may_say(from, certificate, request, &shared.known())
     };
-    if !certificate.roles.contains(&NodeRole::VoterEligible) {
-        return Err("the sender can't be a scheduler: its certificate makes it no voter");
-    }
-    match shared.is_believable(authority) {
-        true => Ok(()),
-        false => Err("no scheduler of this cluster can have this authority"),
-    }
+    let serve = |from, request| handle(shared.clone(), from, request);
+    requests::serve(inbound, judge, serve).await;
 }
 
 /// Answers one request of a node.
@@ -117,18 +54,9 @@ pub(super) async fn handle(shared: Arc<Shared>, from: NodeId, request: Request) 
             }
             answered(answer, Response::Inventory)
         }
-        Request::Heartbeat(heartbeat) if heartbeat.node != from => {
-            Response::Refused("a heartbeat is sent by its own node".into())
+        Request::Heartbeat { heartbeat, process } => {
+            heartbeat_of(&shared, from, heartbeat, process).await
         }
-        // It would silence every scheduler to come.
-        Request::Heartbeat(heartbeat) if !shared.is_believable(heartbeat.highest) => {
-            tracing::error!(%from, highest = ?heartbeat.highest, "a node claims an authority that nobody can have");
-            Response::Refused("no scheduler can have the authority that is claimed".into())
-        }
-        Request::Heartbeat(heartbeat) => match shared.scheduling.heartbeat(heartbeat).await {
-            Some(answer) => Response::Heartbeat(answer),
-            None => Response::NotLeader(shared.leader()),
-        },
         Request::Call(call) => answered(shared.agent.call(call).await, Response::Call),
         Request::Award(award) => answered(shared.agent.award(award).await, Response::Award),
         Request::Cancel { authority, call } => {
@@ -166,6 +94,43 @@ pub(super) async fn handle(shared: Arc<Shared>, from: NodeId, request: Request) 
             }
         }
         Request::Slice(request) => Response::Slice(shared.discovery.answer(request)),
+        Request::Concerns => Response::Concerns(concerns::ours(&shared)),
+        Request::Pinned { packages, slots } => {
+            if !shared.we_lead() {
+                return Response::NotLeader(shared.leader());
+            }
+            let pinned = |state: &Cluster| keeping::pinned(state, &packages, &slots);
+            Response::Pinned(shared.control.read(pinned))
+        }
+        Request::Revocations => Response::Revocations(revocations::all(&shared)),
+    }
+}
+
+/// Hands a heartbeat to the scheduler, unless the node has a twin.
+async fn heartbeat_of(
+    shared: &Shared,
+    from: NodeId,
+    heartbeat: Heartbeat,
+    process: u64,
+) -> Response {
+    if !shared.we_lead() {
+        return Response::NotLeader(shared.leader());
+    }
+    let now = clock::boot_now();
+    let is_twin = {
+        let mut twins = shared.twins.lock().unwrap_or_else(PoisonError::into_inner);
+        twins.is_twin(from, process, now)
+    };
+    if is_twin {
+        tracing::error!(%from, "two processes use this node's key, the later one is told to end");
+        return Response::Twin;
+    }
+    match shared.scheduling.heartbeat(heartbeat).await {
+        Some(answer) => Response::Heartbeat {
+            answer,
+            revocations: shared.revocations.revision(),
+        },
+        None => Response::NotLeader(shared.leader()),
     }
 }
 

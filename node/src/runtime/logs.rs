@@ -5,7 +5,7 @@ use crate::{
     agent::{Line, LogQuery},
     api::{
         error::{ApiError, ErrorCode},
-        frame,
+        frame::{self, FrameError},
         protocol::{ApiAnswer, ApiFrame, LinePlace, LogLine, LogsRequest},
         server::Frames,
     },
@@ -17,6 +17,7 @@ use potluck_specs::{Millis, NodeId, SlotId};
 use std::{sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    sync::mpsc,
     time::Instant,
 };
 
@@ -133,16 +134,22 @@ async fn local(
         .logs(request.slot.clone(), query)
         .await
         .map_err(|error| ApiError::new(ErrorCode::NotFound, chain(&error)))?;
+    forward(&mut lines, request.after, frames).await;
+    Ok(())
+}
+
+/// Sends lines on until the log ends or its reader has left.
+async fn forward(lines: &mut mpsc::Receiver<Vec<Line>>, after: Option<LinePlace>, frames: &Frames) {
     loop {
         // A follower that has left is noticed even while the log is quiet.
         let batch = tokio::select! {
             batch = lines.recv() => batch,
-            () = frames.closed() => return Ok(()),
+            () = frames.closed() => return,
         };
-        let Some(batch) = batch else { return Ok(()) };
-        for part in split(batch, request.after) {
+        let Some(batch) = batch else { return };
+        for part in split(batch, after) {
             if frames.send(ApiFrame::Lines(part)).await.is_err() {
-                return Ok(());
+                return;
             }
         }
     }
@@ -199,14 +206,27 @@ async fn remote(
     frame::write(&mut stream, &*request)
         .await
         .map_err(|error| lost(&error))?;
+    match pass_on(&mut stream, request, frames).await {
+        Ok(outcome) => outcome,
+        Err(error) => Err(lost(&error)),
+    }
+}
+
+/// Passes another node's frames on until they end or their reader has left,
+/// and notes in the request how far it came.
+async fn pass_on(
+    stream: &mut (impl AsyncRead + Unpin),
+    request: &mut LogsRequest,
+    frames: &Frames,
+) -> Result<Result<(), ApiError>, FrameError> {
     loop {
         let next = tokio::select! {
-            next = frame::read::<ApiFrame>(&mut stream) => next,
-            () = frames.closed() => return Ok(()),
+            next = frame::read::<ApiFrame>(stream) => next,
+            () = frames.closed() => return Ok(Ok(())),
         };
-        match next.map_err(|error| lost(&error))? {
-            ApiFrame::End => return Ok(()),
-            ApiFrame::Failure(error) => return Err(error),
+        match next? {
+            ApiFrame::End => return Ok(Ok(())),
+            ApiFrame::Failure(error) => return Ok(Err(error)),
             frame => {
                 if let ApiFrame::Lines(lines) = &frame
                     && let Some(line) = lines.last()
@@ -215,7 +235,7 @@ async fn remote(
                     request.tail = None;
                 }
                 if frames.send(frame).await.is_err() {
-                    return Ok(());
+                    return Ok(Ok(()));
                 }
             }
         }
@@ -230,10 +250,23 @@ pub(super) async fn serve(
     let Ok(request) = frame::read::<LogsRequest>(&mut stream).await else {
         return;
     };
+    serve_reader(stream, |frames| async move {
+        local(&shared, &request, &frames).await
+    })
+    .await;
+}
+
+/// Writes the frames of `work` until it ends or the reader has left.
+async fn serve_reader<F>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send,
+    work: impl FnOnce(Frames) -> F,
+) where
+    F: Future<Output = Result<(), ApiError>>,
+{
     let (mut read, mut write) = tokio::io::split(stream);
-    let (frames, mut queue) = tokio::sync::mpsc::channel(FRAMES_QUEUED_MAX);
+    let (frames, mut queue) = mpsc::channel(FRAMES_QUEUED_MAX);
     let work = async {
-        let last = match local(&shared, &request, &frames).await {
+        let last = match work(frames.clone()).await {
             Ok(()) => ApiFrame::End,
             Err(error) => ApiFrame::Failure(error),
         };
@@ -251,5 +284,102 @@ pub(super) async fn serve(
     tokio::select! {
         _ = futures::future::join(work, written) => {}
         _ = read.read_u8() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spawn::spawn;
+    use potluck_specs::JobName;
+    use tokio::{io::duplex, sync::oneshot, time::timeout};
+
+    /// Far above what anything here takes.
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    fn request() -> LogsRequest {
+        let (namespace, name) = ("default".into(), "web".into());
+        LogsRequest {
+            slot: SlotId {
+                job: JobName { namespace, name },
+                index: 0,
+            },
+            follow: true,
+            tail: Some(3),
+            after: None,
+        }
+    }
+
+    fn line(sequence: u64) -> LogLine {
+        LogLine {
+            sequence,
+            at: Millis(7),
+            stderr: false,
+            text: "hello".into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_quiet_log_notices_that_its_reader_left() {
+        let (_log, mut lines) = mpsc::channel(1);
+        let (frames, reader) = mpsc::channel(1);
+        let work = forward(&mut lines, None, &frames);
+        drop(reader);
+        timeout(LIMIT, work).await.expect("it ends");
+    }
+
+    #[tokio::test]
+    async fn a_quiet_log_of_another_node_notices_it_too() {
+        let (mut other, mut stream) = duplex(4_096);
+        let (frames, mut reader) = mpsc::channel(4);
+        let mut request = request();
+        let lines = ApiFrame::Lines(vec![line(4), line(5)]);
+        frame::write(&mut other, &lines).await.unwrap();
+        let passed = async {
+            let outcome = pass_on(&mut stream, &mut request, &frames).await;
+            outcome.unwrap().unwrap();
+        };
+        let read = async {
+            assert!(matches!(reader.recv().await, Some(ApiFrame::Lines(_))));
+            drop(reader);
+        };
+        let both = futures::future::join(passed, read);
+        timeout(LIMIT, both).await.expect("it ends");
+        // Where a further reader would go on.
+        assert_eq!(request.after, Some(line(5).place()));
+        assert_eq!(request.tail, None);
+    }
+
+    #[tokio::test]
+    async fn a_node_that_left_is_served_no_longer() {
+        let (other, stream) = duplex(4_096);
+        let (alive, ended) = oneshot::channel::<()>();
+        let served = spawn(
+            "test server",
+            serve_reader(stream, |_frames| async move {
+                let _alive = alive;
+                std::future::pending().await
+            }),
+        );
+        drop(other);
+        timeout(LIMIT, served).await.expect("it ends").unwrap();
+        ended.await.expect_err("the work was dropped");
+    }
+
+    #[tokio::test]
+    async fn a_log_that_ends_is_told_to_its_end() {
+        let (mut other, stream) = duplex(4_096);
+        let served = spawn(
+            "test server",
+            serve_reader(stream, |frames| async move {
+                let _ = frames.send(ApiFrame::Lines(vec![line(1)])).await;
+                Ok(())
+            }),
+        );
+        let first = frame::read::<ApiFrame>(&mut other).await.unwrap();
+        assert!(matches!(first, ApiFrame::Lines(lines) if lines.len() == 1));
+        let last = frame::read::<ApiFrame>(&mut other).await.unwrap();
+        assert!(matches!(last, ApiFrame::End), "{last:?}");
+        timeout(LIMIT, served).await.expect("it ends").unwrap();
     }
 }

@@ -11,23 +11,38 @@
 //! ```
 
 mod admission;
+mod authors;
+mod certificates;
 mod changes;
+mod claims;
+mod concerns;
 mod discovery;
 mod dispatch;
+mod founding;
 mod join;
+mod keeping;
 mod logs;
 mod members;
 mod operations;
 mod packages;
 mod peers;
+mod plan;
 mod queries;
 mod renewal;
+mod requests;
+mod revocations;
 mod scheduling;
 mod session;
 mod settings;
 mod shared;
+mod standing;
 mod start;
+#[cfg(test)]
+mod tests;
+mod twins;
+mod versions;
 mod voters;
 
 pub use settings::{JoinWish, NodeSettings};
+pub use standing::NodeEnded;
 pub use start::{Node, StartError};

@@ -1,7 +1,7 @@
 //! The API's requests, carried out: here what this node knows itself, by the
 //! leader what only the leader knows.
 
-use super::{logs, shared::Shared};
+use super::{concerns, logs, shared::Shared};
 use crate::{
     api::{
         change::{Change, SignedChange},
@@ -134,10 +134,16 @@ impl Operations for Api {
         }
         let answer = match request {
             ApiRequest::Logs(request) => return logs::stream(shared, request, frames).await,
-            ApiRequest::Info => Ok(ApiAnswer::Info(Box::new(info(shared)))),
-            ApiRequest::Nodes => query(shared, Query::Nodes).await,
-            ApiRequest::Jobs { job } => query(shared, Query::Jobs(job)).await,
-            ApiRequest::Explain(slot) => query(shared, Query::Explain(slot)).await,
+            ApiRequest::Info => Ok(ApiAnswer::Info(Box::new(info(shared).await))),
+            ApiRequest::Nodes => query(shared, Query::Nodes, &frames).await,
+            ApiRequest::Jobs { job } => query(shared, Query::Jobs(job), &frames).await,
+            ApiRequest::Explain(slot) => query(shared, Query::Explain(slot), &frames).await,
+            ApiRequest::History(job) => query(shared, Query::History(job), &frames).await,
+            ApiRequest::Version { job, version } => {
+                query(shared, Query::Version(job, version), &frames).await
+            }
+            ApiRequest::Plan(plan) => query(shared, Query::Plan(plan), &frames).await,
+            ApiRequest::JobsOfSpec(spec) => query(shared, Query::JobsOfSpec(spec), &frames).await,
             ApiRequest::PutManifest(bytes) => shared
                 .packages
                 .put_manifest(bytes)
@@ -186,12 +192,13 @@ fn may_ask(who: &UserCertificate, request: &ApiRequest) -> Result<(), ApiError> 
     Ok(())
 }
 
-fn info(shared: &Shared) -> Info {
+async fn info(shared: &Arc<Shared>) -> Info {
     let me = &shared.me;
     let group = shared.control.membership();
     let voters: Vec<NodeId> = group.voters.iter().map(|voter| voter.member.node).collect();
     let authority = shared.control.read(Cluster::authority);
-    let mut warnings = shared.agent.isolation_missing();
+    let mut warnings = concerns::gather(shared).await;
+    warnings.extend(shared.agent.isolation_missing());
     if let Some(rack) = rack_of_majority(&group) {
         warnings.push(format!("rack {rack} holds a majority of the voters"));
     }
@@ -226,8 +233,16 @@ fn rack_of_majority(group: &crate::control::Membership) -> Option<String> {
         .cloned()
 }
 
-async fn query(shared: &Arc<Shared>, query: Query) -> Result<ApiAnswer, ApiError> {
-    match ask_leader(shared, Request::Query(query), QUERY_WAIT).await? {
+/// Asks the scheduler. What its picture alone does not show, such as that it
+/// may not act on it, comes before it as warnings.
+async fn query(shared: &Arc<Shared>, query: Query, frames: &Frames) -> Result<ApiAnswer, ApiError> {
+    let asked = ask_leader(shared, Request::Query(query), QUERY_WAIT);
+    let (answer, concerns) = futures::future::join(asked, concerns::gather(shared)).await;
+    for concern in concerns {
+        // The client may have left.
+        let _ = frames.send(ApiFrame::Warning(concern)).await;
+    }
+    match answer? {
         Response::Answer(answer) => *answer,
         other => Err(crate::api::client::unexpected(&other)),
     }

@@ -23,7 +23,7 @@ use potluck_dht::{
 };
 use potluck_specs::{ChunkHash, NodeId, PackageId, package::Manifest};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -199,6 +199,43 @@ impl Packages {
         Ok(Vec::new())
     }
 
+    /// Packs a file of this host.
+    #[cfg(test)]
+    pub(super) fn pack(&self, file: &std::path::Path) -> PackageId {
+        potluck_dht::pack::pack(&self.store, file)
+            .expect("it can be packed")
+            .0
+    }
+
+    /// Every package that is here, whole or not.
+    pub(super) fn ids(&self) -> BTreeSet<PackageId> {
+        let ids = self.store.packages().unwrap_or_default();
+        ids.into_iter().collect()
+    }
+
+    /// Bytes of all chunks as they lie on the disk.
+    pub(super) fn stored_bytes(&self) -> u64 {
+        self.store.total_bytes()
+    }
+
+    /// Drops packages that are not pinned until `bytes_max` are left; says how
+    /// many.
+    ///
+    /// # Errors
+    /// The store's, for logs.
+    pub(super) async fn drop_unpinned(
+        &self,
+        pinned: BTreeSet<PackageId>,
+        bytes_max: u64,
+    ) -> Result<usize, String> {
+        let removed = self.swarm.remove_unpinned(pinned, bytes_max).await;
+        let removed = removed.map_err(|error| chain(&error))?;
+        for id in &removed.packages {
+            self.network.stop_providing(id.0).await;
+        }
+        Ok(removed.packages.len())
+    }
+
     /// A package's uncompressed size, if its manifest is here.
     pub(super) async fn bytes_of(&self, id: PackageId) -> Option<u64> {
         self.store
@@ -327,5 +364,65 @@ impl Ask for Pool {
         let answer = Pool::exchange(&mut stream, &request).await?;
         self.put_back(to, stream);
         Ok(answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::{self, Credential, NetworkConfig};
+    use potluck_specs::{Millis, trust::SecretKey};
+    use std::{fs, os::unix::fs::symlink, path::Path};
+    use tokio_util::sync::CancellationToken;
+
+    async fn packages(folder: &Path) -> Packages {
+        let key = SecretKey::from_seed([9; 32]);
+        let config = NetworkConfig {
+            key: key.clone(),
+            fleet: crate::testing::fleet(),
+            cluster: "main".into(),
+            credential: Credential::None,
+            listen: None,
+            grace: Arc::new(|| Millis(0)),
+        };
+        let started = network::start(config, CancellationToken::new()).await;
+        let (network, _inbound) = started.unwrap();
+        let directory = Directory::default();
+        Packages::open(folder, network, directory, key.node(), "r1".into()).unwrap()
+    }
+
+    /// One file below `folder`.
+    fn a_file(folder: &Path) -> PathBuf {
+        let entries = fs::read_dir(folder).unwrap();
+        let paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+        let found = paths.iter().find_map(|path| match path.is_dir() {
+            true => fs::read_dir(path)
+                .unwrap()
+                .next()
+                .map(|e| e.unwrap().path()),
+            false => Some(path.clone()),
+        });
+        found.expect("a file is there")
+    }
+
+    /// A job is accepted when its holders have answered: what a node has whole
+    /// from an upload must be on the disk before it answers. Shown by a chunk
+    /// that is there and can't be synced, as files of the kernel can't.
+    #[tokio::test]
+    async fn nothing_is_held_that_was_not_synced() {
+        let folder = tempfile::tempdir().unwrap();
+        let packages = packages(folder.path()).await;
+        let source = folder.path().join("program");
+        fs::write(&source, b"the bytes of a program").unwrap();
+        let (id, manifest) = potluck_dht::pack::pack(&packages.store, &source).unwrap();
+        let held = packages.hold(id, Vec::new()).await;
+        assert_eq!(held, Ok(manifest.total_bytes()));
+
+        let chunk = a_file(&folder.path().join("chunks"));
+        fs::remove_file(&chunk).unwrap();
+        symlink("/proc/self/comm", &chunk).unwrap();
+        assert!(packages.store.complete(id), "it seems to be there");
+        let refused = packages.hold(id, Vec::new()).await;
+        assert!(refused.is_err(), "{refused:?}");
     }
 }

@@ -1,19 +1,26 @@
 //! What goes on slowly: certificates renewed, revocations obeyed, the folder
 //! told who is there, drains passed to the agent, capacity to gossip.
 
-use super::{admission, join, shared::Shared};
+use super::{
+    admission,
+    certificates::{self, Step, Tries},
+    join, revocations,
+    shared::Shared,
+};
 use crate::{
     cli::chain,
     clock,
     identity::{
         Admission, ClusterFile, DataFolder, JoinReply, JoinRequest, KnownMember, MEMBERS_MAX,
-        needs_renewal,
     },
     network::Credential,
 };
 use potluck_core::cluster::Cluster;
 use potluck_gossip::{Capacity, Member};
-use potluck_specs::{Millis, NodeId};
+use potluck_specs::{
+    NodeId,
+    trust::{NodeCertificate, NodeCredential},
+};
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
@@ -29,10 +36,6 @@ use tokio_util::sync::CancellationToken;
 /// How often these things are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Looks between two tries to renew: a cluster without a leader is not asked
-/// each second.
-const RENEW_EVERY: u32 = 60;
-
 /// Looks until told to stop.
 pub(super) async fn run(
     shared: Arc<Shared>,
@@ -43,30 +46,22 @@ pub(super) async fn run(
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told = BTreeSet::new();
-    let mut count = 0_u32;
+    let mut tries = Tries::default();
     loop {
         tokio::select! {
             () = token.cancelled() => return,
             _ = looks.tick() => {}
         }
-        has_leader.store(shared.leader().is_some(), Ordering::Relaxed);
-        obey_revocations(&shared);
+        let is_led = shared.leader().is_some();
+        has_leader.store(is_led, Ordering::Relaxed);
+        revocations::obey(&shared);
         pass_drain(&shared).await;
         publish_capacity(&shared).await;
         remember_members(&shared, &folder, &mut told);
-        if count.is_multiple_of(RENEW_EVERY) {
-            renew(&shared, &folder).await;
+        if tries.look(is_led) {
+            tries.tried(renew(&shared, &folder).await);
         }
-        count = count.wrapping_add(1);
     }
-}
-
-fn obey_revocations(shared: &Shared) {
-    let serials: BTreeSet<u64> = shared
-        .control
-        .read(|state: &Cluster| state.revoked().keys().copied().collect());
-    shared.gossip.set_revoked(serials.clone());
-    shared.network.set_revoked(serials);
 }
 
 async fn pass_drain(shared: &Shared) {
@@ -154,25 +149,43 @@ fn union(members: &[Member], before: &[KnownMember], me: NodeId) -> Vec<KnownMem
     list
 }
 
-async fn renew(shared: &Arc<Shared>, folder: &DataFolder) {
+/// Renews the certificate if it is due; is all well?
+async fn renew(shared: &Arc<Shared>, folder: &DataFolder) -> bool {
     let credential = shared.admission.credential();
-    let now = clock::unix_now();
-    let Ok(certificate) = credential.verify(shared.me.fleet, now, Millis(u64::MAX / 2)) else {
-        return;
-    };
-    if !needs_renewal(&certificate, now) {
-        return;
+    let (now, we_lead) = (clock::unix_now(), shared.we_lead());
+    match certificates::step(&credential, shared.me.fleet, we_lead, now) {
+        Step::Nothing => true,
+        Step::SignOurselves => sign_ourselves(shared, folder, credential).await,
+        Step::AskOthers(certificate) => ask_others(shared, folder, &credential, &certificate).await,
     }
-    if shared.we_lead() {
-        let request = JoinRequest::Renew {
-            credential: credential.clone(),
-        };
-        let reply = admission::admit(shared, shared.me.node, &request.encode()).await;
-        return match JoinReply::decode(&reply) {
-            Ok(JoinReply::Admitted(admission)) => use_credential(shared, folder, *admission),
-            other => tracing::warn!(reply = ?other, "this leader did not renew its certificate"),
-        };
+}
+
+/// A leader is not asked by itself over the network: it admits itself.
+async fn sign_ourselves(
+    shared: &Arc<Shared>,
+    folder: &DataFolder,
+    credential: NodeCredential,
+) -> bool {
+    let request = JoinRequest::Renew { credential };
+    let reply = admission::admit(shared, shared.me.node, &request.encode()).await;
+    match JoinReply::decode(&reply) {
+        Ok(JoinReply::Admitted(admission)) => {
+            use_credential(shared, folder, *admission);
+            true
+        }
+        other => {
+            tracing::warn!(reply = ?other, "this leader did not renew its certificate");
+            false
+        }
     }
+}
+
+async fn ask_others(
+    shared: &Shared,
+    folder: &DataFolder,
+    credential: &NodeCredential,
+    certificate: &NodeCertificate,
+) -> bool {
     let addresses: Vec<SocketAddr> = shared
         .directory
         .alive()
@@ -181,10 +194,14 @@ async fn renew(shared: &Arc<Shared>, folder: &DataFolder) {
         .filter_map(|node| shared.directory.get(node)?.address)
         .take(5)
         .collect();
-    match join::renew(&shared.network, &addresses, &credential, &certificate).await {
-        Ok(admission) => use_credential(shared, folder, admission),
+    match join::renew(&shared.network, &addresses, credential, certificate).await {
+        Ok(admission) => {
+            use_credential(shared, folder, admission);
+            true
+        }
         Err(error) => {
             tracing::warn!(error = %chain(&error), "the certificate is due and was not renewed");
+            false
         }
     }
 }

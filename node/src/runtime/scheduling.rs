@@ -13,7 +13,7 @@
 //! to agents, proposals, slices to publish. It never waits for a peer: each
 //! request is an actor of its own whose answer comes back as an event.
 
-use super::{discovery::Outbox, shared::Shared};
+use super::{claims, discovery::Outbox, shared::Shared};
 use crate::{
     clock,
     spawn::spawn,
@@ -166,6 +166,7 @@ async fn reign(
     shared.directory.greeted(authority, leader);
     let config = SchedulerConfig {
         election_timeout: shared.control.quorum_lease(),
+        unix_offset: clock::unix_now().since(clock::boot_now()),
     };
     let mut court = Court {
         shared,
@@ -381,6 +382,7 @@ impl Court<'_> {
         let (shared, back, reign) = (self.shared.clone(), self.back.clone(), self.reign);
         spawn("scheduler request", async move {
             let answer = shared.ask(to, request, limit).await.ok();
+            let answer = answer.filter(|answer| is_taken(&shared, to, answer));
             if let Some(back) = back.upgrade() {
                 let _ = back.send(Input::Happened(reign, event(answer))).await;
             }
@@ -404,6 +406,15 @@ impl Court<'_> {
             }
         });
     }
+}
+
+/// An answer that would silence this scheduler, and every other, is none.
+fn is_taken(shared: &Shared, from: NodeId, answer: &Response) -> bool {
+    let taken = claims::may_answer(from, answer, &shared.known());
+    if let Err(why) = &taken {
+        tracing::error!(%from, why = %why, "a node's answer is not believed");
+    }
+    taken.is_ok()
 }
 
 fn log(note: &Note) {

@@ -5,7 +5,7 @@
 //! Outputs: requests to the leader. Never waits for more than one of them at
 //! a time, so a slow leader gets fewer heartbeats, not a queue of them.
 
-use super::shared::Shared;
+use super::{revocations, shared::Shared, standing::NodeEnded};
 use crate::wire::{Request, Response};
 use potluck_specs::NodeId;
 use std::{sync::Arc, time::Duration};
@@ -58,11 +58,16 @@ async fn beat(shared: &Arc<Shared>, introduced_to: &mut Option<NodeId>) -> bool 
     let Ok(heartbeat) = shared.agent.heartbeat().await else {
         return false;
     };
-    match shared
-        .ask(leader, Request::Heartbeat(heartbeat), ANSWER_WAIT)
-        .await
-    {
-        Ok(Response::Heartbeat(answer)) => {
+    let request = Request::Heartbeat {
+        heartbeat,
+        process: shared.me.process,
+    };
+    match shared.ask(leader, request, ANSWER_WAIT).await {
+        Ok(Response::Heartbeat {
+            answer,
+            revocations,
+        }) => {
+            revocations::catch_up(shared, leader, revocations).await;
             if *introduced_to != Some(leader) && introduce(shared, leader).await {
                 *introduced_to = Some(leader);
             }
@@ -70,6 +75,12 @@ async fn beat(shared: &Arc<Shared>, introduced_to: &mut Option<NodeId>) -> bool 
         }
         Ok(Response::NotLeader(Some(hint))) if hint != leader => {
             shared.directory.hint_leader(hint);
+            false
+        }
+        Ok(Response::Twin) => {
+            tracing::error!("another process runs with this node's key, this one ends");
+            let ended = &shared.ended;
+            ended.send_if_modified(|why| why.replace(NodeEnded::Twin).is_none());
             false
         }
         Ok(_) => false,

@@ -1,8 +1,9 @@
 //! What every actor of a node may reach: the handles of the others.
 
 use super::{
-    admission::Admission, discovery::Discovery, dispatch, members::Directory, packages::Packages,
-    scheduling::Scheduling,
+    admission::Admission, claims::Known, concerns::LeadsSince, discovery::Discovery, dispatch,
+    members::Directory, packages::Packages, revocations::Revocations, scheduling::Scheduling,
+    standing::NodeEnded, twins::Twins,
 };
 use crate::{
     agent::Agent,
@@ -11,14 +12,15 @@ use crate::{
     network::{Network, RequestError},
     wire::{Introduction, Request, Response},
 };
-use potluck_core::{auction::Authority, cluster::Cluster};
+use potluck_core::cluster::Cluster;
 use potluck_gossip::Gossip;
 use potluck_specs::{FleetId, Millis, NodeId, Topology, trust::SecretKey};
-use std::{net::SocketAddr, sync::Arc, time::Duration};
-
-/// How far ahead of this node's log a reign may be: more than a follower that
-/// was cut off for weeks lacks, far less than what would silence schedulers.
-const REIGN_AHEAD_MAX: u64 = 100_000_000;
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::sync::watch;
 
 /// How long a follower takes a silent leader for one: several elections would
 /// have been over by then.
@@ -39,6 +41,8 @@ pub(super) struct Me {
     pub fleet: FleetId,
     /// Its cluster.
     pub cluster: String,
+    /// This process: random, new with each start.
+    pub process: u64,
     /// Where others reach it.
     pub address: SocketAddr,
     /// What the log should know of it.
@@ -67,6 +71,14 @@ pub(super) struct Shared {
     pub admission: Admission,
     /// Names, racks and the scheduler's whereabouts.
     pub directory: Directory,
+    /// Since when this node leads.
+    pub leads_since: LeadsSince,
+    /// Nodes of which two processes are heard, while this one leads.
+    pub twins: Mutex<Twins>,
+    /// Certificates that are not accepted any more, as far as is known here.
+    pub revocations: Revocations,
+    /// Why this node must end, once it must.
+    pub ended: watch::Sender<Option<NodeEnded>>,
 }
 
 impl Shared {
@@ -100,16 +112,16 @@ impl Shared {
             .or_else(|| self.directory.greeted_by())
     }
 
-    /// Can a scheduler of this cluster have this authority? Epochs rise by
-    /// recovery only, which restarts every node; a reign is an index of the
-    /// log, which a node that follows it knows well enough.
-    pub(super) fn is_believable(&self, authority: Authority) -> bool {
-        let known = self.control.read(Cluster::authority);
-        if !self.control.read(Cluster::has_begun) {
-            return true;
+    /// What this node knows of who can reign.
+    pub(super) fn known(&self) -> Known {
+        let (has_begun, authority) = self
+            .control
+            .read(|state: &Cluster| (state.has_begun(), state.authority()));
+        Known {
+            has_begun,
+            authority,
+            last_index: self.control.membership().last_index,
         }
-        let reign_max = self.control.membership().last_index + REIGN_AHEAD_MAX;
-        authority.epoch <= known.epoch && authority.reign.0 <= reign_max
     }
 
     /// Does this node lead?

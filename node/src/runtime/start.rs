@@ -1,16 +1,21 @@
 //! The order in which a node's actors start, and stop.
 
 use super::{
-    admission::{self, Admission},
+    admission::Admission,
+    authors, certificates,
+    concerns::LeadsSince,
     discovery::{self, Discovery, Outbox},
-    dispatch, join,
+    dispatch, founding, join, keeping,
     members::{self, Directory},
     operations,
     packages::Packages,
     peers::Peers,
-    renewal, scheduling, session,
+    renewal,
+    revocations::Revocations,
+    scheduling, session,
     settings::NodeSettings,
     shared::{Me, Shared},
+    standing::{self, NodeEnded},
     voters,
 };
 use crate::{
@@ -19,36 +24,30 @@ use crate::{
     cli::chain,
     clock,
     control::{self, ControlGroup, Settings as ControlSettings, Timing},
-    identity::{ClusterFile, DataFolder, FolderError, Genesis, JoinError},
+    identity::{ClusterFile, DataFolder, FolderError, JoinError, random},
     network::{self, Credential, Inbound, Network, NetworkConfig},
-    spawn::spawn,
+    spawn::{essential, spawn},
     wire::Introduction,
 };
-use potluck_core::{
-    cluster::{self, Cluster, Command, GossipKey},
-    voters::VotersConfig,
-};
+use potluck_core::{cluster::Cluster, voters::VotersConfig};
 use potluck_gossip::{Gossip, GossipConfig, GossipError};
 use potluck_specs::{
-    FleetId, Job, Millis, NodeId,
-    job::{SignedJob, SignedJobError},
-    trust::{GRACE_WITHOUT_LEADER, NodeCertificate, NodeCredential, SecretKey, TrustError},
+    Millis, NodeId,
+    job::SignedJob,
+    trust::{GRACE_WITHOUT_LEADER, NodeCertificate, NodeCredential, SecretKey},
 };
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
-
-/// Exit code of a fault of ours, as the command line has it.
-const EXIT_FAULT: i32 = 70;
 
 /// How long actors may take to end when the node stops.
 const STOP_WAIT: Duration = Duration::from_secs(5);
@@ -112,7 +111,11 @@ impl StartError {
             StartError::Join(error) if error.is_temporary() => ErrorCode::Unavailable,
             StartError::Join(_) => ErrorCode::Denied,
             StartError::NoCluster(_) | StartError::NoHelper(_) => ErrorCode::BadRequest,
-            _ => ErrorCode::Unavailable,
+            // Somebody else's for now: another node, or what listens there.
+            StartError::Folder(FolderError::InUse { .. })
+            | StartError::Listen { .. }
+            | StartError::Socket { .. } => ErrorCode::Unavailable,
+            _ => ErrorCode::Failed,
         }
     }
 
@@ -138,14 +141,14 @@ impl StartError {
 
 /// A running node.
 pub struct Node {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     token: CancellationToken,
     network_token: CancellationToken,
     agent_token: CancellationToken,
     actors: Vec<JoinHandle<()>>,
     socket: PathBuf,
     // Held until the end: one node per folder.
-    _folder: Arc<DataFolder>,
+    pub(super) _folder: Arc<DataFolder>,
 }
 
 /// What the folder, or the cluster, says about this node.
@@ -162,8 +165,15 @@ impl Node {
     /// # Errors
     /// Any [`StartError`].
     pub async fn start(settings: NodeSettings) -> Result<Node, StartError> {
+        Node::start_with(settings, helper_program()?).await
+    }
+
+    /// The same with this helper program.
+    pub(super) async fn start_with(
+        settings: NodeSettings,
+        helper: PathBuf,
+    ) -> Result<Node, StartError> {
         let folder = Arc::new(DataFolder::open(&settings.data)?);
-        let helper = helper_program()?;
         check_listen(settings.listen)?;
         let admitted = admit(&folder, &settings).await?;
         let boot_epoch = folder.next_boot_epoch(clock::unix_now())?;
@@ -207,6 +217,7 @@ impl Node {
                 topology: admitted.certificate.topology.clone(),
                 fleet: admitted.cluster.fleet,
                 cluster: admitted.cluster.cluster.clone(),
+                process: u64::from_be_bytes(random()),
                 address: settings.advertise,
                 introduction: Introduction {
                     raft_id: control.raft_id(),
@@ -223,6 +234,10 @@ impl Node {
             scheduling,
             admission: Admission::new(admitted.credential.clone()),
             directory,
+            leads_since: LeadsSince::default(),
+            twins: Mutex::default(),
+            revocations: Revocations::default(),
+            ended: watch::Sender::new(None),
         });
         let mut node = Node {
             socket: settings.data.join("api.sock"),
@@ -303,20 +318,46 @@ impl Node {
                 renewal::run(shared.clone(), folder, has_leader, token.clone()),
             ),
             essential(
+                "keeping",
+                token.clone(),
+                keeping::run(shared.clone(), token.clone()),
+            ),
+            essential(
+                "standing",
+                token.clone(),
+                standing::run(shared.clone(), token.clone()),
+            ),
+            essential(
                 "api socket",
                 token.clone(),
                 operations::serve_socket(shared.clone(), listener, token.clone()),
             ),
         ]);
         if let Some(genesis) = genesis {
-            self.actors
-                .push(spawn("genesis", found(shared.clone(), genesis, token)));
+            self.actors.push(spawn(
+                "genesis",
+                founding::found(shared.clone(), genesis, token),
+            ));
         }
         let packages = self.shared.packages.clone();
         self.actors.push(spawn("announcements", async move {
             packages.announce_all().await
         }));
         Ok(())
+    }
+
+    /// Waits until the node must end by itself, and says why; for ever, if it
+    /// need not. It goes on until it is stopped.
+    pub async fn ended(&self) -> NodeEnded {
+        let mut ended = self.shared.ended.subscribe();
+        loop {
+            if let Some(why) = *ended.borrow_and_update() {
+                return why;
+            }
+            if ended.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
     }
 
     /// Stops in reverse order. Tasks go on; the next start adopts them.
@@ -342,23 +383,6 @@ impl Node {
             tracing::warn!("the node's network did not end in time");
         }
     }
-}
-
-/// Starts an actor without which the node is worse than none: it would look
-/// alive and do nothing. Its end before the node's ends the process; tasks go
-/// on, and whoever supervises the node starts it again.
-fn essential(
-    name: &'static str,
-    token: CancellationToken,
-    actor: impl Future<Output = ()> + Send + 'static,
-) -> JoinHandle<()> {
-    spawn(name, async move {
-        actor.await;
-        if !token.is_cancelled() {
-            tracing::error!(actor = name, "an actor ended by itself, ending the process");
-            std::process::exit(EXIT_FAULT);
-        }
-    })
 }
 
 /// A leader that stops on purpose asks a follower that keeps up to take over,
@@ -438,7 +462,7 @@ async fn start_network(
         cluster: admitted.cluster.cluster.clone(),
         credential: Credential::Node(admitted.credential.clone()),
         listen: Some(settings.listen),
-        grace: Arc::new(move || admission::grace(has_leader.load(Ordering::Relaxed))),
+        grace: Arc::new(move || certificates::grace(has_leader.load(Ordering::Relaxed))),
     };
     network::start(config, token).await
 }
@@ -529,92 +553,7 @@ fn agent_config(settings: &NodeSettings, admitted: &Admitted, helper: PathBuf) -
         helper,
         lease: settings.agent_lease,
         verify: Arc::new(move |signed: &SignedJob| {
-            verify_job(signed, fleet, &cluster, clock::unix_now())
+            authors::verify_job(signed, fleet, &cluster, clock::unix_now())
         }),
     }
-}
-
-/// Checks a job before it is run here. It was accepted while its author's
-/// certificate was valid, and must still be healed after that has ended.
-fn verify_job(
-    signed: &SignedJob,
-    fleet: FleetId,
-    cluster: &str,
-    now: Millis,
-) -> Result<Job, String> {
-    let verified = match signed.verify(fleet, cluster, now) {
-        Err(SignedJobError::Author(TrustError::Expired { ago })) => {
-            signed.verify(fleet, cluster, now.since(ago))
-        }
-        verified => verified,
-    };
-    verified.map(|(job, _)| job).map_err(|error| chain(&error))
-}
-
-/// Writes the first entries of a new cluster's log, once this node leads it.
-/// Repeats after a crash change nothing: the log refuses a second genesis.
-async fn found(shared: Arc<Shared>, genesis: Genesis, token: CancellationToken) {
-    let mut leadership = shared.control.leadership();
-    loop {
-        let begun = shared.control.read(|state: &Cluster| {
-            state.has_begun() && state.sealed_issuer(shared.me.node).is_some()
-        });
-        if begun {
-            return;
-        }
-        if leadership.borrow_and_update().we_lead {
-            for command in genesis_commands(&shared, &genesis) {
-                if let Err(error) = shared.control.propose(command).await {
-                    tracing::warn!(error = %chain(&error), "genesis was not committed yet");
-                }
-            }
-        }
-        tokio::select! {
-            () = token.cancelled() => return,
-            _ = leadership.changed() => {}
-            () = tokio::time::sleep(Duration::from_millis(100)) => {}
-        }
-    }
-}
-
-fn genesis_commands(shared: &Shared, genesis: &Genesis) -> Vec<Command> {
-    let Ok(certificate) = genesis
-        .credential
-        .verify(genesis.fleet, genesis.at, Millis(0))
-    else {
-        tracing::error!("the genesis file is not consistent");
-        return Vec::new();
-    };
-    let me = &shared.me;
-    let gossip_keys = genesis
-        .ring
-        .keys()
-        .zip(1..)
-        .map(|(key, id)| GossipKey { id, key })
-        .collect();
-    let begin = Command::Genesis {
-        genesis: Box::new(cluster::Genesis {
-            fleet: genesis.fleet,
-            cluster: genesis.cluster.clone(),
-            epoch: genesis.epoch,
-            root: genesis.root,
-            issuer: genesis.admission_issuer.clone(),
-            gossip_keys,
-            first: cluster::Admission {
-                node: certificate.node,
-                name: certificate.name,
-                topology: certificate.topology,
-                credential: genesis.credential.clone(),
-                serial: certificate.serial,
-                addresses: vec![me.address.to_string()],
-            },
-            roles: certificate.roles,
-            now: genesis.at,
-        }),
-    };
-    let seal = Command::SealIssuer {
-        node: me.node,
-        sealed: genesis.sealed_issuer.clone(),
-    };
-    vec![begin, seal]
 }

@@ -208,7 +208,7 @@ pub(crate) fn duration(ms: u64) -> String {
 /// `64MiB`: exact, so in bytes where no unit divides it.
 pub(crate) fn size(bytes: u64) -> String {
     let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
-    let divides = |shift: u32| bytes > 0 && bytes % (1 << shift) == 0;
+    let divides = |shift: u32| bytes > 0 && bytes.is_multiple_of(1 << shift);
     match units.iter().find(|(_, shift)| divides(*shift)) {
         Some((unit, shift)) => format!("{}{unit}", bytes >> shift),
         None => format!("{bytes}B"),

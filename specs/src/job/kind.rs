@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// What kind of work a job is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum JobKind {
     /// Runs until it is stopped.

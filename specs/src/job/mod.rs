@@ -77,6 +77,7 @@ record! {
 
 /// Where a spec says that a package is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum PackageSource {
     /// A file or folder, relative to the spec file.

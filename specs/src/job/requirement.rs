@@ -51,6 +51,7 @@ fn same(a: &str, b: &str) -> bool {
 
 /// How an attribute is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Operator {
     /// `=`
@@ -268,6 +269,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn reads_what_it_writes(
             attribute in "[a-z][a-z0-9./_-]{0,8}",

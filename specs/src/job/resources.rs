@@ -126,6 +126,7 @@ record! {
 
 /// Who acts on what was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum AdaptiveMode {
     /// Nobody: requests are what the spec says.

@@ -67,6 +67,7 @@ impl TaskTemplate {
 
 /// A port of a task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PortSpec {
     /// Told to the task as `PORT_<NAME>`.
@@ -137,6 +138,7 @@ record! {
 
 /// After which exits a task starts again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum RestartOn {
     /// Any.
@@ -160,6 +162,7 @@ record! {
 
 /// How well a task is kept apart. A node that can't do it refuses the task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Isolation {
     /// What the node is set to.

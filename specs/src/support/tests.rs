@@ -29,9 +29,6 @@ const USES: &[(&str, Use)] = &[
     ("interpolation", |d| {
         d.task.args.push("${slot.index}".into())
     }),
-    ("a file written", |d| {
-        d.task.files.push(RenderedFile::default())
-    }),
     ("asking for disk", |d| d.task.resources.disk_bytes = 1),
     ("asking for uplink", |d| {
         d.task.resources.uplink_bits_per_s = 1
@@ -72,26 +69,21 @@ const USES: &[(&str, Use)] = &[
     ("a threshold of a metric", |d| {
         d.task.metrics.push(MetricThreshold::default())
     }),
-    ("a command before", |d| d.task.setup.push(Hook::default())),
-    ("a command after", |d| d.task.teardown.push(Hook::default())),
     ("not starting again", |d| {
         d.task.restart.on = RestartOn::Failure
     }),
     ("moving after failures", |d| {
         d.task.restart.attempts = Some(3)
     }),
-    ("a mount", |d| d.task.mounts.push(Mount::default())),
-    ("another user", |d| d.task.user = Some("web".into())),
-    ("another isolation", |d| {
-        d.task.isolation = Isolation::Strict
+    ("a task without isolation", |d| {
+        d.task.isolation = Isolation::None
     }),
-    ("waiting for another job", |d| {
-        d.change.depends_on.push(Dependency::default())
+    ("a stage of a place", |d| {
+        d.change.update.stages.push(Stage {
+            size: StageSize::Rack,
+            bake_ms: 0,
+        })
     }),
-    ("a disruption budget", |d| {
-        d.change.budget = Some(Amount::Count(1))
-    }),
-    ("an update in stages", |d| d.change.update.rollback = true),
     ("another maintenance", |d| {
         d.change.maintenance = Maintenance::RideOut { up_to_ms: 1 }
     }),

@@ -2,7 +2,8 @@
 //! decisions say, as `node::agent` does in production.
 
 use super::{
-    invariants::Seen,
+    check::Seen,
+    helper::Directive,
     machine::Process,
     queue::MS,
     script::Action,
@@ -38,7 +39,8 @@ impl World {
         if self.machines[at].host.is_some() {
             return;
         }
-        self.machines[at].start(now);
+        let total = self.believed_total(at);
+        self.machines[at].start(now, total);
         self.trace.line(now, || format!("h{at} starts"));
         let life = self.machines[at].life;
         let helpers: Vec<u64> = self.machines[at].processes.keys().copied().collect();
@@ -49,6 +51,7 @@ impl World {
             let due = HostDue::Redial(process);
             self.queue.after(wait, Due::Host { at, life, due });
         }
+        self.hold(at);
         self.see(&Seen::Started { at });
         self.step_host(at, HostEvent::Tick);
         let wait = self.rng.below(50) * MS;
@@ -63,6 +66,7 @@ impl World {
         }
         let lost = self.rng.chance(500);
         self.machines[at].crash(whole, lost);
+        self.hold(at);
         self.control.died(at);
         self.end_court(at);
         let what = if whole {
@@ -152,6 +156,8 @@ impl World {
         if process.linked && self.machines[at].host.is_some() {
             self.machines[at].processes.remove(&number);
             self.step_host(at, HostEvent::Exited { run, end });
+        } else {
+            self.hold(at);
         }
     }
 
@@ -165,6 +171,7 @@ impl World {
             true => None,
             false => self.machines[at].dies_after.take(),
         };
+        let changed = !effects.iter().all(is_heartbeat);
         let mut answer = None;
         for (done, effect) in effects.into_iter().enumerate() {
             if dies_after.is_some_and(|after| after <= done) {
@@ -181,7 +188,10 @@ impl World {
         }
         self.sweep(at);
         self.plan_tick(at);
-        self.see(&Seen::Stepped { at });
+        if changed {
+            self.hold(at);
+        }
+        self.see(&Seen::Stepped { at, changed });
         answer
     }
 
@@ -215,7 +225,7 @@ impl World {
     }
 
     pub(super) fn host_does(&mut self, at: usize, effect: Effect, answer: &mut Option<Answer>) {
-        if self.machines[at].journal.write(&effect) {
+        if self.spoils(at, &effect) || self.machines[at].journal.write(&effect) {
             return;
         }
         let life = self.machines[at].life;
@@ -283,6 +293,7 @@ impl World {
         let process = Process {
             run: start.run.clone(),
             resources: start.job.task.resources,
+            deaf: Directive::of(&start.job.task.args).hangs,
             running: false,
             told: false,
             ended: None,
@@ -293,7 +304,17 @@ impl World {
         self.trace
             .line(now, || format!("h{at} starts {}", start.run));
         let wait = self.rng.between(3, 150) * MS;
-        let fails = !self.healed && self.rng.chance(self.options.bad_starts);
+        let directive = match self.healed {
+            true => Directive::default(),
+            false => Directive::of(&start.job.task.args),
+        };
+        let bad = self.options.bad_starts.max(directive.fails);
+        let fails = !self.healed && self.rng.chance(bad);
+        if let Some((ms, end)) = directive.end(start.job.task.resources) {
+            let process = number;
+            self.queue
+                .after(wait + ms * MS, Due::Ended { at, process, end });
+        }
         let due = match fails {
             true => Due::Ended {
                 at,
@@ -318,7 +339,7 @@ impl World {
         if !process.linked || std::mem::replace(&mut process.told, true) {
             return;
         }
-        let deaf = self.rng.chance(50);
+        let deaf = process.deaf || self.rng.chance(50);
         let wait = if deaf {
             grace_ms
         } else {
@@ -328,4 +349,8 @@ impl World {
         let process = number;
         self.queue.after(wait * MS, Due::Ended { at, process, end });
     }
+}
+
+fn is_heartbeat(effect: &Effect) -> bool {
+    matches!(effect, Effect::Answer(Answer::Heartbeat(_)))
 }

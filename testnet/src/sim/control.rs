@@ -11,7 +11,7 @@
 //! the next one. Raft itself is tested where it is implemented.
 
 use super::{
-    invariants::Seen,
+    check::Seen,
     queue::MS,
     world::{Due, World},
 };
@@ -89,12 +89,13 @@ impl Control {
             control.append(command);
         }
         for voter in voters {
-            let mut replica = Replica {
+            let replica = Replica {
                 has: control.log.len(),
+                applied: control.log.len(),
+                cluster: control.truth.clone(),
                 timeout: LEASE,
                 ..Replica::default()
             };
-            replica.apply(&control.log);
             control.replicas.insert(*voter, replica);
         }
         control

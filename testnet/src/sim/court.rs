@@ -2,15 +2,15 @@
 //! production: the same waits, the same events for answers and their absence.
 
 use super::{
-    Broken,
+    Sabotage,
+    check::Seen,
     control::Proposer,
     exchange::{Request, Then},
-    invariants::Seen,
     queue::{MS, SECOND},
     world::{Due, World},
 };
 use potluck_core::{
-    scheduler::{Effect, Event, MemberView, Note, Scheduler, SchedulerConfig},
+    scheduler::{Effect, Event, Note, Scheduler, SchedulerConfig},
     session::HeartbeatAnswer,
 };
 use potluck_specs::Millis;
@@ -67,6 +67,7 @@ impl World {
         self.stats.reigns += 1;
         self.courts.insert(at, court);
         self.machines[at].session.leader = Some(at);
+        self.see(&Seen::Reigns { at });
         self.confirm_quorum(at);
         for what in [CourtDue::Tick, CourtDue::Members] {
             self.queue.after(0, Due::Court { at, reign, what });
@@ -118,8 +119,8 @@ impl World {
 
     fn confirm_quorum(&mut self, at: usize) {
         let machine = &self.machines[at];
-        let confirmed = match self.options.broken {
-            Some(Broken::ActsWithoutQuorum) => Some(self.queue.now()),
+        let confirmed = match self.options.sabotage {
+            Some(Sabotage::ActsWithoutQuorum) => Some(self.queue.now()),
             _ => self.control.acknowledged.get(&at).copied(),
         };
         if let Some(sent) = confirmed {
@@ -128,55 +129,17 @@ impl World {
         }
     }
 
-    /// Whose counters move, as far as word of it gets here.
-    fn gossip_at(&mut self, at: usize) -> Vec<MemberView> {
-        let now = self.queue.now();
-        let heard = self.heard_by(at);
-        for (host, moved) in self.gossip[at].iter_mut().enumerate() {
-            if heard & (1 << host) != 0 {
-                *moved = now.saturating_sub(self.rng.below(1_500) * MS).max(1);
-            }
-        }
-        let views = self.machines.iter().zip(&self.gossip[at]);
-        views
-            .filter(|(_, moved)| **moved > 0)
-            .map(|(machine, moved)| MemberView {
-                node: machine.node,
-                heartbeat_moved_at: self.machines[at].clock(*moved),
-            })
-            .collect()
-    }
-
-    /// Everybody whose gossip reaches this host, through whomever.
-    fn heard_by(&self, at: usize) -> u64 {
-        let now = self.queue.now();
-        let mut heard = 1u64 << at;
-        loop {
-            let before = heard;
-            for from in 0..self.machines.len() {
-                if heard & (1 << from) != 0 || !self.machines[from].is_alive(now) {
-                    continue;
-                }
-                let passes = |to: usize| heard & (1 << to) != 0 && self.net.passes(from, to);
-                if (0..self.machines.len()).any(passes) {
-                    heard |= 1 << from;
-                }
-            }
-            if heard == before {
-                return heard;
-            }
-        }
-    }
-
     /// One step of a scheduler and what follows from it.
     pub(super) fn step_court(&mut self, at: usize, event: Event) -> Option<HeartbeatAnswer> {
         let now = self.queue.now();
         let clock = self.machines[at].clock(now);
+        let event = self.bend_news(event);
         let mut court = self.courts.remove(&at)?;
         let cluster = &self.control.replicas[&at].cluster;
         let effects = court.scheduler.step(cluster, event, clock);
         self.stats.steps += 1;
         self.courts.insert(at, court);
+        let effects = self.bend_effects(effects);
         self.see(&Seen::Decided {
             at,
             effects: &effects,
@@ -254,6 +217,21 @@ impl World {
                     } => format!("h{at} places {slot} on h{} as {generation}", index[node]),
                     Note::Session { node, state } => {
                         format!("h{at} sees h{} as {state:?}", index[node])
+                    }
+                    Note::AwardRefused { slot, node } => {
+                        format!("h{at} notes that h{} refused {slot}", index[node])
+                    }
+                    Note::Double { slot, node } => {
+                        format!("h{at} notes a double of {slot} on h{}", index[node])
+                    }
+                    Note::Unplaced { job, slots } => {
+                        format!("h{at} notes that nobody takes {slots} slots of {job}")
+                    }
+                    Note::BrakeOn { suspects } => {
+                        format!("h{at} notes BrakeOn: {suspects} are silent at once")
+                    }
+                    Note::BrakeReleased { node } => {
+                        format!("h{at} notes BrakeReleased: h{} is given up", index[node])
                     }
                     note => format!("h{at} notes {note:?}"),
                 });

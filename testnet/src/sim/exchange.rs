@@ -4,9 +4,10 @@
 //! would make of it.
 
 use super::{
-    Broken,
-    invariants::{Holding, Seen},
+    check::{Holding, Seen},
+    network::DELAY_MAX,
     queue::MS,
+    trace,
     world::{Due, World},
 };
 use potluck_core::{
@@ -23,7 +24,7 @@ const PROBE_PATIENCE: u64 = 800 * MS;
 
 /// What a node asks of another.
 #[derive(Clone, Debug)]
-pub(super) enum Request {
+pub enum Request {
     /// All that it runs.
     Greet(Authority),
     /// For a bid.
@@ -148,8 +149,15 @@ impl World {
         self.queue.after(wait, Due::GiveUp { id });
         let life = self.machines[to].life;
         let twice = !self.healed && request.may_repeat() && self.rng.chance(self.options.twice);
-        for _ in 0..if twice { 2 } else { 1 } {
+        for copy in 0..if twice { 2 } else { 1 } {
             if let Some(delay) = self.net.carry(from, to) {
+                // The second may come when the first is long answered.
+                let late = if copy > 0 {
+                    self.rng.below(DELAY_MAX)
+                } else {
+                    0
+                };
+                let delay = delay.max(late);
                 let request = request.clone();
                 self.queue.after(
                     delay,
@@ -241,30 +249,27 @@ impl World {
             Request::Stop(order) => HostEvent::Stop(order),
             Request::Probe(_) | Request::Heartbeat(..) => return None,
         };
-        let event = match self.options.broken {
-            Some(Broken::IgnoresFence) => self.without_fence(to, event),
-            _ => event,
-        };
-        let drops = self.options.broken == Some(Broken::DropsStops);
-        if drops && matches!(event, HostEvent::Stop(_)) {
+        let event = self.bend_event(to, event);
+        if self.swallows(&event) {
             return Some(Response::Done);
         }
         let answer = self.step_host(to, event)?;
+        let answer = self.bend_answer(to, &request, answer);
         let heard = !is_fenced(&answer);
         let obeyed = is_obeyed(&answer);
         self.stats.fenced += u64::from(!heard);
         self.trace_answer(from, to, &request, &answer);
         self.see(&Seen::Answered {
             at: to,
+            request: &request,
+            answer: &answer,
             authority,
             heard,
             obeyed,
         });
         Some(match answer {
             Answer::Greet(Ok(mut heartbeat)) => {
-                if self.options.broken == Some(Broken::HidesInventories) {
-                    heartbeat.inventory.slots.clear();
-                }
+                self.bend_report(&mut heartbeat, true);
                 self.machines[to].session.leader = Some(from);
                 let holding = self.holding(to);
                 Response::Inventory(heartbeat, holding)
@@ -279,28 +284,6 @@ impl World {
         })
     }
 
-    /// A host that obeys whomever it hears: for showing that it is noticed.
-    pub(super) fn without_fence(&self, at: usize, event: HostEvent) -> HostEvent {
-        let highest = self.machines[at].journal.highest;
-        match event {
-            HostEvent::Award { mut award, job } => {
-                award.authority = award.authority.max(highest);
-                HostEvent::Award { award, job }
-            }
-            HostEvent::Call {
-                mut call,
-                missing_bytes,
-            } => {
-                call.authority = call.authority.max(highest);
-                HostEvent::Call {
-                    call,
-                    missing_bytes,
-                }
-            }
-            other => other,
-        }
-    }
-
     pub(super) fn trace_answer(
         &mut self,
         from: usize,
@@ -311,38 +294,45 @@ impl World {
         let now = self.queue.now();
         self.trace.line(now, || match (request, answer) {
             (Request::Award(award), Answer::Award(answer)) => {
-                let slots: Vec<String> = answer
-                    .slots
-                    .iter()
-                    .zip(&award.slots)
-                    .map(|((slot, answer), (_, generation))| {
-                        format!("{slot} {generation} {answer:?}")
+                let slots = answer.slots.iter().zip(&award.slots);
+                let slots: Vec<String> = slots
+                    .map(|((slot, answer), (_, generation))| match answer {
+                        Ok(()) => format!("{slot} {generation} ok"),
+                        Err(refusal) => format!("{slot} {generation} {}", trace::no(refusal)),
                     })
                     .collect();
                 format!("h{to} <- h{from} award: {}", slots.join(", "))
             }
             (Request::Stop(order), Answer::Stop(answer)) => format!(
-                "h{to} <- h{from} stop {} {} {:?}: {answer:?}",
-                order.slot, order.generation, order.reason
+                "h{to} <- h{from} stop {} {} ({:?}): {}",
+                order.slot,
+                order.generation,
+                order.reason,
+                yes(answer)
             ),
-            (Request::Greet(authority), Answer::Greet(answer)) => format!(
-                "h{to} <- h{from} greet {}: {:?}",
-                authority.reign.0,
-                answer.as_ref().map(|_| ())
+            (Request::Greet(authority), Answer::Greet(answer)) => {
+                let reign = authority.reign.0;
+                match answer {
+                    Ok(said) => {
+                        let slots = said.inventory.slots.len();
+                        format!("h{to} <- h{from} greet of reign {reign}: has {slots} slots")
+                    }
+                    Err(refusal) => {
+                        format!("h{to} <- h{from} greet of {reign}: {}", trace::no(refusal))
+                    }
+                }
+            }
+            (Request::Call(call), Answer::Call(answer)) => format!(
+                "h{to} <- h{from} call {} for {}: {}",
+                call.call,
+                call.job,
+                trace::bid(answer)
             ),
-            (Request::Call(call), Answer::Call(answer)) => {
-                format!(
-                    "h{to} <- h{from} call {} {}: {answer:?}",
-                    call.call, call.job
-                )
+            (Request::Cancel(_, call), Answer::Cancel(answer)) => {
+                format!("h{to} <- h{from} cancel {call}: {}", yes(answer))
             }
             (_, answer) => format!("h{to} <- h{from} {answer:?}"),
         });
-    }
-
-    /// What a host holds in truth, in memory or on disk.
-    pub(super) fn holding(&self, at: usize) -> Holding {
-        Holding::of(&self.machines[at], self.queue.now())
     }
 
     pub(super) fn settle(&mut self, id: u64, response: Option<Response>) {
@@ -373,6 +363,13 @@ impl World {
                 holding: &holding,
             });
         }
+    }
+}
+
+fn yes(answer: &Result<(), Refusal>) -> String {
+    match answer {
+        Ok(()) => "ok".into(),
+        Err(refusal) => trace::no(refusal),
     }
 }
 

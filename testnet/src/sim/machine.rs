@@ -4,65 +4,14 @@
 //! processes, a host's death the disk alone, and of the disk only what had to
 //! be durable is sure. Leaves to `world` when things happen.
 
-use super::{network::HostSet, rng::Rng};
-use potluck_core::{
-    auction::Authority,
-    host::{ADOPTION_LIMIT, Effect, End, Entry, Host, HostConfig, Run},
-};
+use super::{clock::Clock, disk::Journal, rng::Rng};
+use potluck_core::host::{ADOPTION_LIMIT, End, Host, HostConfig, Run};
 use potluck_specs::{Generation, Millis, NodeId, SlotId, job::Resources};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Ports of tasks.
 const PORT_FIRST: u16 = 20_000;
 const PORT_LAST: u16 = 20_999;
-
-/// What is on a host's disk.
-#[derive(Clone, Debug, Default)]
-pub struct Journal {
-    /// The highest authority that was stored.
-    pub highest: Authority,
-    /// Slots that are held.
-    pub entries: BTreeMap<SlotId, Entry>,
-    /// Writes that wait for the next one that must be durable.
-    lazy: BTreeMap<SlotId, Entry>,
-}
-
-impl Journal {
-    fn flush(&mut self) {
-        self.entries.append(&mut self.lazy);
-    }
-
-    /// Carries out a write; false if the effect is none.
-    pub fn write(&mut self, effect: &Effect) -> bool {
-        match effect {
-            Effect::PersistAuthority(authority) => {
-                self.flush();
-                self.highest = *authority;
-            }
-            Effect::JournalPut { entry, durable } => {
-                self.lazy.insert(entry.slot.clone(), (**entry).clone());
-                if *durable {
-                    self.flush();
-                }
-            }
-            Effect::JournalRemove(slot) => {
-                self.flush();
-                self.entries.remove(slot);
-            }
-            _ => return false,
-        }
-        true
-    }
-
-    /// What a restart finds: lazy writes are there or not.
-    fn crash(&mut self, lost: bool) {
-        if lost {
-            self.lazy.clear();
-        } else {
-            self.flush();
-        }
-    }
-}
 
 /// A task's process with its helper.
 #[derive(Clone, Debug)]
@@ -71,6 +20,8 @@ pub struct Process {
     pub run: Run,
     /// What it takes.
     pub resources: Resources,
+    /// It does not end when told to.
+    pub deaf: bool,
     /// It has started.
     pub running: bool,
     /// It has been told to stop.
@@ -107,6 +58,8 @@ pub struct Machine {
     pub rack: String,
     /// All that it has for tasks.
     pub total: Resources,
+    /// It is a member of the cluster.
+    pub admitted: bool,
     /// The agent; `None`: it is down.
     pub host: Option<Host>,
     /// Counts the agent's starts.
@@ -131,21 +84,20 @@ pub struct Machine {
     pub swept: bool,
     /// The next tick that is planned.
     pub wake: Option<Millis>,
-    /// What its boot clock is ahead of the world's, in milliseconds.
-    offset: u64,
-    /// The error of its wall clock, in milliseconds.
-    skew: u64,
+    clock: Clock,
 }
 
 impl Machine {
     /// A host that has not started yet.
     pub fn new(number: usize, racks: usize, total: Resources, rng: &mut Rng) -> Machine {
-        let mut id = [number as u8 + 1; 32];
+        let mut id = [1; 32];
         id[0] = (rng.below(250) + 1) as u8;
+        id[1..3].copy_from_slice(&(number as u16).to_be_bytes());
         Machine {
             node: NodeId(id),
             rack: format!("r{}", number % racks),
             total,
+            admitted: false,
             host: None,
             life: 0,
             journal: Journal::default(),
@@ -158,19 +110,18 @@ impl Machine {
             booted: true,
             swept: false,
             wake: None,
-            offset: rng.between(1_000, 1_000_000),
-            skew: rng.below(400),
+            clock: Clock::drawn(rng),
         }
     }
 
     /// Its boot clock at a time of the world.
     pub fn clock(&self, now: u64) -> Millis {
-        Millis(now / 1_000 + self.offset)
+        self.clock.show(now)
     }
 
     /// When its boot clock shows this.
     pub fn when(&self, clock: Millis) -> u64 {
-        clock.0.saturating_sub(self.offset) * 1_000
+        self.clock.when(clock)
     }
 
     /// Runs and is not stopped by anybody.
@@ -178,20 +129,21 @@ impl Machine {
         self.host.is_some() && self.paused_until <= now
     }
 
-    /// Starts the agent with what the disk holds.
-    pub fn start(&mut self, now: u64) {
+    /// Starts the agent with what the disk holds, and with `total` as what it
+    /// believes to have.
+    pub fn start(&mut self, now: u64, total: Resources) {
         self.life += 1;
         let config = HostConfig {
             node: self.node,
             incarnation: self.life,
-            total: self.total,
+            total,
             port_first: PORT_FIRST,
             port_last: PORT_LAST,
             adoption_limit: match self.booted {
                 true => Millis(0),
                 false => ADOPTION_LIMIT,
             },
-            unix_offset: Millis(1_700_000_000_000 + self.skew - self.offset),
+            unix_offset: self.clock.unix_offset(),
         };
         let restored = self.journal.entries.values().cloned().collect();
         let highest = self.journal.highest;
@@ -232,14 +184,5 @@ impl Machine {
         let mut all = self.processes.iter();
         all.find(|(_, process)| process.run == *run)
             .map(|(number, _)| *number)
-    }
-}
-
-/// All hosts of a world of this size.
-pub fn everybody(hosts: usize) -> HostSet {
-    if hosts >= 64 {
-        u64::MAX
-    } else {
-        (1 << hosts) - 1
     }
 }

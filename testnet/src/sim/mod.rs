@@ -11,38 +11,39 @@
 //! fail, and one without faults in which all must heal within a bounded time.
 
 mod agent;
+pub mod check;
+pub mod client;
+pub mod clock;
 pub mod control;
 pub mod court;
+pub mod disk;
+mod draw;
 mod exchange;
-pub mod invariants;
+pub mod gossip;
+pub mod held;
+pub mod helper;
+pub mod hosts;
 pub mod machine;
 pub mod network;
 pub mod queue;
 pub mod rng;
+pub mod sabotage;
 pub mod script;
 mod session;
 pub mod trace;
 pub mod world;
 
-pub use invariants::{Violation, accepted::unhealed};
+pub use check::{Violation, accepted::unhealed};
+pub use sabotage::Sabotage;
 pub use script::{Action, Whom};
 pub use world::{Stats, World};
 
+use crate::scenario::Scenario;
 use rng::Rng;
-use std::fmt;
-
-/// What is broken on purpose, to show that the invariants notice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Broken {
-    /// Hosts take awards of any scheduler.
-    IgnoresFence,
-    /// Schedulers act as if most voters were always heard.
-    ActsWithoutQuorum,
-    /// Hosts say to a greeting that they run nothing.
-    HidesInventories,
-    /// Hosts say "yes" to a stop and go on.
-    DropsStops,
-}
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 /// What a world is like.
 #[derive(Clone, Debug)]
@@ -53,9 +54,15 @@ pub struct Options {
     pub racks: usize,
     /// How many of the hosts vote, the first ones.
     pub voters: usize,
-    /// How long faults go on.
+    /// Thousandths of a core that hosts have, in turn.
+    pub cpus: Vec<u32>,
+    /// How long faults go on in each round.
     pub faulty_ms: u64,
-    /// Fewest and most faults that are drawn.
+    /// Rounds are begun until so much time has passed; at least one.
+    pub total_ms: u64,
+    /// The kind of trouble.
+    pub scenario: Scenario,
+    /// Fewest and most faults that are drawn of a random mix.
     pub faults: (u64, u64),
     /// How long healing may take: the brake holds for 60 s before it lets a
     /// first host go, and what it let go is placed within seconds.
@@ -66,8 +73,8 @@ pub struct Options {
     pub bad_fetches: u64,
     /// Tasks that don't start, of a thousand.
     pub bad_starts: u64,
-    /// Broken on purpose.
-    pub broken: Option<Broken>,
+    /// A bug put back on purpose.
+    pub sabotage: Option<Sabotage>,
 }
 
 impl Default for Options {
@@ -76,19 +83,23 @@ impl Default for Options {
             hosts: 8,
             racks: 3,
             voters: 3,
+            cpus: vec![draw::HOST_CPU],
             faulty_ms: 60_000,
+            total_ms: 0,
+            scenario: Scenario::Random,
             faults: (3, 12),
             heal_ms: 90_000,
             twice: 20,
             bad_fetches: 30,
             bad_starts: 20,
-            broken: None,
+            sabotage: None,
         }
     }
 }
 
 impl Options {
-    /// The world of a seed: 6 to 12 hosts, 3 or 5 of which vote.
+    /// The world of a seed: 6 to 12 hosts, 3 or 5 of which vote. Voters are
+    /// never all in one rack.
     pub fn drawn(seed: u64) -> Options {
         let mut rng = Rng::new(seed ^ 0x0070_6f74_6c75_636b);
         Options {
@@ -96,6 +107,41 @@ impl Options {
             racks: rng.between(2, 4) as usize,
             voters: if rng.chance(300) { 5 } else { 3 },
             ..Options::default()
+        }
+    }
+
+    /// For running without an end: each seed has a scenario and a size of its
+    /// own, most of them small, since small worlds find most.
+    pub fn soak(seed: u64) -> Options {
+        let mut rng = Rng::new(seed ^ 0x736f_616b);
+        let scenario = Scenario::ALL[rng.below(Scenario::ALL.len() as u64) as usize];
+        let options = Options {
+            scenario,
+            ..Options::drawn(seed)
+        };
+        match rng.below(20) {
+            0 => options.with_hosts(rng.between(100, 200) as usize),
+            1..4 => options.with_hosts(rng.between(13, 60) as usize),
+            _ => options,
+        }
+    }
+
+    /// The same with so many hosts: racks of 20, 5 voters from 10 hosts on.
+    pub fn with_hosts(self, hosts: usize) -> Options {
+        const RACK: usize = 20;
+        Options {
+            hosts,
+            racks: hosts.div_ceil(RACK).max(3),
+            voters: if hosts < 10 { 3 } else { 5 }.min(hosts),
+            ..self
+        }
+    }
+
+    /// How many hosts are members from the begin, the first ones.
+    pub fn founders(&self) -> usize {
+        match self.scenario {
+            Scenario::JoinStorm => self.voters.max(self.hosts / 5),
+            _ => self.hosts,
         }
     }
 
@@ -118,10 +164,32 @@ pub struct Summary {
     pub seed: u64,
     /// Virtual time that passed, in milliseconds.
     pub virtual_ms: u64,
-    /// How long healing took.
+    /// Real time that it took.
+    pub real: Duration,
+    /// The longest that healing took.
     pub healed_after_ms: u64,
     /// Counts.
     pub stats: Stats,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stats = &self.stats;
+        write!(
+            f,
+            "seed {}: {} s in {:.2} s real, healed after {} ms, {} reigns, {} accepted, \
+             {} awards, {} doubles, {} brakes",
+            self.seed,
+            self.virtual_ms / 1_000,
+            self.real.as_secs_f64(),
+            self.healed_after_ms,
+            stats.reigns,
+            stats.accepted,
+            stats.awards,
+            stats.doubles,
+            stats.brakes,
+        )
+    }
 }
 
 /// A run that did not.
@@ -129,18 +197,52 @@ pub struct Summary {
 pub struct Failure {
     /// Its seed.
     pub seed: u64,
+    /// What it was run with.
+    pub options: Options,
     /// What broke.
     pub violation: Violation,
     /// What happened before, oldest first.
     pub trace: Vec<String>,
 }
 
+impl Failure {
+    /// The command that runs the same again.
+    pub fn replay(&self) -> String {
+        let (is, usual) = (&self.options, Options::drawn(self.seed));
+        let mut command = format!("potluck testnet sim --seed {}", self.seed);
+        let scenario = is.scenario.name();
+        for (name, value, differs) in [
+            (
+                "scenario",
+                scenario.to_owned(),
+                is.scenario != usual.scenario,
+            ),
+            ("nodes", is.hosts.to_string(), is.hosts != usual.hosts),
+            (
+                "hours",
+                (is.total_ms as f64 / HOUR_MS as f64).to_string(),
+                is.total_ms != usual.total_ms,
+            ),
+        ] {
+            if differs {
+                command.push_str(&format!(" --{name} {value}"));
+            }
+        }
+        command
+    }
+}
+
+/// An hour in milliseconds.
+pub const HOUR_MS: u64 = 3_600_000;
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", trace::LEGEND)?;
         for line in &self.trace {
             writeln!(f, "{line}")?;
         }
-        write!(f, "seed {}: {}", self.seed, self.violation)
+        writeln!(f, "seed {}: {}", self.seed, self.violation)?;
+        write!(f, "once more: {}", self.replay())
     }
 }
 
@@ -155,34 +257,44 @@ pub fn run(seed: u64, options: &Options) -> Result<Summary, Box<Failure>> {
 }
 
 fn attempt(seed: u64, options: &Options, trace: bool) -> Result<Summary, Box<Failure>> {
+    let began = Instant::now();
     let mut world = World::new(seed, options.clone(), trace);
     let mut rng = Rng::new(seed).fork();
-    for (ms, action) in script::draw(&mut rng, options) {
-        world.at(ms, action);
-    }
-    world.at(options.faulty_ms, Action::Heal);
-    let outcome = finish(&mut world, options);
+    let outcome = rounds(&mut world, &mut rng, options);
     outcome
         .map(|healed_after_ms| Summary {
             seed,
             virtual_ms: world.now() / queue::MS,
+            real: began.elapsed(),
             healed_after_ms,
             stats: world.stats.clone(),
         })
         .map_err(|violation| {
-            let trace = std::mem::take(&mut world.trace).into_lines();
+            let trace = std::mem::take(&mut world.trace).about(&violation.what);
             Box::new(Failure {
                 seed,
+                options: options.clone(),
                 violation,
                 trace,
             })
         })
 }
 
-/// Runs to the end of the faults and then until all is healed and stays so.
-fn finish(world: &mut World, options: &Options) -> Result<u64, Violation> {
-    world.run_until(options.faulty_ms + 1)?;
-    world.heal_within(options.heal_ms)
+/// Rounds of faults, each with its healing; the longest that healing took.
+fn rounds(world: &mut World, rng: &mut Rng, options: &Options) -> Result<u64, Violation> {
+    let mut slowest = 0;
+    loop {
+        let begin = world.now() / queue::MS;
+        world.healed = false;
+        for (ms, action) in draw::draw(rng, options) {
+            world.at(begin + ms, action);
+        }
+        world.run_until(begin + options.faulty_ms)?;
+        slowest = slowest.max(world.heal_within(options.heal_ms)?);
+        if world.now() / queue::MS >= options.total_ms {
+            return Ok(slowest);
+        }
+    }
 }
 
 impl World {
@@ -200,6 +312,7 @@ impl World {
         let mut well_since = None;
         loop {
             let now = self.now() / queue::MS;
+            self.resume_rollouts();
             match unhealed(self) {
                 None => {
                     let since = *well_since.get_or_insert(now);

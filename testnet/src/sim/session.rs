@@ -33,9 +33,11 @@ impl World {
         else {
             return self.plan_beat(at, now + LEADERLESS_PAUSE);
         };
-        let Some(Answer::Heartbeat(heartbeat)) = self.step_host(at, HostEvent::Heartbeat) else {
+        let Some(Answer::Heartbeat(mut heartbeat)) = self.step_host(at, HostEvent::Heartbeat)
+        else {
             return;
         };
+        self.bend_report(&mut heartbeat, false);
         let session = &mut self.machines[at].session;
         session.waits = true;
         session.sent_at = now;

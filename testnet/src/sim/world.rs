@@ -6,15 +6,19 @@
 use super::{
     Options,
     agent::HostDue,
+    check::{Invariants, Seen, Violation},
+    client::Client,
     control::{Control, Proposal},
     court::{Court, CourtDue},
     exchange::{Open, Request, Response},
-    invariants::{Invariants, Seen, Violation},
+    gossip::Gossip,
+    held::Held,
     machine::Machine,
     network::Network,
     queue::{MS, Queue},
     rng::Rng,
-    script::{Action, Client},
+    sabotage,
+    script::Action,
     trace::Trace,
 };
 use potluck_core::{
@@ -123,8 +127,9 @@ pub struct World {
     pub courts: BTreeMap<usize, Court>,
     /// What was published last of each service, and in which reign.
     pub published: BTreeMap<(String, String), (u64, ServiceEndpoints)>,
-    /// By the hearing host, then the heard: when its counter moved.
-    pub(super) gossip: Vec<Vec<u64>>,
+    pub(super) gossip: Gossip,
+    /// Who holds what in truth.
+    pub held: Held,
     pub(super) requests: BTreeMap<u64, Open>,
     pub(super) clients: Vec<Client>,
     invariants: Invariants,
@@ -137,6 +142,7 @@ pub struct World {
     numbers: u64,
     /// Answers of awards from these hosts are lost until then.
     pub(super) mute: BTreeMap<usize, u64>,
+    pub(super) sabotage: sabotage::Notes,
     /// Faults are over: nothing fails by itself any more.
     pub(super) healed: bool,
 }
@@ -145,18 +151,23 @@ impl World {
     /// A world at its begin: all hosts just started, nobody leads.
     pub fn new(seed: u64, options: Options, trace: bool) -> World {
         let mut rng = Rng::new(seed);
-        let total = Resources::new(4_000, 8 << 30);
-        let machines: Vec<Machine> = (0..options.hosts)
-            .map(|number| Machine::new(number, options.racks, total, &mut rng))
+        let cpu = |number: usize| options.cpus[number % options.cpus.len()];
+        let total = |number: usize| Resources::new(cpu(number), 8 << 30);
+        let mut machines: Vec<Machine> = (0..options.hosts)
+            .map(|number| Machine::new(number, options.racks, total(number), &mut rng))
             .collect();
+        for machine in &mut machines[..options.founders()] {
+            machine.admitted = true;
+        }
         let index = machines.iter().enumerate();
         let index = index.map(|(number, host)| (host.node, number)).collect();
         let voters: Vec<usize> = (0..options.voters).collect();
-        let log = super::script::founding(&machines);
+        let log = super::client::founding(&machines);
         let mut world = World {
             net: Network::new(rng.fork()),
             control: Control::new(&voters, log),
-            gossip: vec![vec![0; options.hosts]; options.hosts],
+            gossip: Gossip::default(),
+            held: Held::nothing(options.hosts),
             queue: Queue::default(),
             rng,
             machines,
@@ -171,10 +182,11 @@ impl World {
             stats: Stats::default(),
             numbers: 0,
             mute: BTreeMap::new(),
+            sabotage: sabotage::Notes::default(),
             healed: false,
             options,
         };
-        for host in 0..world.machines.len() {
+        for host in 0..world.options.founders() {
             world.start(host);
         }
         world.queue.after(0, Due::Control);

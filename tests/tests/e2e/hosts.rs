@@ -5,8 +5,9 @@ use nix::sys::signal::Signal;
 use potluck_testnet::wait::until;
 use potluck_tests::{
     fleet::{Fleet, WAIT},
-    status::{Task, all_answer, await_healthy, await_resolved, pids},
+    status::{Task, all_answer, await_healthy, await_resolved, healthy, pids},
 };
+use std::net::{Ipv4Addr, SocketAddr};
 
 /// The nodes of `tasks` without `lost`.
 fn survivors<'a>(tasks: &'a [Task], lost: &str) -> Vec<&'a str> {
@@ -110,4 +111,43 @@ fn a_host_that_was_only_paused_leaves_no_second_copy() {
     assert_others_untouched(&tasks, &kept, paused);
     all_answer(&kept);
     await_resolved(&client, "web", &kept);
+}
+
+#[test]
+fn a_host_with_another_address_serves_under_it() {
+    let fleet = Fleet::up(3, 3);
+    fleet.run("r1h1", &fleet.hello("web", 3));
+    let leader = fleet.leader().unwrap();
+    let client = fleet.client(&leader);
+    let before = await_healthy(&client, "web", &[]);
+    let moved = fleet.other(&[&leader]);
+    fleet.stop_agent(&moved).unwrap();
+
+    let old = fleet.place(&moved).unwrap().address;
+    let SocketAddr::V4(old) = old else {
+        panic!("{old} is of another family");
+    };
+    let [a, b, c, d] = old.ip().octets();
+    let new = Ipv4Addr::new(a, b, c, d + 100);
+    let listen = SocketAddr::from((new, old.port()));
+    let other = [("--listen", listen.to_string())];
+    let mut child = fleet.altered_command(&moved, &other).spawn().unwrap();
+
+    let after = until("every task healthy where it is looked for", WAIT, || {
+        let tasks = healthy(&client, "web")?;
+        let there = tasks.iter().find(|task| task.node == moved);
+        match there.is_some_and(|task| task.address.ip() == new) {
+            true => Ok(tasks),
+            false => Err(format!("{tasks:?}")),
+        }
+    })
+    .unwrap();
+    all_answer(&after);
+    assert_others_untouched(&before, &after, &moved);
+    for name in fleet.names() {
+        await_resolved(&fleet.client(&name), "web", &after);
+    }
+    fleet.kill(&moved).unwrap();
+    // The testnet may have taken its end in.
+    let _ = child.wait();
 }

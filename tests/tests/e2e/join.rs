@@ -1,9 +1,15 @@
 //! Who is let in, who is not, and what a refused host is told.
 
 use potluck_specs::{Millis, trust::Token};
-use potluck_testnet::wait::until;
-use potluck_tests::fleet::{Fleet, WAIT, exit_code};
-use std::process::Child;
+use potluck_testnet::{client::Client, wait::until};
+use potluck_tests::fleet::{Fleet, WAIT, exit_code, failure, programs};
+use serde_json::Value;
+use std::{
+    fs::File,
+    net::{TcpListener, UdpSocket},
+    path::Path,
+    process::Child,
+};
 
 /// Exit code of a refusal that stays one.
 const DENIED: i32 = 77;
@@ -155,4 +161,165 @@ fn a_lost_reply_can_be_asked_for_again() {
     fleet.await_answer("r2h1").unwrap();
     fleet.await_up("r2h1");
     assert!(fleet.data("r2h1").join("credential.cbor").exists());
+}
+
+#[test]
+fn a_port_that_is_taken_costs_no_token() {
+    let fleet = Fleet::found(3, 3);
+    let token = fleet.token(1).unwrap();
+    let address = fleet.place("r2h1").unwrap().address;
+    // Either of both that a node listens on; each is tried before anybody is
+    // asked to be let in.
+    let tcp = TcpListener::bind(address).unwrap();
+    let (code, said) = fleet.refused("r2h1", &token);
+    assert_eq!(code, 5, "{said}");
+    assert_says(
+        &said,
+        &["can't listen on", &address.to_string(), "--listen"],
+    );
+    drop(tcp);
+    let udp = UdpSocket::bind(address).unwrap();
+    let (code, said) = fleet.refused("r2h1", &token);
+    assert_eq!(code, 5, "{said}");
+    assert_says(
+        &said,
+        &["can't listen on", &address.to_string(), "--listen"],
+    );
+    drop(udp);
+    // Another host, since the same one would get the same answer again.
+    fleet.start_joining("r3h1", &token).unwrap();
+    fleet.await_up("r3h1");
+}
+
+#[test]
+fn two_fleets_don_t_mix() {
+    let fleet = Fleet::found(4, 2);
+    let ours = fleet.token(1).unwrap();
+    // A second fleet, with keys and people of its own, on a host of the net.
+    let config = fleet.root().join("others");
+    let others = Client::new(&programs().join("potluck"), &config, &fleet.data("r2h1"));
+    others
+        .text(&["init", "--name", "r2h1", "--rack", "r2"])
+        .unwrap();
+    fleet.start("r2h1").unwrap();
+    let info = until("the other fleet", WAIT, || others.json(&["info"])).unwrap();
+    let first = fleet.await_answer("r1h1").unwrap();
+    assert_ne!(info["fleet"], first["fleet"]);
+    let theirs = others.json(&["token", "create"]).unwrap();
+    let theirs = theirs["token"].as_str().unwrap();
+
+    // Each token at the other fleet's door.
+    let their_door = fleet.place("r2h1").unwrap().address.to_string();
+    let mixed = [
+        fleet.refused("r1h2", theirs),
+        fleet.node_ends("r1h2", &["--join", &their_door, "--token", &ours]),
+    ];
+    for (code, said) in mixed {
+        assert_eq!(code, DENIED, "{said}");
+        assert_says(&said, &["another fleet", "hint: "]);
+    }
+    // Neither was spent.
+    fleet.start_joining("r1h2", &ours).unwrap();
+    fleet.await_up("r1h2");
+    fleet.start_joining_through("r2h2", "r2h1", theirs).unwrap();
+    until("a second node of the other fleet", WAIT, || {
+        let nodes = others.json(&["nodes"]).map_err(|error| error.to_string())?;
+        let is_up = |node: &Value| node["name"] == "r2h2" && node["state"] == "up";
+        match nodes
+            .as_array()
+            .is_some_and(|nodes| nodes.iter().any(is_up))
+        {
+            true => Ok(()),
+            false => Err(nodes.to_string()),
+        }
+    })
+    .unwrap();
+    let states = fleet.node_states().unwrap();
+    let names: Vec<&str> = states.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["r1h1", "r1h2"]);
+    // Nor does either's person rule in the other.
+    let refused = failure(
+        &others.at(&fleet.place("r1h1").unwrap().address.to_string()),
+        &["nodes"],
+    );
+    assert!(refused.stderr.contains("fleet"), "{refused}");
+}
+
+#[test]
+fn a_folder_that_left_the_cluster_starts_no_node() {
+    let fleet = Fleet::up(3, 3);
+    let leader = fleet.leader().unwrap();
+    let gone = fleet.other(&[&leader]);
+    fleet.client(&gone).json(&["leave"]).unwrap();
+    until("the end of its process", WAIT, || {
+        match fleet.processes(&gone).agent {
+            None => Ok(()),
+            Some(pid) => Err(format!("process {pid} goes on")),
+        }
+    })
+    .unwrap();
+    let (code, said) = fleet.node_ends(&gone, &[]);
+    assert_eq!(code, DENIED, "{said}");
+    assert_says(
+        &said,
+        &["put out of the cluster", "hint: ", "--data", "--token"],
+    );
+}
+
+#[test]
+fn of_two_nodes_on_copies_of_a_folder_the_later_ends() {
+    let fleet = Fleet::up(3, 2);
+    let leader = fleet.leader().unwrap();
+    let original = fleet.other(&[&leader]);
+    // Copied while it stands still, as a clone of a host would be.
+    fleet.stop_agent(&original).unwrap();
+    let copy = fleet.root().join("copy");
+    copy_folder(&fleet.data(&original), &copy);
+    fleet.start(&original).unwrap();
+    fleet.await_up(&original);
+    let before = fleet.processes(&original).agent;
+
+    let mut address = fleet.place(&original).unwrap().address;
+    address.set_port(7500);
+    let other = [
+        ("--listen", address.to_string()),
+        ("--data", copy.to_string_lossy().into_owned()),
+    ];
+    let log = fleet.root().join("copy.log");
+    let mut command = fleet.altered_command(&original, &other);
+    command.stderr(File::create(&log).unwrap());
+    let code = exit_code(command.spawn().unwrap());
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert_eq!(code, DENIED, "{said}");
+    assert_says(
+        &said,
+        &[
+            "another process runs with this node's key",
+            "copied",
+            "hint: ",
+        ],
+    );
+
+    // The other goes on, and people are told everywhere.
+    assert_eq!(fleet.processes(&original).agent, before);
+    fleet.await_up(&original);
+    for name in [&leader, &original] {
+        let info = fleet.client(name).json(&["info"]).unwrap();
+        let told = info["warnings"].to_string();
+        assert_says(&told, &["two processes use the key of", &original]);
+    }
+}
+
+/// Copies files and folders, and leaves out sockets.
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().flatten() {
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            copy_folder(&path, &target);
+        } else if kind.is_file() {
+            std::fs::copy(&path, &target).unwrap();
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! Packages that come from several peers, one of which has bad bytes.
 
+use potluck_testnet::wait::until;
 use potluck_tests::{
-    fleet::{Fleet, hello},
+    fleet::{Fleet, WAIT, hello},
     status::{all_answer, await_healthy},
 };
 use std::{
@@ -53,12 +54,18 @@ fn replace(path: &Path, bytes: &[u8]) {
     std::fs::write(path, bytes).unwrap();
 }
 
-#[test]
-fn a_peer_with_bad_chunks_does_not_stop_a_fetch() {
-    let fleet = Fleet::up(6, 6);
+/// A spec whose package has many chunks.
+fn big(fleet: &Fleet) -> String {
     let spec = fleet.spec("big", &hello("big", 1, ".", "potluck-hello"));
     let folder = Path::new(&spec).parent().unwrap();
     std::fs::write(folder.join("ballast"), ballast()).unwrap();
+    spec
+}
+
+#[test]
+fn a_peer_with_bad_chunks_does_not_stop_a_fetch() {
+    let fleet = Fleet::up(6, 6);
+    let spec = big(&fleet);
     let done = fleet.run("r1h1", &spec);
     let holders: Vec<&str> = done["accepted"][0]["holders"]
         .as_array()
@@ -97,4 +104,88 @@ fn a_peer_with_bad_chunks_does_not_stop_a_fetch() {
         // the bytes count, not where they came from.
         assert!(chunks(&fleet, name) == good, "{name} holds wrong bytes");
     }
+}
+
+/// Chunks that a node has found to be damaged when it was asked for them.
+fn damage_found(fleet: &Fleet, node: &str) -> usize {
+    let log = fleet.log(node);
+    let found = log
+        .lines()
+        .filter(|line| line.contains("damaged chunk removed"));
+    found.count()
+}
+
+#[test]
+fn a_fetch_goes_on_when_the_only_other_holder_is_bad() {
+    let fleet = Fleet::up(4, 4);
+    let spec = big(&fleet);
+    let done = fleet.run("r1h1", &spec);
+    let holders = done["accepted"][0]["holders"].as_array().unwrap();
+    let holders: Vec<&str> = holders.iter().filter_map(|name| name.as_str()).collect();
+    let good = done["jobs"][0]["tasks"][0]["node"].as_str().unwrap();
+    let leader = fleet.leader().unwrap();
+    fleet.voters(3, &[]);
+    // One has bad bytes only, one is away: whoever fetches must ask the bad one.
+    let mut others: Vec<&str> = holders.into_iter().filter(|name| *name != good).collect();
+    others.sort_by_key(|name| *name == leader);
+    let [away, bad] = others[..] else {
+        panic!("three holders: {done}");
+    };
+    let late = fleet.other(&[good, away, bad]);
+    let client = fleet.client(good);
+    client.json(&["drain", bad]).unwrap();
+    let right = chunks(&fleet, good);
+    assert!(right.len() > 10);
+    fleet.kill(away).unwrap();
+    fleet.await_state(away, "dead");
+    swap_chunks(&fleet, bad);
+
+    client.json(&["run", "--replicas", "2", &spec]).unwrap();
+    let tasks = await_healthy(&client, "big", &[away, bad]);
+    all_answer(&tasks);
+    assert!(tasks.iter().any(|task| task.node == late), "{tasks:?}");
+    assert!(chunks(&fleet, &late) == right, "{late} holds wrong bytes");
+    let packages = fleet.client(&late).json(&["packages"]).unwrap();
+    let sources = &packages[0]["bytes_by_source"];
+    assert_eq!(sources[bad].as_u64().unwrap_or_default(), 0, "{packages}");
+    assert!(
+        sources[good].as_u64() > Some(BALLAST as u64 / 2),
+        "{packages}"
+    );
+    // It was asked in vain: a node reads what it gives, so that wrong bytes leave
+    // it only if it lies, which the tests of the exchange let peers do.
+    assert!(damage_found(&fleet, bad) > 0, "the bad one was never asked");
+}
+
+#[test]
+fn a_lost_holder_of_a_package_is_replaced() {
+    let fleet = Fleet::up(4, 4);
+    let done = fleet.run("r1h1", &fleet.hello("kept", 1));
+    let holders = done["accepted"][0]["holders"].as_array().unwrap();
+    let holders: Vec<&str> = holders.iter().filter_map(|name| name.as_str()).collect();
+    let running = done["jobs"][0]["tasks"][0]["node"].as_str().unwrap();
+    let leader = fleet.leader().unwrap();
+    fleet.voters(3, &[]);
+    let lost = holders
+        .iter()
+        .find(|name| **name != running && **name != leader);
+    let lost = *lost.expect("three nodes hold it");
+    let mut late = fleet.names();
+    late.retain(|name| !holders.contains(&name.as_str()));
+    let [late] = &late[..] else {
+        panic!("one of four has none: {done}");
+    };
+    fleet.kill(lost).unwrap();
+    // It runs nothing of the job: nothing but the package's safety brings it.
+    until("another holder", WAIT, || {
+        let packages = fleet.client(late).json(&["packages"]);
+        let packages = packages.map_err(|error| error.to_string())?;
+        match packages[0]["complete"] == true {
+            true => Ok(()),
+            false => Err(packages.to_string()),
+        }
+    })
+    .unwrap();
+    let tasks = await_healthy(&fleet.client(&leader), "kept", &[]);
+    assert!(tasks.iter().all(|task| task.node == running), "{tasks:?}");
 }

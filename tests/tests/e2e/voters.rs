@@ -1,6 +1,6 @@
 //! The control group: formed over racks, formed again, and gone for a while.
 
-use potluck_testnet::wait::until;
+use potluck_testnet::{client::Client, wait::until};
 use potluck_tests::{
     fleet::{Fleet, WAIT, failure},
     status::{all_answer, await_healthy, pids},
@@ -72,6 +72,11 @@ fn tasks_live_on_without_any_scheduler() {
     let spec = fleet.hello("never", 1);
     let failed = failure(&client, &["run", "--no-wait", &spec]);
     assert_eq!(failed.code, Some(5), "{failed}");
+    // While it waited it said for what.
+    assert!(
+        failed.stderr.contains("-- the cluster has no scheduler"),
+        "{failed}"
+    );
     assert!(failed.stderr.contains("hint: "), "{failed}");
 
     // With two of three there is a scheduler again, and it adopts.
@@ -81,4 +86,69 @@ fn tasks_live_on_without_any_scheduler() {
     let after = await_healthy(&client, "alone", &[]);
     assert_eq!(after, tasks);
     assert_eq!(pids(&fleet, &all), before);
+}
+
+/// What a command says beside its answer.
+fn told_beside(client: &Client, args: &[&str]) -> String {
+    let output = client.command(args).output().expect("potluck runs");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_scheduler_without_a_quorum_says_so() {
+    let fleet = Fleet::up(4, 4);
+    fleet.run("r1h1", &fleet.hello("silent", 2));
+    let voters = fleet.voters(3, &[]);
+    let leader = fleet.leader().unwrap();
+    let (client, learner) = (
+        fleet.client(&leader),
+        fleet.other(&voters.iter().map(String::as_str).collect::<Vec<_>>()),
+    );
+    let info = client.json(&["info"]).unwrap();
+    assert!(!info["warnings"].to_string().contains("quorum"), "{info}");
+
+    let away: Vec<&String> = voters.iter().filter(|name| **name != leader).collect();
+    for name in &away {
+        fleet.kill_agent(name).unwrap();
+    }
+    // On the one that still calls itself leader, and on who follows it.
+    for asker in [&leader, &learner] {
+        let client = fleet.client(asker);
+        until(
+            &format!("a word about the quorum from {asker}"),
+            WAIT,
+            || {
+                let info = client.json(&["info"]).map_err(|error| error.to_string())?;
+                let told = info["warnings"].to_string();
+                let says = |words: &str| told.contains(words);
+                let is_told = says("no quorum for") && says("nothing is placed");
+                match is_told && away.iter().all(|name| says(name)) {
+                    true => Ok(()),
+                    false => Err(info.to_string()),
+                }
+            },
+        )
+        .unwrap();
+        for args in [&["nodes"][..], &["status"], &["status", "silent"]] {
+            let told = told_beside(&client, args);
+            assert!(told.contains("warning: no quorum for"), "{args:?}: {told}");
+        }
+    }
+    let spec = fleet.hello("never", 1);
+    let failed = failure(&client, &["run", "--no-wait", &spec]);
+    assert_eq!(failed.code, Some(5), "{failed}");
+
+    // All is well again, and nothing is said any more.
+    for name in &away {
+        fleet.start(name).unwrap();
+    }
+    fleet.await_all_up().unwrap();
+    until("nothing to be told", WAIT, || {
+        let told = told_beside(&client, &["nodes"]);
+        match told.is_empty() {
+            true => Ok(()),
+            false => Err(told),
+        }
+    })
+    .unwrap();
 }

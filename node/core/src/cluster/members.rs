@@ -29,6 +29,10 @@ pub(super) const REVOKED_MAX: usize = 65_536;
 /// lose its disk thirty times.
 const RAFT_IDS_MAX: usize = 32_768;
 
+/// Most ids of the control group for one member, so that none can use up all:
+/// whoever loses its disk more often is put out and let in again.
+pub(super) const RAFT_IDS_EACH_MAX: u32 = 32;
+
 /// Longest sealed issuer's key: 32 bytes with their seal take 80.
 pub(super) const SEALED_BYTES_MAX: usize = 512;
 
@@ -55,6 +59,9 @@ pub struct Member {
     pub capacity: Option<Resources>,
     /// Its number in the control group, once it has one.
     pub raft_id: Option<u64>,
+    /// How many such numbers it has had.
+    #[serde(default)]
+    pub raft_ids: u32,
     /// The newest kind of command that it can apply.
     pub feature_level: u32,
     /// It takes no new work and gives up what it has.
@@ -83,6 +90,7 @@ impl Cluster {
             admitted_at: now,
             capacity: None,
             raft_id: None,
+            raft_ids: 0,
             feature_level: 0,
             draining: false,
         };
@@ -90,6 +98,7 @@ impl Cluster {
             member.serials = earlier.serials;
             member.capacity = earlier.capacity;
             member.raft_id = earlier.raft_id;
+            member.raft_ids = earlier.raft_ids;
             member.feature_level = earlier.feature_level;
         }
         keep_serial(&mut member.serials, admission.serial);
@@ -182,13 +191,16 @@ impl Cluster {
         raft_id: Option<u64>,
         feature_level: Option<u32>,
     ) -> Reply {
-        let known = match self.member_mut(node) {
-            Ok(member) => member.raft_id,
+        let (known, had) = match self.member_mut(node) {
+            Ok(member) => (member.raft_id, member.raft_ids),
             Err(reply) => return reply,
         };
-        if let Some(raft_id) = raft_id
-            && known != raft_id.into()
-        {
+        let fresh = raft_id.filter(|raft_id| known != Some(*raft_id));
+        if let Some(raft_id) = fresh {
+            if had >= RAFT_IDS_EACH_MAX {
+                let most = RAFT_IDS_EACH_MAX as usize;
+                return Reply::too_many("ids of one member in the control group", most);
+            }
             if self.raft_ids.len() >= RAFT_IDS_MAX {
                 return Reply::too_many("ids of the control group", RAFT_IDS_MAX);
             }
@@ -201,6 +213,7 @@ impl Cluster {
             Err(reply) => return reply,
         };
         member.raft_id = raft_id.or(member.raft_id);
+        member.raft_ids += u32::from(fresh.is_some());
         if let Some(addresses) = addresses {
             member.addresses = bounded_addresses(addresses);
         }

@@ -10,6 +10,8 @@ use potluck_specs::{
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
+mod history;
+
 fn signed(bytes: Vec<u8>) -> Signed {
     Signed {
         bytes,
@@ -91,6 +93,7 @@ fn submit(change: u8, name: &str, version: u64, expected: Option<u64>) -> Comman
         package_bytes: 10,
         now: Millis(5),
         expected_version: expected,
+        origin: Origin::default(),
     }
 }
 
@@ -375,6 +378,40 @@ fn who_leaves_is_forgotten_and_revoked() {
     };
     cluster.apply(9, &later);
     assert!(!cluster.is_revoked(2) && cluster.is_revoked(99));
+}
+
+#[test]
+fn no_member_uses_up_the_ids_of_the_control_group() {
+    let mut state = begun();
+    state.apply(2, &create_token(1, "t", 2, 9_000, 10));
+    assert_eq!(state.apply(3, &redeem("t", 2, "n2", 7, 20)), admitted(7));
+    let raft = |node: u8, raft_id| Command::RecordMember {
+        node: NodeId([node; 32]),
+        addresses: None,
+        capacity: None,
+        raft_id: Some(raft_id),
+        feature_level: None,
+    };
+    let most = u64::from(members::RAFT_IDS_EACH_MAX);
+    for id in 100..100 + most {
+        assert_eq!(state.apply(id, &raft(2, id)), Reply::Done);
+        // What is known already is no new one.
+        assert_eq!(state.apply(id, &raft(2, id)), Reply::Done);
+    }
+    let refused = state.apply(900, &raft(2, 900));
+    assert!(
+        matches!(
+            refused,
+            Reply::Refused {
+                why: Refused::TooMany { .. }
+            }
+        ),
+        "{refused:?}"
+    );
+    let newest = state.members()[&NodeId([2; 32])].raft_id;
+    assert_eq!(newest, Some(99 + most));
+    // Others still get theirs.
+    assert_eq!(state.apply(901, &raft(1, 901)), Reply::Done);
 }
 
 #[test]

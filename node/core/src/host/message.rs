@@ -70,6 +70,8 @@ pub enum End {
     NotStarted(String),
     /// Its agent lease ran out.
     LeaseExpired,
+    /// It reached its memory limit; who used how much, for people.
+    MemoryLimit(String),
     /// Another end, for people.
     Other(String),
 }
@@ -82,6 +84,8 @@ impl fmt::Display for End {
             End::HelperLost => f.write_str("helper lost"),
             End::NotStarted(why) => write!(f, "could not start: {why}"),
             End::LeaseExpired => f.write_str("agent lease ran out"),
+            End::MemoryLimit(note) if note.is_empty() => f.write_str("memory-limit"),
+            End::MemoryLimit(note) => write!(f, "memory-limit: {note}"),
             End::Other(text) => f.write_str(text),
         }
     }

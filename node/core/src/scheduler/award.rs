@@ -45,7 +45,7 @@ const REPEATS_BEFORE_REPORTS: u32 = 3;
 pub(super) struct Awards {
     by_slot: BTreeMap<SlotId, Pending>,
     on: BTreeMap<NodeId, BTreeSet<SlotId>>,
-    /// Those that wait for the log.
+    /// Those that wait for the log, and perhaps some that are over.
     unsent: BTreeSet<SlotId>,
 }
 
@@ -54,7 +54,6 @@ impl Awards {
         self.remove(&slot);
         let on = self.on.entry(pending.node).or_default();
         on.insert(slot.clone());
-        self.unsent.insert(slot.clone());
         self.by_slot.insert(slot, pending);
     }
 
@@ -62,7 +61,6 @@ impl Awards {
         let Some(pending) = self.by_slot.remove(slot) else {
             return;
         };
-        self.unsent.remove(slot);
         if let Some(on) = self.on.get_mut(&pending.node) {
             on.remove(slot);
             if on.is_empty() {
@@ -75,12 +73,12 @@ impl Awards {
         self.by_slot.get(slot)
     }
 
-    pub(super) fn contains_key(&self, slot: &SlotId) -> bool {
-        self.by_slot.contains_key(slot)
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.by_slot.is_empty()
+    }
+
+    pub(super) fn contains_key(&self, slot: &SlotId) -> bool {
+        self.by_slot.contains_key(slot)
     }
 
     /// Nodes that have any.
@@ -192,12 +190,12 @@ impl Scheduler {
             .map(|(slot, p)| (slot.clone(), p.generation, p.version))
             .partition(|(slot, ..)| !self.record_misleads(cluster, slot, node));
         for (slot, ..) in waiting {
-            self.behind.hurry(slot);
+            self.behind.hurry(slot.clone());
+            self.awards.unsent.insert(slot);
         }
         for (slot, ..) in &open {
             if let Some(pending) = self.awards.by_slot.get_mut(slot) {
                 pending.sent = true;
-                self.awards.unsent.remove(slot);
             }
         }
         let version = open
@@ -239,24 +237,26 @@ impl Scheduler {
 
     /// Sends awards that waited for the log.
     pub(super) fn send_recorded(&mut self, cluster: &Cluster, now: Millis) {
-        let ready: BTreeSet<(NodeId, u64, JobName)> = self
-            .awards
-            .unsent
-            .iter()
-            .filter_map(|slot| self.awards.by_slot.get_key_value(slot))
-            .filter(|(slot, p)| !self.record_misleads(cluster, slot, p.node))
-            .map(|(slot, p)| (p.node, p.call, slot.job.clone()))
-            .collect();
-        for (node, call, job) in ready {
-            let reports = self.reports_of(node);
-            for slot in self.awards.of_call(node, call) {
-                if let Some(pending) = self.awards.by_slot.get_mut(&slot)
-                    && !pending.sent
-                {
-                    pending.at = now;
-                    pending.reports = reports;
-                }
+        if self.awards.unsent.is_empty() {
+            return;
+        }
+        let mut ready: BTreeSet<(NodeId, u64, JobName)> = BTreeSet::new();
+        for slot in std::mem::take(&mut self.awards.unsent) {
+            let Some(pending) = self.awards.by_slot.get(&slot).filter(|p| !p.sent) else {
+                continue;
+            };
+            if self.record_misleads(cluster, &slot, pending.node) {
+                self.awards.unsent.insert(slot);
+                continue;
             }
+            let reports = self.reports_of(pending.node);
+            ready.insert((pending.node, pending.call, slot.job.clone()));
+            if let Some(pending) = self.awards.by_slot.get_mut(&slot) {
+                pending.at = now;
+                pending.reports = reports;
+            }
+        }
+        for (node, call, job) in ready {
             self.send_award(cluster, node, call, &job);
         }
     }
@@ -444,7 +444,11 @@ mod tests {
                 reports: 5,
             };
             let row = (complete, reports, after, committed, repeats);
-            assert_eq!(lacks(&host, &pending, Millis(1_000 + after)), lacks_it, "{row:?}");
+            assert_eq!(
+                lacks(&host, &pending, Millis(1_000 + after)),
+                lacks_it,
+                "{row:?}"
+            );
         }
     }
 
@@ -476,6 +480,5 @@ mod tests {
         assert_eq!(awards.of_call(NodeId([2; 32]), 9), [slot(0)]);
         awards.remove(&slot(1));
         assert_eq!(awards.nodes().collect::<Vec<_>>(), [NodeId([2; 32])]);
-        assert_eq!(awards.unsent.len(), 1);
     }
 }

@@ -6,10 +6,11 @@ use crate::{
     session::{Heartbeat, HeartbeatAnswer},
 };
 use potluck_specs::{Generation, JobName, Millis, NodeId, SlotId};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// What happened.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Event {
     /// Time passed; due every 100 ms.
     Tick,
@@ -112,7 +113,7 @@ pub enum Event {
 }
 
 /// What gossip says of a node: a hint, never a fact.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberView {
     /// The node.
     pub node: NodeId,

@@ -203,8 +203,10 @@ impl Scheduler {
         let moved_at = host.gossip_moved_at.unwrap_or(self.began);
         let gossip_moves = now.since(moved_at) < GOSSIP_STILL;
         let outcome = host.probes.outcome(now);
-        let nobody_to_ask = self.probers(node, now).is_empty();
-        let no_probe_reaches = outcome == Some(false) || (outcome.is_none() && nobody_to_ask);
+        let no_probe_reaches = match outcome {
+            Some(reaches) => !reaches,
+            None => self.able_probers(node, now).next().is_none(),
+        };
         if !gossip_moves && no_probe_reaches && !is_me {
             return SessionState::Dead;
         }
@@ -236,16 +238,25 @@ impl Scheduler {
             return BTreeSet::new();
         };
         let round = host.probes.round;
-        let mut able: Vec<(bool, u64, NodeId)> = self
-            .picture
-            .hosts
-            .iter()
-            .filter(|(node, _)| **node != about && **node != self.me)
-            .filter(|(_, other)| is_fresh(other, self.began, now))
-            .map(|(node, other)| (other.rack == host.rack, mix(round, *node), *node))
-            .collect();
-        able.sort_unstable();
-        able.into_iter().take(PROBERS).map(|(_, _, n)| n).collect()
+        // The first of them all, without sorting them all: hundreds may be
+        // silent at once, and each of them is asked about.
+        let mut first: Vec<(bool, u64, NodeId)> = Vec::with_capacity(PROBERS + 1);
+        for (node, other) in self.able_probers(about, now) {
+            let able = (other.rack == host.rack, mix(round, node), node);
+            if first.len() == PROBERS && first[PROBERS - 1] < able {
+                continue;
+            }
+            first.insert(first.partition_point(|one| *one < able), able);
+            first.truncate(PROBERS);
+        }
+        first.into_iter().map(|(_, _, node)| node).collect()
+    }
+
+    fn able_probers(&self, about: NodeId, now: Millis) -> impl Iterator<Item = (NodeId, &Host)> {
+        let others = self.picture.hosts.iter().map(|(node, host)| (*node, host));
+        others
+            .filter(move |(node, _)| *node != about && *node != self.me)
+            .filter(move |(_, other)| is_fresh(other, self.began, now))
     }
 
     /// Lets go of the hosts that the brake lets go.

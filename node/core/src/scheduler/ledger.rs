@@ -9,7 +9,11 @@
 //! down, that slot not counted. A drain's deadline alone overrides it.
 
 use super::{Scheduler, reconcile::MayPlace};
-use crate::{auction::StopReason, cluster::Cluster, session::TaskState};
+use crate::{
+    auction::StopReason,
+    cluster::Cluster,
+    session::{SlotReport, TaskState},
+};
 use potluck_specs::{Job, JobName, NodeId, SlotId};
 use std::{collections::BTreeMap, fmt};
 
@@ -171,7 +175,7 @@ impl Scheduler {
                 job: name.clone(),
                 index,
             };
-            if let Some(reason) = self.use_of(cluster, &slot) {
+            if let Some(reason) = self.use_of(cluster, &slot, self.kept(&slot)) {
                 ledger.hold(slot, reason);
             }
         }
@@ -192,9 +196,14 @@ impl Scheduler {
         }
     }
 
-    /// Why a wanted slot does not serve; `None`: it does.
-    pub(super) fn use_of(&self, cluster: &Cluster, slot: &SlotId) -> Option<Use> {
-        let Some((node, report)) = self.kept(slot) else {
+    /// Why a wanted slot, kept by this task, does not serve; `None`: it does.
+    pub(super) fn use_of(
+        &self,
+        cluster: &Cluster,
+        slot: &SlotId,
+        kept: Option<(NodeId, &SlotReport)>,
+    ) -> Option<Use> {
+        let Some((node, report)) = kept else {
             if let Some(award) = self.awards.get(slot) {
                 return Some(Use::Starting { node: award.node });
             }

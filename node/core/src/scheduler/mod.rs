@@ -25,6 +25,7 @@ mod explain;
 mod explanation;
 mod failure;
 mod feasible;
+mod forecast;
 mod index;
 mod ledger;
 mod moves;
@@ -45,6 +46,7 @@ pub use drain::{DrainView, DrainWait};
 pub use event::{Effect, Endpoint, Event, MemberView, Note, ServiceEndpoints};
 pub use explanation::{Explanation, HostCase};
 pub use feasible::{ISOLATION, Obstacle, Resource};
+pub use forecast::{FORECAST_SLOTS_MAX, Forecast, ForecastTask, Room};
 pub use ledger::{Ledger, Spent, Use};
 pub use rebalance::Move;
 pub use relax::{Relaxation, SmallestChange};
@@ -64,7 +66,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const CUT_OFF_AFTER: Millis = Millis(1_000);
 
 /// What differs between a real cluster and a test's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SchedulerConfig {
     /// How long after the last acknowledgement of most voters a leader may
     /// act: the control group's shortest election timeout.
@@ -334,6 +336,7 @@ impl Scheduler {
         if *cluster.cordoned() != self.cordoned {
             self.cordoned.clone_from(cluster.cordoned());
             self.capacity_grew = true;
+            self.hosts_changed = true;
         }
         if draining != self.draining {
             self.drains_changed(draining);

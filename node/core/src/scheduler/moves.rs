@@ -15,7 +15,7 @@
 
 use super::{Note, Scheduler, backoff::fails_here, reconcile::Survey, rollout::Target};
 use crate::{auction::StopReason, cluster::Cluster};
-use potluck_specs::{JobName, Millis, NodeId, SlotId};
+use potluck_specs::{JobName, Millis, NodeId, SlotId, job::JobKind};
 
 /// How long a task's successor is looked for before the budget pays: a call
 /// and some retries, and the time in which another task's end makes room.
@@ -75,7 +75,7 @@ impl Scheduler {
                     survey.in_flight += 1;
                     self.wake(target.name(), now + LOOK_EVERY);
                 }
-                _ => self.send_away(cluster, task, &mut survey, &mut surging, now),
+                _ => self.send_away(cluster, target, task, &mut survey, &mut surging, now),
             }
         }
         surging
@@ -97,14 +97,16 @@ impl Scheduler {
         if survey.ledger.budget == 0 {
             return self.surge(&task, survey, surging, now);
         }
-        let allowed = match task.serves {
-            true => survey.ledger.may_disrupt(&task.slot).is_ok(),
-            // Down already; but a new version is tried on as few as a healthy
-            // job would risk.
-            false => survey.in_flight < survey.ledger.budget,
+        // Of those that are down already a new version is tried on as few as a
+        // healthy job would risk.
+        let risked = match task.serves {
+            true => survey.ledger.used.len() as u32,
+            false => survey.in_flight,
         };
-        if allowed {
+        if risked + survey.unsettled < survey.ledger.budget {
             self.stop_now(task, survey);
+        } else if survey.unsettled > 0 {
+            self.wake(&task.slot.job, now + LOOK_EVERY);
         }
     }
 
@@ -112,6 +114,7 @@ impl Scheduler {
     fn send_away(
         &mut self,
         cluster: &Cluster,
+        target: &Target,
         task: Leaving,
         survey: &mut Survey,
         surging: &mut Vec<SlotId>,
@@ -125,6 +128,10 @@ impl Scheduler {
                 self.stop_now(task, survey);
             }
             return;
+        }
+        if target.current().kind == JobKind::PerNode {
+            // It belongs to its node: nobody else is to have it.
+            return self.stop_now(task, survey);
         }
         self.surge(&task, survey, surging, now);
         let waited = self
@@ -184,6 +191,14 @@ impl Scheduler {
     /// has such.
     pub fn surge_from(&self, slot: &SlotId) -> Option<NodeId> {
         self.surges.get(slot).map(|surge| surge.from)
+    }
+
+    /// As [`Self::surge_from`], if the reason holds still: a drain may have
+    /// been ended since.
+    pub(super) fn surge_that_holds(&self, cluster: &Cluster, slot: &SlotId) -> Option<NodeId> {
+        let surge = self.surges.get(slot)?;
+        let holds = surge.reason != StopReason::Drained || self.gives_up(cluster, surge.from);
+        holds.then_some(surge.from)
     }
 
     fn surges_of(&self, job: &JobName) -> u32 {

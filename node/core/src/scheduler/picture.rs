@@ -79,6 +79,8 @@ impl Host {
 pub(super) struct Picture {
     pub(super) hosts: BTreeMap<NodeId, Host>,
     slots: BTreeMap<SlotId, BTreeMap<NodeId, SlotReport>>,
+    /// Since when tasks serve that were seen to begin.
+    served_since: BTreeMap<(SlotId, NodeId), Millis>,
 }
 
 /// What a report changed.
@@ -153,10 +155,10 @@ impl Picture {
         host.draining = heartbeat.draining;
         let follows = same_life && host.complete;
         match inventory.since {
-            None => self.replace(node, &inventory.slots, &mut taken.changed),
+            None => self.replace(node, &inventory.slots, now, &mut taken.changed),
             Some(since) if follows && since <= host.number => {
                 for report in &inventory.slots {
-                    self.put(node, report, &mut taken.changed);
+                    self.put(node, report, now, &mut taken.changed);
                 }
                 for slot in &inventory.gone {
                     self.forget(node, slot, &mut taken.changed);
@@ -177,7 +179,13 @@ impl Picture {
         Some(taken)
     }
 
-    fn replace(&mut self, node: NodeId, reports: &[SlotReport], changed: &mut BTreeSet<SlotId>) {
+    fn replace(
+        &mut self,
+        node: NodeId,
+        reports: &[SlotReport],
+        now: Millis,
+        changed: &mut BTreeSet<SlotId>,
+    ) {
         let now_there: BTreeSet<&SlotId> = reports.iter().map(|r| &r.slot).collect();
         let before = self
             .hosts
@@ -187,13 +195,35 @@ impl Picture {
             self.forget(node, slot, changed);
         }
         for report in reports {
-            self.put(node, report, changed);
+            self.put(node, report, now, changed);
         }
     }
 
-    fn put(&mut self, node: NodeId, report: &SlotReport, changed: &mut BTreeSet<SlotId>) {
+    fn put(
+        &mut self,
+        node: NodeId,
+        report: &SlotReport,
+        now: Millis,
+        changed: &mut BTreeSet<SlotId>,
+    ) {
         let holders = self.slots.entry(report.slot.clone()).or_default();
-        if holders.get(&node) != Some(report) {
+        let before = holders.get(&node);
+        if before != Some(report) {
+            let key = (report.slot.clone(), node);
+            // What serves in a host's first report may have for long.
+            let host_is_known = self.hosts.get(&node).is_some_and(|host| host.reports > 0);
+            let begins = match before {
+                None => host_is_known,
+                Some(before) => {
+                    !serves(before)
+                        || (before.starts, before.version) != (report.starts, report.version)
+                }
+            };
+            if !serves(report) {
+                self.served_since.remove(&key);
+            } else if begins {
+                self.served_since.insert(key, now);
+            }
             holders.insert(node, report.clone());
             changed.insert(report.slot.clone());
         }
@@ -212,6 +242,7 @@ impl Picture {
     }
 
     fn drop_report(&mut self, slot: &SlotId, node: NodeId) {
+        self.served_since.remove(&(slot.clone(), node));
         if let Some(holders) = self.slots.get_mut(slot) {
             holders.remove(&node);
             if holders.is_empty() {
@@ -235,6 +266,11 @@ impl Picture {
     /// What a node says of a slot.
     pub(super) fn report(&self, slot: &SlotId, node: NodeId) -> Option<&SlotReport> {
         self.slots.get(slot)?.get(&node)
+    }
+
+    /// Since when a task serves that was seen to begin.
+    pub(super) fn served_since(&self, slot: &SlotId, node: NodeId) -> Option<Millis> {
+        self.served_since.get(&(slot.clone(), node)).copied()
     }
 
     /// Everybody who says anything of a slot.

@@ -39,6 +39,8 @@ pub(super) struct Survey {
     /// Slots on their way, of those that the ledger has: placed or started,
     /// not merely waiting to leave.
     pub(super) in_flight: u32,
+    /// Slots that serve, for too short a time to build a rollout upon.
+    pub(super) unsettled: u32,
 }
 
 /// Why a slot may not be placed yet.
@@ -101,7 +103,7 @@ impl Scheduler {
             work.per_node.clone_from(these);
         }
         self.stop_surplus(name, &slots, StopReason::ScaledDown);
-        let mut survey = self.survey(cluster, &target, &slots);
+        let mut survey = self.survey(cluster, &target, &slots, now);
         self.follow_rollout(cluster, &target, &survey.ledger, now);
         let mut wanted = std::mem::take(&mut survey.missing);
         wanted.extend(self.move_out(cluster, &target, survey, now));
@@ -141,19 +143,20 @@ impl Scheduler {
         }
     }
 
-    fn survey(&mut self, cluster: &Cluster, target: &Target, slots: &Slots) -> Survey {
+    fn survey(&mut self, cluster: &Cluster, target: &Target, slots: &Slots, now: Millis) -> Survey {
         let mut survey = Survey {
             missing: Vec::new(),
             leaving: Vec::new(),
             ledger: Ledger::new(target.current(), slots.count()),
             in_flight: 0,
+            unsettled: 0,
         };
         for index in slots.indexes() {
             let slot = SlotId {
                 job: target.name().clone(),
                 index,
             };
-            self.survey_slot(cluster, target, slot, &mut survey);
+            self.survey_slot(cluster, target, slot, &mut survey, now);
         }
         survey
     }
@@ -164,15 +167,17 @@ impl Scheduler {
         target: &Target,
         slot: SlotId,
         survey: &mut Survey,
+        now: Millis,
     ) {
         self.settle_surge(&slot);
         self.trim_doubles(cluster, &slot);
-        let reason = self.use_of(cluster, &slot);
+        let kept = self.kept(&slot);
+        let reason = self.use_of(cluster, &slot, kept);
         let serves = reason.is_none();
         if let Some(reason) = reason {
             survey.ledger.hold(slot.clone(), reason);
         }
-        let Some((node, report)) = self.kept(&slot) else {
+        let Some((node, report)) = kept else {
             // Placed but unseen, to be placed, or perhaps placed.
             survey.in_flight += 1;
             if self.is_missing(cluster, target.job_for(slot.index), &slot) {
@@ -192,7 +197,10 @@ impl Scheduler {
                 node,
                 reason,
             }),
-            None => survey.in_flight += u32::from(!serves),
+            None => {
+                survey.in_flight += u32::from(!serves);
+                survey.unsettled += u32::from(serves && self.is_unsettled(&slot, node, now));
+            }
         }
     }
 
@@ -311,7 +319,7 @@ impl Scheduler {
         let wanted = self.target(cluster, &slot.job).is_some_and(|target| {
             self.is_wanted(&target, slot.index) && target.job_for(slot.index).version == job.version
         });
-        let from = self.surges.get(slot).map(|surge| surge.from);
+        let from = self.surge_that_holds(cluster, slot);
         let holders = self.picture.holders(slot);
         wanted
             && !self.awards.contains_key(slot)
@@ -326,12 +334,14 @@ impl Scheduler {
             return MayPlace::Yes;
         }
         match cluster.placements().get(slot) {
-            Some(placement) if self.has_told_all(placement.node) => MayPlace::Yes,
-            Some(placement) => MayPlace::Wait {
+            Some(placement) if !self.has_told_all(placement.node) => MayPlace::Wait {
                 holder: Some(placement.node),
             },
-            None if self.asked => MayPlace::Yes,
-            None => MayPlace::Wait { holder: None },
+            Some(placement) if !self.picture.is_lost(placement.node) => MayPlace::Yes,
+            // A lost holder can't say whether it was the only one: a double of
+            // the reign before may be on a host that has not told yet.
+            Some(_) | None if self.asked => MayPlace::Yes,
+            Some(_) | None => MayPlace::Wait { holder: None },
         }
     }
 

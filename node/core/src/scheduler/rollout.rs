@@ -11,10 +11,10 @@
 //! tasks is `moves`' part. Slots outside of the stage are left as they are:
 //! one that has to be filled anew gets the version before.
 
-use super::{Effect, Scheduler, ledger::Ledger};
+use super::{Effect, Scheduler, ledger::Ledger, per_node::Slots};
 use crate::cluster::{Cluster, Command, RolloutPhase, RolloutStep};
 use potluck_specs::{
-    Job, JobName, Millis, SlotId,
+    Job, JobName, Millis, NodeId, SlotId,
     job::{Amount, JobKind, MountSource, StageSize},
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -24,6 +24,11 @@ const PROPOSE_AGAIN: Millis = Millis(2_000);
 
 /// Between two looks at a stage that waits for time alone.
 const LOOK_EVERY: Millis = Millis(1_000);
+
+/// A task of a new version must serve this long before the next one is
+/// replaced: one without checks of its own counts as healthy until it falls
+/// over, which most do that will within a second.
+const MIN_HEALTHY: Millis = Millis(2_000);
 
 /// What should run of a job: how many slots, and which version in each.
 #[derive(Clone, Debug)]
@@ -36,7 +41,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    fn all(job: Arc<Job>) -> Target {
+    pub(super) fn all(job: Arc<Job>) -> Target {
         let slots = job.slots();
         Target {
             new: job,
@@ -67,6 +72,7 @@ impl Target {
         &self.new
     }
 
+    /// Slots from the first on; none of its own for one task per node.
     pub(super) fn slots(&self) -> u32 {
         self.slots
     }
@@ -156,6 +162,20 @@ impl Scheduler {
         wanted.cloned()
     }
 
+    /// How many stages the rollout of the job's newest version has.
+    pub fn rollout_stages(&self, cluster: &Cluster, name: &JobName) -> u32 {
+        let newest = cluster.jobs().get(name).map(|r| r.current().version);
+        let job = newest.and_then(|version| self.catalog.version(name, version));
+        job.map_or(0, |job| stages(&job).len() as u32)
+    }
+
+    /// Has the slot's task served for too short a time to build upon?
+    pub(super) fn is_unsettled(&self, slot: &SlotId, node: NodeId, now: Millis) -> bool {
+        self.picture
+            .served_since(slot, node)
+            .is_some_and(|since| now.since(since) < MIN_HEALTHY)
+    }
+
     /// Some rollout is at another stage or phase.
     pub(super) fn follow_rollouts(&mut self, cluster: &Cluster) {
         if self.rollouts_at != cluster.rollouts_at() {
@@ -230,7 +250,11 @@ impl Scheduler {
     ) -> Stand {
         let version = target.current().version;
         let mut all_serve = true;
-        for index in 0..target.reach {
+        let stage_slots = match target.new.kind {
+            JobKind::PerNode => self.slots_last_wanted(target),
+            _ => Slots::First(target.reach),
+        };
+        for index in stage_slots.indexes() {
             let slot = SlotId {
                 job: target.name().clone(),
                 index,
@@ -264,7 +288,7 @@ impl Scheduler {
         let bake = stages
             .get(stage as usize)
             .map_or(Millis(0), |(_, bake)| *bake);
-        match now.since(since) >= bake {
+        match now.since(since) >= bake.max(MIN_HEALTHY) {
             true => Stand::Over,
             false => Stand::Goes,
         }

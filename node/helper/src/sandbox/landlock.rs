@@ -22,6 +22,8 @@ const SCOPE_ABSTRACT_SOCKETS: u64 = 1;
 
 /// Execute, read files, read folders.
 const READ: u64 = 1 | 1 << 2 | 1 << 3;
+/// Execute, write and read a file, cut it short.
+const OF_A_FILE: u64 = 1 | 1 << 1 | 1 << 2 | TRUNCATE;
 /// All rights of the first version: read, write, make, remove.
 const ALL_FIRST: u64 = (1 << 13) - 1;
 /// Linking across folders, from version 2 on.
@@ -123,8 +125,13 @@ fn allow(rules: &OwnedFd, path: &std::ffi::CStr, rights: u64) -> Result<(), Errn
     let fd = unsafe { libc::open(path.as_ptr(), libc::O_PATH | libc::O_CLOEXEC) };
     // SAFETY: the kernel has just made this descriptor for us alone.
     let folder = unsafe { OwnedFd::from_raw_fd(Errno::result(fd)?) };
+    let is_folder = nix::sys::stat::fstat(&folder)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
     let beneath = Beneath {
-        rights,
+        // Rights over what is in a folder make no sense for a file.
+        rights: match is_folder {
+            true => rights,
+            false => rights & OF_A_FILE,
+        },
         parent: folder.as_raw_fd(),
     };
     // SAFETY: a live structure of the kind that is named.

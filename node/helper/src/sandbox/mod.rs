@@ -240,11 +240,16 @@ impl Builder<'_> {
     }
 
     fn bind(&mut self, from: &str, at: &str, folder: bool, attrs: u64) -> Built {
+        self.bind_with(from, at, folder, attrs, true)
+    }
+
+    fn bind_with(&mut self, from: &str, at: &str, folder: bool, attrs: u64, links: bool) -> Built {
         let from = CString::new(from)?;
         let action = Action::Bind {
             from,
             folder,
             attrs,
+            links,
         };
         self.step(at, action).map(drop)
     }
@@ -419,7 +424,8 @@ impl Builder<'_> {
                         at: mount.at.clone(),
                         source,
                     })?;
-                    self.bind(&text, &mount.at, found.is_dir(), attrs)?;
+                    // The agent has followed the links and judged the end.
+                    self.bind_with(&text, &mount.at, found.is_dir(), attrs, false)?;
                 }
                 MountedFrom::Memory { bytes } => {
                     let size = match bytes {

@@ -102,6 +102,9 @@ pub(crate) enum Action {
         from: CString,
         folder: bool,
         attrs: u64,
+        /// May the path have links in it? Not if others than the host's owner
+        /// could have put them there.
+        links: bool,
     },
     /// A file system of its own.
     New {
@@ -179,7 +182,7 @@ impl RootPlan {
     fn begin(&self) -> Result<OwnedFd, Errno> {
         let options = [];
         let root = sys::new_fs(c"tmpfs", &options, NOSUID | NODEV)?;
-        let base = sys::open_on_host(&self.base)?;
+        let base = sys::open_on_host(&self.base, true)?;
         sys::attach(&root, &base)?;
         // The root of a file system is open to all by default.
         // SAFETY: a descriptor's own path, and a mode.
@@ -209,7 +212,11 @@ impl Step {
                 from,
                 folder,
                 attrs,
-            } => self.bind(root, from, *folder, *attrs),
+                links,
+            } => {
+                let source = sys::open_on_host(from, *links)?;
+                self.bind(root, &source, *folder, *attrs)
+            }
             Action::New {
                 kind,
                 options,
@@ -237,9 +244,14 @@ impl Step {
         }
     }
 
-    fn bind(&self, root: &OwnedFd, from: &CStr, folder: bool, attrs: u64) -> Result<(), Errno> {
-        let source = sys::open_on_host(from)?;
-        let mount = sys::clone_tree(&source)?;
+    fn bind(
+        &self,
+        root: &OwnedFd,
+        source: &OwnedFd,
+        folder: bool,
+        attrs: u64,
+    ) -> Result<(), Errno> {
+        let mount = sys::clone_tree(source)?;
         sys::restrict_mount(&mount, attrs, true)?;
         let target = match folder {
             true => self.at.make_folder(root, 0o755)?,

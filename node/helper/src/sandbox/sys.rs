@@ -22,6 +22,7 @@ const FSCONFIG_SET_FLAG: c_uint = 0;
 const FSCONFIG_SET_STRING: c_uint = 1;
 const FSCONFIG_CMD_CREATE: c_uint = 6;
 const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
+const RESOLVE_NO_SYMLINKS: u64 = 0x04;
 const RESOLVE_IN_ROOT: u64 = 0x10;
 
 pub(super) const RDONLY: u64 = 1;
@@ -53,9 +54,14 @@ pub(super) fn open_in_root(root: &OwnedFd, path: &CStr, flags: c_int) -> Result<
     )
 }
 
-/// Opens a path of the host without passing through doors of `/proc`.
-pub(super) fn open_on_host(path: &CStr) -> Result<OwnedFd, Errno> {
-    open_by(libc::AT_FDCWD, path, libc::O_PATH, RESOLVE_NO_MAGICLINKS)
+/// Opens a path of the host without passing through doors of `/proc`, and
+/// through links only if asked to.
+pub(super) fn open_on_host(path: &CStr, links: bool) -> Result<OwnedFd, Errno> {
+    let resolve = match links {
+        true => RESOLVE_NO_MAGICLINKS,
+        false => RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS,
+    };
+    open_by(libc::AT_FDCWD, path, libc::O_PATH, resolve)
 }
 
 fn open_by(dir: RawFd, path: &CStr, flags: c_int, resolve: u64) -> Result<OwnedFd, Errno> {

@@ -1,0 +1,283 @@
+//! Recordings: all that went into a scheduler, so that any run of it can be
+//! decided again, elsewhere and later, with its reasons in view.
+//!
+//! Answers for the format and for deciding again. Leaves to its caller where
+//! recordings are kept, when they are begun, and showing what comes out.
+//!
+//! A recording is a row of frames: the length of a record in four bytes,
+//! lowest first, then the record in CBOR. It begins with [`Record::Began`]; a
+//! file may hold several in a row. A torn end is a recording that was cut
+//! short by a crash, and is no error.
+
+use crate::{
+    auction::Authority,
+    cluster::{Cluster, Command},
+    scheduler::{Effect, Event, Scheduler, SchedulerConfig},
+};
+use potluck_specs::{
+    Millis, NodeId,
+    codec::{self, CodecError},
+};
+use serde::{Deserialize, Serialize};
+
+/// Of the format. Old readers refuse newer recordings: a record that is left
+/// out would make all that follows wrong.
+pub const VERSION: u32 = 1;
+
+/// Largest record: the state of a full cluster with 10,000 jobs.
+pub const RECORD_BYTES_MAX: usize = 256 << 20;
+
+/// What went into a scheduler, in order.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Record {
+    /// A reign began.
+    Began {
+        /// [`VERSION`].
+        version: u32,
+        /// As [`Scheduler::new`] takes them.
+        config: SchedulerConfig,
+        /// Whose word it gives.
+        authority: Authority,
+        /// The leader.
+        me: NodeId,
+        /// When.
+        now: Millis,
+        /// The replicated state by then.
+        cluster: Box<Cluster>,
+    },
+    /// The replicated state was applied further.
+    Applied {
+        /// The command's index.
+        index: u64,
+        /// The command.
+        command: Box<Command>,
+    },
+    /// One step.
+    Step {
+        /// When.
+        now: Millis,
+        /// What happened.
+        event: Box<Event>,
+        /// [`digest`] of what came out.
+        digest: u64,
+    },
+}
+
+/// Why a recording can't be read or decided again.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Made by a newer program.
+    #[error("the recording is of version {version}, this program reads up to {VERSION}")]
+    TooNew {
+        /// Its version.
+        version: u32,
+    },
+    /// Not a recording, or a damaged one.
+    #[error("the recording is damaged at byte {at}")]
+    Damaged {
+        /// Where the bad record begins.
+        at: usize,
+        /// Why.
+        #[source]
+        source: CodecError,
+    },
+    /// It has no begin: everything depends on that.
+    #[error("the recording does not begin with a reign")]
+    NoBegin,
+}
+
+/// Says whether two lists of effects are the same, for as long as the program
+/// is: FNV-1a of their debug text. A recording that another version made may
+/// be decided differently, which is what one wants to see.
+pub fn digest(effects: &[Effect]) -> u64 {
+    const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    let text = format!("{effects:?}");
+    text.bytes().fold(BASIS, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(PRIME)
+    })
+}
+
+/// A record as it is appended to a recording.
+pub fn frame(record: &Record) -> Vec<u8> {
+    let body = codec::encode(record);
+    let mut frame = (body.len() as u32).to_le_bytes().to_vec();
+    frame.extend(body);
+    frame
+}
+
+/// The records of a recording, one by one.
+#[derive(Debug)]
+pub struct Records<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Records<'a> {
+    /// Of these bytes.
+    pub fn new(bytes: &'a [u8]) -> Records<'a> {
+        Records { bytes, at: 0 }
+    }
+}
+
+impl Iterator for Records<'_> {
+    type Item = Result<Record, RecordError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let at = self.at;
+        let (length, rest) = self.bytes.get(at..)?.split_first_chunk()?;
+        let length = u32::from_le_bytes(*length) as usize;
+        let Some(body) = rest.get(..length) else {
+            // Torn.
+            self.at = self.bytes.len();
+            return None;
+        };
+        self.at += length + 4;
+        let record = codec::decode("record", body, RECORD_BYTES_MAX);
+        Some(record.map_err(|source| {
+            self.at = self.bytes.len();
+            RecordError::Damaged { at, source }
+        }))
+    }
+}
+
+/// One step that was decided again.
+#[derive(Debug)]
+pub struct Decision {
+    /// When, on the clock of the leader that was.
+    pub now: Millis,
+    /// What happened.
+    pub event: Event,
+    /// What is to be done about it, [`Effect::Note`]s with the reasons among
+    /// it.
+    pub effects: Vec<Effect>,
+    /// What was decided then was the same.
+    pub same: bool,
+}
+
+/// Decides a recording again.
+#[derive(Debug, Default)]
+pub struct Replay {
+    reign: Option<(Cluster, Scheduler)>,
+}
+
+impl Replay {
+    /// Takes the next record; a decision if it was a step.
+    ///
+    /// # Errors
+    /// [`RecordError::TooNew`], [`RecordError::NoBegin`].
+    pub fn take(&mut self, record: Record) -> Result<Option<Decision>, RecordError> {
+        match record {
+            Record::Began { version, .. } if version > VERSION => {
+                Err(RecordError::TooNew { version })
+            }
+            Record::Began {
+                config,
+                authority,
+                me,
+                now,
+                cluster,
+                ..
+            } => {
+                let scheduler = Scheduler::new(config, authority, me, now);
+                self.reign = Some((*cluster, scheduler));
+                Ok(None)
+            }
+            Record::Applied { index, command } => {
+                let (cluster, _) = self.reign.as_mut().ok_or(RecordError::NoBegin)?;
+                cluster.apply(index, &command);
+                Ok(None)
+            }
+            Record::Step {
+                now,
+                event,
+                digest: then,
+            } => {
+                let (cluster, scheduler) = self.reign.as_mut().ok_or(RecordError::NoBegin)?;
+                let effects = scheduler.step(cluster, (*event).clone(), now);
+                Ok(Some(Decision {
+                    now,
+                    event: *event,
+                    same: digest(&effects) == then,
+                    effects,
+                }))
+            }
+        }
+    }
+
+    /// The scheduler as it is now, for `explain`.
+    pub fn scheduler(&self) -> Option<(&Cluster, &Scheduler)> {
+        self.reign
+            .as_ref()
+            .map(|(cluster, scheduler)| (cluster, scheduler))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recording() -> Vec<u8> {
+        let began = Record::Began {
+            version: VERSION,
+            config: SchedulerConfig::default(),
+            authority: Authority::default(),
+            me: NodeId([1; 32]),
+            now: Millis(5),
+            cluster: Box::default(),
+        };
+        let effects = Scheduler::new(
+            SchedulerConfig::default(),
+            Authority::default(),
+            NodeId([1; 32]),
+            Millis(5),
+        )
+        .step(&Cluster::default(), Event::Tick, Millis(6));
+        let step = Record::Step {
+            now: Millis(6),
+            event: Box::new(Event::Tick),
+            digest: digest(&effects),
+        };
+        [frame(&began), frame(&step)].concat()
+    }
+
+    fn decisions(bytes: &[u8]) -> Result<Vec<Decision>, RecordError> {
+        let mut replay = Replay::default();
+        let records = Records::new(bytes);
+        let taken = records.map(|record| replay.take(record?));
+        taken.filter_map(Result::transpose).collect()
+    }
+
+    #[test]
+    fn a_recording_is_decided_again_the_same() {
+        let decided = decisions(&recording()).expect("a recording");
+        assert_eq!(decided.len(), 1);
+        assert!(decided[0].same && decided[0].now == Millis(6));
+    }
+
+    #[test]
+    fn another_decision_shows() {
+        let mut bytes = recording();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        let decided = decisions(&bytes).expect("a recording");
+        assert!(!decided[0].same);
+    }
+
+    #[test]
+    fn a_torn_end_is_no_error_and_damage_is() {
+        let bytes = recording();
+        for cut in 0..bytes.len() {
+            assert!(decisions(&bytes[..cut]).is_ok_and(|decided| decided.is_empty()));
+        }
+        let mut damaged = bytes.clone();
+        damaged[4] = 0xff;
+        assert!(matches!(
+            decisions(&damaged),
+            Err(RecordError::Damaged { at: 0, .. })
+        ));
+        let step =
+            &bytes[4 + u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize..];
+        assert!(matches!(decisions(step), Err(RecordError::NoBegin)));
+    }
+}

@@ -1,0 +1,103 @@
+//! What tests of this crate share: a fleet with fixed keys, its issuers, its
+//! people and their jobs.
+
+use crate::identity::Issuer;
+use potluck_specs::{
+    FleetId, Job, JobName, Millis, PackageId, codec,
+    job::{Resources, RestartPolicy, SignedJob, StopPolicy, TaskTemplate},
+    trust::{
+        Context, IssuerCertificate, IssuerKind, Role, SecretKey, Signed, UserCertificate,
+        UserCredential,
+    },
+};
+use std::collections::BTreeMap;
+
+/// How long certificates of people are valid here.
+pub(crate) const AUTHOR_LIFE: Millis = Millis(365 * 86_400_000);
+
+fn root() -> SecretKey {
+    SecretKey::from_seed([1; 32])
+}
+
+/// The fleet.
+pub(crate) fn fleet() -> FleetId {
+    root().public().fleet()
+}
+
+fn certify(kind: IssuerKind, key: &SecretKey) -> Signed {
+    let certificate = IssuerCertificate {
+        fleet: fleet(),
+        kind,
+        key: key.public(),
+    };
+    Signed::new(&root(), Context::Issuer, codec::encode(&certificate))
+}
+
+/// Who signs nodes in.
+pub(crate) fn issuer() -> Issuer {
+    let key = SecretKey::from_seed([2; 32]);
+    Issuer::new(root().public(), certify(IssuerKind::Admission, &key), key)
+}
+
+/// A job of a deployer whose certificate begins at `begin`.
+pub(crate) fn signed_job(begin: Millis) -> SignedJob {
+    let namespaces = vec!["default".into()];
+    signed_by(Role::Deployer { namespaces }, begin)
+}
+
+/// The same of somebody who may only look.
+pub(crate) fn signed_by_viewer(begin: Millis) -> SignedJob {
+    signed_by(Role::Viewer, begin)
+}
+
+fn signed_by(role: Role, begin: Millis) -> SignedJob {
+    let (key, author) = person(role, begin);
+    SignedJob::new(&key, author, &job(PackageId([0; 32])))
+}
+
+/// A job that runs this package.
+pub(crate) fn signed_job_of(package: PackageId) -> SignedJob {
+    let (key, author) = person(Role::Admin, Millis(0));
+    SignedJob::new(&key, author, &job(package))
+}
+
+/// A person with this role, whose certificate begins at `begin`.
+pub(crate) fn person(role: Role, begin: Millis) -> (SecretKey, UserCredential) {
+    let [people, key] = [3, 4].map(|k| SecretKey::from_seed([k; 32]));
+    let certificate = UserCertificate {
+        fleet: fleet(),
+        user: "ann".into(),
+        key: key.public(),
+        roles: vec![role],
+        not_before: begin,
+        not_after: begin + AUTHOR_LIFE,
+    };
+    let issuer = certify(IssuerKind::People, &people);
+    let credential = UserCredential::issue(root().public(), issuer, &people, &certificate);
+    (key, credential)
+}
+
+fn job(package: PackageId) -> Job {
+    Job {
+        fleet: fleet(),
+        cluster: "main".into(),
+        name: JobName {
+            namespace: "default".into(),
+            name: "web".into(),
+        },
+        version: 1,
+        replicas: 1,
+        package,
+        task: TaskTemplate {
+            command: "run".into(),
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            resources: Resources::default(),
+            ports: Vec::new(),
+            services: Vec::new(),
+            health: None,
+            restart: RestartPolicy::default(),
+            stop: StopPolicy::default(),
+        },
+    }
+}

@@ -1,0 +1,122 @@
+//! A new scheduler asks before it places: it never awards a slot that a live
+//! host holds, unless that host has told it otherwise, is given up, or could
+//! not be known of (no record of it, and the asking is over).
+
+use super::{Holding, Seen, Violation, World, broken};
+use crate::sim::machine::Machine;
+use potluck_core::scheduler::{Effect, Note, SessionState};
+use potluck_specs::{NodeId, SlotId};
+use std::collections::{BTreeMap, BTreeSet};
+
+const NAME: &str = "no slot twice for lack of asking";
+
+/// Who has told which scheduler what.
+#[derive(Debug, Default)]
+pub struct LateInventories {
+    told: BTreeMap<(u64, usize), Holding>,
+    /// Hosts that some scheduler gave up and none has heard since: what they
+    /// held was placed elsewhere, and whoever reigns next goes by that.
+    given_up: BTreeSet<NodeId>,
+}
+
+impl LateInventories {
+    pub(super) fn see(&mut self, world: &World, seen: &Seen<'_>) -> Result<(), Violation> {
+        match seen {
+            Seen::Told { to, from, holding } => {
+                self.told(world, *to, *from, holding);
+                Ok(())
+            }
+            Seen::Decided { at, effects } => effects.iter().try_for_each(|effect| match effect {
+                Effect::Note {
+                    note: Note::Session { node, state },
+                } => {
+                    self.session(*node, *state);
+                    Ok(())
+                }
+                Effect::Award { to, award } => award
+                    .slots
+                    .iter()
+                    .try_for_each(|(slot, _)| self.awarded(world, *at, *to, slot)),
+                _ => Ok(()),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn session(&mut self, node: NodeId, state: SessionState) {
+        match state {
+            SessionState::Dead | SessionState::Unreachable => self.given_up.insert(node),
+            SessionState::Up => self.given_up.remove(&node),
+            SessionState::Unknown | SessionState::Out => false,
+        };
+    }
+
+    fn told(&mut self, world: &World, to: usize, from: usize, holding: &Holding) {
+        let Some(court) = world.courts.get(&to) else {
+            return;
+        };
+        let key = (court.reign, from);
+        let newer =
+            |before: &Holding| (before.life, before.taken_at) <= (holding.life, holding.taken_at);
+        if self.told.get(&key).is_none_or(newer) {
+            self.told.insert(key, holding.clone());
+        }
+    }
+
+    fn awarded(
+        &self,
+        world: &World,
+        at: usize,
+        to: NodeId,
+        slot: &SlotId,
+    ) -> Result<(), Violation> {
+        let Some(court) = world.courts.get(&at) else {
+            return Ok(());
+        };
+        for host in world.held.holders(slot) {
+            let machine = &world.machines[host];
+            // A surge starts the next one first, on purpose.
+            if machine.node == to || court.scheduler.surge_from(slot) == Some(machine.node) {
+                continue;
+            }
+            let session = court.scheduler.session(machine.node);
+            let given_up =
+                matches!(
+                    session,
+                    Some(SessionState::Dead | SessionState::Unreachable) | None
+                ) || (matches!(session, Some(SessionState::Unknown | SessionState::Out))
+                    && self.given_up.contains(&machine.node));
+            let told = self.told.get(&(court.reign, host));
+            // The scheduler knows, and starts the next task before this one
+            // ends.
+            let surges = court.scheduler.surge_from(slot) == Some(machine.node);
+            let excused = match told {
+                Some(holding) if surges && holding.slots.contains(slot) => true,
+                Some(holding) => !holding.slots.contains(slot),
+                None => self.is_unknowable(world, at, slot, machine),
+            };
+            if !given_up && !excused {
+                let what = format!(
+                    "h{at} (reign {}) awards {slot} to h{}, h{host} holds it ({session:?}, told: {})",
+                    court.reign,
+                    world.index[&to],
+                    told.is_some()
+                );
+                return broken(NAME, what);
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing recorded says that the host holds the slot, and the asking is
+    /// over. While it is not, a record that names another host excuses nothing:
+    /// a slot moves only once the log names where to.
+    fn is_unknowable(&self, world: &World, at: usize, slot: &SlotId, machine: &Machine) -> bool {
+        let cluster = &world.control.replicas[&at].cluster;
+        let names_it = cluster
+            .placements()
+            .get(slot)
+            .is_some_and(|placement| placement.node == machine.node);
+        !names_it && world.courts[&at].scheduler.has_asked()
+    }
+}

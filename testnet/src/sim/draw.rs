@@ -1,0 +1,441 @@
+//! Scripts: what a scenario does to a world of any size, drawn from a seed.
+
+use super::{
+    Options,
+    helper::Directive,
+    hosts::{HostSet, only},
+    rng::Rng,
+    script::{Action, Whom},
+};
+use crate::scenario::Scenario;
+use potluck_core::cluster::RolloutControl;
+
+/// Fewest jobs whose versions and sizes change, and most: more than some
+/// hundred show nothing that fewer do not.
+const JOBS: (usize, usize) = (4, 200);
+
+/// Hosts for each job.
+const HOSTS_PER_JOB: usize = 4;
+
+/// Most slots of a job in a small world and in a large one.
+const REPLICAS: (u64, u64) = (12, 40);
+
+/// Thousandths of a core that a host has.
+pub(super) const HOST_CPU: u32 = 4_000;
+
+/// Of each host's cores, in tenths, what all jobs ask for together: half, so
+/// that the living have room for the dead's.
+const SHARE: u32 = 5;
+
+/// A script in the making.
+struct Draft<'a> {
+    rng: &'a mut Rng,
+    options: &'a Options,
+    lines: Vec<(u64, Action)>,
+}
+
+/// Draws a script of the options' length, without its end. Times count from
+/// its begin.
+pub(super) fn draw(rng: &mut Rng, options: &Options) -> Vec<(u64, Action)> {
+    let mut draft = Draft {
+        rng,
+        options,
+        lines: Vec::new(),
+    };
+    match options.scenario {
+        Scenario::Random => draft.random(),
+        Scenario::JoinStorm => draft.join_storm(),
+        Scenario::LeaderLoss => draft.leader_loss(),
+        Scenario::RackPartition => draft.rack_partition(),
+        Scenario::Churn => draft.churn(),
+        Scenario::RollingRestart => draft.rolling_restart(),
+        Scenario::RestartOfAll => draft.restart_of_all(),
+        Scenario::MassReconnect => draft.mass_reconnect(),
+        Scenario::RackDrain => draft.rack_drain(),
+        Scenario::RolloutDuringFailure => draft.rollout_during_failure(),
+        Scenario::Overload => draft.overload(),
+    }
+    draft.lines
+}
+
+impl Draft<'_> {
+    fn at(&mut self, ms: u64, action: Action) {
+        self.lines.push((ms, action));
+    }
+
+    fn length(&self) -> u64 {
+        self.options.faulty_ms
+    }
+
+    fn any_host(&mut self) -> usize {
+        self.rng.below(self.options.hosts as u64) as usize
+    }
+
+    /// Some time that leaves so much of the script after it.
+    fn time(&mut self, first: u64, leaves: u64) -> u64 {
+        let last = self.length().saturating_sub(leaves).max(first);
+        self.rng.between(first, last)
+    }
+
+    fn jobs(&self) -> Vec<String> {
+        let jobs = (self.options.hosts / HOSTS_PER_JOB).clamp(JOBS.0, JOBS.1);
+        let names = ["web", "api", "db", "cron"];
+        let name = |k: usize| match names.get(k) {
+            Some(name) => (*name).to_owned(),
+            None => format!("job-{k}"),
+        };
+        (0..jobs).map(name).collect()
+    }
+
+    fn submit(&mut self, name: &str) -> Action {
+        let jobs = self.jobs().len() as u32;
+        let share = self.options.hosts as u32 * HOST_CPU / 10 * SHARE / jobs;
+        let cpu = 50 * self.rng.between(2, 10) as u32;
+        let most = if self.options.hosts > 64 {
+            REPLICAS.1
+        } else {
+            REPLICAS.0
+        };
+        let most = u64::from(share / cpu).clamp(1, most);
+        Action::Submit {
+            name: name.to_owned(),
+            replicas: self.rng.between(1, most) as u32,
+            cpu,
+            directive: Directive::drawn(self.rng),
+        }
+    }
+
+    /// Every job once, early.
+    fn submit_all(&mut self) {
+        for name in self.jobs() {
+            let at = self.rng.between(300, self.length() / 6);
+            let action = self.submit(&name);
+            self.at(at, action);
+        }
+    }
+
+    fn crash(&mut self, at: u64, whom: Whom, whole: bool, down_ms: u64) {
+        self.at(
+            at,
+            Action::Crash {
+                whom,
+                whole,
+                down_ms,
+            },
+        );
+    }
+
+    fn rack(&self, rack: usize) -> HostSet {
+        let hosts = 0..self.options.hosts;
+        HostSet::of(hosts.filter(|host| host % self.options.racks == rack))
+    }
+
+    fn any_rack(&mut self) -> HostSet {
+        let rack = self.rng.below(self.options.racks as u64) as usize;
+        self.rack(rack)
+    }
+
+    fn random(&mut self) {
+        let length = self.length();
+        for name in self.jobs() {
+            let at = self.rng.between(300, length / 3);
+            let action = self.submit(&name);
+            self.at(at, action);
+            for _ in 0..self.rng.below(3) {
+                let at = self.rng.between(length / 3, length);
+                let action = match self.rng.below(5) {
+                    0 => Action::Stop { name: name.clone() },
+                    _ => self.submit(&name),
+                };
+                self.at(at, action);
+            }
+        }
+        let (fewest, most) = self.options.faults;
+        // Large worlds get more trouble, though not in proportion.
+        let more = 1 + self.options.hosts as u64 / 100;
+        for _ in 0..self.rng.between(fewest, most) * more {
+            let at = self.rng.between(3_000, length.max(3_001));
+            self.fault(at);
+        }
+    }
+
+    fn join_storm(&mut self) {
+        self.submit_all();
+        for host in self.options.founders()..self.options.hosts {
+            let at = self.rng.between(3_000, 6_000);
+            self.at(at, Action::Admit { host });
+        }
+        let at = self.time(3_000, 20_000);
+        self.crash(at, Whom::Leader, false, 2_000);
+    }
+
+    fn leader_loss(&mut self) {
+        self.submit_all();
+        let mut at = self.rng.between(3_000, 8_000);
+        while at + 5_000 < self.length() {
+            let ms = self.rng.between(600, 8_000);
+            match self.rng.below(4) {
+                0 => self.crash(at, Whom::Leader, false, ms),
+                1 => self.crash(at, Whom::Leader, true, ms),
+                2 => self.at(at, Action::IsolateLeader { ms }),
+                _ => self.at(
+                    at,
+                    Action::Pause {
+                        whom: Whom::Leader,
+                        ms,
+                    },
+                ),
+            }
+            at += self.rng.between(2_000, 9_000);
+        }
+    }
+
+    fn rack_partition(&mut self) {
+        self.submit_all();
+        for _ in 0..3 {
+            let at = self.time(5_000, 15_000);
+            let side = self.any_rack();
+            let way = self.rng.below(4);
+            let ms = self.rng.between(2_000, 40_000);
+            let (inward, outward) = (way != 0, way != 1);
+            self.at(
+                at,
+                Action::Part {
+                    side,
+                    inward,
+                    outward,
+                    ms,
+                },
+            );
+        }
+        let name = self.jobs().swap_remove(0);
+        let at = self.time(10_000, 5_000);
+        let action = self.submit(&name);
+        self.at(at, action);
+    }
+
+    fn churn(&mut self) {
+        self.submit_all();
+        let mut at = 4_000;
+        let pause = (60_000 / self.options.hosts as u64).clamp(200, 4_000);
+        while at < self.length() {
+            let host = Whom::Host(self.any_host());
+            let whole = self.rng.chance(700);
+            let ms = self.rng.between(1_000, 20_000);
+            self.crash(at, host, whole, ms);
+            at += self.rng.between(pause / 2, pause * 2);
+        }
+    }
+
+    fn rolling_restart(&mut self) {
+        self.submit_all();
+        let first = self.length() / 5;
+        let each = (self.length() - first) / self.options.hosts as u64;
+        for host in 0..self.options.hosts {
+            let at = first + each * host as u64;
+            let ms = self.rng.between(200, 1_500);
+            self.crash(at, Whom::Host(host), false, ms);
+        }
+    }
+
+    fn restart_of_all(&mut self) {
+        self.submit_all();
+        let at = self.time(12_000, 20_000);
+        let whole = self.rng.chance(500);
+        for host in 0..self.options.hosts {
+            let late = self.rng.below(300);
+            let ms = self.rng.between(1_000, 8_000);
+            self.crash(at + late, Whom::Host(host), whole, ms);
+        }
+    }
+
+    fn mass_reconnect(&mut self) {
+        self.submit_all();
+        let voters = HostSet::of(0..self.options.voters);
+        for _ in 0..2 {
+            let at = self.time(10_000, 15_000);
+            let ms = self.rng.between(3_000, 12_000);
+            let (inward, outward) = (true, true);
+            let side = voters.clone();
+            self.at(
+                at,
+                Action::Part {
+                    side,
+                    inward,
+                    outward,
+                    ms,
+                },
+            );
+        }
+        let at = self.time(10_000, 10_000);
+        self.at(at, Action::IsolateLeader { ms: 4_000 });
+    }
+
+    fn rack_drain(&mut self) {
+        self.submit_all();
+        let rack = self.any_rack();
+        let begin = self.time(12_000, 30_000);
+        let end = self.rng.between(begin + 10_000, begin + 25_000);
+        for host in rack.iter() {
+            for (at, draining) in [(begin, true), (end, false)] {
+                self.at(at, Action::Drain { host, draining });
+            }
+        }
+        let at = self.time(begin, 5_000);
+        let whom = Whom::Host(self.any_host());
+        let whole = self.rng.chance(500);
+        self.crash(at, whom, whole, 5_000);
+    }
+
+    fn rollout_during_failure(&mut self) {
+        self.submit_all();
+        let begin = self.length() / 4;
+        for name in self.jobs() {
+            for _ in 0..self.rng.between(1, 2) {
+                let at = self.rng.between(begin, self.length());
+                let action = self.submit(&name);
+                self.at(at, action);
+            }
+            if self.rng.chance(300) {
+                let at = self.rng.between(begin, self.length());
+                let control = RolloutControl::Pause;
+                self.at(at, Action::Rollout { name, control });
+            }
+        }
+        let few = 4 + self.options.hosts as u64 / 50;
+        for _ in 0..few {
+            let at = self.rng.between(begin, self.length());
+            let whom = match self.rng.chance(400) {
+                true => Whom::Leader,
+                false => Whom::Host(self.any_host()),
+            };
+            let whole = self.rng.chance(600);
+            let ms = self.rng.between(500, 15_000);
+            self.crash(at, whom, whole, ms);
+        }
+    }
+
+    fn overload(&mut self) {
+        let hosts = self.options.hosts as u32;
+        let each = 1_200;
+        // Three and a little more fit on each host; four are asked for.
+        for name in ["vast", "huge"] {
+            let action = Action::Submit {
+                name: name.to_owned(),
+                replicas: hosts * 2,
+                cpu: each,
+                directive: Directive::default(),
+            };
+            let at = self.rng.between(300, 2_000);
+            self.at(at, action);
+        }
+        self.submit_all();
+        let at = self.time(15_000, 20_000);
+        let whom = Whom::Host(self.any_host());
+        self.crash(at, whom, true, 10_000);
+        for name in ["vast", "huge"] {
+            let at = self.length() - self.rng.between(1_000, 10_000);
+            let name = name.to_owned();
+            self.at(at, Action::Stop { name });
+        }
+    }
+
+    fn fault(&mut self, at: u64) {
+        let (rng, options) = (&mut *self.rng, self.options);
+        let script = &mut self.lines;
+        let host = rng.below(options.hosts as u64) as usize;
+        let whom = match rng.chance(250) {
+            true => Whom::Leader,
+            false => Whom::Host(host),
+        };
+        let ms = match rng.below(3) {
+            0 => rng.between(300, 3_000),
+            1 => rng.between(3_000, 9_000),
+            _ => rng.between(9_000, 40_000),
+        };
+        let action = match rng.below(16) {
+            0..=2 => Action::Crash {
+                whom,
+                whole: false,
+                down_ms: ms.min(15_000),
+            },
+            3..=4 => Action::Crash {
+                whom,
+                whole: true,
+                down_ms: ms,
+            },
+            5 => Action::CrashBetween {
+                host,
+                effects: rng.below(4) as usize,
+            },
+            6 => Action::IsolateLeader { ms },
+            7 => Action::Part {
+                side: HostSet::of((0..options.hosts).filter(|_| rng.chance(500))),
+                inward: true,
+                outward: true,
+                ms,
+            },
+            8 => Action::Part {
+                side: only(host),
+                inward: true,
+                outward: rng.chance(500),
+                ms,
+            },
+            9 => {
+                let inward = rng.chance(500);
+                Action::Part {
+                    side: only(host),
+                    inward,
+                    outward: !inward,
+                    ms,
+                }
+            }
+            10 => {
+                let rack = host % options.racks;
+                let hosts = (0..options.hosts).filter(|host| host % options.racks == rack);
+                Action::Part {
+                    side: HostSet::of(hosts),
+                    inward: true,
+                    outward: true,
+                    ms,
+                }
+            }
+            11 => Action::Pause {
+                whom,
+                ms: ms.min(12_000),
+            },
+            12 => {
+                // A bad day, or one on which hardly anything works.
+                let worst = if rng.chance(300) {
+                    (400, 500)
+                } else {
+                    (150, 100)
+                };
+                let calm = Action::Weather { loss: 0, slow: 0 };
+                script.push((at + ms, calm));
+                Action::Weather {
+                    loss: rng.below(worst.0),
+                    slow: rng.below(worst.1),
+                }
+            }
+            13 => Action::Mute {
+                host,
+                ms: ms.min(10_000),
+            },
+            14 => match rng.chance(500) {
+                true => Action::Exit { host, share: 500 },
+                false => Action::Sicken {
+                    host,
+                    ms: ms.min(8_000),
+                },
+            },
+            _ => {
+                let draining = false;
+                script.push((at + ms, Action::Drain { host, draining }));
+                let draining = true;
+                Action::Drain { host, draining }
+            }
+        };
+        script.push((at, action));
+    }
+}
