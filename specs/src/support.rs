@@ -10,8 +10,8 @@ use crate::{
     finding::Finding,
     job::{
         AdaptiveMode, Exclusive, HealthAction, HealthCheck, Isolation, Job, JobDraft, JobKind,
-        Maintenance, PRIORITY_DEFAULT, PackageSource, Probe, RestartOn, StageSize, TaskTemplate,
-        interpolation, wish::Wish,
+        Maintenance, PackageSource, Probe, RestartOn, StageSize, TaskTemplate, interpolation,
+        wish::Wish,
     },
     path::FieldPath,
 };
@@ -48,9 +48,6 @@ impl Row {
 
 /// Everything that is said and not done.
 pub const UNSUPPORTED: &[Row] = &[
-    row("kind", "one task on each node", |w| {
-        *w.kind == JobKind::PerNode
-    }),
     row("kind", "work that ends", |w| {
         matches!(w.kind, JobKind::Batch(_))
     }),
@@ -132,29 +129,6 @@ pub const UNSUPPORTED: &[Row] = &[
     row("task.isolation", "a task without isolation", |w| {
         w.task.isolation == Isolation::None
     }),
-    row("placement.requirements", "a requirement", |w| {
-        !w.placement.requirements.is_empty()
-    }),
-    row("placement.preferences", "a preference", |w| {
-        !w.placement.preferences.is_empty()
-    }),
-    row("placement.spread", "another spread than over racks", |w| {
-        !w.placement.spread.is_empty()
-    }),
-    row("placement.at_most", "a bound on tasks in one place", |w| {
-        !w.placement.at_most.is_empty()
-    }),
-    row("placement.apart_from", "staying apart from a job", |w| {
-        !w.placement.apart_from.is_empty()
-    }),
-    row("placement.together_with", "staying with a job", |w| {
-        !w.placement.together_with.is_empty()
-    }),
-    row(
-        "placement.bandwidth_heavy",
-        "keeping heavy traffic apart",
-        |w| w.placement.bandwidth_heavy,
-    ),
     row("change.update.stages", "a stage of a place", |w| {
         let places = [StageSize::Rack, StageSize::Datacenter, StageSize::Region];
         let mut stages = w.change.update.stages.iter();
@@ -169,7 +143,6 @@ pub const UNSUPPORTED: &[Row] = &[
     row("change.exclusive", "an exclusive slot", |w| {
         matches!(w.change.exclusive, Some(Exclusive { .. }))
     }),
-    row("priority", "a priority", |w| w.priority != PRIORITY_DEFAULT),
 ];
 
 fn any_check(task: &TaskTemplate, is: impl Fn(&HealthCheck) -> bool) -> bool {

@@ -17,7 +17,6 @@ type Use = fn(&mut JobDraft);
 /// A change that uses each row, and the beginning of what is said. A row that
 /// is deleted takes its line here along.
 const USES: &[(&str, Use)] = &[
-    ("one task on each node", |d| d.kind = JobKind::PerNode),
     ("work that ends", |d| {
         d.kind = JobKind::Batch(Batch::default())
     }),
@@ -79,25 +78,6 @@ const USES: &[(&str, Use)] = &[
     ("a task without isolation", |d| {
         d.task.isolation = Isolation::None
     }),
-    ("a requirement", |d| {
-        d.placement.requirements.push(Requirement::default())
-    }),
-    ("a preference", |d| {
-        d.placement.preferences.push(Preference::default())
-    }),
-    ("another spread", |d| d.placement.spread.push(Level::Node)),
-    ("a bound on tasks", |d| {
-        d.placement.at_most.push(AtMost::default())
-    }),
-    ("staying apart", |d| {
-        d.placement.apart_from.push(Neighbour::default())
-    }),
-    ("staying with", |d| {
-        d.placement.together_with.push(Neighbour::default())
-    }),
-    ("keeping heavy traffic", |d| {
-        d.placement.bandwidth_heavy = true
-    }),
     ("a stage of a place", |d| {
         d.change.update.stages.push(Stage {
             size: StageSize::Rack,
@@ -110,7 +90,6 @@ const USES: &[(&str, Use)] = &[
     ("an exclusive slot", |d| {
         d.change.exclusive = Some(Exclusive::default())
     }),
-    ("a priority", |d| d.priority = 51),
 ];
 
 #[test]

@@ -222,21 +222,30 @@ impl World {
         assert!(matches!(reply, Reply::Accepted { .. }), "{reply:?}");
     }
 
-    fn timed(&mut self, event: Event) -> Vec<Effect> {
-        let begin = Instant::now();
-        let effects = self.scheduler.step(&self.cluster, event, Millis(self.now));
-        self.spent += begin.elapsed();
-        self.steps += 1;
+    /// Steps with these events; the clock runs meanwhile, and only then.
+    fn timed(&mut self, events: Vec<Event>) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.steps += events.len() as u64;
+        let begin = processor_time();
+        for event in events {
+            effects.extend(self.scheduler.step(&self.cluster, event, Millis(self.now)));
+        }
+        self.spent += processor_time() - begin;
         effects
     }
 
     /// Steps with an event, and with all that follows from it at once.
     pub fn step(&mut self, event: Event) {
-        let mut events = VecDeque::from([event]);
-        while let Some(event) = events.pop_front() {
-            for effect in self.timed(event) {
-                events.extend(self.carry_out(effect));
-            }
+        self.step_all(vec![event]);
+    }
+
+    pub fn step_all(&mut self, mut events: Vec<Event>) {
+        while !events.is_empty() {
+            let effects = self.timed(events);
+            events = effects
+                .into_iter()
+                .filter_map(|effect| self.carry_out(effect))
+                .collect();
         }
     }
 

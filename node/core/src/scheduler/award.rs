@@ -153,6 +153,7 @@ impl Scheduler {
             });
             self.tallies.touch(&slot);
             self.index.promise(node, job.task.resources);
+            self.claim_used(node, &job.name);
             self.awards.insert(slot, pending);
         }
         self.send_award(cluster, node, call, &job.name);
@@ -409,4 +410,75 @@ fn lacks(host: &Host, pending: &Pending, now: Millis) -> bool {
         && host.reports >= pending.reports + REPORTS_LATER
         && now.since(pending.at) >= LATER
         && (pending.committed || pending.repeats >= REPEATS_BEFORE_REPORTS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_lacks_an_award_only_when_no_older_report_can_be_under_way() {
+        // Whole inventory, reports since, time since, committed, repeats; lacks?
+        let table = [
+            (true, 2, 3_000, true, 0, true),
+            (true, 1, 3_000, true, 0, false),
+            (true, 2, 2_999, true, 0, false),
+            (false, 2, 3_000, true, 0, false),
+            (true, 9, 9_000, false, 2, false),
+            (true, 2, 3_000, false, 3, true),
+        ];
+        for (complete, reports, after, committed, repeats, lacks_it) in table {
+            let mut host = Host::new("a".into(), true);
+            host.complete = complete;
+            host.reports = 5 + reports;
+            let pending = Pending {
+                node: NodeId([1; 32]),
+                generation: Generation::default(),
+                call: 1,
+                version: 1,
+                sent: true,
+                at: Millis(1_000),
+                lost: false,
+                repeats,
+                committed,
+                reports: 5,
+            };
+            let row = (complete, reports, after, committed, repeats);
+            assert_eq!(
+                lacks(&host, &pending, Millis(1_000 + after)),
+                lacks_it,
+                "{row:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn awards_are_found_by_host_until_they_are_gone() {
+        let slot = |index| SlotId {
+            job: JobName::in_default("web"),
+            index,
+        };
+        let pending = |host: u8, call| Pending {
+            node: NodeId([host; 32]),
+            generation: Generation::default(),
+            call,
+            version: 1,
+            sent: false,
+            at: Millis(0),
+            lost: false,
+            repeats: 0,
+            committed: false,
+            reports: 0,
+        };
+        let mut awards = Awards::default();
+        awards.insert(slot(0), pending(1, 7));
+        awards.insert(slot(1), pending(1, 8));
+        // Awarded anew: the former host has it no longer.
+        awards.insert(slot(0), pending(2, 9));
+        assert_eq!(awards.of_call(NodeId([1; 32]), 7), []);
+        assert_eq!(awards.of_call(NodeId([1; 32]), 8), [slot(1)]);
+        assert_eq!(awards.of_call(NodeId([2; 32]), 9), [slot(0)]);
+        awards.remove(&slot(1));
+        assert_eq!(awards.nodes().collect::<Vec<_>>(), [NodeId([2; 32])]);
+    }
 }

@@ -202,6 +202,7 @@ impl Scheduler {
             if first {
                 self.unplaced(&job.name, missing);
             }
+            self.make_room(cluster, job, missing, now);
             return;
         }
         work.call = Some(number);
@@ -386,6 +387,7 @@ impl Scheduler {
         if filled == count {
             self.call_next(cluster, &job, now);
         } else {
+            self.make_room(cluster, &job, count - filled, now);
             self.dirty.insert(open.job);
         }
     }

@@ -93,6 +93,15 @@ impl Catalog {
         })
     }
 
+    /// Does any job matter less than this priority?
+    pub(super) fn has_lower(&self, priority: u32) -> bool {
+        self.jobs
+            .values()
+            .filter(|known| !known.stopped)
+            .filter_map(|known| known.decoded.get(&known.current))
+            .any(|job| job.priority < priority)
+    }
+
     /// Jobs with one task on each node.
     pub(super) fn per_node(&self) -> impl Iterator<Item = &JobName> {
         self.per_node.iter()

@@ -349,6 +349,7 @@ impl fmt::Display for Obstacle {
             Obstacle::Together { job, level, place } => {
                 write!(f, "{} {place} has no task of {job}", level.name())
             }
+            Obstacle::Claimed => f.write_str("its room was made for a job of higher priority"),
             Obstacle::BadPair => f.write_str("tasks of the job failed there lately"),
             Obstacle::Avoided { for_ms } => {
                 write!(

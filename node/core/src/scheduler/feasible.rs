@@ -109,6 +109,8 @@ pub enum Obstacle {
         /// Its name.
         place: String,
     },
+    /// Its room was just made for a job of higher priority.
+    Claimed,
     /// Tasks of the job failed there lately.
     BadPair,
     /// It refused an award or lost several lately, and is left alone.
@@ -417,6 +419,7 @@ impl Scheduler {
         is_fresh(host, self.began, now)
             && !work.is_some_and(|work| work.avoids(entry.node, now))
             && !self.is_bad_pair(&ask.job.name, entry.node, now)
+            && self.leaves_claims(ask, entry, now)
             && (ask.ports.is_empty() || self.taken_port(&ask.ports, entry.node).is_none())
             && self.lacking_device(ask.job, entry).is_none()
     }
@@ -509,6 +512,9 @@ impl Scheduler {
         let port = self.taken_port(&ask.ports, entry.node);
         found.extend(port.map(|port| Obstacle::Port { port }));
         found.extend(self.crowd(ask, &entry.place, besides));
+        if entry.free.fits(&ask.need) && !self.leaves_claims(ask, entry, now) {
+            found.push(Obstacle::Claimed);
+        }
         if self.is_bad_pair(&ask.job.name, entry.node, now) {
             found.push(Obstacle::BadPair);
         }

@@ -31,6 +31,7 @@ mod ledger;
 mod moves;
 mod per_node;
 mod picture;
+mod preempt;
 mod rank;
 mod rebalance;
 mod reconcile;
@@ -123,6 +124,8 @@ pub struct Scheduler {
     surges: BTreeMap<SlotId, moves::Surge>,
     backoff: backoff::Backoff,
     rebalance: rebalance::Rebalance,
+    /// Room that was made for a job, by host.
+    claims: BTreeMap<NodeId, preempt::Claim>,
     rollouts: BTreeMap<JobName, rollout::Watched>,
     dependants: dependencies::Dependants,
     /// Stopped jobs whose tasks wait for those of others, since when.
@@ -184,6 +187,7 @@ impl Scheduler {
             surges: BTreeMap::new(),
             backoff: backoff::Backoff::default(),
             rebalance: rebalance::Rebalance::default(),
+            claims: BTreeMap::new(),
             rollouts: BTreeMap::new(),
             dependants: dependencies::Dependants::default(),
             stop_waits: BTreeMap::new(),

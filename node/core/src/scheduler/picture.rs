@@ -41,7 +41,7 @@ pub(super) struct Host {
 }
 
 impl Host {
-    fn new(rack: String, expected: bool) -> Host {
+    pub(super) fn new(rack: String, expected: bool) -> Host {
         Host {
             rack,
             state: SessionState::Unknown,

@@ -139,6 +139,7 @@ impl Scheduler {
             Obstacle::Session { .. }
             | Obstacle::NoAgent
             | Obstacle::BadPair
+            | Obstacle::Claimed
             | Obstacle::Avoided { .. } => return None,
             Obstacle::Draining | Obstacle::Cordoned => Relaxation::OpenHost { node },
             // A task that asks for nothing is no answer.

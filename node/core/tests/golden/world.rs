@@ -27,7 +27,7 @@ struct Machine {
     dead: bool,
 }
 
-pub struct World {
+pub(crate) struct World {
     now: u64,
     index: u64,
     cluster: Cluster,
@@ -73,7 +73,13 @@ impl World {
         ChangeId(change)
     }
 
-    pub fn join(&mut self, name: &str, rack: &str, total: Resources, labels: &[(&str, &str)]) {
+    pub(crate) fn join(
+        &mut self,
+        name: &str,
+        rack: &str,
+        total: Resources,
+        labels: &[(&str, &str)],
+    ) {
         let admission = Admission {
             node: node(name),
             name: NodeName(name.into()),
@@ -164,12 +170,12 @@ impl World {
         self.machines.insert(node(name), machine);
     }
 
-    pub fn next_version(&self, name: &str) -> u64 {
+    pub(crate) fn next_version(&self, name: &str) -> u64 {
         let record = self.cluster.jobs().get(&JobName::in_default(name));
         record.map_or(1, |record| record.current().version + 1)
     }
 
-    pub fn submit(&mut self, job: &Job) {
+    pub(crate) fn submit(&mut self, job: &Job) {
         let author = UserCredential {
             root: PublicKey([1; 32]),
             issuer: signed(vec![]),
@@ -194,7 +200,7 @@ impl World {
         self.run();
     }
 
-    pub fn dies(&mut self, name: &str) {
+    pub(crate) fn dies(&mut self, name: &str) {
         self.machines.get_mut(&node(name)).expect("a host").dead = true;
         // Until it is given up and what it had is placed anew.
         for _ in 0..5 {
@@ -202,7 +208,7 @@ impl World {
         }
     }
 
-    pub fn cordon(&mut self, name: &str) {
+    pub(crate) fn cordon(&mut self, name: &str) {
         let command = Command::Cordon {
             change: self.change(),
             node: node(name),
@@ -213,7 +219,7 @@ impl World {
         self.run();
     }
 
-    pub fn pressure(&mut self, name: &str, pressure: u8) {
+    pub(crate) fn pressure(&mut self, name: &str, pressure: u8) {
         let machine = self.machines.get_mut(&node(name)).expect("a host");
         let event = HostEvent::SetPressure(pressure);
         machine.host.step(event, Millis(self.now));
@@ -351,7 +357,7 @@ impl World {
         answer
     }
 
-    pub fn explain(&self, name: &str, index: u32) -> String {
+    pub(crate) fn explain(&self, name: &str, index: u32) -> String {
         let slot = SlotId {
             job: JobName::in_default(name),
             index,
@@ -362,7 +368,7 @@ impl World {
     }
 
     /// Racks, hosts and what runs there.
-    pub fn draw(&self) -> String {
+    pub(crate) fn draw(&self) -> String {
         let mut racks: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for (id, machine) in &self.machines {
             let name = self.cluster.members()[id].name.0.clone();

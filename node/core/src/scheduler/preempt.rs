@@ -1,0 +1,239 @@
+//! Room for what matters more, taken from what matters less.
+//!
+//! Answers for which tasks of strictly lower priority make room when a job
+//! finds none: the fewest and least important on one host, and only those
+//! whose job's ledger allows it. The room is then claimed, so that the victim
+//! does not take it back. Leaves to `stops` how they end, to `call` what is
+//! placed there.
+//!
+//! ```text
+//! a call finds no room --victims on the cheapest host--> stopped, room claimed
+//! claimed --the job is awarded it, or 15 s--> free for all
+//! ```
+
+use super::{
+    Ledger, Scheduler,
+    feasible::{Ask, Suits},
+    index::Entry,
+};
+use crate::{auction::StopReason, cluster::Cluster, session::TaskState};
+use potluck_specs::{Job, JobName, Millis, NodeId, SlotId, job::Resources};
+use std::collections::BTreeMap;
+
+/// Hosts looked at for one job, each time that it finds no room: more would
+/// seldom show a cheaper one, and a full cluster is asked again and again.
+const HOSTS_LOOKED_AT: usize = 64;
+
+/// Hosts that are emptied for one job at a time: what one host's victims lose
+/// is known before the next ones'.
+const AT_ONCE: usize = 8;
+
+/// How long room is kept for the job that it was made for: the victims' grace
+/// is some ten seconds, and a call comes after.
+const CLAIM: Millis = Millis(15_000);
+
+/// Room that was made for a job.
+#[derive(Clone, Debug)]
+pub(super) struct Claim {
+    job: JobName,
+    need: Resources,
+    until: Millis,
+}
+
+/// A task that could make room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Victim {
+    priority: u32,
+    slot: SlotId,
+    resources: Resources,
+}
+
+/// Tasks that would make room on one host. Ordered by how much that hurts:
+/// the highest priority among them, then how many.
+#[derive(Clone, Debug)]
+struct Sacrifice {
+    node: NodeId,
+    victims: Vec<Victim>,
+}
+
+impl Sacrifice {
+    fn pain(&self) -> (u32, usize, u64, NodeId) {
+        let worst = self.victims.iter().map(|victim| victim.priority).max();
+        let memory = self.victims.iter().map(|v| v.resources.memory_bytes).sum();
+        (worst.unwrap_or(0), self.victims.len(), memory, self.node)
+    }
+}
+
+impl Scheduler {
+    /// No host had room for so many slots of the job: has lower ones make it.
+    pub(super) fn make_room(&mut self, cluster: &Cluster, job: &Job, missing: usize, now: Millis) {
+        self.claims.retain(|_, claim| now < claim.until);
+        let claimed = self.claims.values().filter(|claim| claim.job == job.name);
+        let wanted = missing.min(AT_ONCE).saturating_sub(claimed.count());
+        if wanted == 0 || !self.catalog.has_lower(job.priority) {
+            return;
+        }
+        let ask = self.ask(job);
+        let mut ledgers = BTreeMap::new();
+        let mut found: Vec<Sacrifice> = self
+            .index
+            .entries()
+            .filter(|entry| !self.claims.contains_key(&entry.node))
+            .filter(|entry| self.suits_but_for_room(&ask, entry, now))
+            .take(HOSTS_LOOKED_AT)
+            .filter_map(|entry| self.sacrifice(cluster, job, entry, &mut ledgers))
+            .collect();
+        found.sort_by_key(Sacrifice::pain);
+        for sacrifice in found.into_iter().take(wanted) {
+            self.sacrifice_now(job, sacrifice, &mut ledgers, now);
+        }
+    }
+
+    fn suits_but_for_room(&self, ask: &Ask<'_>, entry: &Entry, now: Millis) -> bool {
+        let group = &self.index.groups()[entry.group];
+        let tally = self.tallies.of(&ask.job.name);
+        let work = self.works.get(&ask.job.name);
+        entry.takes_work()
+            && entry.total.fits(&ask.need)
+            && ask.suits(&self.index, group) != Suits::No
+            && ask.admits_node(entry)
+            && ask.admits_place(&entry.place, tally)
+            && self.admits_exactly(ask, entry, work, now)
+    }
+
+    /// The least that has to go from a host; nothing if that is not enough.
+    fn sacrifice(
+        &self,
+        cluster: &Cluster,
+        job: &Job,
+        entry: &Entry,
+        ledgers: &mut BTreeMap<JobName, Option<Ledger>>,
+    ) -> Option<Sacrifice> {
+        let mut victims = self.victims(cluster, job.priority, entry, ledgers);
+        // The least important first, of those the largest: fewer have to go.
+        victims.sort_by(|a, b| {
+            let order = a.priority.cmp(&b.priority);
+            let larger = b.resources.memory_bytes.cmp(&a.resources.memory_bytes);
+            order.then(larger).then(a.slot.cmp(&b.slot))
+        });
+        let need = job.task.resources;
+        let mut free = entry.free;
+        let mut chosen: Vec<Victim> = Vec::new();
+        for victim in victims {
+            if free.fits(&need) {
+                break;
+            }
+            free = free.plus(victim.resources);
+            chosen.push(victim);
+        }
+        if !free.fits(&need) {
+            return None;
+        }
+        // What the later ones make needless, the more important first.
+        for at in (0..chosen.len()).rev() {
+            let without = free.minus(chosen[at].resources);
+            if without.fits(&need) {
+                free = without;
+                chosen.remove(at);
+            }
+        }
+        (!chosen.is_empty()).then_some(Sacrifice {
+            node: entry.node,
+            victims: chosen,
+        })
+    }
+
+    /// Tasks on a host that may be stopped for one of this priority.
+    fn victims(
+        &self,
+        cluster: &Cluster,
+        priority: u32,
+        entry: &Entry,
+        ledgers: &mut BTreeMap<JobName, Option<Ledger>>,
+    ) -> Vec<Victim> {
+        let Some(host) = self.picture.hosts.get(&entry.node) else {
+            return Vec::new();
+        };
+        let mut victims = Vec::new();
+        for slot in &host.slots {
+            let Some(report) = self.picture.report(slot, entry.node) else {
+                continue;
+            };
+            let ends = matches!(report.state, TaskState::Stopped | TaskState::Stopping)
+                || self.stops.contains_key(&(slot.clone(), entry.node));
+            // A job that the log lacks is nobody's to stop.
+            let job = self.catalog.version(&slot.job, report.version);
+            let Some(job) = job.filter(|job| job.priority < priority && !ends) else {
+                continue;
+            };
+            let ledger = ledgers
+                .entry(slot.job.clone())
+                .or_insert_with(|| self.ledger(cluster, &slot.job));
+            let allowed = ledger
+                .as_ref()
+                .is_some_and(|ledger| ledger.may_disrupt(slot).is_ok());
+            if allowed {
+                victims.push(Victim {
+                    priority: job.priority,
+                    slot: slot.clone(),
+                    resources: report.resources,
+                });
+            }
+        }
+        victims
+    }
+
+    /// Stops the victims, if their ledgers still allow all of it.
+    fn sacrifice_now(
+        &mut self,
+        job: &Job,
+        sacrifice: Sacrifice,
+        ledgers: &mut BTreeMap<JobName, Option<Ledger>>,
+        now: Millis,
+    ) {
+        let mut held = ledgers.clone();
+        for victim in &sacrifice.victims {
+            let ledger = held.get_mut(&victim.slot.job).and_then(Option::as_mut);
+            let Some(ledger) = ledger.filter(|l| l.may_disrupt(&victim.slot).is_ok()) else {
+                return;
+            };
+            ledger.hold(
+                victim.slot.clone(),
+                super::Use::Stopping {
+                    node: sacrifice.node,
+                    reason: StopReason::Preempted,
+                },
+            );
+        }
+        *ledgers = held;
+        for victim in sacrifice.victims {
+            self.decide_stop(&victim.slot, sacrifice.node, StopReason::Preempted);
+        }
+        let claim = Claim {
+            job: job.name.clone(),
+            need: job.task.resources,
+            until: now + CLAIM,
+        };
+        self.claims.insert(sacrifice.node, claim);
+    }
+
+    /// Is there room beside what was made for another job?
+    pub(super) fn leaves_claims(&self, ask: &Ask<'_>, entry: &Entry, now: Millis) -> bool {
+        let claim = self.claims.get(&entry.node);
+        claim.is_none_or(|claim| {
+            let own = claim.job == ask.job.name || claim.until <= now;
+            own || entry.free.fits(&ask.need.plus(claim.need))
+        })
+    }
+
+    /// A job got what was made for it.
+    pub(super) fn claim_used(&mut self, node: NodeId, job: &JobName) {
+        if self
+            .claims
+            .get(&node)
+            .is_some_and(|claim| claim.job == *job)
+        {
+            self.claims.remove(&node);
+        }
+    }
+}
