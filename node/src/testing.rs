@@ -4,13 +4,12 @@
 use crate::identity::Issuer;
 use potluck_specs::{
     FleetId, Job, JobName, Millis, PackageId, codec,
-    job::{Resources, RestartPolicy, SignedJob, StopPolicy, TaskTemplate},
+    job::{SignedJob, TaskTemplate},
     trust::{
         Context, IssuerCertificate, IssuerKind, Role, SecretKey, Signed, UserCertificate,
         UserCredential,
     },
 };
-use std::collections::BTreeMap;
 
 /// How long certificates of people are valid here.
 pub(crate) const AUTHOR_LIFE: Millis = Millis(365 * 86_400_000);
@@ -81,23 +80,10 @@ fn job(package: PackageId) -> Job {
     Job {
         fleet: fleet(),
         cluster: "main".into(),
-        name: JobName {
-            namespace: "default".into(),
-            name: "web".into(),
-        },
+        name: JobName::in_default("web"),
         version: 1,
-        replicas: 1,
         package,
-        task: TaskTemplate {
-            command: "run".into(),
-            args: Vec::new(),
-            env: BTreeMap::new(),
-            resources: Resources::default(),
-            ports: Vec::new(),
-            services: Vec::new(),
-            health: None,
-            restart: RestartPolicy::default(),
-            stop: StopPolicy::default(),
-        },
+        task: TaskTemplate::new("run"),
+        ..Job::default()
     }
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::{
     change::SignedChange,
     error::ApiError,
+    plan::PlanRequest,
     protocol::{ApiAnswer, Changed},
 };
 
@@ -134,6 +135,14 @@ pub enum Query {
     Jobs(Option<JobName>),
     /// Why a slot is where it is.
     Explain(SlotId),
+    /// Versions of a job.
+    History(JobName),
+    /// One version of a job.
+    Version(JobName, Option<u64>),
+    /// What a change of jobs would do.
+    Plan(PlanRequest),
+    /// Jobs of a spec file.
+    JobsOfSpec(String),
 }
 
 /// A node's response.

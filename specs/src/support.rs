@@ -10,7 +10,7 @@ use crate::{
     finding::Finding,
     job::{
         AdaptiveMode, Exclusive, HealthAction, HealthCheck, Isolation, Job, JobDraft, JobKind,
-        Maintenance, PRIORITY_DEFAULT, PackageSource, Probe, RestartOn, TaskTemplate, Update,
+        Maintenance, PRIORITY_DEFAULT, PackageSource, Probe, RestartOn, StageSize, TaskTemplate,
         interpolation, wish::Wish,
     },
     path::FieldPath,
@@ -155,17 +155,12 @@ pub const UNSUPPORTED: &[Row] = &[
         "keeping heavy traffic apart",
         |w| w.placement.bandwidth_heavy,
     ),
-    row("change.depends_on", "waiting for another job", |w| {
-        !w.change.depends_on.is_empty()
-    }),
-    row("change.budget", "a disruption budget", |w| {
-        w.change.budget.is_some()
-    }),
-    row(
-        "change.update",
-        "an update in stages, with a deadline or a rollback",
-        |w| w.change.update != Update::default(),
-    ),
+    row("change.update.stages", "a stage of a place", |w| {
+        let places = [StageSize::Rack, StageSize::Datacenter, StageSize::Region];
+        let mut stages = w.change.update.stages.iter();
+        stages.any(|stage| places.contains(&stage.size))
+    })
+    .instead("name a number or a percentage of the tasks"),
     row(
         "change.maintenance",
         "another maintenance than migrate",

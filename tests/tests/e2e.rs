@@ -11,5 +11,7 @@ mod e2e {
     mod jobs;
     mod join;
     mod packages;
+    mod plan;
+    mod versions;
     mod voters;
 }

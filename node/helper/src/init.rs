@@ -13,8 +13,9 @@
 //! ```
 
 use crate::{
+    enter::{CODE_NOT_STARTED, Trouble, become_task, exit, miss},
     inner::{INNER_BYTES, Inner, Part, Step},
-    launch::{Plan, Program, View, clone_process},
+    launch::{Plan, View, clone_process},
     sandbox::{self, root::host_refuses},
     sweep,
 };
@@ -24,45 +25,33 @@ use nix::{
     libc::{self, c_int},
     mount::{MsFlags, mount},
     sys::{
-        signal::{SigSet, SigmaskHow, Signal, kill, killpg, sigprocmask},
+        signal::{SigSet, Signal, kill, killpg},
         signalfd::{SfdFlags, SignalFd},
         socket::MsgFlags,
         time::TimeSpec,
         timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::{Gid, Pid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid},
+    unistd::{Pid, pipe2},
 };
 use std::{
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
 /// Exit codes of init itself, for people who look at it from outside.
 const CODE_HELPER_GONE: c_int = 70;
 const CODE_LEASE_OVER: c_int = 71;
-const CODE_NOT_STARTED: c_int = 72;
 const CODE_BROKEN: c_int = 73;
 
 /// A shell's way to say that a signal ended a process.
 const CODE_SIGNAL_BASE: c_int = 128;
-
-/// Attempts to run a program that is still open for writing somewhere: the
-/// agent has just unpacked it, and another of its children may hold the
-/// descriptor for a moment. 50 times 4 ms.
-const BUSY_ATTEMPTS: u32 = 50;
-const BUSY_PAUSE_NS: i64 = 4_000_000;
 
 /// Runs in the cloned process and never returns.
 pub(crate) fn run(plan: &Plan) -> ! {
     // Unwinding would carry on as a second helper.
     let _ = catch_unwind(AssertUnwindSafe(|| Init::begin(plan)));
     exit(CODE_BROKEN)
-}
-
-fn exit(code: c_int) -> ! {
-    // SAFETY: ends the process without running what the helper registered.
-    unsafe { libc::_exit(code) }
 }
 
 struct Init<'a> {
@@ -94,20 +83,6 @@ enum Stage {
     Setup(usize),
     Task,
     Teardown(usize),
-}
-
-/// What could not be done, and at what.
-#[derive(Clone, Copy)]
-struct Trouble {
-    step: Step,
-    errno: Errno,
-    at: u32,
-}
-
-impl Trouble {
-    fn at(step: Step) -> impl Fn(Errno) -> Trouble {
-        move |errno| Trouble { step, errno, at: 0 }
-    }
 }
 
 impl Init<'_> {
@@ -391,19 +366,6 @@ fn fail(control: RawFd, trouble: Trouble) -> ! {
     exit(CODE_NOT_STARTED)
 }
 
-/// A part that can't be had: told, or the end of the start.
-fn miss(plan: &Plan, part: Part, errno: Errno) -> Result<(), Trouble> {
-    if plan.refuse_missing {
-        return Err(Trouble {
-            step: Step::Isolation,
-            errno,
-            at: part as u32,
-        });
-    }
-    Inner::Missing(part, errno as i32).send(plan.control.as_raw_fd());
-    Ok(())
-}
-
 /// What the task can do without is reported and left out. How the task will
 /// see its files.
 fn finish_sandbox(plan: &Plan) -> Result<&View, Trouble> {
@@ -478,143 +440,6 @@ fn finish_mounts(plan: &Plan) -> Result<&View, Trouble> {
         }
     }
     Ok(&plan.outside)
-}
-
-/// Becomes a program of the task, or says why not and ends.
-fn become_task(plan: &Plan, view: &View, program: &Program, is_task: bool, report: RawFd) -> ! {
-    let Err(trouble) = try_become_task(plan, view, program, is_task);
-    let message = Inner::Failed(trouble.step, trouble.errno as i32, trouble.at).encode();
-    // SAFETY: the descriptor is ours and open.
-    let report = unsafe { BorrowedFd::borrow_raw(report) };
-    let _ = nix::unistd::write(report, &message);
-    exit(CODE_NOT_STARTED)
-}
-
-fn try_become_task(
-    plan: &Plan,
-    view: &View,
-    program: &Program,
-    is_task: bool,
-) -> Result<std::convert::Infallible, Trouble> {
-    let at = Trouble::at;
-    reset_signals();
-    setsid().map_err(at(Step::Clone))?;
-    dup2_stdin(&plan.null).map_err(at(Step::Streams))?;
-    dup2_stdout(&plan.out).map_err(at(Step::Streams))?;
-    dup2_stderr(&plan.err).map_err(at(Step::Streams))?;
-    for group in &plan.cgroups {
-        nix::unistd::write(group, b"0").map_err(at(Step::ControlGroup))?;
-    }
-    if plan.own_cgroups
-        && let Err(errno) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
-    {
-        miss(plan, Part::ControlGroups, errno)?;
-    }
-    chdir(view.folder.as_c_str()).map_err(at(Step::WorkingDirectory))?;
-    if let Some(confinement) = &plan.confinement {
-        // EPERM: not root and no user namespace, so there is nothing to lose.
-        match confinement.capabilities.bound() {
-            Ok(()) | Err(Errno::EPERM) => {}
-            Err(errno) => return Err(at(Step::Privileges)(errno)),
-        }
-    }
-    if let Some(user) = plan.user {
-        become_user(Uid::from_raw(user.uid), Gid::from_raw(user.gid)).map_err(at(Step::User))?;
-    }
-    if is_task {
-        Inner::Task.send(plan.control.as_raw_fd());
-    }
-    if !plan.unconfined {
-        confine(plan)?;
-    }
-    // SAFETY: changes flags of descriptors only; all are closed by the
-    // program's start, the report's pipe being the sign of it.
-    let result = unsafe {
-        let flags = libc::CLOSE_RANGE_CLOEXEC as libc::c_uint;
-        libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, flags)
-    };
-    Errno::result(result).map_err(at(Step::Privileges))?;
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(at(Step::Exec))?;
-    Err(at(Step::Exec)(exec(view, program)))
-}
-
-/// From here on the process can do no more than the task may. Landlock before
-/// the filter, which may not know its calls.
-fn confine(plan: &Plan) -> Result<(), Trouble> {
-    let privileges = Trouble::at(Step::Privileges);
-    let Some(confinement) = &plan.confinement else {
-        return nix::sys::prctl::set_no_new_privs().map_err(privileges);
-    };
-    confinement.capabilities.keep().map_err(&privileges)?;
-    nix::sys::prctl::set_no_new_privs().map_err(&privileges)?;
-    if let Err(errno) = confinement.landlock.apply() {
-        match errno {
-            // Only `strict` promises it.
-            Errno::ENOSYS | Errno::EOPNOTSUPP if confinement.landlock.writable.is_none() => {}
-            Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EPERM => {
-                miss(plan, Part::Landlock, errno)?;
-            }
-            errno => return Err(privileges(errno)),
-        }
-    }
-    if let Err(errno) = confinement.filter.apply() {
-        match errno {
-            Errno::ENOSYS | Errno::EINVAL | Errno::EPERM => miss(plan, Part::Seccomp, errno)?,
-            errno => return Err(privileges(errno)),
-        }
-    }
-    Ok(())
-}
-
-fn exec(view: &View, program: &Program) -> Errno {
-    for _ in 0..BUSY_ATTEMPTS {
-        // SAFETY: the strings and arrays were made before the clone and end
-        // with zero.
-        unsafe {
-            libc::execve(
-                program.command.as_ptr(),
-                program.args.as_ptr(),
-                view.env.as_ptr(),
-            )
-        };
-        if Errno::last() != Errno::ETXTBSY {
-            break;
-        }
-        let pause = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: BUSY_PAUSE_NS,
-        };
-        // SAFETY: the one pointer is to a live value.
-        unsafe { libc::nanosleep(&raw const pause, std::ptr::null_mut()) };
-    }
-    Errno::last()
-}
-
-/// Supplementary groups go first, the user id last: it takes away the right
-/// to change the others.
-fn become_user(uid: Uid, gid: Gid) -> Result<(), Errno> {
-    nix::unistd::setgroups(&[])?;
-    nix::unistd::setresgid(gid, gid, gid)?;
-    nix::unistd::setresuid(uid, uid, uid)
-}
-
-/// A helper blocks signals, Rust ignores SIGPIPE and whoever started the agent
-/// may ignore more; a task gets none of it. The plain system call, since the C
-/// library refuses its own two signals (32 and 33), and those were seen
-/// ignored.
-fn reset_signals() {
-    /// Bytes of the kernel's mask of signals.
-    const MASK_BYTES: usize = 8;
-    // All zero is the default action; longer than the kernel's structure is
-    // on any architecture.
-    let default_action = [0_u64; 8];
-    let none = std::ptr::null_mut::<u64>();
-    for signal in 1..=64 {
-        let action = default_action.as_ptr();
-        // SAFETY: the kernel reads one live structure. Two signals can't have
-        // another action, and refusing that is harmless.
-        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action, none, MASK_BYTES) };
-    }
 }
 
 fn new_timer() -> Result<TimerFd, Errno> {

@@ -8,6 +8,7 @@
 
 pub mod description;
 pub mod end;
+mod enter;
 mod init;
 mod inner;
 mod launch;

@@ -439,18 +439,23 @@ fn a_helper_that_is_not_root_isolates_by_a_user_namespace() {
 
 /// Starts a helper where pid and uts namespaces are used up.
 fn start_without_namespaces(task: &mut Task) {
-    task.start_by(|command| {
+    start_without(task, &["pid", "uts"]);
+}
+
+/// Starts a helper where these kinds of namespaces are used up.
+fn start_without(task: &mut Task, kinds: &'static [&'static str]) {
+    task.start_by(move |command| {
         // SAFETY: after the fork only this thread exists; the few allocations
         // are those that the standard library makes there itself.
         unsafe {
-            command.pre_exec(|| {
+            command.pre_exec(move || {
                 let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
                 let flags = nix::sched::CloneFlags::CLONE_NEWUSER;
                 nix::sched::unshare(flags)?;
                 fs::write("/proc/self/setgroups", "deny")?;
                 fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
                 fs::write("/proc/self/gid_map", format!("0 {gid} 1"))?;
-                for kind in ["pid", "uts"] {
+                for kind in kinds {
                     fs::write(format!("/proc/sys/user/max_{kind}_namespaces"), "0")?;
                 }
                 Ok(())
@@ -510,6 +515,35 @@ fn without_a_pid_namespace_a_killed_helper_still_takes_everything_with_it() {
     task.signal_helper(Signal::SIGKILL);
     wait_dead(pid);
     wait_dead(escaped);
+}
+
+#[test]
+fn without_any_namespace_all_else_is_still_taken_away() {
+    if !is_root() && !users_may_have_namespaces() {
+        return skip("needs root, or user namespaces for an ordinary user");
+    }
+    let script = "grep -E '^(NoNewPrivs|Seccomp|CapBnd|CapEff):' /proc/self/status | tr '\\t' ' '; \
+                  unshare -U true 2>/dev/null || echo refused; pwd";
+    let mut task = Task::script(script);
+    let mut agent = Agent::listen(&task, 1);
+    start_without(
+        &mut task,
+        &["pid", "uts", "mnt", "ipc", "net", "cgroup", "user"],
+    );
+    let (_, missing) = agent.running();
+    let kinds: Vec<&str> = missing.iter().map(|one| one.kind.as_str()).collect();
+    assert_eq!(kinds, ["pid", "mount", "ipc", "uts", "cgroup"]);
+    assert_eq!(agent.next_exit().code, Some(0));
+    let wanted = [
+        "CapEff: 00000000200404fb",
+        "CapBnd: 00000000200404fb",
+        "NoNewPrivs: 1",
+        "Seccomp: 2",
+        "refused",
+    ];
+    let texts = task.texts();
+    assert_eq!(texts[..5], wanted);
+    assert_eq!(Path::new(&texts[5]), task.description.task_folder);
 }
 
 #[test]

@@ -30,7 +30,7 @@ impl Places {
             let path = folders.allowed();
             format!("{}: {error}", path.display())
         })?;
-        let mount = |mount: &Mount| {
+        let mount = |mount: &Mount| -> Result<Mounted, String> {
             let from = match &mount.source {
                 MountSource::Bind { path } => allowed.find(path, mount.read_only)?,
                 MountSource::Tmpfs { bytes } => MountedFrom::Memory { bytes: *bytes },

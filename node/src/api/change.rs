@@ -2,6 +2,7 @@
 //! them and again by the scheduler, so that a node on the way can neither
 //! forge nor alter one.
 
+use potluck_core::cluster::Origin;
 use potluck_specs::{
     ChangeId, FleetId, JobName, Millis, NodeId,
     codec::{self, CodecError},
@@ -28,6 +29,9 @@ pub enum Change {
     RunJob {
         /// Signed by the same user.
         job: Box<SignedJob>,
+        /// What is kept with the version.
+        #[serde(default, skip_serializing_if = "About::is_empty")]
+        about: About,
     },
     /// Stop a job: no slot of it is wanted any more.
     StopJob {
@@ -62,6 +66,25 @@ pub enum Change {
         /// Which.
         node: NodeId,
     },
+}
+
+/// What the author of a version says about it. Left out of the bytes when
+/// there is nothing, as clients did before there was anything to say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct About {
+    /// Why, for the job's history.
+    pub message: String,
+    /// The version that the author has seen: refused if the job moved on.
+    pub expected_version: Option<u64>,
+    /// Where the version comes from.
+    pub origin: Origin,
+}
+
+impl About {
+    fn is_empty(&self) -> bool {
+        *self == About::default()
+    }
 }
 
 /// A change with its id, as it is signed.
@@ -168,7 +191,7 @@ impl SignedChange {
 fn check_right(author: &UserCertificate, change: &Change) -> Result<(), ChangeError> {
     let (may, need) = match change {
         // Which namespace a job is for is checked with the job's own signature.
-        Change::RunJob { job } => {
+        Change::RunJob { job, .. } => {
             let namespace = job.decode_unchecked()?.name.namespace;
             (
                 author.may_deploy(&namespace),
@@ -318,6 +341,37 @@ mod tests {
             altered.request.bytes[bit / 8] ^= 1 << (bit % 8);
             assert!(altered.verify(ann.fleet, "main", NOW).is_err(), "bit {bit}");
         }
+    }
+
+    #[test]
+    fn a_change_without_words_is_encoded_as_it_ever_was() {
+        #[derive(Serialize)]
+        enum Former {
+            RunJob { job: Box<SignedJob> },
+        }
+        let ann = person(vec![Role::Admin]);
+        let job = Box::new(SignedJob {
+            job: Signed::new(&ann.key, Context::Job, vec![1, 2, 3]),
+            author: ann.credential.clone(),
+        });
+        let former = codec::encode(&Former::RunJob { job: job.clone() });
+        let about = About::default();
+        let now = Change::RunJob { job, about };
+        assert_eq!(codec::encode(&now), former);
+        let read: Change = codec::decode_canonical("change", &former, CHANGE_BYTES_MAX).unwrap();
+        assert_eq!(read, now);
+        let Change::RunJob { job, .. } = now else {
+            unreachable!()
+        };
+        let about = About {
+            message: "because".into(),
+            expected_version: Some(3),
+            origin: Origin::default(),
+        };
+        let told = Change::RunJob { job, about };
+        let bytes = codec::encode(&told);
+        let read: Change = codec::decode_canonical("change", &bytes, CHANGE_BYTES_MAX).unwrap();
+        assert_eq!(read, told);
     }
 
     proptest! {

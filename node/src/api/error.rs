@@ -17,6 +17,9 @@ pub enum ErrorCode {
     Unavailable,
     /// It took longer than the caller or a bound allows.
     Timeout,
+    /// It can't be done, and the same request will fail again: a damaged
+    /// file, a full disk, a path that can't be used.
+    Failed,
     /// A fault of ours.
     Internal,
     /// A kind that a newer version knows.

@@ -2,12 +2,14 @@
 //! node's Unix socket or over a libp2p stream.
 //!
 //! `protocol` holds the messages, `change` what is signed, `frame` the bytes
-//! on the stream, `session` both ends' handshake. Carrying requests out is
+//! on the stream, `server` and `client` both ends of a session, `plan` a look
+//! at what a change would do. Carrying requests out is
 //! the runtime's work; showing answers is the command line's.
 
 pub mod change;
 pub mod client;
 pub mod error;
 pub mod frame;
+pub mod plan;
 pub mod protocol;
 pub mod server;

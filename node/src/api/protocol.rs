@@ -1,11 +1,15 @@
 //! The messages of the API. Every answer that people see as JSON is one of
 //! these types, so `-o json` shows what the protocol says.
 
-use super::{change::SignedChange, error::ApiError};
-use potluck_core::{auction::Refusal, session::TaskState};
+use super::{change::SignedChange, error::ApiError, plan::PlanRequest};
+use potluck_core::{
+    auction::Refusal,
+    cluster::{Origin, Stopped},
+    session::TaskState,
+};
 use potluck_specs::{
     ChunkHash, FleetId, Generation, JobName, Millis, NodeId, PackageId, SlotId, Topology,
-    job::Resources, trust::UserCredential,
+    job::Resources, plan::JobPlan, trust::UserCredential,
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, net::SocketAddr};
@@ -81,6 +85,20 @@ pub enum ApiRequest {
     Explain(SlotId),
     /// Packages on this node, with where their bytes came from.
     Packages,
+    /// The versions of a job that are kept.
+    History(JobName),
+    /// One version of a job with its content.
+    Version {
+        /// The job.
+        job: JobName,
+        /// Which; the one that should run, if none is named.
+        version: Option<u64>,
+    },
+    /// What a change of these jobs would do; nothing is changed. Answered for
+    /// the first of them, as many as fit into an answer.
+    Plan(PlanRequest),
+    /// Jobs that run and were last submitted from this spec file.
+    JobsOfSpec(String),
 }
 
 /// A chunk on its way into a node's store.
@@ -172,6 +190,14 @@ pub enum ApiAnswer {
     Explained(Vec<HostVerdict>),
     /// To `Packages`.
     Packages(Vec<PackageStatus>),
+    /// To `History`, the newest first.
+    History(Vec<VersionStatus>),
+    /// To `Version`.
+    Version(Box<VersionContent>),
+    /// To `Plan`.
+    Planned(Vec<JobPlan>),
+    /// To `JobsOfSpec`.
+    JobsOfSpec(Vec<JobName>),
 }
 
 /// What node and cluster this is.
@@ -246,6 +272,15 @@ pub struct JobStatus {
     pub healthy: u32,
     /// Who submitted the current version.
     pub author: String,
+    /// When, Unix time.
+    #[serde(default)]
+    pub accepted_at: Millis,
+    /// What they said about it.
+    #[serde(default)]
+    pub message: String,
+    /// Who stopped it, if somebody did.
+    #[serde(default)]
+    pub stopped_by: Option<Stopped>,
     /// Its package.
     pub package: PackageId,
     /// Services that it offers.
@@ -281,6 +316,46 @@ pub struct TaskStatus {
     pub since: Option<Millis>,
     /// Why it waits, in one line.
     pub waits_for: Option<String>,
+    /// Failures in a row, without a long run between.
+    #[serde(default)]
+    pub failures: u32,
+    /// When it is started again after a failure, Unix time.
+    #[serde(default)]
+    pub next_try: Option<Millis>,
+}
+
+/// One version of a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionStatus {
+    /// From 1.
+    pub version: u64,
+    /// It is the newest: what should run, unless the job is stopped.
+    pub current: bool,
+    /// Who submitted it.
+    pub author: String,
+    /// When it was accepted, Unix time.
+    pub accepted_at: Millis,
+    /// What its author said about it.
+    pub message: String,
+    /// Its package.
+    pub package: PackageId,
+    /// Slots wanted.
+    pub replicas: u32,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// One version of a job with its content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionContent {
+    /// Which it is.
+    pub about: VersionStatus,
+    /// The job is stopped.
+    pub stopped: bool,
+    /// The job's canonical bytes: a job with fields that the reader does not
+    /// know is then an error of its own, not a lost session.
+    #[serde(with = "serde_bytes")]
+    pub job: Vec<u8>,
 }
 
 /// What came of a change.
@@ -294,6 +369,13 @@ pub enum Changed {
         version: u64,
         /// Who holds the package.
         holders: Vec<String>,
+    },
+    /// The job is this already: nothing was changed.
+    JobUnchanged {
+        /// Its name.
+        job: JobName,
+        /// The version that it is at.
+        version: u64,
     },
     /// The job is stopped.
     JobStopped {
@@ -350,7 +432,7 @@ pub struct LogLine {
 }
 
 /// What the scheduler thinks of a host for a slot.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostVerdict {
     /// The host.
     pub node: String,

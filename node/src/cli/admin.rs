@@ -1,9 +1,10 @@
 //! `potluck init` and `token create`.
 
 use super::{
-    args::{Global, InitArgs},
+    args::{Global, InitArgs, PORT_DEFAULT},
     connect::{config_folder, connect, data_folder},
     exit::chain,
+    node::reachable,
     output,
 };
 use crate::{
@@ -15,17 +16,25 @@ use crate::{
     identity::{self, InitError, InitOptions},
 };
 use potluck_specs::{Millis, NodeName, Topology, ids::check_name, trust::NodeRole};
-use std::process::ExitCode;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    process::ExitCode,
+};
 
 /// `potluck init`.
 pub(super) fn init(args: &InitArgs, global: &Global) -> Result<ExitCode, ApiError> {
+    // As the node will be reached that is started next, unless it is told
+    // otherwise: for commands on other hosts.
+    let unspecified = SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT_DEFAULT));
+    let address = Some(args.advertise.unwrap_or_else(|| reachable(unspecified)))
+        .filter(|address| !address.ip().is_unspecified());
     let options = InitOptions {
         data: data_folder(global),
         config: config_folder(global),
         name: NodeName(args.name.clone().unwrap_or_else(host_name)),
         topology: Topology::in_rack(&args.cluster, &args.rack),
         user: args.user.clone(),
-        addresses: Vec::new(),
+        addresses: address.into_iter().collect(),
         gossip: None,
         now: clock::unix_now(),
     };
@@ -36,6 +45,7 @@ pub(super) fn init(args: &InitArgs, global: &Global) -> Result<ExitCode, ApiErro
         "node": ceremony.node.to_hex(),
         "data": options.data,
         "config": options.config,
+        "address": address,
         "root_key": ceremony.root_key,
     });
     output::print(global.output, &shown, |_| {
@@ -61,7 +71,7 @@ fn init_failed(error: &InitError) -> ApiError {
         ),
         InitError::Name(_) => ApiError::new(ErrorCode::BadRequest, chain(error))
             .hint("names are DNS labels; choose one with --name, --rack, --cluster or --user"),
-        _ => ApiError::new(ErrorCode::Unavailable, chain(error))
+        _ => ApiError::new(ErrorCode::Failed, chain(error))
             .hint("choose folders that you may write with --data and --config"),
     }
 }
@@ -122,8 +132,8 @@ pub(super) async fn create_token(
         "id": token.id, "token": token.to_string(), "uses": uses, "expires": expires.0,
     });
     output::print(global.output, &shown, |_| token.to_string());
-    eprintln!(
-        "note: this token admits {uses} host(s) for {ttl_minutes} min; it is shown only once"
-    );
+    let note =
+        format!("this token admits {uses} host(s) for {ttl_minutes} min; it is shown only once");
+    output::note(global.output, "note", &note);
     Ok(ExitCode::SUCCESS)
 }

@@ -4,7 +4,7 @@
 use crate::agent::facts::{Devices, Label};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use potluck_specs::{JobName, SlotId};
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
 /// A fleet manager with no server tier: every host runs this program.
 #[derive(Debug, Parser)]
@@ -12,8 +12,10 @@ use std::{net::SocketAddr, path::PathBuf};
     name = "potluck",
     version,
     max_term_width = 100,
-    after_help = "Exit codes: 0 done, 1 failed, 2 bad request, 3 not found, 4 conflict, \
-                  5 unavailable or timed out, 70 a fault of potluck, 77 denied."
+    after_help = "Exit codes: 0 done, 1 failed for good (a damaged file, a full disk), \
+                  2 bad request, 3 not found, 4 conflict, 5 unavailable or timed out (worth \
+                  another try), 70 a fault of potluck, 77 denied. plan and diff: 0 no change, \
+                  2 changes, 1 any error. With -o json, errors are JSON on standard error."
 )]
 pub(super) struct Cli {
     /// What to do.
@@ -61,12 +63,34 @@ pub(super) enum Command {
     /// Join tokens.
     #[command(subcommand)]
     Token(TokenCommand),
-    /// Submit a job from a spec file.
+    /// Submit the jobs of a spec file, or go back to an earlier version of a
+    /// job. What is unchanged stays as it is.
     Run(RunArgs),
+    /// What a spec file would change and where its tasks would go; changes
+    /// nothing. Exit code 0: nothing would change, 2: something, 1: an error.
+    Plan(PlanArgs),
     /// Jobs in short, or one job with its tasks.
     Status {
         /// Only this job.
         job: Option<JobName>,
+        /// Stopped jobs too.
+        #[arg(long)]
+        all: bool,
+    },
+    /// The versions of a job that are kept, the newest first.
+    History {
+        /// The job.
+        job: JobName,
+    },
+    /// How two versions of a job differ. Exit code 0: not at all, 2: they do,
+    /// 1: an error.
+    Diff {
+        /// The job.
+        job: JobName,
+        /// A version.
+        from: u64,
+        /// Another one (default: the newest).
+        to: Option<u64>,
     },
     /// All nodes ever admitted, absent ones included.
     Nodes,
@@ -130,13 +154,16 @@ pub(super) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Evaluates a spec file under the limits of its parent.
+    /// Look at spec files: what is wrong with them, and what they mean.
+    #[command(subcommand)]
+    Spec(SpecCommand),
+    /// Evaluates spec files under the limits of its parent.
     #[command(hide = true)]
-    InternalEvaluate {
-        /// The file.
-        file: PathBuf,
-    },
+    InternalEvaluate,
 }
+
+/// Where nodes listen, unless they are told otherwise.
+pub(super) const PORT_DEFAULT: u16 = 7400;
 
 /// `potluck init`.
 #[derive(Debug, Args)]
@@ -153,6 +180,10 @@ pub(super) struct InitArgs {
     /// Name of the first admin.
     #[arg(long, default_value = "admin")]
     pub user: String,
+    /// Address at which this node will be reached, for commands on other hosts
+    /// (default: that of the host's first interface, port 7400).
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
+    pub advertise: Option<SocketAddr>,
 }
 
 /// `potluck node`.
@@ -221,11 +252,72 @@ pub(super) enum TokenCommand {
     },
 }
 
+/// `potluck spec …`.
+#[derive(Debug, Subcommand)]
+pub(super) enum SpecCommand {
+    /// Tell everything that is wrong. Exit code 0: nothing (there may be
+    /// warnings), 2: something, 3: there is no such file.
+    Check {
+        /// Spec files, and folders whose *.star files are all looked at.
+        #[arg(default_value = ".", value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// Set a param of the spec.
+        #[arg(long, value_name = "NAME=VALUE")]
+        set: Vec<String>,
+    },
+    /// Every value after defaults, and where each comes from.
+    Show {
+        /// The spec file.
+        file: PathBuf,
+        /// Set a param of the spec.
+        #[arg(long, value_name = "NAME=VALUE")]
+        set: Vec<String>,
+    },
+    /// The functions of the language, as JSON.
+    Schema,
+    /// Write a commented spec to start from. On a terminal it asks for what is
+    /// not given.
+    New(NewArgs),
+}
+
+/// `potluck spec new`.
+#[derive(Debug, Args)]
+pub(super) struct NewArgs {
+    /// Where to write it (default: standard output). It must not exist.
+    pub file: Option<PathBuf>,
+    /// Name of the job.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// File or folder of its program, relative to the spec.
+    #[arg(long, value_name = "PATH")]
+    pub package: Option<String>,
+    /// What it runs: a path in the package, or an absolute one on the host.
+    #[arg(long)]
+    pub command: Option<String>,
+    /// Name of the port that it listens on.
+    #[arg(long, value_name = "NAME")]
+    pub port: Option<String>,
+    /// How many tasks.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub replicas: u32,
+}
+
 /// `potluck run`.
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
-    /// The spec.
-    pub file: PathBuf,
+    /// The spec file; with --version, the job.
+    #[arg(value_name = "FILE|JOB")]
+    pub what: String,
+    /// Go back: submit anew, signed by you, what this version was.
+    #[arg(long, value_name = "N", conflicts_with_all = ["replicas", "set"])]
+    pub version: Option<u64>,
+    /// Why, for the job's history.
+    #[arg(short, long, value_name = "TEXT")]
+    pub message: Option<String>,
+    /// Refuse if the job is not at this version (0: is not there). With
+    /// several jobs: JOB=N, for each.
+    #[arg(long, value_name = "[JOB=]N")]
+    pub expect_version: Vec<Expected>,
     /// Return when the job is accepted, without waiting for healthy tasks.
     #[arg(long)]
     pub no_wait: bool,
@@ -235,6 +327,49 @@ pub(super) struct RunArgs {
     /// Other number of replicas than the spec says.
     #[arg(long, value_name = "N")]
     pub replicas: Option<u32>,
+    /// Set a param of the spec.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// `potluck plan`.
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    /// The spec file.
+    pub file: PathBuf,
+    /// Other number of replicas than the spec says.
+    #[arg(long, value_name = "N")]
+    pub replicas: Option<u32>,
+    /// Set a param of the spec.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// A version that a job is expected to be at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Expected {
+    /// The job; without one, the only one that there is.
+    pub job: Option<JobName>,
+    /// Its version; 0 if it shall not be there.
+    pub version: u64,
+}
+
+impl FromStr for Expected {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Expected, String> {
+        let (job, version) = match text.split_once('=') {
+            Some((job, version)) => {
+                let job = job.parse::<JobName>().map_err(|error| error.to_string())?;
+                (Some(job), version)
+            }
+            None => (None, text),
+        };
+        let version = version
+            .parse()
+            .map_err(|_| format!("{version:?} is not a version: write N or JOB=N"))?;
+        Ok(Expected { job, version })
+    }
 }
 
 /// Reads HOST:PORT or IP:PORT; a host's first address counts.

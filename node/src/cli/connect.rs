@@ -13,11 +13,11 @@ use crate::{
         protocol::{ApiAnswer, ApiRequest, Changed},
     },
     clock,
-    identity::{Profile, random},
+    identity::{Profile, ProfileError, random},
     network::{self, Credential, Network, NetworkConfig, Purpose},
 };
 use potluck_specs::{ChangeId, Millis};
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{io::ErrorKind, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 
@@ -105,11 +105,15 @@ pub(super) async fn connect(global: &Global) -> Result<Session, ApiError> {
 
 fn load_profile(global: &Global) -> Result<Profile, ApiError> {
     let folder = config_folder(global);
-    Profile::load(&folder).map_err(|error| {
-        ApiError::new(ErrorCode::Denied, chain(&error)).hint(
-            "potluck init writes an admin's keys to ~/.config/potluck; \
-             name another folder with --config",
-        )
+    Profile::load(&folder).map_err(|error| match error {
+        ProfileError::Missing { .. } | ProfileError::NoHome => {
+            ApiError::new(ErrorCode::Denied, chain(&error)).hint(
+                "potluck init writes an admin's keys to ~/.config/potluck; \
+                 name another folder with --config",
+            )
+        }
+        _ => ApiError::new(ErrorCode::Failed, chain(&error))
+            .hint("mend or bring back the profile's files, or name another folder with --config"),
     })
 }
 
@@ -162,11 +166,16 @@ async fn open(target: &Target, profile: &Profile) -> Result<(Client, Option<Netw
 
 async fn open_socket(path: &PathBuf, profile: &Profile) -> Result<Client, ApiError> {
     let stream = UnixStream::connect(path).await.map_err(|error| {
-        ApiError::new(
-            ErrorCode::Unavailable,
-            format!("no node answers on {}: {error}", path.display()),
-        )
-        .hint("start one with potluck node, or name another with --node")
+        let code = match error.kind() {
+            ErrorKind::NotFound => ErrorCode::NotFound,
+            ErrorKind::PermissionDenied => ErrorCode::Denied,
+            // Longer than a socket's path may be.
+            ErrorKind::InvalidInput => ErrorCode::BadRequest,
+            _ => ErrorCode::Unavailable,
+        };
+        let message = format!("no node answers on {}: {error}", path.display());
+        ApiError::new(code, message)
+            .hint("start one with potluck node, or name another with --node")
     })?;
     Client::open(Box::new(stream), &profile.key, profile.credential.clone()).await
 }

@@ -3,16 +3,19 @@
 use super::{
     args::Global,
     connect::{Session, connect},
-    output,
+    output, time,
 };
-use crate::api::{
-    change::Change,
-    client::unexpected,
-    error::{ApiError, ErrorCode},
-    protocol::{ApiAnswer, ApiRequest, JobStatus, TaskStatus},
+use crate::{
+    api::{
+        change::Change,
+        client::unexpected,
+        error::{ApiError, ErrorCode},
+        protocol::{ApiAnswer, ApiRequest, JobStatus, TaskStatus},
+    },
+    clock,
 };
 use potluck_core::session::TaskState;
-use potluck_specs::{JobName, SlotId};
+use potluck_specs::{JobName, Millis, SlotId};
 use std::{process::ExitCode, time::Duration};
 
 /// Pause between two looks at a job that is waited for.
@@ -83,11 +86,23 @@ fn why_not(job: &JobStatus) -> Option<String> {
 }
 
 /// `potluck status [JOB]`.
-pub(super) async fn status(job: Option<JobName>, global: &Global) -> Result<ExitCode, ApiError> {
+pub(super) async fn status(
+    job: Option<JobName>,
+    all: bool,
+    global: &Global,
+) -> Result<ExitCode, ApiError> {
     let mut session = connect(global).await?;
-    let jobs = session.jobs(job.clone()).await?;
+    let mut jobs = session.jobs(job.clone()).await?;
+    let before = jobs.len();
+    if job.is_none() && !all {
+        jobs.retain(|job| job_state(job) != STOPPED);
+    }
+    let hidden = before - jobs.len();
     output::print(global.output, &jobs, |jobs| match job {
         Some(_) => jobs.iter().map(show_job).collect::<Vec<_>>().join("\n\n"),
+        None if jobs.is_empty() && hidden > 0 => {
+            format!("no job runs; {hidden} stopped, see potluck status --all")
+        }
         None if jobs.is_empty() => "no jobs; submit one with: potluck run FILE.star".into(),
         None => show_jobs(jobs),
     });
@@ -110,9 +125,14 @@ fn show_jobs(jobs: &[JobStatus]) -> String {
     )
 }
 
+/// The state of a job of which nothing runs and nothing should.
+const STOPPED: &str = "stopped";
+
 fn job_state(job: &JobStatus) -> &'static str {
     match job {
-        _ if job.stopped && job.tasks.iter().all(|task| task.node.is_none()) => "stopped",
+        _ if job.stopped && job.running == 0 && job.tasks.iter().all(|t| t.node.is_none()) => {
+            STOPPED
+        }
         _ if job.stopped => "stopping",
         _ if job.healthy == job.replicas => "healthy",
         _ => "pending",
@@ -120,43 +140,83 @@ fn job_state(job: &JobStatus) -> &'static str {
 }
 
 fn show_job(job: &JobStatus) -> String {
-    let head = format!(
-        "{} version {}: {}, {}/{} healthy, package {}",
+    let mut head = format!(
+        "{} version {}: {}, {}/{} healthy, package {}\nsubmitted by {} at {}",
         job.name,
         job.version,
         job_state(job),
         job.healthy,
         job.replicas,
         job.package,
+        job.author,
+        time::short(job.accepted_at),
     );
+    if !job.message.is_empty() {
+        head.push_str(&format!(": {}", output::one_line(&job.message)));
+    }
+    if let Some(by) = &job.stopped_by {
+        let at = time::short(by.at);
+        head.push_str(&format!("\nstopped by {} at {at}", by.author));
+    }
     if job.tasks.is_empty() {
         return head;
     }
     let tasks = output::table(
         [
-            "TASK", "NODE", "RACK", "STATE", "HEALTHY", "STARTS", "ADDRESS", "NOTE",
+            "TASK", "VERSION", "NODE", "RACK", "STATE", "HEALTHY", "STARTS", "ADDRESS", "NOTE",
         ],
         job.tasks.iter().map(task_row),
     );
     format!("{head}\n{tasks}")
 }
 
-fn task_row(task: &TaskStatus) -> [String; 8] {
+fn task_row(task: &TaskStatus) -> [String; 9] {
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
     let ports: Vec<String> = task.ports.values().map(ToString::to_string).collect();
     [
         task.slot.to_string(),
+        task.version
+            .map_or_else(|| "-".into(), |version| version.to_string()),
         or_dash(&task.node),
         or_dash(&task.rack),
-        task.state.map_or("waiting", state_name).into(),
+        task_state(task, clock::unix_now()),
         if task.healthy { "yes" } else { "no" }.into(),
         task.starts.to_string(),
         ports.join(","),
         task.waits_for
             .clone()
-            .or_else(|| task.last_end.clone().filter(|_| !task.healthy))
+            .or_else(|| last_end_told(task))
             .unwrap_or_default(),
     ]
+}
+
+/// How its last process ended, if that is not told with its state.
+fn last_end_told(task: &TaskStatus) -> Option<String> {
+    let in_state = task.state == Some(TaskState::Backoff) && task.failures >= LOOP_FROM;
+    let end = task.last_end.as_deref().map(output::one_line);
+    end.filter(|_| !task.healthy && !in_state)
+}
+
+/// Failures in a row from which a task is said to loop.
+const LOOP_FROM: u32 = 2;
+
+/// A task's state; of one that fails again and again, how, and what is next.
+fn task_state(task: &TaskStatus, now: Millis) -> String {
+    let name = task.state.map_or("waiting", state_name);
+    if task.state != Some(TaskState::Backoff) || task.failures < LOOP_FROM {
+        return name.into();
+    }
+    let mut what: Vec<String> = task
+        .last_end
+        .iter()
+        .map(|end| output::one_line(end))
+        .collect();
+    let next = task.next_try.map(|at| time::span(at.since(now)));
+    what.extend(next.map(|span| format!("next try in {span}")));
+    match what.is_empty() {
+        true => "crash loop".into(),
+        false => format!("crash loop ({})", what.join(", ")),
+    }
 }
 
 /// A task's state in one word.
@@ -180,17 +240,18 @@ pub(super) async fn stop(
     global: &Global,
 ) -> Result<ExitCode, ApiError> {
     let mut session = connect(global).await?;
-    let bar = output::spinner(&format!("stopping {job}"));
+    let waiting = output::waiting(global.output, &format!("stopping {job}"));
     let change = Change::StopJob { job: job.clone() };
-    session
-        .change(change, |text| bar.set_message(text.to_owned()))
-        .await?;
-    if !no_wait {
-        bar.set_message(format!("waiting for the tasks of {job} to end"));
-        let ended = |status: &JobStatus| status.tasks.iter().all(|task| task.node.is_none());
-        session.wait_for(&job, STOP_WAIT, "stopped", ended).await?;
-    }
-    bar.finish_and_clear();
+    let work = async {
+        session.change(change, |text| waiting.tell(text)).await?;
+        if !no_wait {
+            waiting.tell(&format!("waiting for the tasks of {job} to end"));
+            let ended = |status: &JobStatus| status.tasks.iter().all(|task| task.node.is_none());
+            session.wait_for(&job, STOP_WAIT, "stopped", ended).await?;
+        }
+        Ok::<(), ApiError>(())
+    };
+    waiting.during(work).await?;
     let done = serde_json::json!({ "job": job.to_string(), "stopped": true });
     output::print(global.output, &done, |_| format!("{job} is stopped"));
     Ok(ExitCode::SUCCESS)
@@ -212,4 +273,42 @@ pub(super) async fn explain(task: SlotId, global: &Global) -> Result<ExitCode, A
         )
     });
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_crash_loop_is_called_so() {
+        let mut task = TaskStatus {
+            slot: "web[0]".parse().unwrap(),
+            node: Some("r1h1".into()),
+            rack: None,
+            state: Some(TaskState::Backoff),
+            healthy: false,
+            generation: None,
+            version: Some(1),
+            ports: BTreeMap::new(),
+            starts: 4,
+            last_end: Some("exited with code 1".into()),
+            since: None,
+            waits_for: None,
+            failures: 4,
+            next_try: Some(Millis(20_000)),
+        };
+        let now = Millis(8_000);
+        assert_eq!(
+            task_state(&task, now),
+            "crash loop (exited with code 1, next try in 12 s)"
+        );
+        assert_eq!(last_end_told(&task), None, "told once");
+        task.failures = 1;
+        assert_eq!(task_state(&task, now), "backoff");
+        assert_eq!(last_end_told(&task), task.last_end);
+        task.failures = 4;
+        task.state = Some(TaskState::Running);
+        assert_eq!(task_state(&task, now), "running");
+    }
 }

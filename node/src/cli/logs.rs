@@ -4,6 +4,7 @@
 use super::{
     args::{Format, Global},
     connect::connect,
+    output, time,
 };
 use crate::api::{
     client::unexpected,
@@ -39,7 +40,7 @@ pub(super) async fn logs(
                 }
             }
             ApiFrame::End => return Ok(ExitCode::SUCCESS),
-            ApiFrame::Progress(text) => eprintln!("-- {text}"),
+            ApiFrame::Progress(text) => output::note(global.output, "progress", &text),
             other => return Err(unexpected(&other)),
         }
     }
@@ -67,12 +68,7 @@ fn write_line(
     }
     if timestamps {
         let stream = if line.stderr { "err" } else { "out" };
-        write!(
-            out,
-            "{}.{:03} {stream} ",
-            line.at.0 / 1000,
-            line.at.0 % 1000
-        )?;
+        write!(out, "{} {stream} ", time::rfc3339(line.at))?;
     }
     writeln!(out, "{}", line.text)
 }

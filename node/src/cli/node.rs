@@ -119,7 +119,7 @@ fn resolve(args: NodeArgs, global: &Global) -> Result<NodeSettings, ApiError> {
 }
 
 /// An address of this host for one that listens on all of them.
-fn reachable(listen: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(listen: SocketAddr) -> SocketAddr {
     if !listen.ip().is_unspecified() {
         return listen;
     }

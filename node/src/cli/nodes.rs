@@ -3,7 +3,7 @@
 use super::{
     args::Global,
     connect::{Session, connect},
-    output,
+    output::{self, Waiting},
 };
 use crate::api::{
     change::Change,
@@ -151,16 +151,29 @@ pub(super) async fn leave(wait: u64, global: &Global) -> Result<ExitCode, ApiErr
         return Err(ApiError::new(ErrorCode::BadRequest, message)
             .hint("run leave on the node's own host; to empty it from here use potluck drain"));
     }
-    let bar = output::spinner(&format!("draining {}", info.name));
-    session
-        .change(
-            Change::Drain {
-                node: info.node,
-                draining: true,
-            },
-            |_| {},
-        )
+    let waiting = output::waiting(global.output, &format!("draining {}", info.name));
+    waiting
+        .during(empty_and_remove(&mut session, &info, wait, &waiting))
         .await?;
+    stop_process(&info)?;
+    let done = serde_json::json!({ "node": info.name, "left": true });
+    output::print(global.output, &done, |_| {
+        format!("{} has left the cluster", info.name)
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn empty_and_remove(
+    session: &mut Session,
+    info: &Info,
+    wait: u64,
+    waiting: &Waiting,
+) -> Result<(), ApiError> {
+    let drain = Change::Drain {
+        node: info.node,
+        draining: true,
+    };
+    session.change(drain, |text| waiting.tell(text)).await?;
     let end = tokio::time::Instant::now() + Duration::from_secs(wait);
     loop {
         let nodes = session.nodes().await?;
@@ -171,7 +184,7 @@ pub(super) async fn leave(wait: u64, global: &Global) -> Result<ExitCode, ApiErr
         if left == 0 {
             break;
         }
-        bar.set_message(format!("{left} tasks still on {}", info.name));
+        waiting.tell(&format!("{left} tasks still on {}", info.name));
         if tokio::time::Instant::now() >= end {
             let message = format!("{left} tasks are still on {} after {wait} s", info.name);
             return Err(ApiError::new(ErrorCode::Timeout, message)
@@ -180,15 +193,11 @@ pub(super) async fn leave(wait: u64, global: &Global) -> Result<ExitCode, ApiErr
         tokio::time::sleep(POLL).await;
     }
     session
-        .change(Change::Remove { node: info.node }, |_| {})
+        .change(Change::Remove { node: info.node }, |text| {
+            waiting.tell(text);
+        })
         .await?;
-    bar.finish_and_clear();
-    stop_process(&info)?;
-    let done = serde_json::json!({ "node": info.name, "left": true });
-    output::print(global.output, &done, |_| {
-        format!("{} has left the cluster", info.name)
-    });
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn stop_process(info: &Info) -> Result<(), ApiError> {

@@ -7,7 +7,8 @@ use serde::Serialize;
 use std::{
     collections::BTreeSet,
     io::IsTerminal,
-    sync::{Mutex, PoisonError},
+    pin::pin,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -67,17 +68,86 @@ pub(super) fn table<const N: usize>(
         .join("\n")
 }
 
-/// Shows that something goes on: a spinner on a terminal, nothing elsewhere.
-pub(super) fn spinner(text: &str) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
+/// Before this, and between two lines, nothing is said of what goes on.
+const SAY_AFTER: Duration = Duration::from_secs(1);
+
+/// Something that goes on while a person waits: a spinner on a terminal, lines
+/// on standard error elsewhere, each time that there is something new.
+pub(super) struct Waiting {
+    bar: ProgressBar,
+    format: Format,
+    text: Mutex<String>,
+}
+
+/// Begins to wait.
+pub(super) fn waiting(format: Format, text: &str) -> Waiting {
+    let bar = match std::io::stderr().is_terminal() {
+        true => spinner(text),
+        false => ProgressBar::hidden(),
+    };
+    Waiting {
+        bar,
+        format,
+        text: Mutex::new(text.to_owned()),
     }
+}
+
+fn spinner(text: &str) -> ProgressBar {
     let bar = ProgressBar::new_spinner().with_message(text.to_owned());
     bar.set_style(
         ProgressStyle::with_template("{spinner} {msg} ({elapsed})").expect("a constant template"),
     );
     bar.enable_steady_tick(Duration::from_millis(120));
     bar
+}
+
+impl Waiting {
+    /// What is waited for now.
+    pub(super) fn tell(&self, text: &str) {
+        self.bar.set_message(text.to_owned());
+        text.clone_into(&mut self.text());
+    }
+
+    fn text(&self) -> MutexGuard<'_, String> {
+        self.text.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does the work, and says meanwhile what is waited for.
+    pub(super) async fn during<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        let mut said = String::new();
+        loop {
+            tokio::select! {
+                done = &mut work => {
+                    self.bar.finish_and_clear();
+                    return done;
+                }
+                () = tokio::time::sleep(SAY_AFTER) => {}
+            }
+            let text = self.text().clone();
+            if self.bar.is_hidden() && text != said {
+                note(self.format, "progress", &text);
+                said = text;
+            }
+        }
+    }
+}
+
+/// Says something beside the answer on standard error: a line, or a line of
+/// JSON for who reads JSON.
+pub(super) fn note(format: Format, kind: &str, text: &str) {
+    match format {
+        Format::Json => eprintln!("{}", serde_json::json!({ kind: text })),
+        Format::Table if kind == "progress" => eprintln!("-- {text}"),
+        Format::Table => eprintln!("{kind}: {text}"),
+    }
+}
+
+/// A text of somebody else's in one line, without control characters, which a
+/// terminal would obey.
+pub(super) fn one_line(text: &str) -> String {
+    let printable = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().map(printable).collect()
 }
 
 /// Bytes for people.

@@ -1,48 +1,60 @@
-//! `potluck run`: evaluate, upload, sign, submit, wait.
+//! `potluck run`: evaluate, upload, sign, submit, wait; or go back to an
+//! earlier version. What the cluster has already is left as it is.
 
 use super::{
-    args::{Global, RunArgs},
+    args::{Expected, Global, RunArgs},
     connect::{Session, connect},
-    exit::chain,
-    output,
+    evaluate::evaluate,
+    origin,
+    output::{self, Waiting},
+    upload::Package,
 };
 use crate::api::{
-    change::Change,
+    change::{About, Change},
     client::unexpected,
     error::{ApiError, ErrorCode},
-    protocol::{ApiAnswer, ApiRequest, Changed, ChunkUpload, JobStatus},
+    plan::is_same,
+    protocol::{Changed, JobStatus},
 };
-use indicatif::ProgressBar;
-use potluck_dht::pack::{Scan, scan};
+use potluck_core::cluster::Origin;
 use potluck_specs::{
-    JobName, PackageId,
-    job::{JobDraft, JobKind, PackageSource, SignedJob},
-    support,
+    Job, JobName, PackageId,
+    job::{JobDraft, SignedJob},
 };
-use std::{ffi::OsStr, path::Path, process::ExitCode, time::Duration};
-
-/// Bytes of chunks in one upload: one frame holds them with room to spare.
-const UPLOAD_BYTES: usize = 512 << 10;
+use std::{path::Path, process::ExitCode, time::Duration};
 
 /// Times that a version race with another submitter is tried again.
 const VERSION_TRIES: u32 = 5;
 
-/// `potluck run FILE`.
+/// How long the first look at a job is tried again without a leader.
+const LOOK_WAIT: Duration = Duration::from_secs(30);
+
+/// Pause between two looks.
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
+
+/// A job that is to be submitted, under whatever version comes next.
+struct Wish {
+    job: Job,
+    package: Package,
+    about: About,
+}
+
+/// `potluck run FILE`, `potluck run --version N JOB`.
 pub(super) async fn run(args: &RunArgs, global: &Global) -> Result<ExitCode, ApiError> {
-    let drafts = evaluate(&args.file)?;
-    refuse_unsupported(&drafts)?;
-    let mut session = connect(global).await?;
+    let (mut session, wishes) = match args.version {
+        Some(version) => go_back(args, version, global).await?,
+        None => from_spec(args, global).await?,
+    };
     let mut accepted = Vec::new();
-    for mut draft in drafts {
-        if let Some(replicas) = args.replicas {
-            set_replicas(&mut draft, replicas)?;
-        }
-        accepted.push(submit(&mut session, draft, &args.file).await?);
+    for wish in wishes {
+        let waiting = output::waiting(global.output, &format!("submitting {}", wish.job.name));
+        let work = submit(&mut session, wish, &waiting);
+        accepted.push(waiting.during(work).await?);
     }
     let statuses = if args.no_wait {
         Vec::new()
     } else {
-        wait(&mut session, args, &accepted).await?
+        wait(&mut session, args, &accepted, global).await?
     };
     let shown = serde_json::json!({ "accepted": accepted, "jobs": statuses });
     output::print(global.output, &shown, |_| {
@@ -55,89 +67,142 @@ pub(super) async fn run(args: &RunArgs, global: &Global) -> Result<ExitCode, Api
     Ok(ExitCode::SUCCESS)
 }
 
-fn set_replicas(draft: &mut JobDraft, wanted: u32) -> Result<(), ApiError> {
-    let JobKind::Service { replicas } = &mut draft.kind else {
-        let message = format!("{} is not a service: it has no replicas", draft.name);
-        return Err(ApiError::new(ErrorCode::BadRequest, message));
+/// The jobs of a spec file.
+async fn from_spec(args: &RunArgs, global: &Global) -> Result<(Session, Vec<Wish>), ApiError> {
+    let file = Path::new(&args.what);
+    let drafts = evaluate(file, &args.set, args.replicas)?;
+    let names: Vec<&JobName> = drafts.iter().map(|draft| &draft.name).collect();
+    check_expected(&args.expect_version, &names)?;
+    let (origin, session) = tokio::join!(origin::of(file), connect(global));
+    let (origin, session) = (origin?, session?);
+    let wishes = drafts.into_iter().map(|draft| {
+        let package = Package::of(&draft, file)?;
+        let about = about(args, &draft.name, origin.clone());
+        let job = bind(&session, draft, package.id);
+        Ok(Wish {
+            job,
+            package,
+            about,
+        })
+    });
+    let wishes = wishes.collect::<Result<_, ApiError>>()?;
+    Ok((session, wishes))
+}
+
+/// The job of a draft, under the first version.
+pub(super) fn bind(session: &Session, draft: JobDraft, package: PackageId) -> Job {
+    let cluster = session.client.welcome.cluster.clone();
+    draft.bind(session.profile.fleet, &cluster, 1, package, &[])
+}
+
+/// What an earlier version was, to be signed again by who goes back.
+async fn go_back(
+    args: &RunArgs,
+    version: u64,
+    global: &Global,
+) -> Result<(Session, Vec<Wish>), ApiError> {
+    let name: JobName = args.what.parse().map_err(|error| {
+        let message = format!("with --version, run takes the name of a job: {error}");
+        ApiError::new(ErrorCode::BadRequest, message)
+            .hint("write potluck run --version N JOB; see potluck history JOB")
+    })?;
+    check_expected(&args.expect_version, &[&name])?;
+    let mut session = connect(global).await?;
+    let (content, job) = session.version(&name, Some(version)).await?;
+    let origin = Origin {
+        back_to: Some(version),
+        ..content.about.origin
     };
-    *replicas = wanted;
+    let wish = Wish {
+        package: Package::known(job.package),
+        about: about(args, &name, origin),
+        job,
+    };
+    Ok((session, vec![wish]))
+}
+
+fn about(args: &RunArgs, job: &JobName, origin: Origin) -> About {
+    let expected = args.expect_version.iter();
+    About {
+        message: args.message.clone().unwrap_or_default(),
+        expected_version: expected
+            .filter(|expected| expected.job.as_ref().is_none_or(|name| name == job))
+            .map(|expected| expected.version)
+            .next(),
+        origin,
+    }
+}
+
+/// A version without a name is for the one job that there is.
+fn check_expected(expected: &[Expected], jobs: &[&JobName]) -> Result<(), ApiError> {
+    let bad = |message: String| {
+        ApiError::new(ErrorCode::BadRequest, message)
+            .hint("write --expect-version JOB=N for each job that you have looked at")
+    };
+    for expected in expected {
+        match &expected.job {
+            None if jobs.len() != 1 => {
+                let message = format!("--expect-version N is for one job, here are {}", jobs.len());
+                return Err(bad(message));
+            }
+            Some(name) if !jobs.contains(&name) => {
+                return Err(bad(format!(
+                    "--expect-version names {name}, which is not here"
+                )));
+            }
+            _ => {}
+        }
+    }
     Ok(())
 }
 
-/// What was accepted.
+/// What was accepted, or was there already.
 #[derive(Debug, serde::Serialize)]
 struct Accepted {
     job: JobName,
     version: u64,
+    unchanged: bool,
     package: PackageId,
     holders: Vec<String>,
 }
 
 fn show(job: &Accepted, statuses: &[JobStatus]) -> String {
-    let accepted = format!(
-        "{} version {} is accepted; its package {} is on {}",
-        job.job,
-        job.version,
-        job.package,
-        job.holders.join(", "),
-    );
+    let accepted = match job.unchanged {
+        true => format!("{} is unchanged, version {}", job.job, job.version),
+        false => format!(
+            "{} version {} is accepted; its package {} is on {}",
+            job.job,
+            job.version,
+            job.package,
+            job.holders.join(", "),
+        ),
+    };
     match statuses.iter().find(|status| status.name == job.job) {
         Some(status) => format!("{accepted}\n{}/{} healthy", status.healthy, status.replicas),
         None => accepted,
     }
 }
 
-/// Evaluates a spec in a child process with limits: a spec can't hurt the
-/// process that holds the person's keys.
-fn evaluate(file: &Path) -> Result<Vec<JobDraft>, ApiError> {
-    let bad = |text: String| ApiError::new(ErrorCode::BadRequest, text);
-    let program = std::env::current_exe()
-        .map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
-    potluck_starlark::sandboxed(&program, &[OsStr::new("internal-evaluate")], file)
-        // The list of problems begins each with "error:", as we do.
-        .map_err(|error| bad(chain(&error).trim_start_matches("error: ").into()))
-}
-
-/// What nobody executes yet is said before anything is uploaded.
-fn refuse_unsupported(drafts: &[JobDraft]) -> Result<(), ApiError> {
-    let findings = drafts.iter().flat_map(|draft| {
-        let about = |finding| format!("job {}: {finding}", draft.name);
-        support::unsupported(draft).into_iter().map(about)
-    });
-    let findings: Vec<String> = findings.collect();
-    match findings.is_empty() {
-        true => Ok(()),
-        false => Err(ApiError::new(ErrorCode::BadRequest, findings.join("\n"))),
-    }
-}
-
-/// The child's side of [`evaluate`].
-pub(super) fn evaluate_child(file: &Path) -> ExitCode {
-    ExitCode::from(potluck_starlark::child_main(file))
-}
-
-async fn submit(session: &mut Session, draft: JobDraft, file: &Path) -> Result<Accepted, ApiError> {
-    let bar = output::spinner(&format!("submitting {}", draft.name));
-    let package = match &draft.package {
-        PackageSource::Id(id) => *id,
-        PackageSource::Path(path) => {
-            let base = file.parent().unwrap_or_else(|| Path::new("."));
-            upload(session, &base.join(path), &bar).await?
-        }
-        PackageSource::Oci(_) => return Err(not_yet(&draft, "a package from a registry")),
-    };
-    if !draft.packages.is_empty() {
-        return Err(not_yet(&draft, "a second package"));
-    }
+async fn submit(
+    session: &mut Session,
+    wish: Wish,
+    waiting: &Waiting,
+) -> Result<Accepted, ApiError> {
+    let package = wish.package.id;
     let mut tries = 0;
     let changed = loop {
-        match sign_and_send(session, &draft, package, &bar).await {
+        match sign_and_send(session, &wish, waiting).await {
             // Somebody else submitted between our look and our change.
-            Err(error) if error.code == ErrorCode::Conflict && tries < VERSION_TRIES => tries += 1,
+            Err(error)
+                if error.code == ErrorCode::Conflict
+                    && wish.about.expected_version.is_none()
+                    && tries < VERSION_TRIES =>
+            {
+                tries += 1;
+            }
             outcome => break outcome?,
         }
     };
-    bar.finish_and_clear();
     match changed {
         Changed::JobAccepted {
             job,
@@ -146,38 +211,33 @@ async fn submit(session: &mut Session, draft: JobDraft, file: &Path) -> Result<A
         } => Ok(Accepted {
             job,
             version,
+            unchanged: false,
             package,
             holders,
+        }),
+        Changed::JobUnchanged { job, version } => Ok(Accepted {
+            job,
+            version,
+            unchanged: true,
+            package,
+            holders: Vec::new(),
         }),
         other => Err(unexpected(&other)),
     }
 }
 
-fn not_yet(draft: &JobDraft, what: &str) -> ApiError {
-    let message = format!("job {}: {what} is not yet supported", draft.name);
-    ApiError::new(ErrorCode::BadRequest, message)
-}
-
 async fn sign_and_send(
     session: &mut Session,
-    draft: &JobDraft,
-    package: PackageId,
-    bar: &ProgressBar,
+    wish: &Wish,
+    waiting: &Waiting,
 ) -> Result<Changed, ApiError> {
-    let current = match session.jobs(Some(draft.name.clone())).await {
-        Ok(jobs) => jobs.first().map_or(0, |job| job.version),
-        Err(error) if error.code == ErrorCode::NotFound => 0,
-        // The change below waits for a leader; so may this look.
-        Err(error) if error.is_worth_a_retry() => retry_version(session, &draft.name).await?,
-        Err(error) => return Err(error),
-    };
-    let (fleet, cluster) = (
-        session.profile.fleet,
-        session.client.welcome.cluster.clone(),
-    );
-    let job = draft
-        .clone()
-        .bind(fleet, &cluster, current + 1, package, &[]);
+    let current = look(session, &wish.job.name, waiting).await?;
+    // What the cluster has needs no upload. Whether it has it says the leader.
+    if !current.is_running(&wish.job) {
+        wish.package.upload(session, waiting).await?;
+    }
+    let mut job = wish.job.clone();
+    job.version = current.version + 1;
     let signed = SignedJob::new(
         &session.profile.key,
         session.profile.credential.clone(),
@@ -185,100 +245,65 @@ async fn sign_and_send(
     );
     let change = Change::RunJob {
         job: Box::new(signed),
+        about: wish.about.clone(),
     };
-    session
-        .change(change, |text| bar.set_message(text.to_owned()))
-        .await
+    session.change(change, |text| waiting.tell(text)).await
 }
 
-/// The job's version, asked for until there is a leader to tell it.
-async fn retry_version(session: &mut Session, job: &JobName) -> Result<u64, ApiError> {
-    let end = tokio::time::Instant::now() + Duration::from_secs(30);
+/// What the cluster has of a job.
+#[derive(Default)]
+struct Present {
+    version: u64,
+    stopped: bool,
+    job: Option<Job>,
+}
+
+impl Present {
+    fn is_running(&self, wish: &Job) -> bool {
+        let same = self.job.as_ref().is_some_and(|job| is_same(job, wish));
+        same && !self.stopped
+    }
+}
+
+/// Looks at the job, again and again until there is a leader to tell of it.
+async fn look(
+    session: &mut Session,
+    job: &JobName,
+    waiting: &Waiting,
+) -> Result<Present, ApiError> {
+    let end = tokio::time::Instant::now() + LOOK_WAIT;
     loop {
-        match session.jobs(Some(job.clone())).await {
-            Ok(jobs) => return Ok(jobs.first().map_or(0, |job| job.version)),
-            Err(error) if error.code == ErrorCode::NotFound => return Ok(0),
+        match session.content(job, None).await {
+            Ok(content) => {
+                return Ok(Present {
+                    version: content.about.version,
+                    stopped: content.stopped,
+                    // One of a newer program: not the same, whatever it is.
+                    job: Job::decode(&content.job).ok(),
+                });
+            }
+            Err(error) if error.code == ErrorCode::NotFound => return Ok(Present::default()),
             Err(error) if error.is_worth_a_retry() && tokio::time::Instant::now() < end => {
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                waiting.tell(&format!("{}; trying again", error.message));
+                tokio::time::sleep(LOOK_PAUSE).await;
             }
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Cuts a file or folder into chunks and sends those that the node lacks.
-async fn upload(
-    session: &mut Session,
-    path: &Path,
-    bar: &ProgressBar,
-) -> Result<PackageId, ApiError> {
-    bar.set_message(format!("packing {}", path.display()));
-    let bad = |error: &dyn std::error::Error| {
-        ApiError::new(
-            ErrorCode::BadRequest,
-            format!("can't pack {}: {}", path.display(), chain(error)),
-        )
-        .hint("a spec's package is a path beside the spec file")
-    };
-    let package = scan(path).map_err(|error| bad(&error))?;
-    let manifest = ApiRequest::PutManifest(package.manifest_bytes.clone());
-    let mut missing = missing(session.client.ask(&manifest).await?)?;
-    let total = missing.len();
-    while !missing.is_empty() {
-        bar.set_message(format!(
-            "uploading {}, {} of {total} chunks left",
-            path.display(),
-            missing.len()
-        ));
-        let chunks = batch(&package, &missing).map_err(|error| bad(&error))?;
-        let sent = chunks.len();
-        session.client.ask(&ApiRequest::PutChunks(chunks)).await?;
-        missing.drain(..sent);
-    }
-    Ok(package.id)
-}
-
-fn missing(answer: ApiAnswer) -> Result<Vec<potluck_specs::ChunkHash>, ApiError> {
-    match answer {
-        ApiAnswer::Missing(missing) => Ok(missing),
-        other => Err(unexpected(&other)),
-    }
-}
-
-/// The first of the missing chunks, as many as fit in one upload.
-fn batch(
-    package: &Scan,
-    missing: &[potluck_specs::ChunkHash],
-) -> Result<Vec<ChunkUpload>, potluck_dht::pack::PackError> {
-    let mut chunks = Vec::new();
-    let mut bytes = 0;
-    for hash in missing {
-        let Some(content) = package.read(*hash)? else {
-            continue;
-        };
-        bytes += content.len();
-        if !chunks.is_empty() && bytes > UPLOAD_BYTES {
-            break;
-        }
-        chunks.push(ChunkUpload {
-            hash: *hash,
-            bytes: content,
-        });
-    }
-    Ok(chunks)
-}
-
 async fn wait(
     session: &mut Session,
     args: &RunArgs,
     accepted: &[Accepted],
+    global: &Global,
 ) -> Result<Vec<JobStatus>, ApiError> {
     let limit = Duration::from_secs(args.wait);
     let mut statuses = Vec::new();
     for job in accepted {
-        let bar = output::spinner(&format!("waiting for {}", job.job));
+        let waiting = output::waiting(global.output, &format!("waiting for {}", job.job));
         let healthy = |status: &JobStatus| {
-            bar.set_message(format!(
+            waiting.tell(&format!(
                 "{}: {}/{} healthy",
                 job.job, status.healthy, status.replicas
             ));
@@ -289,12 +314,41 @@ async fn wait(
                         .iter()
                         .all(|task| task.version == Some(job.version))
         };
-        statuses.push(
-            session
-                .wait_for(&job.job, limit, "healthy", healthy)
-                .await?,
-        );
-        bar.finish_and_clear();
+        let work = session.wait_for(&job.job, limit, "healthy", healthy);
+        statuses.push(waiting.during(work).await?);
     }
     Ok(statuses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expected(texts: &[&str]) -> Vec<Expected> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn expected_versions_are_for_jobs_that_are_there() {
+        let (web, db) = (JobName::in_default("web"), JobName::in_default("db"));
+        let one = [&web];
+        let two = [&web, &db];
+        for (texts, jobs, good) in [
+            (&["3"][..], &one[..], true),
+            (&["3"], &two, false),
+            (&["web=3"], &two, true),
+            (&["web=3", "default/db=0"], &two, true),
+            (&["other=3"], &two, false),
+            (&[], &two, true),
+        ] {
+            assert_eq!(
+                check_expected(&expected(texts), jobs).is_ok(),
+                good,
+                "{texts:?}"
+            );
+        }
+        for bad in ["", "web=", "=3", "web=x", "-1"] {
+            assert!(bad.parse::<Expected>().is_err(), "{bad:?}");
+        }
+    }
 }

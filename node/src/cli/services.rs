@@ -26,7 +26,8 @@ pub(super) async fn resolve(
         other => return Err(unexpected(&other)),
     };
     if resolved.stale {
-        eprintln!("warning: this answer is stale: there was no newer one to be had");
+        let text = "this answer is stale: there was no newer one to be had";
+        output::note(global.output, "warning", text);
     }
     output::print(global.output, &resolved, |resolved| {
         output::table(

@@ -2,12 +2,12 @@
 //! as git does with commands that are programs of their own. So the node does
 //! not depend on its own test bed.
 
-use super::exit;
+use super::{args::Format, exit};
 use crate::api::error::{ApiError, ErrorCode};
 use std::{os::unix::process::CommandExt, process::Command, process::ExitCode};
 
 /// Becomes `potluck-testnet`.
-pub(super) fn exec(args: &[String]) -> ExitCode {
+pub(super) fn exec(args: &[String], format: Format) -> ExitCode {
     let beside = std::env::current_exe()
         .ok()
         .map(|exe| exe.with_file_name("potluck-testnet"));
@@ -19,5 +19,6 @@ pub(super) fn exec(args: &[String]) -> ExitCode {
     exit::fail(
         &ApiError::new(ErrorCode::NotFound, message)
             .hint("potluck-testnet is built and shipped beside potluck: cargo build --workspace"),
+        format,
     )
 }

@@ -5,8 +5,9 @@
 use super::{shared::Shared, voters};
 use crate::{
     api::{
-        change::{Change, ChangeRequest, SignedChange},
+        change::{About, Change, ChangeRequest, SignedChange},
         error::{ApiError, ErrorCode},
+        plan::is_same,
         protocol::Changed,
     },
     cli::chain,
@@ -16,7 +17,7 @@ use crate::{
 };
 use futures::{StreamExt, stream::FuturesUnordered};
 use potluck_core::{
-    cluster::{Cluster, Command, Refused, Reply},
+    cluster::{Cluster, Command, Refused, Reply, RolloutPhase, TEXT_BYTES_MAX},
     scheduler::{HostView, SessionState},
 };
 use potluck_specs::{
@@ -51,7 +52,9 @@ pub(super) async fn carry_out(
         .verify(me.fleet, &me.cluster, clock::unix_now())
         .map_err(|error| ApiError::new(ErrorCode::Denied, chain(&error)))?;
     match &request.change {
-        Change::RunJob { job } => run_job(shared, &request, &author, job, holder).await,
+        Change::RunJob { job, about } => {
+            run_job(shared, &request, &author, (job, about), holder).await
+        }
         _ => simple(shared, &request, &author).await,
     }
 }
@@ -125,7 +128,7 @@ async fn run_job(
     shared: &Arc<Shared>,
     request: &ChangeRequest,
     author: &UserCertificate,
-    signed: &SignedJob,
+    (signed, about): (&SignedJob, &About),
     holder: NodeId,
 ) -> Result<Changed, ApiError> {
     let me = &shared.me;
@@ -139,6 +142,7 @@ async fn run_job(
         ));
     }
     check(&job)?;
+    check_about(about)?;
     // A repeat, or a version that has passed, needs no package to be moved.
     let known = shared
         .control
@@ -151,6 +155,11 @@ async fn run_job(
             holders,
         });
     }
+    check_expected(shared, &job.name, about.expected_version)?;
+    if let Some(version) = unchanged(shared, &job) {
+        let job = job.name;
+        return Ok(Changed::JobUnchanged { job, version });
+    }
     check_version(shared, &job)?;
     let (holders, package_bytes) = keep_package(shared, job.package, holder).await?;
     let names = holders
@@ -161,11 +170,12 @@ async fn run_job(
         change: request.id,
         job: Box::new(signed.clone()),
         author: author.user.clone(),
-        message: String::new(),
+        message: about.message.clone(),
         holders,
         package_bytes,
         now: clock::unix_now(),
-        expected_version: None,
+        expected_version: about.expected_version,
+        origin: about.origin.clone(),
     };
     match propose(shared, command).await? {
         Reply::Accepted { version } => Ok(Changed::JobAccepted {
@@ -173,10 +183,66 @@ async fn run_job(
             version,
             holders: names,
         }),
-        Reply::Conflict { current } => Err(conflict(&job.name, current)),
+        Reply::Conflict { current } => match about.expected_version {
+            Some(expected) if expected != current => Err(moved_on(&job.name, expected, current)),
+            _ => Err(conflict(&job.name, current)),
+        },
         Reply::Refused { why } => Err(refused(&why)),
         other => Err(unexpected(&other)),
     }
+}
+
+/// The log would cut what is too long; a person should hear of it.
+fn check_about(about: &About) -> Result<(), ApiError> {
+    let spec = about.origin.spec.as_ref().map_or(0, String::len);
+    if about.message.len() <= TEXT_BYTES_MAX && spec <= TEXT_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!("a message, and a spec's path, has at most {TEXT_BYTES_MAX} bytes");
+    Err(ApiError::new(ErrorCode::BadRequest, message))
+}
+
+fn check_expected(shared: &Shared, job: &JobName, expected: Option<u64>) -> Result<(), ApiError> {
+    let current = shared
+        .control
+        .read(|state: &Cluster| state.next_version(job) - 1);
+    match expected {
+        Some(expected) if expected != current => Err(moved_on(job, expected, current)),
+        _ => Ok(()),
+    }
+}
+
+fn moved_on(job: &JobName, expected: u64, current: u64) -> ApiError {
+    let text = |version| match version {
+        0 => "not there".into(),
+        _ => format!("at version {version}"),
+    };
+    let (expected, current) = (text(expected), text(current));
+    let message = format!("job {job} is {current}, and was expected to be {expected}");
+    ApiError::new(ErrorCode::Conflict, message).hint(format!(
+        "it moved on since you looked; see potluck history {job}, and plan again"
+    ))
+}
+
+/// The version that the job is at, if it is the same job: version and
+/// signature put aside. One whose signature holds no longer is not the same,
+/// since no host would start it, nor is a stopped one, nor one whose rollout
+/// failed: that is tried again.
+fn unchanged(shared: &Shared, job: &Job) -> Option<u64> {
+    let current = shared.control.read(|state: &Cluster| {
+        let record = state.jobs().get(&job.name)?;
+        let phase = state.rollout(&job.name).map(|rollout| &rollout.phase);
+        let failed = matches!(
+            phase,
+            Some(RolloutPhase::Failed { .. } | RolloutPhase::RolledBack { .. })
+        );
+        (!record.stopped && !failed).then(|| record.current().job.clone())
+    })?;
+    let me = &shared.me;
+    let (current, _) = current
+        .verify(me.fleet, &me.cluster, clock::unix_now())
+        .ok()?;
+    is_same(&current, job).then_some(current.version)
 }
 
 /// Names of the nodes that hold a package by the log.
@@ -191,7 +257,7 @@ fn recorded_holders(shared: &Shared, package: PackageId) -> Vec<String> {
         .collect()
 }
 
-fn check(job: &Job) -> Result<(), ApiError> {
+pub(super) fn check(job: &Job) -> Result<(), ApiError> {
     let findings = validate::check_job(job);
     if !validate::refused(&findings) {
         return Ok(());

@@ -164,6 +164,8 @@ mod tests {
             free: Resources::default(),
             total: Resources::default(),
             draining: false,
+            pressure: 0,
+            facts: None,
             inventory: Inventory {
                 since: None,
                 number: 1,
@@ -181,11 +183,12 @@ mod tests {
             job: slot().job,
             version: 1,
             wanted: 1,
+            each_most: None,
+            devices: BTreeMap::new(),
             resources: Resources::default(),
             ports: Vec::new(),
             package: PackageId([0; 32]),
             package_bytes: 0,
-            tasks_by_rack: BTreeMap::new(),
         };
         let award = Award {
             authority,

@@ -26,6 +26,7 @@ mod members;
 mod operations;
 mod packages;
 mod peers;
+mod plan;
 mod queries;
 mod renewal;
 mod requests;
@@ -39,6 +40,7 @@ mod start;
 #[cfg(test)]
 mod tests;
 mod twins;
+mod versions;
 mod voters;
 
 pub use settings::{JoinWish, NodeSettings};

@@ -138,6 +138,12 @@ impl Operations for Api {
             ApiRequest::Nodes => query(shared, Query::Nodes, &frames).await,
             ApiRequest::Jobs { job } => query(shared, Query::Jobs(job), &frames).await,
             ApiRequest::Explain(slot) => query(shared, Query::Explain(slot), &frames).await,
+            ApiRequest::History(job) => query(shared, Query::History(job), &frames).await,
+            ApiRequest::Version { job, version } => {
+                query(shared, Query::Version(job, version), &frames).await
+            }
+            ApiRequest::Plan(plan) => query(shared, Query::Plan(plan), &frames).await,
+            ApiRequest::JobsOfSpec(spec) => query(shared, Query::JobsOfSpec(spec), &frames).await,
             ApiRequest::PutManifest(bytes) => shared
                 .packages
                 .put_manifest(bytes)

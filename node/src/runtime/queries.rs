@@ -1,6 +1,6 @@
 //! What people ask, answered by the leader from the scheduler's picture.
 
-use super::{shared::Shared, voters};
+use super::{plan, shared::Shared, versions, voters};
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
@@ -10,12 +10,12 @@ use crate::{
     wire::Query,
 };
 use potluck_core::{
-    auction::Refusal,
     cluster::{Cluster, JobRecord, Member},
+    host::pause,
     scheduler::{HostView, Scheduler, SessionState, SlotPhase, SlotView, Verdict},
     session::{SlotReport, TaskState},
 };
-use potluck_specs::{JobName, NodeId, SlotId, job::Resources};
+use potluck_specs::{JobName, Millis, NodeId, SlotId, job::Resources};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
@@ -49,6 +49,33 @@ pub(super) async fn answer(shared: &Arc<Shared>, query: Query) -> Result<ApiAnsw
             shared
                 .scheduling
                 .look(move |scheduler, state| explain(scheduler, state, &slot))
+                .await
+        }
+        Query::Plan(request) => {
+            let jobs = plan::read(&request)?;
+            shared
+                .scheduling
+                .look(move |scheduler, state| {
+                    Ok(plan::plan(scheduler, state, &jobs, clock::boot_now()))
+                })
+                .await
+        }
+        Query::History(job) => {
+            shared
+                .scheduling
+                .look(move |_, state| versions::history(state, &job))
+                .await
+        }
+        Query::Version(job, version) => {
+            shared
+                .scheduling
+                .look(move |_, state| versions::version(state, &job, version))
+                .await
+        }
+        Query::JobsOfSpec(spec) => {
+            shared
+                .scheduling
+                .look(move |_, state| Ok(ApiAnswer::JobsOfSpec(versions::jobs_of(state, &spec))))
                 .await
         }
     };
@@ -150,7 +177,7 @@ fn jobs(
     Ok(ApiAnswer::Jobs(statuses))
 }
 
-fn no_such_job(state: &Cluster, job: &JobName) -> ApiError {
+pub(super) fn no_such_job(state: &Cluster, job: &JobName) -> ApiError {
     let error = ApiError::new(ErrorCode::NotFound, format!("there is no job {job}"));
     let known: Vec<String> = state
         .jobs()
@@ -193,6 +220,9 @@ fn job_status(
         running: running as u32,
         healthy: count(|task| task.healthy && task.version.is_some()) as u32,
         author: current.author.clone(),
+        accepted_at: current.accepted_at,
+        message: current.message.clone(),
+        stopped_by: record.stopped_by.clone(),
         package: current.package,
         services,
         tasks: if with_tasks { tasks } else { Vec::new() },
@@ -221,7 +251,24 @@ fn task_status(state: &Cluster, view: &SlotView) -> TaskStatus {
         last_end: report.and_then(|report| report.last_end.clone()),
         since: report.map(|report| report.since),
         waits_for: waits_for(state, view, shown.is_some()),
+        failures: report.map_or(0, |report| report.failures),
+        next_try: report.and_then(|report| next_try(state, report)),
     }
+}
+
+/// When a task that failed is started again, by its job's own policy.
+fn next_try(state: &Cluster, report: &SlotReport) -> Option<Millis> {
+    let failures = report.failures.checked_sub(1)?;
+    if report.state != TaskState::Backoff {
+        return None;
+    }
+    let record = state.jobs().get(&report.slot.job)?;
+    let job = record
+        .version(report.version)?
+        .job
+        .decode_unchecked()
+        .ok()?;
+    Some(report.since + pause(job.task.restart, failures))
 }
 
 fn ports(report: &SlotReport, address: Option<IpAddr>) -> BTreeMap<String, SocketAddr> {
@@ -299,7 +346,7 @@ fn explain(scheduler: &Scheduler, state: &Cluster, slot: &SlotId) -> Result<ApiA
     Ok(ApiAnswer::Explained(verdicts))
 }
 
-fn verdict_text(verdict: &Verdict) -> String {
+pub(super) fn verdict_text(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Chosen { generation } => format!("it is here, generation {generation}"),
         Verdict::Refused { refusal } => refusal.to_string(),

@@ -166,6 +166,7 @@ async fn reign(
     shared.directory.greeted(authority, leader);
     let config = SchedulerConfig {
         election_timeout: shared.control.quorum_lease(),
+        unix_offset: clock::unix_now().since(clock::boot_now()),
     };
     let mut court = Court {
         shared,

@@ -111,7 +111,11 @@ impl StartError {
             StartError::Join(error) if error.is_temporary() => ErrorCode::Unavailable,
             StartError::Join(_) => ErrorCode::Denied,
             StartError::NoCluster(_) | StartError::NoHelper(_) => ErrorCode::BadRequest,
-            _ => ErrorCode::Unavailable,
+            // Somebody else's for now: another node, or what listens there.
+            StartError::Folder(FolderError::InUse { .. })
+            | StartError::Listen { .. }
+            | StartError::Socket { .. } => ErrorCode::Unavailable,
+            _ => ErrorCode::Failed,
         }
     }
 

@@ -8,7 +8,10 @@ use crate::{
     identity::{self, DataFolder, InitOptions, needs_renewal},
     runtime::certificates::grace,
 };
-use potluck_core::cluster::{Cluster, Command};
+use potluck_core::{
+    attributes::Facts,
+    cluster::{Cluster, Command},
+};
 use potluck_specs::{
     ChangeId, Millis, NodeId, NodeName, Topology,
     job::Resources,
@@ -73,10 +76,8 @@ impl Host {
             rack: Some("r1".into()),
             listen: self.address,
             advertise: self.address,
-            total: Resources {
-                cpu_millis: 1_000,
-                memory_bytes: 1 << 30,
-            },
+            total: Resources::new(1_000, 1 << 30),
+            facts: Facts::default(),
             ports: 20_000..=20_010,
             agent_lease: Millis(60_000),
             replace_voter_after: Duration::from_secs(300),

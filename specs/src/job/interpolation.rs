@@ -310,6 +310,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn what_is_escaped_stays(text in "([$]{0,4}[{]?(slot.index|x|a.b|HOME)?[}]?){0,8}|\\PC{0,40}") {
             let escaped = escape(&text);

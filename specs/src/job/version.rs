@@ -152,6 +152,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn it_is_an_order(texts in prop::array::uniform3("[0-2a-bv.\\-]{0,6}|[0-9]{1,2}(\\.(rc|0|1|x)){0,3}")) {
             let [a, b, c] = &texts;

@@ -98,13 +98,12 @@ const USES: &[(&str, Use)] = &[
     ("keeping heavy traffic", |d| {
         d.placement.bandwidth_heavy = true
     }),
-    ("waiting for another job", |d| {
-        d.change.depends_on.push(Dependency::default())
+    ("a stage of a place", |d| {
+        d.change.update.stages.push(Stage {
+            size: StageSize::Rack,
+            bake_ms: 0,
+        })
     }),
-    ("a disruption budget", |d| {
-        d.change.budget = Some(Amount::Count(1))
-    }),
-    ("an update in stages", |d| d.change.update.rollback = true),
     ("another maintenance", |d| {
         d.change.maintenance = Maintenance::RideOut { up_to_ms: 1 }
     }),

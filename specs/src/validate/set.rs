@@ -185,6 +185,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         /// A circle is told exactly if there is one, by the plain definition:
         /// what can be taken away because it waits for nobody left.
         #[test]

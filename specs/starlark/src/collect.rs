@@ -1,28 +1,42 @@
 //! What the functions of the language leave behind while a file is evaluated:
-//! jobs and problems.
+//! jobs, parameters and findings.
 
-use crate::{Problem, ProblemKind, scan};
+use crate::{
+    call::Call,
+    finding::Finding,
+    param::{Parameter, Settings},
+};
 use potluck_specs::job::JobDraft;
 use starlark::{any::ProvidesStaticType, eval::Evaluator};
-use std::{cell::RefCell, ops::Range};
+use std::cell::RefCell;
 
-/// Most jobs of a file, and most problems that are told at once: after these
+/// Most jobs of a file, and most findings that are told at once: after these
 /// nobody reads on, and a loop must not fill the memory.
 const JOBS_MAX: usize = 1_000;
-const PROBLEMS_MAX: usize = 100;
+const FINDINGS_MAX: usize = 100;
 
 /// Handed to every function through the evaluator.
 #[derive(Debug, ProvidesStaticType)]
 pub(crate) struct Collector {
-    file: String,
-    source: String,
+    /// Is the file loaded by another?
+    pub(crate) is_library: bool,
+    /// What the person set.
+    pub(crate) settings: Settings,
     found: RefCell<Found>,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    pub(crate) jobs: Vec<JobDraft>,
-    pub(crate) problems: Vec<Problem>,
+    pub(crate) jobs: Vec<Declared>,
+    pub(crate) params: Vec<Parameter>,
+    pub(crate) findings: Vec<Finding>,
+}
+
+/// A job with the call that declared it.
+#[derive(Debug)]
+pub(crate) struct Declared {
+    pub(crate) draft: JobDraft,
+    pub(crate) call: Call,
 }
 
 /// Ends the evaluation: there is enough to tell already.
@@ -30,8 +44,8 @@ pub(crate) struct Found {
 pub(crate) enum TooMany {
     #[error("a file has at most {JOBS_MAX} jobs")]
     Jobs,
-    #[error("there are more than {PROBLEMS_MAX} problems; the rest is not shown")]
-    Problems,
+    #[error("there are more than {FINDINGS_MAX} findings; the rest is not shown")]
+    Findings,
 }
 
 impl From<TooMany> for starlark::Error {
@@ -41,10 +55,10 @@ impl From<TooMany> for starlark::Error {
 }
 
 impl Collector {
-    pub(crate) fn new(file: &str, source: &str) -> Collector {
+    pub(crate) fn new(is_library: bool, settings: &Settings) -> Collector {
         Collector {
-            file: file.into(),
-            source: source.into(),
+            is_library,
+            settings: settings.clone(),
             found: RefCell::default(),
         }
     }
@@ -53,7 +67,7 @@ impl Collector {
     pub(crate) fn of<'a>(eval: &Evaluator<'_, 'a, '_>) -> &'a Collector {
         eval.extra
             .and_then(|extra| extra.downcast_ref())
-            .expect("evaluate() sets the collector")
+            .expect("every evaluation sets the collector")
     }
 
     pub(crate) fn into_found(self) -> Found {
@@ -62,49 +76,31 @@ impl Collector {
 
     pub(crate) fn has_job(&self, draft: &JobDraft) -> bool {
         let found = self.found.borrow();
-        found.jobs.iter().any(|job| job.name == draft.name)
+        found.jobs.iter().any(|job| job.draft.name == draft.name)
     }
 
-    pub(crate) fn add_job(&self, draft: JobDraft) -> Result<(), TooMany> {
+    pub(crate) fn declare(&self, job: Declared) -> Result<(), TooMany> {
         let jobs = &mut self.found.borrow_mut().jobs;
         if jobs.len() == JOBS_MAX {
             return Err(TooMany::Jobs);
         }
-        jobs.push(draft);
+        jobs.push(job);
         Ok(())
     }
 
-    pub(crate) fn add_problem(
-        &self,
-        bytes: Range<usize>,
-        kind: ProblemKind,
-        message: String,
-        hint: Option<String>,
-    ) -> Result<(), TooMany> {
-        let problems = &mut self.found.borrow_mut().problems;
-        if problems.len() == PROBLEMS_MAX {
-            return Err(TooMany::Problems);
+    pub(crate) fn add_param(&self, param: Parameter) {
+        let params = &mut self.found.borrow_mut().params;
+        if params.iter().all(|known| known.name != param.name) {
+            params.push(param);
         }
-        let problem = Problem::at(&self.file, &self.source, bytes, kind, message);
-        problems.push(problem.with_hint(hint));
+    }
+
+    pub(crate) fn tell(&self, finding: Finding) -> Result<(), TooMany> {
+        let findings = &mut self.found.borrow_mut().findings;
+        if findings.len() == FINDINGS_MAX {
+            return Err(TooMany::Findings);
+        }
+        findings.push(finding);
         Ok(())
-    }
-
-    /// Where the running call stands in the file.
-    pub(crate) fn call_place(eval: &Evaluator) -> Range<usize> {
-        match eval.call_stack_top_location() {
-            Some(place) => place.span.begin().get() as usize..place.span.end().get() as usize,
-            None => 0..0,
-        }
-    }
-
-    /// Where one argument of the call at `call` stands, if it is written there.
-    pub(crate) fn argument_place(&self, call: &Range<usize>, name: &str) -> Option<scan::Argument> {
-        let found = scan::find_argument(self.source.get(call.clone())?, name)?;
-        let shift = |range: Range<usize>| range.start + call.start..range.end + call.start;
-        Some(scan::Argument {
-            name: shift(found.name),
-            value: shift(found.value),
-        })
     }
 }

@@ -1,20 +1,46 @@
 //! Evaluates spec files (`*.star`) to job drafts.
 //!
 //! This crate answers for the language of specs and is the only user of the
-//! Starlark crate. [`evaluate`] is the work itself: hermetic and
+//! Starlark crate. [`Evaluator`] is the work itself: hermetic and
 //! deterministic, but a hostile file can make it use any amount of memory.
-//! [`sandboxed`] therefore runs it in a child process with limits. What a
-//! valid job is says `potluck_specs::validate`.
+//! [`Sandbox`] therefore runs it in a child process with limits. What a valid
+//! job is says `potluck_specs::validate`.
+//!
+//! The functions of the language are defined in tables (`functions`), from
+//! which calls are read, values are shown and the reference is written.
 
-mod arguments;
+mod build;
+mod call;
+mod child;
 mod collect;
+mod define;
 mod evaluate;
+mod fields;
+mod finding;
+mod functions;
+mod label;
 mod language;
-mod problem;
+mod param;
+mod place;
+mod protocol;
+mod read;
+mod reference;
+mod render;
+mod root;
 mod sandbox;
 mod scan;
+mod show;
+mod starting;
 mod units;
 
-pub use evaluate::evaluate;
-pub use problem::{Problem, ProblemKind};
-pub use sandbox::{EvalError, child_main, sandboxed};
+pub use child::child_main;
+pub use evaluate::{Evaluated, EvaluatedJob, Evaluator, Files, Text, Wanted};
+pub use finding::{Finding, FindingKind, Severity, Spot};
+pub use label::{Label, LabelError};
+pub use param::{Parameter, Settings};
+pub use reference::{FunctionDescription, ParamDescription, describe_functions, reference};
+pub use render::{Look, render};
+pub use root::{Root, RootError};
+pub use sandbox::{EvalError, Outcome, Sandbox};
+pub use show::Shown;
+pub use starting::{Starting, starting_file};

@@ -3,52 +3,35 @@
 //! output. A hostile spec ends the child, with an error that says which limit
 //! it met; never the caller.
 //!
-//! The parent opens the file and gives it to the child as standard input; the
-//! child answers on standard output with one CBOR document. Plain threads read
-//! the pipes: this crate knows no async runtime.
+//! The child asks for files by name; this side alone reads them, below the
+//! root folder. Plain threads serve the pipes: this crate knows no async
+//! runtime.
 
 use crate::{
-    Problem, ProblemKind,
-    evaluate::{SOURCE_BYTES_MAX, evaluate, too_long},
+    child::{ADDRESS_SPACE_BYTES_MAX, CPU_SECONDS_MAX, EXIT_OUTPUT},
+    evaluate::{Evaluated, Files, Wanted},
+    finding::Finding,
+    label::Label,
+    protocol::{self, DOCUMENT_BYTES_MAX, Reply, Say, TalkError, Task},
+    render::{Look, render},
+    root::{Root, RootError},
 };
-use nix::sys::{
-    resource::{Resource, setrlimit},
-    signal::Signal,
-};
-use potluck_specs::{codec, job::JobDraft};
+use nix::sys::signal::Signal;
 use std::{
-    ffi::OsStr,
-    fs::File,
-    io::{self, Read, Write},
+    collections::BTreeMap,
+    ffi::OsString,
+    io::{self, Read},
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc,
-    thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::Duration,
 };
 
-/// Address space of the child: the program, [`STACK_BYTES`], and some 700 MiB
-/// for a spec, of which good ones use ten.
-const ADDRESS_SPACE_BYTES_MAX: u64 = 1 << 30;
-
-/// Stack of the evaluation. The deepest text that the limits before the parser
-/// let pass needs less than a tenth; deeply nested values need the rest.
-const STACK_BYTES: usize = 256 << 20;
-
-/// CPU time of the child. Good specs take milliseconds, and the interpreter's
-/// own limit on steps comes within half a second.
-const CPU_SECONDS_MAX: u64 = 3;
-
-/// Wall-clock time of the child: its CPU time, on a machine that is very busy
-/// with other things.
-const TIME_MAX: Duration = Duration::from_secs(60);
-
-/// Descriptors of the child: its streams and a few for the runtime.
-const DESCRIPTORS_MAX: u64 = 16;
-
-/// Longest answer: sixteen of the largest jobs, thousands of usual ones.
-const OUTPUT_BYTES_MAX: u64 = 4 << 20;
+/// Wall-clock time between two words of the child: its CPU time for a spec, on
+/// a machine that is very busy with other things.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// How much of the child's error output is read, and how much is told.
 const STDERR_BYTES_MAX: u64 = 64 << 10;
@@ -63,22 +46,13 @@ const OUT_OF_MEMORY: &[&str] = &[
     "AlignedSize must not exceed",
 ];
 
-/// The child's answer.
-type Answer = Result<Vec<JobDraft>, Vec<Problem>>;
-
-/// Why a spec gave no jobs. `Display` of [`EvalError::Problems`] is the whole
-/// rendered list, ready for the terminal.
+/// Why a spec gave no jobs. `Display` of [`EvalError::Findings`] is the whole
+/// rendered list without colours.
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
-    /// The file can't be read.
-    #[error("can't read {}", path.display())]
-    Read {
-        /// The spec file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    /// The file can't be taken.
+    #[error(transparent)]
+    Root(#[from] RootError),
     /// The evaluator can't be started.
     #[error("can't start the evaluator {}", executable.display())]
     Start {
@@ -89,8 +63,8 @@ pub enum EvalError {
         source: io::Error,
     },
     /// The file is wrong: this is the author's to mend.
-    #[error("{}", render(.0))]
-    Problems(Vec<Problem>),
+    #[error("{}", render(.0, Look::PLAIN))]
+    Findings(Vec<Finding>),
     /// More memory than a spec may use.
     #[error("evaluating the spec took more than {} MiB of memory", bytes_max >> 20)]
     Memory {
@@ -128,123 +102,215 @@ pub enum EvalError {
     },
 }
 
-fn render(problems: &[Problem]) -> String {
-    let texts: Vec<String> = problems.iter().map(Problem::to_string).collect();
-    texts.join("\n\n")
+/// A program that does nothing but call [`crate::child_main`] and exit with
+/// its answer, when it is started with these arguments.
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    /// The program.
+    pub executable: PathBuf,
+    /// Its arguments.
+    pub args: Vec<OsString>,
 }
 
-/// Evaluates the spec file at `path` in a child: `executable args... path`,
-/// which must do nothing but call [`child_main`] and exit with its answer.
-/// Blocks for at most 60 s: call it from a thread that may wait.
-///
-/// # Errors
-/// Any [`EvalError`].
-pub fn sandboxed(
-    executable: &Path,
-    args: &[&OsStr],
-    path: &Path,
-) -> Result<Vec<JobDraft>, EvalError> {
-    let spec = open(path).map_err(|source| EvalError::Read {
-        path: path.into(),
-        source,
-    })?;
-    let mut child = Command::new(executable)
-        .args(args)
-        .arg(path)
-        .env_clear()
-        .stdin(spec)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|source| EvalError::Start {
-            executable: executable.into(),
-            source,
-        })?;
-    let ended = wait(&mut child);
-    if !ended.in_time {
-        return Err(EvalError::Timeout { limit: TIME_MAX });
-    }
-    if ended.stdout.len() as u64 > OUTPUT_BYTES_MAX {
-        return Err(EvalError::Output {
-            bytes_max: OUTPUT_BYTES_MAX,
-        });
-    }
-    if !ended.status.as_ref().is_ok_and(ExitStatus::success) {
-        return Err(ended.error());
-    }
-    match codec::decode("answer", &ended.stdout, OUTPUT_BYTES_MAX as usize) {
-        Ok(Ok(jobs)) => Ok(jobs),
-        Ok(Err(problems)) => Err(EvalError::Problems(problems)),
-        Err(_) => Err(ended.error()),
-    }
-}
+/// What one spec file came to: also one with findings is `Ok`.
+pub type Outcome = Result<Evaluated, EvalError>;
 
-/// Opening a pipe or a device could block, or give another text each time.
-fn open(path: &Path) -> io::Result<File> {
-    if !path.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
+impl Sandbox {
+    /// Evaluates one spec file. Blocks for at most a minute: call it from a
+    /// thread that may wait.
+    ///
+    /// # Errors
+    /// Any [`EvalError`]; [`EvalError::Findings`] if there is an error among
+    /// them.
+    pub fn evaluate(&self, spec: &Path, wanted: &Wanted) -> Outcome {
+        let mut outcomes = self.evaluate_all(&[spec.to_path_buf()], wanted);
+        let evaluated = outcomes.pop().expect("one outcome for one spec")?;
+        match evaluated.is_refused() {
+            true => Err(EvalError::Findings(evaluated.findings)),
+            false => Ok(evaluated),
+        }
     }
-    File::open(path)
+
+    /// Evaluates many spec files, with one outcome for each in their order.
+    /// What they load is evaluated once for all that lie below one root.
+    pub fn evaluate_all(&self, specs: &[PathBuf], wanted: &Wanted) -> Vec<Outcome> {
+        let mut outcomes: Vec<Option<Outcome>> = specs.iter().map(|_| None).collect();
+        let mut by_root: BTreeMap<Root, Vec<(usize, Label)>> = BTreeMap::new();
+        for (k, spec) in specs.iter().enumerate() {
+            match Root::of(spec) {
+                Ok((root, label)) => by_root.entry(root).or_default().push((k, label)),
+                Err(error) => outcomes[k] = Some(Err(error.into())),
+            }
+        }
+        for (mut root, mut specs) in by_root {
+            while !specs.is_empty() {
+                // A spec that ends the child is told, and the rest goes on in
+                // a new one; each child does at least one spec.
+                let done = self.run(&mut root, &specs, wanted);
+                for ((k, _), outcome) in specs.drain(..done.len()).zip(done) {
+                    outcomes[k] = Some(outcome);
+                }
+            }
+        }
+        let outcomes = outcomes.into_iter();
+        outcomes
+            .map(|outcome| outcome.expect("every spec has a root or an error"))
+            .collect()
+    }
+
+    /// The outcomes of the first specs, at least of one: all of them, or up to
+    /// the one that ended the child.
+    fn run(&self, root: &mut Root, specs: &[(usize, Label)], wanted: &Wanted) -> Vec<Outcome> {
+        let child = Command::new(&self.executable)
+            .args(&self.args)
+            .env_clear()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut child = match child {
+            Ok(child) => child,
+            Err(source) => {
+                let executable = self.executable.clone();
+                return vec![Err(EvalError::Start { executable, source })];
+            }
+        };
+        let task = Task {
+            specs: specs
+                .iter()
+                .map(|(_, label)| label.path().to_owned())
+                .collect(),
+            wanted: wanted.clone(),
+        };
+        let mut outcomes: Vec<Outcome> = Vec::new();
+        let ended = converse(&mut child, root, task, specs.len(), &mut outcomes);
+        if outcomes.len() < specs.len() {
+            outcomes.push(Err(ended.error()));
+        }
+        outcomes
+    }
 }
 
 /// How the child ended.
 struct Ended {
-    in_time: bool,
+    talk: Talk,
     status: io::Result<ExitStatus>,
-    stdout: Vec<u8>,
     stderr: String,
 }
 
-/// Reads both pipes to their ends or limits, then makes sure that the child is
-/// gone. A child that closed its pipes has its exit code already: the kill
-/// then changes nothing.
-fn wait(child: &mut Child) -> Ended {
-    let (done, all_done) = mpsc::channel();
-    let stdout = read(child.stdout.take(), OUTPUT_BYTES_MAX, done.clone());
-    let stderr = read(child.stderr.take(), STDERR_BYTES_MAX, done);
-    let end = Instant::now() + TIME_MAX;
-    let in_time = (0..2).all(|_pipe| {
-        let left = end.saturating_duration_since(Instant::now());
-        all_done.recv_timeout(left).is_ok()
+/// How the conversation ended.
+enum Talk {
+    Finished,
+    Silent,
+    TooLong,
+}
+
+/// Serves the child until it has done everything or is gone, then makes sure
+/// that it is gone.
+fn converse(
+    child: &mut Child,
+    root: &mut Root,
+    task: Task,
+    count: usize,
+    outcomes: &mut Vec<Outcome>,
+) -> Ended {
+    let (Some(mut stdin), Some(stdout), Some(stderr)) =
+        (child.stdin.take(), child.stdout.take(), child.stderr.take())
+    else {
+        unreachable!("all three are pipes");
+    };
+    let stderr = thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What came before an error is still worth reading.
+        let _ = stderr.take(STDERR_BYTES_MAX).read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
     });
-    // Fails only if the child is gone, which is what is wanted.
-    let _ = child.kill();
-    let status = child.wait();
-    let stderr = stderr.join().unwrap_or_default();
+    let words = listen(stdout);
+    let talk = match protocol::send(&mut stdin, &task) {
+        Ok(()) => answer(&words, stdin, root, count, outcomes),
+        // It is gone: its status tells why.
+        Err(_) => Talk::Finished,
+    };
+    if outcomes.len() == count || !matches!(talk, Talk::Finished) {
+        // Fails only if the child is gone, which is what is wanted.
+        let _ = child.kill();
+    }
     Ended {
-        in_time,
-        status,
-        stdout: stdout.join().unwrap_or_default(),
-        stderr: String::from_utf8_lossy(&stderr).into_owned(),
+        talk,
+        status: child.wait(),
+        stderr: stderr.join().unwrap_or_default(),
     }
 }
 
-/// Reads one byte more than allowed, so that too much is known as such, then
-/// closes the pipe and says so.
-fn read(
-    pipe: Option<impl Read + Send + 'static>,
-    bytes_max: u64,
-    done: mpsc::Sender<()>,
-) -> JoinHandle<Vec<u8>> {
+type Word = Result<Say, TalkError>;
+
+/// What the child says, one by one; the channel closes at the end.
+fn listen(mut stdout: ChildStdout) -> mpsc::Receiver<Word> {
+    // One document waits while one is looked at: the child waits for answers
+    // anyway.
+    let (tell, words) = mpsc::sync_channel(1);
     thread::spawn(move || {
-        let mut bytes = Vec::new();
-        if let Some(pipe) = pipe {
-            // What came before an error is still worth reading.
-            let _ = pipe.take(bytes_max + 1).read_to_end(&mut bytes);
+        loop {
+            let word = match protocol::receive(&mut stdout, DOCUMENT_BYTES_MAX) {
+                Ok(Some(word)) => Ok(word),
+                Ok(None) => return,
+                Err(error) => Err(error),
+            };
+            let last = word.is_err();
+            if tell.send(word).is_err() || last {
+                return;
+            }
         }
-        // The receiver is gone once the time is over.
-        let _ = done.send(());
-        bytes
-    })
+    });
+    words
+}
+
+fn answer(
+    words: &mpsc::Receiver<Word>,
+    mut stdin: ChildStdin,
+    root: &mut Root,
+    count: usize,
+    outcomes: &mut Vec<Outcome>,
+) -> Talk {
+    while outcomes.len() < count {
+        match words.recv_timeout(SILENCE_MAX) {
+            Ok(Ok(Say::Begin)) => {}
+            Ok(Ok(Say::Done(evaluated))) => outcomes.push(Ok(*evaluated)),
+            Ok(Ok(Say::Read(path))) => {
+                let reply: Reply = match Label::from_path(&path) {
+                    Some(label) => root.read(&label),
+                    None => Err("this is no path below the root folder".into()),
+                };
+                if protocol::send(&mut stdin, &reply).is_err() {
+                    return Talk::Finished;
+                }
+            }
+            Ok(Err(TalkError::TooLong(_))) => return Talk::TooLong,
+            Ok(Err(_)) | Err(RecvTimeoutError::Disconnected) => return Talk::Finished,
+            Err(RecvTimeoutError::Timeout) => return Talk::Silent,
+        }
+    }
+    Talk::Finished
 }
 
 impl Ended {
     /// Which limit did it meet? The Rust runtime says so on standard error
     /// before it aborts; a spec can't write there.
     fn error(self) -> EvalError {
+        let output = EvalError::Output {
+            bytes_max: DOCUMENT_BYTES_MAX,
+        };
+        match self.talk {
+            Talk::Finished => {}
+            Talk::Silent => return EvalError::Timeout { limit: SILENCE_MAX },
+            Talk::TooLong => return output,
+        }
         let said = |text: &str| self.stderr.contains(text);
-        let signal = self.status.as_ref().ok().and_then(ExitStatus::signal);
-        if signal == Some(Signal::SIGXCPU as i32) {
+        let status = self.status.as_ref().ok();
+        if status.and_then(|status| status.code()) == Some(EXIT_OUTPUT.into()) {
+            return output;
+        }
+        if status.and_then(|status| status.signal()) == Some(Signal::SIGXCPU as i32) {
             return EvalError::CpuTime {
                 seconds_max: CPU_SECONDS_MAX,
             };
@@ -257,69 +323,14 @@ impl Ended {
                 bytes_max: ADDRESS_SPACE_BYTES_MAX,
             };
         }
-        let skipped = self
-            .stderr
-            .chars()
-            .count()
-            .saturating_sub(STDERR_CHARS_TOLD);
+        let chars = self.stderr.trim_end().chars();
+        let skipped = chars.clone().count().saturating_sub(STDERR_CHARS_TOLD);
         EvalError::Crashed {
-            status: match self.status {
+            status: match &self.status {
                 Ok(status) => status.to_string(),
                 Err(error) => error.to_string(),
             },
-            stderr: self.stderr.trim_end().chars().skip(skipped).collect(),
+            stderr: chars.skip(skipped).collect(),
         }
     }
-}
-
-/// The child's side: sets its own limits, evaluates the text on standard input
-/// (`path` is only its name), writes the result to standard output and returns
-/// the exit code. Call it first thing in `main`, before any runtime or thread
-/// is started.
-pub fn child_main(path: &Path) -> u8 {
-    match child(path.to_string_lossy().into_owned()) {
-        Ok(()) => 0,
-        Err(error) => {
-            eprintln!("{error}");
-            1
-        }
-    }
-}
-
-fn child(name: String) -> io::Result<()> {
-    setrlimit(
-        Resource::RLIMIT_AS,
-        ADDRESS_SPACE_BYTES_MAX,
-        ADDRESS_SPACE_BYTES_MAX,
-    )?;
-    setrlimit(Resource::RLIMIT_CPU, CPU_SECONDS_MAX, CPU_SECONDS_MAX + 1)?;
-    setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS_MAX, DESCRIPTORS_MAX)?;
-    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-    let evaluation = thread::Builder::new()
-        .name("evaluate".into())
-        .stack_size(STACK_BYTES)
-        .spawn(move || answer(&name))?;
-    let answer = evaluation
-        .join()
-        .map_err(|_| io::Error::other("the evaluator panicked"))??;
-    io::stdout().write_all(&codec::encode(&answer))
-}
-
-fn answer(name: &str) -> io::Result<Answer> {
-    let mut source = Vec::new();
-    io::stdin()
-        .take(SOURCE_BYTES_MAX as u64 + 1)
-        .read_to_end(&mut source)?;
-    if source.len() > SOURCE_BYTES_MAX {
-        return Ok(Err(vec![too_long(name)]));
-    }
-    let Ok(source) = String::from_utf8(source) else {
-        let message = "the file is not UTF-8 text".into();
-        return Ok(Err(vec![Problem::of_file(
-            name,
-            ProblemKind::Syntax,
-            message,
-        )]));
-    };
-    Ok(evaluate(&source, name))
 }

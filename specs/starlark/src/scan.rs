@@ -1,6 +1,6 @@
 //! A spec's text as tokens, without its grammar: enough to refuse what would
-//! overflow the parser's stack before it parses, and to find an argument's
-//! place in a call.
+//! overflow the parser's stack before it parses, and to find the places of
+//! arguments, elements and entries in it.
 
 use std::ops::Range;
 
@@ -81,53 +81,174 @@ fn around(runs: &[usize]) -> usize {
 }
 
 /// Where an argument stands in a call.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Argument {
-    pub(crate) name: Range<usize>,
+    /// None if it is given by position.
+    pub(crate) name: Option<Range<usize>>,
     pub(crate) value: Range<usize>,
 }
 
-/// The place of the named argument `name` in the text of one call,
-/// `f(..., name = value, ...)`; none if it came by `**`.
-pub(crate) fn find_argument(call: &str, name: &str) -> Option<Argument> {
+/// The arguments in the text of one call, `f(a, name = b)`, in their order;
+/// what comes by `*` or `**` has no place and is left out.
+pub(crate) fn arguments(call: &str) -> Vec<Argument> {
+    let mut found = Vec::new();
+    for part in parts(call) {
+        let mut tokens = Tokens::new(&call[part.clone()]).filter(|(token, _)| !is_line_end(*token));
+        let shift = |at: Range<usize>| at.start + part.start..at.end + part.start;
+        let Some((first, at)) = tokens.next() else {
+            continue;
+        };
+        let at = shift(at);
+        if call[at.clone()].starts_with('*') {
+            continue;
+        }
+        let named = first == Token::Name && matches!(tokens.next(), Some((Token::Equals, _)));
+        let value = tokens
+            .next()
+            .map_or(at.clone(), |(_, v)| shift(v).start..part.end);
+        found.push(match named {
+            true => Argument {
+                name: Some(at),
+                value,
+            },
+            false => Argument {
+                name: None,
+                value: part,
+            },
+        });
+    }
+    found
+}
+
+/// The elements in the text of a list or tuple; none if it is written in
+/// another way, for example as a comprehension.
+pub(crate) fn elements(text: &str) -> Option<Vec<Range<usize>>> {
+    let literal = text.starts_with(['[', '(']) && is_one_bracket(text);
+    let parts = parts(text);
+    let plain = |part: &Range<usize>| {
+        let inner = &text[part.clone()];
+        !inner.starts_with('*') && !has_word(inner, "for")
+    };
+    (literal && parts.iter().all(plain)).then_some(parts)
+}
+
+/// The entries in the text of a dictionary: text of the key, place of the
+/// value.
+pub(crate) fn entries(text: &str) -> Option<Vec<(&str, Range<usize>)>> {
+    if !text.starts_with('{') || !is_one_bracket(text) {
+        return None;
+    }
+    let mut found = Vec::new();
+    for part in parts(text) {
+        let inner = &text[part.clone()];
+        if has_word(inner, "for") {
+            return None;
+        }
+        let mut depth = 0usize;
+        let colon = Tokens::new(inner).find(|(token, at)| {
+            match token {
+                Token::Open => depth += 1,
+                Token::Close => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            depth == 0 && &inner[at.clone()] == ":"
+        });
+        let (_, colon) = colon?;
+        let value = inner[colon.end..].trim_start();
+        found.push((
+            inner[..colon.start].trim_end(),
+            part.end - value.len()..part.end,
+        ));
+    }
+    Some(found)
+}
+
+/// The names of the parameters of `def name(...)` in a file, those of the last
+/// one if there are several.
+pub(crate) fn parameters(source: &str, name: &str) -> Option<Vec<String>> {
+    let mut found = None;
+    let mut before: Option<(Token, Range<usize>)> = None;
+    for (token, at) in Tokens::new(source) {
+        let follows_def = before
+            .as_ref()
+            .is_some_and(|(token, at)| *token == Token::Name && &source[at.clone()] == "def");
+        if follows_def && &source[at.clone()] == name {
+            let signature = &source[at.start..];
+            let names = parts(signature).into_iter().map(|part| {
+                let part = &signature[part];
+                let end = part.find(|c| !is_word(c)).unwrap_or(part.len());
+                part[..end].to_owned()
+            });
+            found = Some(names.collect());
+        }
+        before = Some((token, at));
+    }
+    found
+}
+
+/// What the commas of the first bracket in `text` separate, without the blanks
+/// around it.
+fn parts(text: &str) -> Vec<Range<usize>> {
     let mut depth = 0usize;
-    let mut tokens = Tokens::new(call).peekable();
-    let mut begins = false;
-    while let Some((token, at)) = tokens.next() {
+    let mut found = Vec::new();
+    let mut part: Option<Range<usize>> = None;
+    for (token, at) in Tokens::new(text) {
+        match token {
+            Token::Open => {
+                depth += 1;
+                if depth == 1 {
+                    continue;
+                }
+            }
+            Token::Close => {
+                depth = depth.saturating_sub(1);
+                if depth == 0 {
+                    break;
+                }
+            }
+            Token::Comma if depth == 1 => {
+                found.extend(part.take());
+                continue;
+            }
+            Token::LineEnd { .. } => continue,
+            _ => {}
+        }
+        if depth > 0 {
+            part = Some(part.map_or(at.clone(), |p| p.start..at.end));
+        }
+    }
+    found.extend(part);
+    found
+}
+
+/// Does the bracket that begins the text end with it?
+fn is_one_bracket(text: &str) -> bool {
+    let mut depth = 0usize;
+    for (token, at) in Tokens::new(text) {
         match token {
             Token::Open => depth += 1,
             Token::Close => depth = depth.saturating_sub(1),
-            Token::LineEnd { .. } => continue,
-            Token::Name if depth == 1 && begins && &call[at.clone()] == name => {
-                if let Some((Token::Equals, _)) = tokens.peek() {
-                    tokens.next();
-                    let value = value(&mut tokens).unwrap_or_else(|| at.clone());
-                    return Some(Argument { name: at, value });
-                }
-            }
             _ => {}
         }
-        begins = matches!(token, Token::Open | Token::Comma);
+        if depth == 0 {
+            return at.end == text.len();
+        }
     }
-    None
+    false
 }
 
-/// From here to the comma or bracket that ends the argument.
-fn value(tokens: &mut dyn Iterator<Item = (Token, Range<usize>)>) -> Option<Range<usize>> {
-    let mut depth = 0usize;
-    let mut found: Option<Range<usize>> = None;
-    for (token, at) in tokens {
-        match token {
-            Token::Open => depth += 1,
-            Token::Close if depth == 0 => break,
-            Token::Comma if depth == 0 => break,
-            Token::Close => depth -= 1,
-            Token::LineEnd { .. } => continue,
-            _ => {}
-        }
-        found = Some(found.map_or(at.clone(), |f| f.start..at.end));
-    }
-    found
+fn has_word(text: &str, word: &str) -> bool {
+    Tokens::new(text).any(|(token, at)| token == Token::Name && &text[at] == word)
+}
+
+/// Is it a name alone?
+pub(crate) fn is_name(text: &str) -> bool {
+    let digit = text.starts_with(|c: char| c.is_ascii_digit());
+    !text.is_empty() && !digit && text.chars().all(is_word)
+}
+
+fn is_line_end(token: Token) -> bool {
+    matches!(token, Token::LineEnd { .. })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -286,17 +407,61 @@ mod tests {
 
     #[test]
     fn finds_arguments_where_a_person_would() {
-        let call = "job(\n  # replicas = 1\n  name = 'a, replicas=2',\n  env = {\n    'replicas': str(replicas = 3),\n  },\n  fine = a == b, replicas=f(4),\n  **rest)";
+        let call = "job(\n  # replicas = 1\n  'first',\n  name = 'a, replicas=2',\n  env = {\n    'replicas': str(replicas = 3),\n  },\n  fine = a == b, replicas=f(4), 5,\n  **rest)";
+        let found = arguments(call);
         let text = |name: &str| {
-            find_argument(call, name).map(|found| (&call[found.name], &call[found.value]))
+            let named = |argument: &&Argument| {
+                let at = argument.name.clone();
+                at.is_some_and(|at| &call[at] == name)
+            };
+            let argument = found.iter().find(named)?;
+            Some(&call[argument.value.clone()])
         };
-        assert_eq!(text("name"), Some(("name", "'a, replicas=2'")));
-        assert_eq!(text("replicas"), Some(("replicas", "f(4)")));
-        assert_eq!(text("fine"), Some(("fine", "a == b")));
+        assert_eq!(text("name"), Some("'a, replicas=2'"));
+        assert_eq!(text("replicas"), Some("f(4)"));
+        assert_eq!(text("fine"), Some("a == b"));
         assert_eq!(text("rest"), None);
         assert_eq!(text("b"), None);
-        assert!(text("env").unwrap().1.ends_with("  }"));
-        assert_eq!(find_argument("job(a=", "a").unwrap().value, 4..5);
+        assert!(text("env").unwrap().ends_with("  }"));
+        let positional: Vec<&str> = found
+            .iter()
+            .filter(|argument| argument.name.is_none())
+            .map(|argument| &call[argument.value.clone()])
+            .collect();
+        assert_eq!(positional, ["'first'", "5"]);
+        assert_eq!(arguments("job(a=").len(), 1);
+        assert_eq!(arguments("job"), []);
+    }
+
+    #[test]
+    fn finds_elements_and_entries() {
+        let list = |text| elements(text).map(|all| all.into_iter().map(|at| &text[at]).collect());
+        assert_eq!(
+            list("['a', f(1, 2),\n 3,]"),
+            Some(vec!["'a'", "f(1, 2)", "3"])
+        );
+        assert_eq!(list("[]"), Some(vec![]));
+        assert_eq!(list("[x for x in y]"), None);
+        assert_eq!(list("[1] + [2]"), None);
+        assert_eq!(list("names"), None);
+        let dict =
+            |text| entries(text).map(|all| all.into_iter().map(|(k, at)| (k, &text[at])).collect());
+        assert_eq!(
+            dict("{'a': 1, 'b' : {'c': 2}}"),
+            Some(vec![("'a'", "1"), ("'b'", "{'c': 2}")])
+        );
+        assert_eq!(dict("{k: v for k, v in x}"), None);
+        assert_eq!(dict("dict(a = 1)"), None);
+    }
+
+    #[test]
+    fn finds_parameters() {
+        let source = "def a(x): pass\ndef web(name, replicas = f(1, 2), *, cpu: int = 3, **more):\n  x(web)\n";
+        assert_eq!(
+            parameters(source, "web").unwrap()[..2],
+            ["name".to_owned(), "replicas".to_owned()]
+        );
+        assert_eq!(parameters(source, "x"), None);
     }
 
     #[test]

@@ -22,6 +22,29 @@ const TIME_UNITS: &[(&str, u64)] = &[
     ("d", 86_400_000),
 ];
 
+const RATE_UNITS: &[(&str, u64)] = &[
+    ("bit/s", 1),
+    ("kbit/s", 1_000),
+    ("Mbit/s", 1_000_000),
+    ("Gbit/s", 1_000_000_000),
+];
+
+/// Bits a second in `"100Mbit/s"`.
+pub(crate) fn bits_per_s(text: &str) -> Option<u64> {
+    quantity(text, RATE_UNITS)
+}
+
+/// Bits a second as a person writes them.
+pub(crate) fn show_rate(bits: u64) -> String {
+    show(bits, RATE_UNITS)
+}
+
+/// Permission bits in `"0644"`: octal, as people write them.
+pub(crate) fn mode(text: &str) -> Option<u32> {
+    let octal = !text.is_empty() && text.len() <= 5 && text.bytes().all(|b| b.is_ascii_digit());
+    octal.then(|| u32::from_str_radix(text, 8).ok()).flatten()
+}
+
 /// Bytes in `"64MiB"`.
 pub(crate) fn memory_bytes(text: &str) -> Option<u64> {
     quantity(text, MEMORY_UNITS)
@@ -44,10 +67,52 @@ pub(crate) fn cpu_millis_of_cores(cores: f64) -> Option<u32> {
     (millis >= 0.0 && millis <= f64::from(u32::MAX)).then_some(millis as u32)
 }
 
+/// The number in `"25%"`.
+pub(crate) fn percent(text: &str) -> Option<u32> {
+    let number = whole_number(text.strip_suffix('%')?)?;
+    u32::try_from(number).ok().filter(|percent| *percent <= 100)
+}
+
 /// The number of `"SIGTERM"` or `"TERM"`.
 pub(crate) fn signal(text: &str) -> Option<i32> {
     let full = format!("SIG{}", text.strip_prefix("SIG").unwrap_or(text));
     full.parse::<Signal>().ok().map(|signal| signal as i32)
+}
+
+/// Bytes as a person writes them: the largest unit that says it exactly.
+pub(crate) fn show_bytes(bytes: u64) -> String {
+    let binary = &MEMORY_UNITS[5..];
+    show(bytes, &[&MEMORY_UNITS[..1], binary].concat())
+}
+
+/// Milliseconds as a person writes them.
+pub(crate) fn show_ms(ms: u64) -> String {
+    show(ms, TIME_UNITS)
+}
+
+/// Thousandths of a core as a person writes them.
+pub(crate) fn show_cpu(millis: u32) -> String {
+    match millis % 1_000 {
+        0 => (millis / 1_000).to_string(),
+        rest => {
+            let text = format!("{}.{rest:03}", millis / 1_000);
+            text.trim_end_matches('0').to_owned()
+        }
+    }
+}
+
+/// A signal's name, or its number if it has none.
+pub(crate) fn show_signal(number: i32) -> String {
+    match Signal::try_from(number) {
+        Ok(signal) => format!("{:?}", signal.as_str()),
+        Err(_) => number.to_string(),
+    }
+}
+
+fn show(value: u64, units: &[(&str, u64)]) -> String {
+    let exact = |(_, size): &&(&str, u64)| value >= *size && value.is_multiple_of(*size);
+    let (unit, size) = units.iter().rev().find(exact).unwrap_or(&units[0]);
+    format!("\"{}{unit}\"", value / size)
 }
 
 fn quantity(text: &str, units: &[(&str, u64)]) -> Option<u64> {
@@ -96,6 +161,22 @@ mod tests {
         ] {
             assert_eq!(duration_ms(text), ms, "{text}");
         }
+    }
+
+    #[test]
+    fn shown_as_written() {
+        for text in ["64MiB", "1GiB", "1000B", "0B", "3KiB"] {
+            let bytes = memory_bytes(text).unwrap();
+            assert_eq!(show_bytes(bytes), format!("{text:?}"));
+        }
+        for text in ["250ms", "90s", "5m", "1h", "0ms", "7d"] {
+            assert_eq!(show_ms(duration_ms(text).unwrap()), format!("{text:?}"));
+        }
+        assert_eq!(
+            [500, 2_000, 1, 1_250].map(show_cpu),
+            ["0.5", "2", "0.001", "1.25"]
+        );
+        assert_eq!([15, 64].map(show_signal), ["\"SIGTERM\"", "64"]);
     }
 
     #[test]

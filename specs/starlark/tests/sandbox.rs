@@ -6,12 +6,12 @@
 //! further binary is shipped.
 
 use potluck_specs::codec;
-use potluck_starlark::{EvalError, child_main, evaluate, sandboxed};
+use potluck_starlark::{
+    EvalError, Evaluated, Evaluator, FindingKind, Root, RootError, Sandbox, Wanted, child_main,
+};
 use proptest::{prelude::*, test_runner::TestRunner};
 use std::{
-    env,
-    ffi::OsStr,
-    fs, io,
+    env, fs, io,
     path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
@@ -25,9 +25,11 @@ const FAIL: &str = "internal-fail";
 const TESTS: &[(&str, fn())] = &[
     ("examples_evaluate", examples_evaluate),
     (
-        "a_child_answers_what_evaluate_does",
-        a_child_answers_what_evaluate_does,
+        "a_child_answers_what_the_evaluator_does",
+        a_child_answers_what_the_evaluator_does,
     ),
+    ("a_bad_spec_among_good_ones", a_bad_spec_among_good_ones),
+    ("files_are_bounded", files_are_bounded),
     ("each_limit_has_its_own_error", each_limit_has_its_own_error),
     ("bombs_end_in_a_clear_error", bombs_end_in_a_clear_error),
     ("files_that_are_none", files_that_are_none),
@@ -41,7 +43,7 @@ const TESTS: &[(&str, fn())] = &[
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().collect();
     match args.get(1).map(String::as_str) {
-        Some(EVALUATE) => ExitCode::from(child_main(Path::new(&args[2]))),
+        Some(EVALUATE) => ExitCode::from(child_main()),
         Some(FLOOD) => flood(),
         Some(FAIL) => {
             eprintln!("no such luck");
@@ -72,8 +74,15 @@ fn flood() -> ExitCode {
     ExitCode::from(u8::from(endless.is_err()))
 }
 
-fn run_as(role: &str, path: &Path) -> Result<Vec<potluck_specs::job::JobDraft>, EvalError> {
-    sandboxed(&env::current_exe().unwrap(), &[OsStr::new(role)], path)
+fn sandbox(role: &str) -> Sandbox {
+    Sandbox {
+        executable: env::current_exe().unwrap(),
+        args: vec![role.into()],
+    }
+}
+
+fn run_as(role: &str, path: &Path) -> Result<Evaluated, EvalError> {
+    sandbox(role).evaluate(path, &Wanted::default())
 }
 
 fn spec(text: impl AsRef<[u8]>) -> (tempfile::TempDir, PathBuf) {
@@ -83,40 +92,156 @@ fn spec(text: impl AsRef<[u8]>) -> (tempfile::TempDir, PathBuf) {
     (folder, path)
 }
 
-fn evaluate_file(text: impl AsRef<[u8]>) -> Result<Vec<potluck_specs::job::JobDraft>, EvalError> {
+fn evaluate_file(text: impl AsRef<[u8]>) -> Result<Evaluated, EvalError> {
     let (_folder, path) = spec(text);
     run_as(EVALUATE, &path)
 }
 
+/// The file names of the examples, with the number of their jobs.
+const EXAMPLES: &[(&str, usize)] = &[
+    ("batch.star", 1),
+    ("dependencies.star", 3),
+    ("hello.star", 1),
+    ("logship.star", 1),
+    ("metrics.star", 1),
+    ("minimal.star", 1),
+    ("params.star", 2),
+    ("postgres.star", 1),
+    ("rollout.star", 1),
+    ("shop.star", 3),
+    ("sidecar-files.star", 1),
+    ("worker.star", 1),
+];
+
 fn examples_evaluate() {
-    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
-    let mut count = 0;
-    for entry in fs::read_dir(examples).unwrap() {
-        let path = entry.unwrap().path();
-        let jobs = run_as(EVALUATE, &path).unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(jobs.len(), 1, "{}", path.display());
-        count += 1;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let mut paths: Vec<PathBuf> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|end| end == "star"))
+        .collect();
+    paths.sort();
+    let names: Vec<&str> = EXAMPLES.iter().map(|(name, _)| *name).collect();
+    let found: Vec<String> = paths
+        .iter()
+        .map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
+        .collect();
+    assert_eq!(found, names);
+    let wanted = Wanted {
+        values: true,
+        ..Wanted::default()
+    };
+    let outcomes = sandbox(EVALUATE).evaluate_all(&paths, &wanted);
+    for ((name, count), outcome) in EXAMPLES.iter().zip(outcomes) {
+        let evaluated = outcome.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let findings = EvalError::Findings(evaluated.findings);
+        assert_eq!(findings.to_string(), "", "{name}");
+        assert_eq!(evaluated.jobs.len(), *count, "{name}");
+        for job in &evaluated.jobs {
+            assert!(job.values.len() > 30, "{name}");
+        }
     }
-    assert!(count >= 3);
 }
 
-fn a_child_answers_what_evaluate_does() {
-    let good = "[job(name = 'a%d' % k, package = 'p', command = 'c') for k in range(20)]";
-    let in_child = evaluate_file(good).unwrap();
-    let here = evaluate(good, "a.star").unwrap();
-    assert_eq!(codec::encode(&in_child), codec::encode(&here));
-
-    let (_folder, path) = spec("job(name = 'A')\n");
-    let Err(EvalError::Problems(in_child)) = run_as(EVALUATE, &path) else {
-        panic!("accepted");
+fn a_child_answers_what_the_evaluator_does() {
+    let source = "load('//lib/a.star', 'a')\n[a('a%d' % k) for k in range(20)]";
+    let library = "def a(name): job(name = name, package = 'p', command = 'c')";
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("lib")).unwrap();
+    fs::write(folder.path().join("lib/a.star"), library).unwrap();
+    fs::write(folder.path().join("a.star"), source).unwrap();
+    fs::write(
+        folder.path().join("b.star"),
+        "job(name = 'A', package = 'p', command = 'c')\n",
+    )
+    .unwrap();
+    let wanted = Wanted {
+        values: true,
+        ..Wanted::default()
     };
-    let here = evaluate("job(name = 'A')\n", &path.to_string_lossy()).unwrap_err();
-    assert_eq!(in_child, here);
-    let shown = EvalError::Problems(in_child).to_string();
+    let paths = ["a.star", "b.star"].map(|name| folder.path().join(name));
+    let in_child = sandbox(EVALUATE).evaluate_all(&paths, &wanted);
+    for (path, in_child) in paths.iter().zip(in_child) {
+        let (mut root, label) = Root::of(path).unwrap();
+        let here = Evaluator::new(&mut root, wanted.clone()).evaluate(&label);
+        assert_eq!(codec::encode(&in_child.unwrap()), codec::encode(&here));
+    }
+    let refused = sandbox(EVALUATE).evaluate(&paths[1], &wanted).unwrap_err();
+    let shown = refused.to_string();
+    assert!(shown.contains("b.star:1:12"), "{shown}");
+    assert!(shown.contains("job(name = 'A', "), "{shown}");
+}
+
+/// One that ends the child does not take the others with it.
+fn a_bad_spec_among_good_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = "job(name = 'a', package = 'p', command = 'c')".to_owned();
+    let texts = [
+        good.clone(),
+        "x = 'a' * 2000000000".into(),
+        good.clone(),
+        slow(),
+        good,
+    ];
+    let mut paths = Vec::new();
+    for (k, text) in texts.iter().enumerate() {
+        paths.push(folder.path().join(format!("{k}.star")));
+        fs::write(&paths[k], text).unwrap();
+    }
+    paths.push(folder.path().join("gone.star"));
+    let outcomes = sandbox(EVALUATE).evaluate_all(&paths, &Wanted::default());
     assert!(
-        shown.contains("a.star:1:12\n  |\n1 | job(name = 'A')\n"),
-        "{shown}"
+        matches!(
+            &outcomes[..],
+            [
+                Ok(a),
+                Err(EvalError::Memory { .. }),
+                Ok(b),
+                Err(EvalError::CpuTime { .. }),
+                Ok(c),
+                Err(EvalError::Root(RootError::Read { .. })),
+            ] if [a, b, c].iter().all(|evaluated| evaluated.jobs.len() == 1)
+        ),
+        "{outcomes:?}"
     );
+}
+
+fn files_are_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: String| fs::write(folder.path().join(name), text).unwrap();
+    // One more than a chain may be long.
+    for k in 0..22 {
+        write(
+            &format!("deep{k}.star"),
+            format!("load(':deep{}.star', 'x')", k + 1),
+        );
+    }
+    write("deep22.star", "x = 1".into());
+    // Together more than may be loaded.
+    let loads: Vec<String> = (0..18)
+        .map(|k| format!("load(':big{k}.star', x{k} = 'x')"))
+        .collect();
+    for k in 0..18 {
+        write(
+            &format!("big{k}.star"),
+            format!("x = 1\n#{}", "x".repeat((1 << 20) - 10)),
+        );
+    }
+    write("wide.star", loads.join("\n"));
+    for (name, said) in [
+        ("deep0.star", "more than 20 deep"),
+        ("wide.star", "more than 16 MiB"),
+    ] {
+        let error = run_as(EVALUATE, &folder.path().join(name)).unwrap_err();
+        let EvalError::Findings(findings) = &error else {
+            panic!("{name}: {error:?}");
+        };
+        assert!(
+            findings.iter().any(|f| f.kind == FindingKind::Limit),
+            "{error}"
+        );
+        assert!(error.to_string().contains(said), "{error}");
+    }
 }
 
 /// What a spec does, and whether the error is the right one.
@@ -156,11 +281,11 @@ fn big_jobs() -> String {
 }
 
 fn bombs_end_in_a_clear_error() {
-    let problem: fn(&EvalError) -> bool = |error| matches!(error, EvalError::Problems(_));
+    let problem: fn(&EvalError) -> bool = |error| matches!(error, EvalError::Findings(_));
     let bounded: fn(&EvalError) -> bool = |error| {
         matches!(
             error,
-            EvalError::Problems(_) | EvalError::Memory { .. } | EvalError::CpuTime { .. }
+            EvalError::Findings(_) | EvalError::Memory { .. } | EvalError::CpuTime { .. }
         )
     };
     let cases: &[Case] = &[
@@ -248,12 +373,15 @@ fn run_cases(cases: &[Case]) {
 fn files_that_are_none() {
     let missing = run_as(EVALUATE, Path::new("/nothing/here.star"));
     assert!(
-        matches!(missing, Err(EvalError::Read { .. })),
+        matches!(missing, Err(EvalError::Root(RootError::Read { .. }))),
         "{missing:?}"
     );
     let folder = tempfile::tempdir().unwrap();
     let folder = run_as(EVALUATE, folder.path());
-    assert!(matches!(folder, Err(EvalError::Read { .. })), "{folder:?}");
+    assert!(
+        matches!(folder, Err(EvalError::Root(RootError::NoFile(_)))),
+        "{folder:?}"
+    );
 
     let binary = evaluate_file([0xff, 0xfe]).unwrap_err().to_string();
     assert!(binary.contains("not UTF-8"), "{binary}");
@@ -277,7 +405,11 @@ fn children_that_misbehave() {
         (status.as_str(), stderr.as_str()),
         ("exit status: 7", "no such luck")
     );
-    let nothing = sandboxed(Path::new("/nothing/here"), &[], &path);
+    let nothing = Sandbox {
+        executable: "/nothing/here".into(),
+        args: Vec::new(),
+    };
+    let nothing = nothing.evaluate(&path, &Wanted::default());
     assert!(
         matches!(nothing, Err(EvalError::Start { .. })),
         "{nothing:?}"
@@ -333,7 +465,7 @@ fn no_text_crashes_the_evaluator() {
         ..ProptestConfig::default()
     });
     let outcome = runner.run(&text, |text| match evaluate_file(&text) {
-        Ok(_) | Err(EvalError::Problems(_)) => Ok(()),
+        Ok(_) | Err(EvalError::Findings(_)) => Ok(()),
         Err(error) => Err(TestCaseError::fail(format!("{error:?}"))),
     });
     outcome.unwrap_or_else(|error| panic!("{error}"));

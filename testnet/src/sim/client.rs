@@ -155,6 +155,7 @@ impl World {
                     package_bytes: 1,
                     now,
                     expected_version: None,
+                    origin: Default::default(),
                 }
             }
             Change::Admit { host } => Command::RedeemToken {

@@ -43,7 +43,7 @@ fn errors_have_their_codes_and_hints() {
     let nobody = fleet.client("r1h1").at("127.0.0.1:1");
     assert_failed(&failure(&nobody, &["info"]), 5, &["127.0.0.1:1", "hint: "]);
     let absent = fleet.client("r1h1").at("./no/such.sock");
-    assert_failed(&failure(&absent, &["info"]), 5, &["such.sock", "hint: "]);
+    assert_failed(&failure(&absent, &["info"]), 3, &["such.sock", "hint: "]);
     let nonsense = fleet.client("r1h1").at("nonsense");
     assert_failed(&failure(&nonsense, &["info"]), 2, &["nonsense", "hint: "]);
 }
@@ -74,11 +74,62 @@ fn bad_specs_are_refused_with_their_place() {
     );
     assert_failed(
         &failure(&client, &["run", "no-such.star"]),
-        2,
+        3,
         &["no-such.star"],
     );
     let jobs = client.json(&["status"]).unwrap();
     assert_eq!(jobs, Value::Array(Vec::new()), "nothing was accepted");
+}
+
+#[test]
+fn errors_are_json_where_json_is_read() {
+    let fleet = Fleet::found(1, 1);
+    let client = fleet.client("r1h1");
+    let nobody = client.at("127.0.0.1:1");
+    let spec = fleet.spec("lost", &hello("lost", 1, "no-such-file", "x"));
+    for (client, args, code, name, retry) in [
+        (&client, vec!["status", "nothing"], 3, "not_found", false),
+        (&client, vec!["run", &spec], 2, "bad_request", false),
+        (
+            &client,
+            vec!["status", "--no-such"],
+            2,
+            "bad_request",
+            false,
+        ),
+        (&client, vec!["plan", "--no-such"], 1, "bad_request", false),
+        (&client, vec!["plan", "no-such.star"], 1, "not_found", false),
+        (&nobody, vec!["info"], 5, "unavailable", true),
+    ] {
+        let args = [args, vec!["-o", "json"]].concat();
+        let failed = failure(client, &args);
+        assert_eq!(failed.code, Some(code), "{failed}");
+        let last = failed.stderr.lines().last().unwrap_or_default();
+        let said: Value = serde_json::from_str(last).unwrap_or_else(|e| panic!("{e}: {failed}"));
+        assert_eq!(said["error"]["code"], name, "{failed}");
+        assert_eq!(said["error"]["exit_code"], code, "{failed}");
+        assert_eq!(said["error"]["retry"], retry, "{failed}");
+        assert!(said["error"]["message"].is_string(), "{failed}");
+    }
+}
+
+#[test]
+fn what_stays_broken_is_not_worth_another_try() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, data) = (folder.path().join("config"), folder.path().join("data"));
+    let client = Client::new(&programs().join("potluck"), &config, &data);
+    client.json(&["init", "--name", "first"]).unwrap();
+    std::fs::write(config.join("profile.json"), "{").unwrap();
+    assert_failed(&failure(&client, &["status"]), 1, &["profile.json"]);
+    // A file where a folder should be.
+    let taken = folder.path().join("taken");
+    std::fs::write(&taken, "").unwrap();
+    let nowhere = Client::new(
+        &programs().join("potluck"),
+        &taken.join("c"),
+        &taken.join("d"),
+    );
+    assert_failed(&failure(&nowhere, &["init", "--name", "x"]), 1, &["hint: "]);
 }
 
 #[test]
@@ -96,6 +147,13 @@ fn a_fleet_is_begun_once() {
     let client = Client::new(&programs().join("potluck"), &config, &data);
     let born = client.json(&["init", "--name", "first"]).unwrap();
     assert!(born["fleet"].is_string(), "{born}");
+    // Where to ask, from other hosts.
+    let profile = std::fs::read_to_string(config.join("profile.json")).unwrap();
+    let profile: Value = serde_json::from_str(&profile).unwrap();
+    assert_eq!(
+        profile["nodes"][0]["addresses"][0], born["address"],
+        "{profile}"
+    );
     let key = std::fs::read(data.join("node.key")).unwrap();
     assert_failed(&failure(&client, &["init"]), 4, &["hint: "]);
     assert_eq!(std::fs::read(data.join("node.key")).unwrap(), key);
@@ -142,6 +200,8 @@ fn every_command_speaks_json() {
         (vec!["status", "web"], "/0/tasks/0/node"),
         (vec!["explain", "web[0]"], "/0/verdict"),
         (vec!["packages"], "/0/package"),
+        (vec!["history", "web"], "/0/author"),
+        (vec!["diff", "web", "1", "1"], "/changes"),
         (vec!["token", "create"], "/token"),
         (vec!["drain", "r2h1"], "/draining"),
         (vec!["drain", "--undo", "r2h1"], "/draining"),
@@ -168,8 +228,19 @@ fn every_command_speaks_json() {
     potluck_tests::status::await_healthy(&client, "web", &[]);
     let resolved = client.json(&["resolve", "web"]).unwrap();
     assert!(resolved["endpoints"].is_array(), "{resolved}");
+    let dated = client.text(&["logs", "web[0]", "--tail", "1", "--timestamps"]);
+    let dated = dated.unwrap();
+    let stamp = dated.split(' ').next().unwrap();
+    assert!(
+        stamp.len() == 24 && stamp.ends_with('Z') && &stamp[10..11] == "T",
+        "{dated}"
+    );
     let stopped = client.json(&["stop", "web"]).unwrap();
     assert_eq!(stopped["stopped"], true);
+    let jobs = client.json(&["status"]).unwrap();
+    assert_eq!(jobs, Value::Array(Vec::new()), "stopped jobs are not shown");
+    let jobs = client.json(&["status", "--all"]).unwrap();
+    assert_eq!(jobs[0]["stopped_by"]["author"], "admin", "{jobs}");
     for args in [
         vec!["--help"],
         vec!["run", "--help"],

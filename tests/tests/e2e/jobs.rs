@@ -8,7 +8,7 @@ use potluck_tests::{
 use std::collections::BTreeMap;
 
 #[test]
-fn every_node_takes_a_job_and_a_repeat_is_a_new_version() {
+fn every_node_takes_a_job_and_a_change_is_a_new_version() {
     let fleet = Fleet::up(3, 3);
     for name in fleet.names() {
         let job = format!("by-{name}");
@@ -17,6 +17,7 @@ fn every_node_takes_a_job_and_a_repeat_is_a_new_version() {
         assert_eq!(done["accepted"][0]["version"], 1, "{done}");
         let holders = done["accepted"][0]["holders"].as_array().unwrap();
         assert_eq!(holders.len(), 3, "{done}");
+        let spec = fleet.hello(&job, 2);
         let again = fleet.run(&name, &spec);
         assert_eq!(again["accepted"][0]["version"], 2, "{again}");
         assert_eq!(again["jobs"][0]["tasks"][0]["version"], 2, "{again}");
@@ -102,6 +103,16 @@ fn a_job_without_ports_runs_and_restarts_its_task() {
         match task["starts"].as_u64() {
             Some(starts) if starts >= 3 && task["last_end"].is_string() => Ok(()),
             _ => Err(task.to_string()),
+        }
+    })
+    .unwrap();
+    until("the name for it", WAIT, || {
+        let text = client
+            .text(&["status", "brief"])
+            .map_err(|e| e.to_string())?;
+        match text.contains("crash loop (exited with code 3") {
+            true => Ok(()),
+            false => Err(text),
         }
     })
     .unwrap();

@@ -72,6 +72,11 @@ fn tasks_live_on_without_any_scheduler() {
     let spec = fleet.hello("never", 1);
     let failed = failure(&client, &["run", "--no-wait", &spec]);
     assert_eq!(failed.code, Some(5), "{failed}");
+    // While it waited it said for what.
+    assert!(
+        failed.stderr.contains("-- the cluster has no scheduler"),
+        "{failed}"
+    );
     assert!(failed.stderr.contains("hint: "), "{failed}");
 
     // With two of three there is a scheduler again, and it adopts.

@@ -217,6 +217,7 @@ impl World {
             package_bytes: 1_000_000,
             now: Millis(0),
             expected_version: None,
+            origin: Default::default(),
         });
         assert!(matches!(reply, Reply::Accepted { .. }), "{reply:?}");
     }

@@ -2,7 +2,7 @@
 //! state. Clocks and dice were used before a command was proposed, so every
 //! time, id and signature that it needs stands in it.
 
-use super::{RolloutControl, RolloutStep};
+use super::{Origin, RolloutControl, RolloutStep};
 use potluck_specs::{
     ChangeId, Epoch, FleetId, Generation, JobName, Millis, NodeId, NodeName, PackageId, Reign,
     SlotId, Topology,
@@ -105,6 +105,9 @@ pub enum Command {
         now: Millis,
         /// The version that the author has seen, if they care.
         expected_version: Option<u64>,
+        /// Where it came from.
+        #[serde(default)]
+        origin: Origin,
     },
     /// A job's tasks end; its versions stay.
     StopJob {

@@ -1,6 +1,9 @@
 //! Jobs, their versions, their packages, and where they were last seen.
 
-use super::{Cluster, Command, Placement, Refused, Reply};
+use super::{
+    Cluster, Command, Placement, Refused, Reply,
+    versions::{JOBS_BYTES_MAX, Origin, Stopped, TEXT_BYTES_MAX, bounded_text},
+};
 use potluck_specs::{Job, JobName, Millis, NodeId, PackageId, Reign, SlotId, job::SignedJob};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, VecDeque};
@@ -8,15 +11,8 @@ use std::collections::{BTreeSet, VecDeque};
 /// Most jobs, stopped ones included: ten a node in a full cluster.
 pub const JOBS_MAX: usize = 10_000;
 
-/// Versions kept of a job: the one that runs, the one before it that may come
-/// back, and some for histories.
-pub const VERSIONS_KEPT: usize = 6;
-
 /// Most slots of one job: ten a node in a full cluster.
 pub const SLOTS_MAX: u32 = 10_000;
-
-/// Longest name of an author and longest message kept with a version.
-pub(super) const TEXT_BYTES_MAX: usize = 1_024;
 
 /// A job: what should run under its name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +21,9 @@ pub struct JobRecord {
     pub versions: VecDeque<JobVersion>,
     /// A person stopped it; a next version starts it again.
     pub stopped: bool,
+    /// Who did, and when; not known of stops before this was kept.
+    #[serde(default)]
+    pub stopped_by: Option<Stopped>,
     /// The reign in which its first version was accepted: under that one, and
     /// no other, nothing of it can run that the scheduler does not know.
     pub accepted_reign: Reign,
@@ -47,6 +46,9 @@ pub struct JobVersion {
     pub package: PackageId,
     /// How many slots it asks for.
     pub replicas: u32,
+    /// Where it came from.
+    #[serde(default)]
+    pub origin: Origin,
 }
 
 /// A package that a job in the log pins.
@@ -84,6 +86,7 @@ impl Cluster {
                 package_bytes,
                 now,
                 expected_version,
+                origin,
             } => {
                 let decoded = match job.decode_unchecked() {
                     Ok(decoded) => decoded,
@@ -96,11 +99,12 @@ impl Cluster {
                 let version = JobVersion {
                     version: decoded.version,
                     job: (**job).clone(),
-                    author: bounded_text(author),
-                    message: bounded_text(message),
+                    author: bounded_text(author, TEXT_BYTES_MAX),
+                    message: bounded_text(message, TEXT_BYTES_MAX),
                     accepted_at: *now,
                     package: decoded.package,
                     replicas: decoded.slots(),
+                    origin: origin.bounded(),
                 };
                 let reply = self.submit(&decoded, version, *expected_version);
                 if matches!(reply, Reply::Accepted { .. }) {
@@ -108,9 +112,15 @@ impl Cluster {
                 }
                 reply
             }
-            Command::StopJob { job, .. } => match self.jobs.get_mut(job) {
+            Command::StopJob {
+                job, author, now, ..
+            } => match self.jobs.get_mut(job) {
                 Some(record) => {
                     record.stopped = true;
+                    record.stopped_by = Some(Stopped {
+                        author: bounded_text(author, TEXT_BYTES_MAX),
+                        at: *now,
+                    });
                     Reply::Done
                 }
                 None => Reply::refused(Refused::NoSuchJob { job: job.clone() }),
@@ -146,6 +156,11 @@ impl Cluster {
         if current == 0 && self.jobs.len() >= JOBS_MAX {
             return Reply::too_many("jobs", JOBS_MAX);
         }
+        let bytes_left = JOBS_BYTES_MAX.saturating_sub(self.bytes_of_others(&job.name));
+        let least = version.bytes() + self.jobs.get(&job.name).map_or(0, |r| r.current().bytes());
+        if least > bytes_left {
+            return Reply::too_many("bytes of jobs", JOBS_BYTES_MAX);
+        }
         let reign = self.authority.reign;
         let record = self
             .jobs
@@ -153,16 +168,21 @@ impl Cluster {
             .or_insert_with(|| JobRecord {
                 versions: VecDeque::new(),
                 stopped: false,
+                stopped_by: None,
                 accepted_reign: reign,
             });
         record.stopped = false;
+        record.stopped_by = None;
         record.versions.push_back(version);
-        if record.versions.len() > VERSIONS_KEPT
-            && let Some(dropped) = record.versions.pop_front()
-        {
+        for dropped in record.trim(bytes_left) {
             self.unpin(dropped.package);
         }
         Reply::Accepted { version: next }
+    }
+
+    fn bytes_of_others(&self, job: &JobName) -> usize {
+        let others = self.jobs.iter().filter(|(name, _)| *name != job);
+        others.map(|(_, record)| record.bytes()).sum()
     }
 
     fn pin(&mut self, package: PackageId, bytes: u64, holders: &[NodeId]) {
@@ -226,12 +246,4 @@ impl Cluster {
         }
         Reply::Done
     }
-}
-
-pub(super) fn bounded_text(text: &str) -> String {
-    let mut end = text.len().min(TEXT_BYTES_MAX);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].to_string()
 }

@@ -16,14 +16,19 @@ mod reply;
 mod rollouts;
 mod state;
 mod tokens;
+mod versions;
 
 pub use command::{Admission, Command, Genesis, GossipKey, Placement};
-pub use jobs::{JOBS_MAX, JobRecord, JobVersion, PackageRecord, SLOTS_MAX, VERSIONS_KEPT};
+pub use jobs::{JOBS_MAX, JobRecord, JobVersion, PackageRecord, SLOTS_MAX};
 pub use members::{MEMBERS_MAX, Member};
 pub use reply::{Refused, Reply, TokenRefusal};
 pub use rollouts::{Rollout, RolloutControl, RolloutPhase, RolloutStep};
 pub use state::{CHANGES_REMEMBERED, Cluster};
 pub use tokens::{Redeem, TOKENS_MAX, TokenRecord};
+pub use versions::{
+    Commit, JOBS_BYTES_MAX, Origin, Stopped, TEXT_BYTES_MAX, VERSIONS_BYTES_MAX, VERSIONS_KEPT,
+    VERSIONS_KEPT_MIN,
+};
 
 #[cfg(test)]
 mod tests;

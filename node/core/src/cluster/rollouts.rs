@@ -194,7 +194,7 @@ impl Cluster {
             return Reply::refused(Refused::NoRollout { job });
         };
         use RolloutPhase::{Done, Failed, Paused, RolledBack, Rolling};
-        let by = super::jobs::bounded_text(author);
+        let by = super::versions::bounded_text(author, super::TEXT_BYTES_MAX);
         let phase = match (control, &rollout.phase) {
             (RolloutControl::Pause, Rolling) => Paused { by },
             (RolloutControl::Pause, Paused { .. })

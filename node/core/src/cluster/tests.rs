@@ -10,6 +10,8 @@ use potluck_specs::{
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
+mod history;
+
 fn signed(bytes: Vec<u8>) -> Signed {
     Signed {
         bytes,
@@ -91,6 +93,7 @@ fn submit(change: u8, name: &str, version: u64, expected: Option<u64>) -> Comman
         package_bytes: 10,
         now: Millis(5),
         expected_version: expected,
+        origin: Origin::default(),
     }
 }
 

@@ -398,8 +398,9 @@ fn back_off(slot: &mut Slot, why: String, now: Millis) {
     set(slot, State::Backoff { until }, now);
 }
 
-/// Doubles with each failure in a row.
-fn pause(policy: RestartPolicy, failures: u32) -> Millis {
+/// How long a task waits after so many failures in a row, the last one not
+/// counted: doubles with each.
+pub fn pause(policy: RestartPolicy, failures: u32) -> Millis {
     let doubled = policy
         .backoff_ms
         .saturating_mul(1u64.checked_shl(failures).unwrap_or(u64::MAX));

@@ -17,6 +17,7 @@ mod slot;
 #[cfg(test)]
 mod tests;
 
+pub use life::pause;
 pub use message::{Answer, Effect, End, Entry, Event, Run, Start};
 
 use crate::{

@@ -32,7 +32,7 @@ impl Scheduler {
         unmet.next().map(|needs| needs.job.clone())
     }
 
-    fn is_met(&self, cluster: &Cluster, needs: &Dependency) -> bool {
+    pub(super) fn is_met(&self, cluster: &Cluster, needs: &Dependency) -> bool {
         let Some(target) = self.target(cluster, &needs.job) else {
             return false;
         };

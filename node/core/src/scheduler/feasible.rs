@@ -431,7 +431,7 @@ impl Scheduler {
         taken.find(|port| ports.contains(port))
     }
 
-    fn lacking_device(&self, job: &Job, entry: &Entry) -> Option<Obstacle> {
+    pub(super) fn lacking_device(&self, job: &Job, entry: &Entry) -> Option<Obstacle> {
         for (kind, need) in &job.task.devices {
             let facts = self.index.facts_on(entry);
             let all = facts.and_then(|facts| facts.devices.get(kind)).copied();

@@ -41,7 +41,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    fn all(job: Arc<Job>) -> Target {
+    pub(super) fn all(job: Arc<Job>) -> Target {
         let slots = job.slots();
         Target {
             new: job,
@@ -160,6 +160,13 @@ impl Scheduler {
             .flatten()
             .find(|job| job.version == version);
         wanted.cloned()
+    }
+
+    /// How many stages the rollout of the job's newest version has.
+    pub fn rollout_stages(&self, cluster: &Cluster, name: &JobName) -> u32 {
+        let newest = cluster.jobs().get(name).map(|r| r.current().version);
+        let job = newest.and_then(|version| self.catalog.version(name, version));
+        job.map_or(0, |job| stages(&job).len() as u32)
     }
 
     /// Has the slot's task served for too short a time to build upon?

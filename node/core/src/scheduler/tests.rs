@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     attributes::Facts,
     auction::{AwardAnswer, Bid, CallAnswer, Refusal},
-    cluster::{Admission, Command, Genesis, Reply},
+    cluster::{Admission, Command, Genesis, Origin, Reply},
     session::{Inventory, SlotReport, TaskState},
 };
 use potluck_specs::{
@@ -17,6 +17,7 @@ use potluck_specs::{
 };
 
 mod change;
+mod forecast;
 
 /// One way of a message.
 const HOP: u64 = 5;
@@ -275,6 +276,7 @@ impl World {
             package_bytes: 1_000,
             now: Millis(0),
             expected_version: None,
+            origin: Origin::default(),
         });
         assert_eq!(reply, Reply::Accepted { version });
     }

@@ -188,6 +188,7 @@ impl World {
             package_bytes: 1_000,
             now: Millis(0),
             expected_version: None,
+            origin: Default::default(),
         });
         assert_eq!(reply, Reply::Accepted { version });
         self.run();

@@ -80,11 +80,12 @@ impl LateInventories {
                 continue;
             }
             let session = court.scheduler.session(machine.node);
-            let given_up = matches!(
-                session,
-                Some(SessionState::Dead | SessionState::Unreachable) | None
-            ) || (session == Some(SessionState::Unknown)
-                && self.given_up.contains(&machine.node));
+            let given_up =
+                matches!(
+                    session,
+                    Some(SessionState::Dead | SessionState::Unreachable) | None
+                ) || (matches!(session, Some(SessionState::Unknown | SessionState::Out))
+                    && self.given_up.contains(&machine.node));
             let told = self.told.get(&(court.reign, host));
             // The scheduler knows, and starts the next task before this one
             // ends.

@@ -34,6 +34,7 @@ impl World {
             package_bytes: 1_000,
             now: Millis(0),
             expected_version: None,
+            origin: Default::default(),
         });
         let version = job.version;
         assert_eq!(reply, Reply::Accepted { version });

@@ -1,0 +1,121 @@
+//! A job's package: cut into chunks here, sent to the node that is asked.
+
+use super::{connect::Session, exit::chain, output::Waiting};
+use crate::api::{
+    client::unexpected,
+    error::{ApiError, ErrorCode},
+    protocol::{ApiAnswer, ApiRequest, ChunkUpload},
+};
+use potluck_dht::pack::{PackError, Scan, scan};
+use potluck_specs::{
+    ChunkHash, PackageId,
+    job::{JobDraft, PackageSource},
+};
+use std::path::{Path, PathBuf};
+
+/// Bytes of chunks in one upload: one frame holds them with room to spare.
+const UPLOAD_BYTES: usize = 512 << 10;
+
+/// A job's package, known by its id, and here if it is a path.
+pub(super) struct Package {
+    /// What it is known by.
+    pub id: PackageId,
+    local: Option<(PathBuf, Scan)>,
+}
+
+impl Package {
+    /// A package that the cluster has.
+    pub(super) fn known(id: PackageId) -> Package {
+        Package { id, local: None }
+    }
+
+    /// The package of a draft, cut into chunks. Nothing is sent.
+    ///
+    /// # Errors
+    /// A path that can't be packed, or a kind of package that nobody fetches.
+    pub(super) fn of(draft: &JobDraft, spec: &Path) -> Result<Package, ApiError> {
+        if !draft.packages.is_empty() {
+            return Err(not_yet(draft, "a second package"));
+        }
+        match &draft.package {
+            PackageSource::Id(id) => Ok(Package::known(*id)),
+            PackageSource::Path(path) => {
+                let base = spec.parent().unwrap_or_else(|| Path::new("."));
+                let path = base.join(path);
+                let scan = scan(&path).map_err(|error| bad(&path, &error))?;
+                Ok(Package {
+                    id: scan.id,
+                    local: Some((path, scan)),
+                })
+            }
+            PackageSource::Oci(_) => Err(not_yet(draft, "a package from a registry")),
+        }
+    }
+
+    /// Sends the chunks that the node lacks.
+    ///
+    /// # Errors
+    /// What the node says, or a file that changed since it was cut.
+    pub(super) async fn upload(
+        &self,
+        session: &mut Session,
+        waiting: &Waiting,
+    ) -> Result<(), ApiError> {
+        let Some((path, scan)) = &self.local else {
+            return Ok(());
+        };
+        let manifest = ApiRequest::PutManifest(scan.manifest_bytes.clone());
+        let mut missing = missing(session.client.ask(&manifest).await?)?;
+        let total = missing.len();
+        while !missing.is_empty() {
+            waiting.tell(&format!(
+                "uploading {}, {} of {total} chunks left",
+                path.display(),
+                missing.len()
+            ));
+            let chunks = batch(scan, &missing).map_err(|error| bad(path, &error))?;
+            let sent = chunks.len();
+            session.client.ask(&ApiRequest::PutChunks(chunks)).await?;
+            missing.drain(..sent);
+        }
+        Ok(())
+    }
+}
+
+fn bad(path: &Path, error: &PackError) -> ApiError {
+    let message = format!("can't pack {}: {}", path.display(), chain(error));
+    ApiError::new(ErrorCode::BadRequest, message)
+        .hint("a spec's package is a path beside the spec file")
+}
+
+fn not_yet(draft: &JobDraft, what: &str) -> ApiError {
+    let message = format!("job {}: {what} is not yet supported", draft.name);
+    ApiError::new(ErrorCode::BadRequest, message)
+}
+
+fn missing(answer: ApiAnswer) -> Result<Vec<ChunkHash>, ApiError> {
+    match answer {
+        ApiAnswer::Missing(missing) => Ok(missing),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// The first of the missing chunks, as many as fit in one upload.
+fn batch(package: &Scan, missing: &[ChunkHash]) -> Result<Vec<ChunkUpload>, PackError> {
+    let mut chunks = Vec::new();
+    let mut bytes = 0;
+    for hash in missing {
+        let Some(content) = package.read(*hash)? else {
+            continue;
+        };
+        bytes += content.len();
+        if !chunks.is_empty() && bytes > UPLOAD_BYTES {
+            break;
+        }
+        chunks.push(ChunkUpload {
+            hash: *hash,
+            bytes: content,
+        });
+    }
+    Ok(chunks)
+}

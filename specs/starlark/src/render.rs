@@ -1,0 +1,228 @@
+//! Findings as a person reads them: quoted, underlined, with how to mend them.
+
+use crate::finding::{Finding, Severity, Spot};
+use miette::{
+    Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError,
+    MietteSpanContents, SourceCode, SourceSpan, SpanContents,
+};
+use std::fmt;
+
+/// How findings are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// With colours, for a terminal.
+    pub colours: bool,
+    /// Columns to wrap messages at.
+    pub width: usize,
+}
+
+impl Look {
+    /// For files, pipes and snapshots.
+    pub const PLAIN: Look = Look {
+        colours: false,
+        width: 100,
+    };
+}
+
+/// All findings, ready to be printed.
+pub fn render(findings: &[Finding], look: Look) -> String {
+    let theme = match look.colours {
+        true => GraphicalTheme::unicode(),
+        false => GraphicalTheme::unicode_nocolor(),
+    };
+    let handler = GraphicalReportHandler::new_themed(theme)
+        .with_width(look.width)
+        .with_context_lines(1)
+        .with_links(false);
+    let mut text = String::new();
+    for finding in findings {
+        let drawn = Drawn::of(finding);
+        if handler.render_report(&mut text, &drawn).is_err() {
+            // A string takes everything; the library failed to draw.
+            text += &format!("{}: {}\n", finding.at, finding.message);
+        }
+        text.push('\n');
+    }
+    let lines: Vec<&str> = text.trim_end().lines().map(str::trim_end).collect();
+    lines.join("\n")
+}
+
+/// A finding in the library's terms.
+#[derive(Debug)]
+struct Drawn {
+    message: String,
+    severity: miette::Severity,
+    help: Option<String>,
+    source: Option<Quotation>,
+    label: Option<String>,
+    related: Vec<Drawn>,
+}
+
+impl Drawn {
+    fn of(finding: &Finding) -> Drawn {
+        let at = &finding.at;
+        // Without a quotation the place goes into the message.
+        let message = match (at.quoted.is_empty(), at.file.is_empty()) {
+            (true, false) => format!("{}: {}", at, finding.message),
+            _ => finding.message.clone(),
+        };
+        Drawn {
+            message,
+            severity: match finding.severity {
+                Severity::Error => miette::Severity::Error,
+                Severity::Warning => miette::Severity::Warning,
+            },
+            help: finding.hint.clone(),
+            source: Quotation::of(at),
+            label: finding.why.clone(),
+            related: finding.through.iter().filter_map(Drawn::call).collect(),
+        }
+    }
+
+    fn call(spot: &Spot) -> Option<Drawn> {
+        Some(Drawn {
+            message: format!("reached through {spot}"),
+            severity: miette::Severity::Advice,
+            help: None,
+            source: Some(Quotation::of(spot)?),
+            label: Some("called here".into()),
+            related: Vec::new(),
+        })
+    }
+}
+
+impl fmt::Display for Drawn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Drawn {}
+
+impl Diagnostic for Drawn {
+    fn severity(&self) -> Option<miette::Severity> {
+        Some(self.severity)
+    }
+
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        let help = self.help.as_ref()?;
+        Some(Box::new(help))
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        let source = self.source.as_ref()?;
+        Some(source)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        let source = self.source.as_ref()?;
+        let label = LabeledSpan::new_with_span(self.label.clone(), source.span);
+        Some(Box::new(std::iter::once(label)))
+    }
+
+    fn related<'a>(&'a self) -> Option<Box<dyn Iterator<Item = &'a dyn Diagnostic> + 'a>> {
+        let related = self.related.iter().map(|drawn| drawn as &dyn Diagnostic);
+        (!self.related.is_empty()).then(|| Box::new(related) as _)
+    }
+}
+
+/// The one line that is quoted, with its place in the file.
+#[derive(Debug)]
+struct Quotation {
+    file: String,
+    /// From 0.
+    line: usize,
+    text: String,
+    span: SourceSpan,
+}
+
+impl Quotation {
+    fn of(spot: &Spot) -> Option<Quotation> {
+        if spot.line == 0 || spot.quoted.is_empty() {
+            return None;
+        }
+        let text = &spot.quoted;
+        let byte = |column: u32| {
+            let mut chars = text.char_indices();
+            let found = chars.nth(column.saturating_sub(1) as usize);
+            found.map_or(text.len(), |(byte, _)| byte)
+        };
+        let start = byte(spot.column);
+        let end = match spot.end_line == spot.line {
+            true => byte(spot.end_column),
+            false => text.len(),
+        };
+        Some(Quotation {
+            file: spot.file.clone(),
+            line: spot.line as usize - 1,
+            text: text.clone(),
+            span: (start, end.saturating_sub(start)).into(),
+        })
+    }
+}
+
+impl SourceCode for Quotation {
+    fn read_span<'a>(
+        &'a self,
+        span: &SourceSpan,
+        before: usize,
+        _after: usize,
+    ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
+        // Without context it is asked where the span begins, for the heading;
+        // else for the line to draw.
+        let column = match before {
+            0 => self.text[..span.offset().min(self.text.len())]
+                .chars()
+                .count(),
+            _ => 0,
+        };
+        Ok(Box::new(MietteSpanContents::new_named(
+            self.file.clone(),
+            self.text.as_bytes(),
+            (0, self.text.len()).into(),
+            self.line,
+            column,
+            1,
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::finding::FindingKind;
+
+    fn spot(quoted: &str, column: u32, end_column: u32) -> Spot {
+        Spot {
+            file: "a.star".into(),
+            line: 7,
+            column,
+            end_line: 7,
+            end_column,
+            quoted: quoted.into(),
+        }
+    }
+
+    #[test]
+    fn any_place_can_be_drawn() {
+        for quoted in ["é", "", "\t x = (", "日本"] {
+            for column in 0..8 {
+                for end in 0..8 {
+                    let spot = spot(quoted, column, end);
+                    let finding = Finding::error(spot, FindingKind::Invalid, "wrong");
+                    let text = render(&[finding], Look::PLAIN);
+                    assert!(text.contains("wrong"), "{text}");
+                    assert!(text.contains("a.star:7"), "{text}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn colours_only_when_asked_for() {
+        let finding = Finding::error(spot("x", 1, 2), FindingKind::Invalid, "wrong");
+        let look = |colours| Look { colours, width: 80 };
+        assert!(!render(std::slice::from_ref(&finding), look(false)).contains('\u{1b}'));
+        assert!(render(&[finding], look(true)).contains('\u{1b}'));
+    }
+}

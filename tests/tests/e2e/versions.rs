@@ -1,0 +1,129 @@
+//! Versions of a job: what is unchanged stays, what was is kept and comes
+//! back.
+
+use potluck_tests::{
+    fleet::{Fleet, failure, hello},
+    status::{await_healthy, pids},
+};
+use serde_json::Value;
+use std::{path::Path, process::Command};
+
+#[test]
+fn an_unchanged_run_changes_nothing() {
+    let fleet = Fleet::up(3, 3);
+    let spec = fleet.hello("web", 3);
+    let first = fleet.run("r1h1", &spec);
+    assert_eq!(first["accepted"][0]["unchanged"], false, "{first}");
+    let names = fleet.names();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let tasks = await_healthy(&fleet.client("r1h1"), "web", &[]);
+    let before = pids(&fleet, &names);
+    for name in &names {
+        // Through any node, also one that lacks the package.
+        let again = fleet.run(name, &spec);
+        assert_eq!(again["accepted"][0]["unchanged"], true, "{again}");
+        assert_eq!(again["accepted"][0]["version"], 1, "{again}");
+        assert_eq!(again["jobs"][0]["healthy"], 3, "{again}");
+    }
+    let text = fleet.client("r3h1").text(&["run", &spec]).unwrap();
+    assert!(text.contains("web is unchanged, version 1"), "{text}");
+    assert_eq!(pids(&fleet, &names), before);
+    assert_eq!(await_healthy(&fleet.client("r2h1"), "web", &[]), tasks);
+
+    // A stopped job is started by the same spec, as a new version.
+    fleet.client("r1h1").json(&["stop", "web"]).unwrap();
+    let again = fleet.run("r2h1", &spec);
+    assert_eq!(again["accepted"][0]["version"], 2, "{again}");
+}
+
+fn git(folder: &Path, args: &[&str]) -> String {
+    let mut command = Command::new("git");
+    command.arg("-C").arg(folder).args(args);
+    for (name, value) in [
+        ("GIT_AUTHOR_NAME", "Ann"),
+        ("GIT_AUTHOR_EMAIL", "ann@example.org"),
+        ("GIT_COMMITTER_NAME", "Ann"),
+        ("GIT_COMMITTER_EMAIL", "ann@example.org"),
+        ("GIT_CONFIG_GLOBAL", "/dev/null"),
+    ] {
+        command.env(name, value);
+    }
+    let output = command.output().expect("git runs");
+    assert!(output.status.success(), "git {args:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn versions_are_kept_compared_and_gone_back_to() {
+    let fleet = Fleet::up(3, 3);
+    let client = fleet.client("r3h1");
+    let text = hello("web", 1, "potluck-hello", "potluck-hello");
+    let spec = fleet.spec("web", &text);
+    let folder = Path::new(&spec).parent().unwrap();
+    git(folder, &["init", "-q"]);
+    git(folder, &["add", "web.star"]);
+    git(folder, &["commit", "-qm", "one"]);
+    let commit = git(folder, &["rev-parse", "HEAD"]);
+    fleet.run("r1h1", &spec);
+    let changed = text.replace("cpu = 0.05", "cpu = 0.06");
+    std::fs::write(&spec, changed).unwrap();
+    let done = client.json(&["run", &spec, "-m", "more room"]).unwrap();
+    assert_eq!(done["accepted"][0]["version"], 2, "{done}");
+
+    let diff = |args: &[&str]| {
+        let args = [&["diff", "web"], args, &["-o", "json"]].concat();
+        let output = client.command(&args).output().unwrap();
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        (output.status.code().unwrap(), said)
+    };
+    let (code, said) = diff(&["1", "2"]);
+    assert_eq!(code, 2, "{said}");
+    let change = &said["changes"][0];
+    assert_eq!(change["field"], "task.resources.cpu_millis", "{said}");
+    let text = |key: &str| change[key].as_str().unwrap().to_owned();
+    assert!(text("old") != text("new"), "{said}");
+    assert_eq!(said["changes"].as_array().unwrap().len(), 1, "{said}");
+    assert_eq!(diff(&["2"]).0, 0, "with itself");
+    assert_eq!(diff(&["2", "9"]).0, 1);
+
+    // Back to what it was, as a version of its own.
+    let done = client
+        .json(&["run", "--version", "1", "web", "--expect-version", "2"])
+        .unwrap();
+    assert_eq!(done["accepted"][0]["version"], 3, "{done}");
+    assert_eq!(done["jobs"][0]["tasks"][0]["version"], 3, "{done}");
+    assert_eq!(diff(&["1", "3"]).0, 0);
+    let again = client.json(&["run", "--version", "1", "web"]).unwrap();
+    assert_eq!(again["accepted"][0]["unchanged"], true, "{again}");
+    let failed = failure(&client, &["run", "--version", "9", "web"]);
+    assert_eq!(failed.code, Some(3), "{failed}");
+    assert!(failed.stderr.contains("it is at 3"), "{failed}");
+
+    // Known to every node, also after all were killed.
+    for name in fleet.names() {
+        fleet.kill(&name).unwrap();
+        fleet.start(&name).unwrap();
+    }
+    fleet.await_all_up().unwrap();
+    let history = fleet.client("r2h1").json(&["history", "web"]).unwrap();
+    let history = history.as_array().unwrap();
+    let numbers: Vec<u64> = history
+        .iter()
+        .map(|v| v["version"].as_u64().unwrap())
+        .collect();
+    assert_eq!(numbers, [3, 2, 1]);
+    assert_eq!(history[0]["origin"]["back_to"], 1);
+    assert_eq!(history[1]["message"], "more room");
+    for (version, dirty) in [(&history[2], false), (&history[1], true)] {
+        assert_eq!(version["author"], "admin");
+        assert_eq!(version["origin"]["spec"], "//web.star");
+        assert_eq!(version["origin"]["commit"]["id"], commit.as_str());
+        assert_eq!(version["origin"]["commit"]["dirty"], dirty, "{version}");
+        assert!(version["accepted_at"].as_u64() > Some(0));
+    }
+    let text = client.text(&["history", "web"]).unwrap();
+    assert!(
+        text.contains("more room") && text.contains(&commit[..12]),
+        "{text}"
+    );
+}
