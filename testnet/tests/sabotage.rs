@@ -59,7 +59,7 @@ is_noticed! {
     counting_double: CountsDouble in Overload by "no host takes more than it has" within 5;
     starting_before_the_end: StartsBeforeEnd in RolloutDuringFailure by "one process of a slot on a host" within 10;
     dropping_stops: DropsStops in Random by "all heals" within 5;
-    calling_started_healthy: CallsStartedHealthy in RolloutDuringFailure by "the budget" within 10;
+    calling_started_healthy: CallsStartedHealthy in RolloutDuringFailure by "the budget" within 60;
     acting_without_a_quorum: ActsWithoutQuorum in LeaderLoss by "no quorum, no word" within 10;
     placing_before_asking: PlacesBeforeAsking in LeaderLoss by "no slot twice for lack of asking" within 10;
     freeing_the_unknown: FreesUnknown in Random by "unknown is never free" within 400;

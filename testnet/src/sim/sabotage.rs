@@ -32,7 +32,7 @@ pub enum Sabotage {
     StartsBeforeEnd,
     /// Hosts say "yes" to a stop and go on.
     DropsStops,
-    /// Hosts call a task healthy that has not started.
+    /// Hosts call a task healthy that has not started, or failed to.
     CallsStartedHealthy,
     /// Schedulers act as if most voters were always heard.
     ActsWithoutQuorum,
@@ -138,7 +138,8 @@ impl World {
             Some(Sabotage::PlacesBeforeAsking) if greeting => heartbeat.inventory.slots.clear(),
             Some(Sabotage::CallsStartedHealthy) => {
                 for report in &mut heartbeat.inventory.slots {
-                    if matches!(report.state, TaskState::Fetching | TaskState::Starting) {
+                    let down = [TaskState::Fetching, TaskState::Starting, TaskState::Backoff];
+                    if down.contains(&report.state) {
                         report.state = TaskState::Running;
                     }
                     report.healthy |= report.state == TaskState::Running;
