@@ -596,21 +596,28 @@ trap 'sleep 0.2; rmdir "$LOCK"; exit 0' TERM
 while true; do sleep 0.02; done
 "#;
     let node = Node::start(script).await;
-    let place = tempfile::tempdir().expect("a folder for the lock");
-    let lock = place.path().join("lock").display().to_string();
+    // Where both find it, as does this test: a volume of the slot.
+    let lock = node.data.path().join("volumes/default.web.0/shared/lock");
     let version = |version| {
         let mut job = job(version);
-        job.task.env.insert("LOCK".into(), lock.clone());
+        job.task.env.insert("LOCK".into(), "/shared/lock".into());
+        job.task.mounts.push(Mount {
+            at: "/shared".into(),
+            source: MountSource::Volume {
+                name: "shared".into(),
+            },
+            read_only: false,
+        });
         job
     };
     node.award(&version(1), &[(0, 1)]).await;
     node.until_running(&version(1), 0).await;
-    poll("the first has the lock", || Path::new(&lock).is_dir()).await;
+    poll("the first has the lock", || lock.is_dir()).await;
     node.award(&version(2), &[(0, 2)]).await;
     let second = |report: &SlotReport| report.version == 2 && report.healthy;
     let report = node.until(&version(2), 0, second).await;
     assert_eq!((report.starts, report.last_end), (1, None));
-    poll("the second has the lock", || Path::new(&lock).is_dir()).await;
+    poll("the second has the lock", || lock.is_dir()).await;
     let report = node.until_running(&version(2), 0).await;
     assert_eq!(report.starts, 1, "it never met the first");
     node.end().await;

@@ -444,7 +444,7 @@ fn there_is_one_clock() {
                 "std::time::Instant",
                 "std::time::SystemTime",
                 "SystemTime::now",
-                "clock_gettime",
+                "clock_gettime(",
             ]
             .iter()
             .any(|word| line.contains(word))

@@ -194,7 +194,7 @@ pub enum ApiAnswer {
     /// To `Resolve`.
     Resolved(Resolved),
     /// To `Explain`.
-    Explained(Vec<HostVerdict>),
+    Explained(Explained),
     /// To `Packages`.
     Packages(Vec<PackageStatus>),
     /// To `Operate`.
@@ -442,6 +442,19 @@ pub struct LogLine {
     pub text: String,
 }
 
+/// Why a task is where it is, or nowhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explained {
+    /// Every host: where the task is, then those that could take it by price,
+    /// then the others by how much is in the way.
+    pub hosts: Vec<HostVerdict>,
+    /// If no host can take it: those that lack least.
+    pub closest: Vec<String>,
+    /// If no host can take it: the smallest change of the job that would
+    /// place it.
+    pub change: Option<String>,
+}
+
 /// What the scheduler thinks of a host for a slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostVerdict {
@@ -449,8 +462,14 @@ pub struct HostVerdict {
     pub node: String,
     /// Its rack.
     pub rack: String,
+    /// The task is there, or is being placed there.
+    pub holds: bool,
     /// In one line.
     pub verdict: String,
+    /// Everything that is in the way.
+    pub obstacles: Vec<String>,
+    /// What the place costs; the lowest wins.
+    pub price: i64,
     /// What the host itself answered, if it refused.
     pub refusal: Option<Refusal>,
 }

@@ -260,17 +260,23 @@ pub(super) async fn stop(
 /// `potluck explain TASK`.
 pub(super) async fn explain(task: SlotId, global: &Global) -> Result<ExitCode, ApiError> {
     let mut session = connect(global).await?;
-    let verdicts = match session.client.ask(&ApiRequest::Explain(task)).await? {
-        ApiAnswer::Explained(verdicts) => verdicts,
+    let explained = match session.client.ask(&ApiRequest::Explain(task)).await? {
+        ApiAnswer::Explained(explained) => explained,
         other => return Err(unexpected(&other)),
     };
-    output::print(global.output, &verdicts, |verdicts| {
-        output::table(
+    output::print(global.output, &explained, |explained| {
+        let hosts = explained.hosts.iter();
+        let mut text = output::table(
             ["NODE", "RACK", "VERDICT"],
-            verdicts
-                .iter()
-                .map(|v| [v.node.clone(), v.rack.clone(), v.verdict.clone()]),
-        )
+            hosts.map(|v| [v.node.clone(), v.rack.clone(), v.verdict.clone()]),
+        );
+        if !explained.closest.is_empty() {
+            text.push_str(&format!("\nclosest: {}", explained.closest.join(", ")));
+        }
+        if let Some(change) = &explained.change {
+            text.push_str(&format!("\nwould place it: {change}"));
+        }
+        text
     });
     Ok(ExitCode::SUCCESS)
 }

@@ -4,7 +4,7 @@ use super::{operate, plan, shared::Shared, versions, voters};
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
-        protocol::{ApiAnswer, HostVerdict, JobStatus, NodeStatus, TaskStatus},
+        protocol::{ApiAnswer, Explained, HostVerdict, JobStatus, NodeStatus, TaskStatus},
     },
     clock,
     wire::Query,
@@ -12,10 +12,10 @@ use crate::{
 use potluck_core::{
     cluster::{Cluster, JobRecord, Member},
     host::pause,
-    scheduler::{HostView, Scheduler, SessionState, SlotPhase, SlotView, Verdict},
+    scheduler::{HostCase, HostView, Scheduler, SessionState, SlotPhase, SlotView},
     session::{SlotReport, TaskState},
 };
-use potluck_specs::{JobName, Millis, NodeId, SlotId, job::Resources};
+use potluck_specs::{JobName, Millis, NodeId, SlotId};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
@@ -322,63 +322,36 @@ fn explain(scheduler: &Scheduler, state: &Cluster, slot: &SlotId) -> Result<ApiA
     if !state.jobs().contains_key(&slot.job) {
         return Err(no_such_job(state, &slot.job));
     }
-    let replicas = state.jobs()[&slot.job].current().replicas;
-    if slot.index >= replicas {
-        let message = format!("{} has {replicas} tasks, numbered from 0", slot.job);
+    let Some(explained) = scheduler.explain_slot(state, slot, clock::boot_now()) else {
+        let message = format!("{} is stopped", slot.job);
         return Err(ApiError::new(ErrorCode::NotFound, message));
+    };
+    if explained.phase == SlotPhase::Unwanted && !explained.hosts.iter().any(|host| host.holds) {
+        let message = format!("{} has no task {}", slot.job, slot.index);
+        return Err(ApiError::new(ErrorCode::NotFound, message)
+            .hint(format!("its tasks: potluck status {}", slot.job)));
     }
-    let verdicts = scheduler
-        .explain(state, slot, clock::boot_now())
-        .into_iter()
-        .map(|(node, verdict)| {
-            let member = state.members().get(&node);
-            let refusal = match &verdict {
-                Verdict::Refused { refusal } => Some(refusal.clone()),
-                _ => None,
-            };
-            HostVerdict {
-                node: member.map_or_else(|| node.short(), |member| member.name.0.clone()),
-                rack: member.map_or_else(String::new, |member| member.topology.rack.clone()),
-                verdict: verdict_text(&verdict),
-                refusal,
-            }
-        })
-        .collect();
-    Ok(ApiAnswer::Explained(verdicts))
+    let nowhere = !explained.fits_somewhere() && !explained.hosts.iter().any(|host| host.holds);
+    let closest = explained.closest().map(|host| host.name.clone());
+    Ok(ApiAnswer::Explained(Explained {
+        closest: if nowhere {
+            closest.collect()
+        } else {
+            Vec::new()
+        },
+        change: explained.change.as_ref().map(ToString::to_string),
+        hosts: explained.hosts.iter().map(verdict).collect(),
+    }))
 }
 
-pub(super) fn verdict_text(verdict: &Verdict) -> String {
-    match verdict {
-        Verdict::Chosen { generation } => format!("it is here, generation {generation}"),
-        Verdict::Refused { refusal } => refusal.to_string(),
-        Verdict::Draining => "the node takes no new work".into(),
-        Verdict::Session { state } => format!("the node is {}", session_name(*state)),
-        Verdict::TooSmall { need, free } => too_small(need, free),
-        Verdict::Avoided => "it failed here lately, left alone for a while".into(),
-        Verdict::RankedLower => "it fits; another node ranked higher".into(),
-        Verdict::NotCalled => "it fits; it was not asked".into(),
+fn verdict(host: &HostCase) -> HostVerdict {
+    HostVerdict {
+        node: host.name.clone(),
+        rack: host.rack.clone(),
+        holds: host.holds,
+        verdict: host.verdict(),
+        obstacles: host.obstacles.iter().map(ToString::to_string).collect(),
+        price: host.price,
+        refusal: host.refused.clone(),
     }
-}
-
-fn too_small(need: &Resources, free: &Resources) -> String {
-    let mut lacks = Vec::new();
-    if need.cpu_millis > free.cpu_millis {
-        lacks.push(cpu_text(need.cpu_millis, free.cpu_millis));
-    }
-    if need.memory_bytes > free.memory_bytes {
-        lacks.push(memory_text(need.memory_bytes, free.memory_bytes));
-    }
-    lacks.join("; ")
-}
-
-fn cpu_text(need: u32, free: u32) -> String {
-    format!("needs {need} thousandths of a core, {free} are free")
-}
-
-fn memory_text(need: u64, free: u64) -> String {
-    format!(
-        "needs {} MiB of memory, {} are free",
-        need >> 20,
-        free >> 20
-    )
 }

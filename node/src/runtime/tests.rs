@@ -85,11 +85,19 @@ impl Host {
     }
 
     async fn start(&self, join: Option<JoinWish>) -> Node {
-        // Nothing is run here, so anything may stand for the helper.
-        let helper = std::env::current_exe().expect("a test has a program");
-        let started = Node::start_with(self.settings(join), helper).await;
+        let started = Node::start_with(self.settings(join), helper()).await;
         started.unwrap_or_else(|error| panic!("{}", crate::cli::chain(&error)))
     }
+}
+
+/// The helper that was built beside this test.
+fn helper() -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a program");
+    let helper = test
+        .ancestors()
+        .map(|folder| folder.join("potluck-helper"))
+        .find(|path| path.is_file());
+    helper.expect("potluck-helper was built: `cargo build --workspace --bins`")
 }
 
 /// The certificate in a node's folder, however old.

@@ -59,12 +59,13 @@ fn bad_specs_are_refused_with_their_place() {
         2,
         &["replicsa", "typo.star:2:"],
     );
-    let text = hello("later", 1, "potluck-hello", "potluck-hello").replace("replicas", "priority");
+    let text = hello("later", 1, "potluck-hello", "potluck-hello")
+        .replace("replicas = 1", "isolation = \"none\"");
     let spec = fleet.spec("later", &text);
     assert_failed(
         &failure(&client, &["run", &spec]),
         2,
-        &["priority", "not yet supported", "later.star:2:"],
+        &["without isolation", "not yet supported", "later.star:"],
     );
     let spec = fleet.spec("lost", &hello("lost", 1, "no-such-file", "x"));
     assert_failed(
@@ -198,7 +199,7 @@ fn every_command_speaks_json() {
         (vec!["nodes"], "/0/name"),
         (vec!["status"], "/0/name/name"),
         (vec!["status", "web"], "/0/tasks/0/node"),
-        (vec!["explain", "web[0]"], "/0/verdict"),
+        (vec!["explain", "web[0]"], "/hosts/0/verdict"),
         (vec!["packages"], "/0/package"),
         (vec!["history", "web"], "/0/author"),
         (vec!["diff", "web", "1", "1"], "/changes"),

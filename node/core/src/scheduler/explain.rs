@@ -1,12 +1,8 @@
-//! Answers to people: what is where, and why.
+//! Answers to people: what is where. Why it is there stands in `explanation`.
 
-use super::{
-    HostView, Scheduler, SessionState, SlotPhase, SlotView, Verdict,
-    call::{Answered, takes_work},
-    reconcile::MayPlace,
-};
+use super::{HostView, Scheduler, SessionState, SlotPhase, SlotView, reconcile::MayPlace};
 use crate::cluster::Cluster;
-use potluck_specs::{Millis, NodeId, SlotId};
+use potluck_specs::{NodeId, SlotId};
 use std::collections::BTreeSet;
 
 impl Scheduler {
@@ -96,53 +92,6 @@ impl Scheduler {
         match called.and_then(|call| self.calls.get(call)) {
             Some(open) if open.job == slot.job && open.slots.contains(slot) => SlotPhase::Calling,
             _ => SlotPhase::Missing,
-        }
-    }
-
-    /// Why a slot is, or is not, on each host. `now` as in [`Scheduler::step`].
-    pub fn explain(&self, cluster: &Cluster, slot: &SlotId, now: Millis) -> Vec<(NodeId, Verdict)> {
-        self.picture
-            .hosts
-            .keys()
-            .map(|node| (*node, self.verdict(cluster, slot, *node, now)))
-            .collect()
-    }
-
-    fn verdict(&self, cluster: &Cluster, slot: &SlotId, node: NodeId, now: Millis) -> Verdict {
-        let host = &self.picture.hosts[&node];
-        if let Some(award) = self.awards.get(slot).filter(|award| award.node == node) {
-            let generation = award.generation;
-            return Verdict::Chosen { generation };
-        }
-        if let Some((_, report)) = self.kept(slot).filter(|(kept, _)| *kept == node) {
-            let generation = report.generation;
-            return Verdict::Chosen { generation };
-        }
-        if host.state != SessionState::Up {
-            return Verdict::Session { state: host.state };
-        }
-        if host.draining || !takes_work(cluster, node) {
-            return Verdict::Draining;
-        }
-        let work = self.works.get(&slot.job);
-        if let Some(Answered::Refused(refusal)) = work.and_then(|work| work.answers.get(&node)) {
-            let refusal = refusal.clone();
-            return Verdict::Refused { refusal };
-        }
-        if let Some(job) = self.catalog.running(cluster, &slot.job)
-            && !host.free.fits(&job.task.resources)
-        {
-            return Verdict::TooSmall {
-                need: job.task.resources,
-                free: host.free,
-            };
-        }
-        if work.is_some_and(|work| work.avoids(node, now)) {
-            return Verdict::Avoided;
-        }
-        match work.and_then(|work| work.answers.get(&node)) {
-            Some(_) => Verdict::RankedLower,
-            None => Verdict::NotCalled,
         }
     }
 }

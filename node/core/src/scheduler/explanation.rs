@@ -283,24 +283,32 @@ fn phase_text(phase: &SlotPhase) -> &'static str {
     }
 }
 
-impl fmt::Display for HostCase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<5} {:<5} ", self.name, self.rack)?;
+impl HostCase {
+    /// Yes, no or here, and why, in one line.
+    pub fn verdict(&self) -> String {
         if !self.obstacles.is_empty() {
             let all: Vec<String> = self.obstacles.iter().map(Obstacle::to_string).collect();
             let word = if self.holds { "HERE, though" } else { "no:" };
-            return write!(f, "{word} {}", all.join("; "));
+            return format!("{word} {}", all.join("; "));
         }
         let word = if self.holds { "HERE" } else { "yes" };
-        write!(f, "{word}, price {}", self.price)?;
-        for (at, (part, cost)) in self.parts.iter().enumerate() {
-            let sign = if at == 0 { ":" } else { "," };
-            write!(f, "{sign} {part} {cost}")?;
-        }
+        let parts = self
+            .parts
+            .iter()
+            .map(|(part, cost)| format!("{part} {cost}"));
+        let parts: Vec<String> = parts.collect();
+        let made_of = if parts.is_empty() { "" } else { ": " };
+        let mut verdict = format!("{word}, price {}{made_of}{}", self.price, parts.join(", "));
         if let Some(refused) = &self.refused {
-            write!(f, "; refused the last call: {refused}")?;
+            verdict.push_str(&format!("; refused the last call: {refused}"));
         }
-        Ok(())
+        verdict
+    }
+}
+
+impl fmt::Display for HostCase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<5} {:<5} {}", self.name, self.rack, self.verdict())
     }
 }
 

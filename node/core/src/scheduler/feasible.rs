@@ -3,7 +3,7 @@
 //!
 //! Answers twice, from the same rules: shortly, while candidates are looked
 //! for ([`Ask::admits`]), and in full, for people ([`Scheduler::obstacles`]).
-//! A test holds the two together. Leaves to the host what only it knows.
+//! A new rule goes into both. Leaves to the host what only it knows.
 
 use super::{
     Scheduler, SessionState,
@@ -371,12 +371,15 @@ fn lacks(need: &Resources, entry: &Entry) -> impl Iterator<Item = Obstacle> {
         })
 }
 
+/// Jobs, each with the level on which it counts as near.
+type Neighbours = Vec<(JobName, Level)>;
+
 impl Scheduler {
     /// Jobs with which this one may not, or must, share places: by its own
     /// word, and apart also by the other's.
-    pub(super) fn neighbours(&self, job: &Job) -> (Vec<(JobName, Level)>, Vec<(JobName, Level)>) {
+    pub(super) fn neighbours(&self, job: &Job) -> (Neighbours, Neighbours) {
         let placement = &job.placement;
-        let mut apart: Vec<(JobName, Level)> = placement
+        let mut apart: Neighbours = placement
             .apart_from
             .iter()
             .map(|other| (other.job.clone(), other.level))

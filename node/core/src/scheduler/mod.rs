@@ -51,7 +51,7 @@ pub use ledger::{Ledger, Spent, Use};
 pub use rebalance::Move;
 pub use relax::{Relaxation, SmallestChange};
 pub use score::Part;
-pub use view::{HostView, SessionState, SlotPhase, SlotView, Verdict};
+pub use view::{HostView, SessionState, SlotPhase, SlotView};
 
 use crate::{
     auction::{Authority, StopOrder, StopReason},

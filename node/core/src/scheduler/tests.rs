@@ -961,25 +961,17 @@ fn a_refusal_sends_the_slot_elsewhere() {
     world.submit(1, 3, 500);
     world.until("three healthy", |w| w.healthy(3) == 3);
     assert_eq!(world.host(3).slots.len(), 3);
-    let now = Millis(world.now);
-    let why: BTreeMap<_, _> = world
+    let explained = world
         .scheduler
-        .explain(&world.cluster, &slot(0), now)
-        .into_iter()
-        .collect();
-    assert_eq!(
-        why[&node(1)],
-        Verdict::Refused {
-            refusal: Refusal::Busy
-        }
-    );
-    assert!(matches!(
-        &why[&node(2)],
-        Verdict::Refused {
-            refusal: Refusal::Untrusted { .. }
-        }
-    ));
-    assert!(matches!(why[&node(3)], Verdict::Chosen { .. }));
+        .explain_slot(&world.cluster, &slot(0), Millis(world.now))
+        .expect("the job runs");
+    let case = |k| {
+        let mut hosts = explained.hosts.iter();
+        hosts.find(|host| host.node == node(k)).expect("every host")
+    };
+    assert_eq!(case(1).refused, Some(Refusal::Busy));
+    assert!(matches!(case(2).refused, Some(Refusal::Untrusted { .. })));
+    assert!(case(3).holds);
 }
 
 #[test]
@@ -994,12 +986,13 @@ fn what_does_not_fit_waits_for_room() {
     assert!(calls < 40, "{calls} calls for a slot that fits nowhere");
     let why = world
         .scheduler
-        .explain(&world.cluster, &slot(2), Millis(world.now));
+        .explain_slot(&world.cluster, &slot(2), Millis(world.now))
+        .expect("the job runs");
     assert!(
-        why.iter()
-            .all(|(_, v)| !matches!(v, Verdict::Chosen { .. })),
-        "{why:?}"
+        why.hosts.iter().all(|host| !host.obstacles.is_empty()),
+        "{why}"
     );
+    assert!(why.change.is_some(), "{why}");
     // A smaller version fits.
     world.submit(2, 3, 1_000);
     world.until("all healthy", |w| w.healthy(3) == 3);

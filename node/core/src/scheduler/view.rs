@@ -1,6 +1,6 @@
 //! What people and the API are shown of the scheduler's picture.
 
-use crate::{auction::Refusal, session::SlotReport};
+use crate::session::SlotReport;
 use potluck_specs::{Generation, Millis, NodeId, SlotId, job::Resources};
 
 /// How a host stands with the scheduler.
@@ -89,39 +89,4 @@ pub struct SlotView {
     pub phase: SlotPhase,
     /// Who reports it, silent hosts included, `Stopped` ones too.
     pub holders: Vec<(NodeId, SlotReport)>,
-}
-
-/// Why a slot is, or is not, on a host.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is there.
-    Chosen {
-        /// Under which instruction.
-        generation: Generation,
-    },
-    /// The host said no.
-    Refused {
-        /// Why.
-        refusal: Refusal,
-    },
-    /// The host takes no new work.
-    Draining,
-    /// The host's session is not up.
-    Session {
-        /// What it is.
-        state: SessionState,
-    },
-    /// By its last report it has too little.
-    TooSmall {
-        /// What one slot needs.
-        need: Resources,
-        /// What is free.
-        free: Resources,
-    },
-    /// It refused an award or lost several lately, and is left alone a while.
-    Avoided,
-    /// It could take the slot; others ranked higher.
-    RankedLower,
-    /// It could take the slot by its last report; it has not been called.
-    NotCalled,
 }
