@@ -115,7 +115,10 @@ pub(super) fn openraft(settings: &Settings) -> openraft::Config {
         max_in_snapshot_log_to_keep: KEPT_ENTRIES,
         enable_pre_vote: Some(true),
         enable_leader_restore: Some(false),
-        allow_log_reversion: Some(false),
+        // A member that comes back with an older copy of its folder gets the
+        // log anew. The other choice does not undo what it forgot, it only
+        // ends the leader, each time.
+        allow_log_reversion: Some(true),
         backoff: BACKOFF.into(),
         ..openraft::Config::default()
     }
