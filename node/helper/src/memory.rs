@@ -183,12 +183,14 @@ impl MemoryGuard {
     }
 }
 
-/// Is there nothing left to reclaim? Two hundredths stand for what the kernel
-/// charges in batches and has not given out yet.
+/// Is there nothing left to reclaim? Pages of programs and libraries that are
+/// mapped count as files, and stay. A twentieth stands for these being counted
+/// late, and for what the kernel charges in batches and has not given out yet.
 fn is_full(usage: u64, stat: &str, limit: u64) -> bool {
     let file = |name| stat_of(stat, name).unwrap_or(0);
-    let reclaimable = file("total_inactive_file") + file("total_active_file");
-    usage.saturating_sub(reclaimable) >= limit - limit / 50
+    let files = file("total_inactive_file") + file("total_active_file");
+    let reclaimable = files.saturating_sub(file("total_mapped_file"));
+    usage.saturating_sub(reclaimable) >= limit - limit / 20
 }
 
 fn stat_of(stat: &str, name: &str) -> Option<u64> {
@@ -248,6 +250,9 @@ mod tests {
         assert!(!is_full(64 * MIB, &stat(8 * MIB, 0), 64 * MIB));
         assert!(!is_full(64 * MIB, &stat(0, 8 * MIB), 64 * MIB));
         assert!(is_full(64 * MIB, "", 64 * MIB));
+        // The program itself: files that are in use.
+        let mapped = format!("{}total_mapped_file {}\n", stat(0, 8 * MIB), 7 * MIB);
+        assert!(is_full(64 * MIB, &mapped, 64 * MIB));
     }
 
     #[test]
