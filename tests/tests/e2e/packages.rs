@@ -106,7 +106,6 @@ fn a_peer_with_bad_chunks_does_not_stop_a_fetch() {
     }
 }
 
-/// Chunks that a node has found to be damaged when it was asked for them.
 #[test]
 fn nothing_is_taken_from_a_holder_whose_chunks_are_bad() {
     let fleet = Fleet::up(4, 4);
