@@ -209,7 +209,8 @@ async fn sealed_garbage_does_not_deafen() {
         find(members, 2).is_some_and(|m| m.alive && m.heartbeat > heartbeat + 20)
     })
     .await;
-    assert!(nodes[0].counters().messages_accepted > counters.messages_accepted + 10);
+    // One message can bring many heartbeats, so how many came says nothing.
+    assert!(nodes[0].counters().messages_accepted > counters.messages_accepted);
     stop_all(nodes).await;
 }
 

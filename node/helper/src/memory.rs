@@ -9,6 +9,9 @@
 //! decides is memory that can't be reclaimed: a task whose files fill the
 //! cache is not out of memory.
 //!
+//! Files in memory are the known hole: a task that did nothing but write to its
+//! `/tmp` was stopped in most runs of a test and went unnoticed in some.
+//!
 //! With v2 there is no watch yet; what the kernel killed is read afterwards.
 
 use crate::description::MemoryWatch;
