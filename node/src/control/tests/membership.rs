@@ -29,6 +29,11 @@ async fn voters_are_replaced_and_learners_forgotten() {
     let voters: BTreeSet<u64> = [0, 1].map(|k: usize| groups[k].raft_id()).into();
     let with_fourth: BTreeSet<u64> = voters.into_iter().chain([fourth.raft_id()]).collect();
     leader.change_voters(with_fourth.clone()).await.unwrap();
+    // The metrics tell of the commit a moment after the caller hears of it.
+    eventually("the change is over", || {
+        (!leader.membership().changing).then_some(())
+    })
+    .await;
     let membership = leader.membership();
     let now: BTreeSet<u64> = membership
         .voters
