@@ -14,6 +14,7 @@ mod members;
 mod operations;
 mod reply;
 mod rollouts;
+mod same_tasks;
 mod state;
 mod tokens;
 mod versions;
@@ -23,6 +24,7 @@ pub use jobs::{JOBS_MAX, JobRecord, JobVersion, PackageRecord, SLOTS_MAX};
 pub use members::{MEMBERS_MAX, Member};
 pub use reply::{Refused, Reply, TokenRefusal};
 pub use rollouts::{Rollout, RolloutControl, RolloutPhase, RolloutStep};
+pub use same_tasks::SameTasks;
 pub use state::{CHANGES_REMEMBERED, Cluster};
 pub use tokens::{Redeem, TOKENS_MAX, TokenRecord};
 pub use versions::{

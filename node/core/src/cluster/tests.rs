@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 mod history;
+mod same_tasks;
 
 fn signed(bytes: Vec<u8>) -> Signed {
     Signed {

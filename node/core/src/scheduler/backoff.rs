@@ -260,7 +260,9 @@ impl Scheduler {
         now: Millis,
     ) -> bool {
         let bad = self.backoff.bad_hosts(job, now);
-        let bad = bad.filter(|(_, pair)| pair.version == version).count();
+        let record = cluster.jobs().get(job);
+        let is_of = |other| record.is_some_and(|r| r.runs_same_tasks(other, version));
+        let bad = bad.filter(|(_, pair)| is_of(pair.version)).count();
         bad >= LOOP_HOSTS || (bad > 0 && self.good_hosts(cluster, job, now).next().is_none())
     }
 

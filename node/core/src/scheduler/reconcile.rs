@@ -212,7 +212,7 @@ impl Scheduler {
         node: NodeId,
         report: &SlotReport,
     ) -> Option<StopReason> {
-        if target.is_wrong(slot.index, report.version) {
+        if target.is_wrong(cluster, slot.index, report.version) {
             return Some(StopReason::Replaced);
         }
         if self.gives_up(cluster, node) {
