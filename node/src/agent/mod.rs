@@ -17,6 +17,7 @@ mod moved;
 mod places;
 mod process;
 mod program;
+mod texts;
 
 pub use journal::JournalError;
 pub use potluck_helper::log::Line;
@@ -38,7 +39,7 @@ use potluck_core::{
 };
 use potluck_helper::{Listener, TaskKey};
 use potluck_specs::{
-    Job, Millis, NodeId, PackageId, SlotId,
+    Job, Millis, NodeId, NodeName, PackageId, SlotId, Topology,
     job::{Resources, SignedJob},
 };
 use std::{
@@ -79,6 +80,10 @@ pub type Verify = Arc<dyn Fn(&SignedJob) -> Result<Job, String> + Send + Sync>;
 pub struct AgentConfig {
     /// The node.
     pub node: NodeId,
+    /// Its name, for tasks that ask.
+    pub name: NodeName,
+    /// Where it stands, for tasks that ask.
+    pub topology: Topology,
     /// The agent's own folder; locked while it runs.
     pub data_dir: PathBuf,
     /// The node's address: tasks are told it, health checks dial it.
@@ -256,7 +261,9 @@ fn prepare(
         program,
         folders: folders.clone(),
         cgroups: cgroups.clone(),
-        node,
+        node: config.node,
+        name: config.name.clone(),
+        topology: config.topology.clone(),
         address: config.address,
         agent_generation: restored.agent_generation,
         lease: config.lease,
