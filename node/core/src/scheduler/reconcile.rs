@@ -7,8 +7,8 @@
 //! running until a person stops them.
 
 use super::{
-    Note, Scheduler, SessionState, backoff::fails_here, ledger::Ledger, moves::Leaving,
-    per_node::Slots, picture::serves, rollout::Target,
+    Note, Scheduler, SessionState, ledger::Ledger, moves::Leaving, per_node::Slots,
+    picture::serves, rollout::Target,
 };
 use crate::{
     auction::StopReason,
@@ -218,7 +218,7 @@ impl Scheduler {
         if self.gives_up(cluster, node) {
             return Some(StopReason::Drained);
         }
-        if fails_here(report) {
+        if self.fails_here(report) {
             return Some(StopReason::Failing);
         }
         self.rebalance

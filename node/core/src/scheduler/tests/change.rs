@@ -242,6 +242,20 @@ fn a_slot_that_fails_on_one_host_is_moved_and_the_host_avoided() {
 }
 
 #[test]
+fn a_job_says_how_often_it_is_tried_in_one_place() {
+    let mut world = World::new("abc");
+    let mut patient = job(1, 3, 500);
+    patient.task.restart.attempts = Some(90);
+    world.submit_job(&patient);
+    world.until("healthy", |w| w.healthy(3) == 3);
+    let bad = world.on(&slot(1))[0];
+    world.run_failing(8_000, move |id, _| id == bad);
+    assert!(!world.hosts[&bad].slots.is_empty(), "{}", world.show());
+    let now = Millis(world.now);
+    assert!(!world.scheduler.is_bad_pair(&web(), bad, now));
+}
+
+#[test]
 fn a_version_that_fails_everywhere_is_in_a_crash_loop_and_its_rollout_stops() {
     for roll_back in [false, true] {
         let mut world = World::new("aabbcc");
