@@ -8,7 +8,7 @@ use potluck_core::{
     session::{Heartbeat, HeartbeatAnswer},
 };
 use potluck_dht::slice::{SliceRequest, SliceResponse};
-use potluck_specs::{JobName, NodeId, PackageId, SlotId, job::Resources};
+use potluck_specs::{Generation, JobName, NodeId, PackageId, SlotId, job::Resources};
 use serde::{Deserialize, Serialize};
 
 use crate::api::{
@@ -88,6 +88,8 @@ pub enum Request {
     Concerns,
     /// Which certificates are revoked? For nodes that don't follow the log.
     Revocations,
+    /// Which logs of this slot do you keep?
+    LogOrigins(SlotId),
     /// Which of these packages do jobs pin?
     Pinned {
         /// What the node has.
@@ -192,6 +194,8 @@ pub enum Response {
     Concerns(Vec<String>),
     /// To [`Request::Revocations`]: all serials that are revoked.
     Revocations(Vec<u64>),
+    /// To [`Request::LogOrigins`]: by the generations that name them.
+    LogOrigins(Vec<Generation>),
     /// To [`Request::Pinned`].
     Pinned(Pinned),
     /// Done, nothing to say.

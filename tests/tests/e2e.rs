@@ -6,10 +6,10 @@ mod e2e {
     mod agent;
     mod cli;
     mod ending;
-    mod follow;
     mod hosts;
     mod jobs;
     mod join;
+    mod logs;
     mod packages;
     mod plan;
     mod versions;

@@ -19,6 +19,7 @@ mod process;
 mod program;
 
 pub use journal::JournalError;
+pub use logs::{LogBatch, LogPlace, LogQuery, LogsError};
 pub use potluck_helper::log::Line;
 
 use crate::{clock, spawn::spawn};
@@ -38,7 +39,7 @@ use potluck_core::{
 };
 use potluck_helper::{Listener, TaskKey};
 use potluck_specs::{
-    Job, Millis, NodeId, PackageId, SlotId,
+    Generation, Job, Millis, NodeId, PackageId, SlotId,
     job::{Resources, SignedJob},
 };
 use std::{
@@ -137,25 +138,6 @@ pub enum OrderError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the agent has stopped")]
 pub struct AgentStopped;
-
-/// Which lines of a slot's log are wanted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LogQuery {
-    /// Go on with new lines until the reader leaves.
-    pub follow: bool,
-    /// Only this many last lines; `None`: all that are kept.
-    pub tail: Option<u64>,
-    /// Of the generation before the present one.
-    pub previous: bool,
-}
-
-/// A log that can't be had.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LogsError {
-    /// The slot has no such log here.
-    #[error("no such log of {0} on this node")]
-    Unknown(SlotId),
-}
 
 /// A handle to the agent's actor.
 #[derive(Clone)]
@@ -446,24 +428,31 @@ impl Agent {
         &self,
         slot: SlotId,
         query: LogQuery,
-    ) -> Result<mpsc::Receiver<Vec<Line>>, LogsError> {
+    ) -> Result<mpsc::Receiver<LogBatch>, LogsError> {
         let folders = self.folders.clone();
         let find = move || {
             let generation = logs::generation(&folders, &slot, &query)?;
-            Ok((folders, slot, query, generation))
+            Ok((slot, query, generation))
         };
         let found = spawn_blocking(find).await.expect("a search does not panic");
-        let (folders, slot, query, generation) = found?;
+        let (slot, query, generation) = found?;
         let (to, lines) = mpsc::channel(logs::BATCHES_WAITING);
         let reading = logs::Reading {
-            folders,
+            agent: self.clone(),
             slot,
             generation,
-            query,
+            query: Arc::new(query),
             to,
         };
         spawn("log reader", reading.run(self.token.clone()));
         Ok(lines)
+    }
+
+    /// The logs of a slot that are kept here, by their origins, oldest first.
+    pub async fn log_origins(&self, slot: SlotId) -> Vec<Generation> {
+        let folders = self.folders.clone();
+        let list = spawn_blocking(move || folders.generations(&slot));
+        list.await.expect("a list of folders does not panic")
     }
 
     /// Waits until the agent has ended and its data folder is free.

@@ -4,6 +4,7 @@
 use super::{
     change::SignedChange,
     error::ApiError,
+    logs::{LogLines, LogsRequest},
     operate::{OperateAnswer, OperateQuery},
     plan::PlanRequest,
 };
@@ -118,52 +119,13 @@ pub struct ChunkUpload {
     pub bytes: Vec<u8>,
 }
 
-/// Which lines of a task's log.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LogsRequest {
-    /// Whose.
-    pub slot: SlotId,
-    /// Go on with new lines as they come.
-    pub follow: bool,
-    /// Only the last so many lines, then what follows.
-    pub tail: Option<u64>,
-    /// Only what comes after this line: how a reader goes on where a lost
-    /// stream ended.
-    pub after: Option<LinePlace>,
-}
-
-/// A line's place in a task's log. A new start of the log counts from 0 again,
-/// at a later time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LinePlace {
-    /// The line's number.
-    pub sequence: u64,
-    /// The line's time, Unix.
-    pub at: Millis,
-}
-
-impl LogLine {
-    /// Where it stands.
-    pub fn place(&self) -> LinePlace {
-        LinePlace {
-            sequence: self.sequence,
-            at: self.at,
-        }
-    }
-
-    /// Does it stand at this place or before it?
-    pub fn is_up_to(&self, place: LinePlace) -> bool {
-        self.sequence <= place.sequence && self.at <= place.at
-    }
-}
-
 /// A frame from the node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ApiFrame {
     /// The only answer.
     Answer(Box<ApiAnswer>),
     /// Lines of a log; more may follow.
-    Lines(Vec<LogLine>),
+    Lines(LogLines),
     /// The end of a stream of frames.
     End,
     /// Something that takes long goes on; for a person who waits.
@@ -427,19 +389,6 @@ pub struct EndpointStatus {
     pub rack: String,
     /// Where to connect.
     pub address: SocketAddr,
-}
-
-/// One line of a log.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LogLine {
-    /// Its number in the task's log.
-    pub sequence: u64,
-    /// When the helper read it, Unix time.
-    pub at: Millis,
-    /// From standard error rather than standard output.
-    pub stderr: bool,
-    /// The text.
-    pub text: String,
 }
 
 /// Why a task is where it is, or nowhere.

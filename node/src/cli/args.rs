@@ -1,7 +1,11 @@
 //! The arguments as people write them, and nothing else: what they mean is
 //! decided in the commands.
 
-use crate::agent::facts::{Devices, Label};
+use super::time::When;
+use crate::{
+    agent::facts::{Devices, Label},
+    api::logs::LogTarget,
+};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use potluck_specs::{JobName, SlotId};
 use std::{net::SocketAddr, path::PathBuf, str::FromStr};
@@ -96,20 +100,8 @@ pub(super) enum Command {
     Nodes,
     /// What the asked node and its cluster are.
     Info,
-    /// A task's log.
-    Logs {
-        /// The task, for example web[0].
-        task: SlotId,
-        /// Go on with new lines as they come.
-        #[arg(short, long)]
-        follow: bool,
-        /// Only the last so many lines.
-        #[arg(long, value_name = "N")]
-        tail: Option<u64>,
-        /// Print time and stream before each line.
-        #[arg(long)]
-        timestamps: bool,
-    },
+    /// Logs of tasks, merged by time; also of tasks that have ended or moved.
+    Logs(LogsArgs),
     /// Stop a job: no task of it is wanted any more.
     Stop {
         /// The job.
@@ -451,4 +443,34 @@ pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
         .map_err(|error| error.to_string())?
         .next()
         .ok_or_else(|| "the host has no address".into())
+}
+
+/// `potluck logs`.
+#[derive(Debug, Args)]
+pub(super) struct LogsArgs {
+    /// Jobs, of which all tasks are meant, or tasks: web, or web[0].
+    #[arg(required = true, value_name = "TASK")]
+    pub targets: Vec<LogTarget>,
+    /// Go on with new lines as they come, wherever the tasks move.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only the last so many lines of each task.
+    #[arg(long, value_name = "N")]
+    pub tail: Option<u64>,
+    /// Only lines since then: 10m, or 2026-11-22T16:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<When>,
+    /// Only lines until then.
+    #[arg(long, value_name = "TIME", conflicts_with = "follow")]
+    pub until: Option<When>,
+    /// Only lines in which this regular expression is found.
+    #[arg(long, value_name = "PATTERN")]
+    pub grep: Option<String>,
+    /// The log of the placement before the present one: before the task was
+    /// moved or updated.
+    #[arg(long, conflicts_with = "follow")]
+    pub previous: bool,
+    /// Print time and stream before each line.
+    #[arg(long)]
+    pub timestamps: bool,
 }

@@ -118,12 +118,7 @@ async fn dispatch(command: Command, global: &args::Global) -> Result<ExitCode, A
         Command::Diff { job, from, to } => versions::diff(job, from, to, global).await,
         Command::Nodes => nodes::nodes(global).await,
         Command::Info => nodes::info(global).await,
-        Command::Logs {
-            task,
-            follow,
-            tail,
-            timestamps,
-        } => logs::logs(task, follow, tail, timestamps, global).await,
+        Command::Logs(args) => logs::logs(args, global).await,
         Command::Stop { job, no_wait } => jobs::stop(job, no_wait, global).await,
         Command::Resolve { service, fresh } => services::resolve(service, fresh, global).await,
         Command::Explain { task } => jobs::explain(task, global).await,

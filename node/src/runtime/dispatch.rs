@@ -102,6 +102,7 @@ pub(super) async fn handle(shared: Arc<Shared>, from: NodeId, request: Request) 
             let pinned = |state: &Cluster| keeping::pinned(state, &packages, &slots);
             Response::Pinned(shared.control.read(pinned))
         }
+        Request::LogOrigins(slot) => Response::LogOrigins(shared.agent.log_origins(slot).await),
         Request::Revocations => Response::Revocations(revocations::all(&shared)),
     }
 }
