@@ -311,6 +311,9 @@ impl Builder<'_> {
         self.step("/var/tmp", Action::Link { to })?;
         let to = c"../run".into();
         self.step("/var/run", Action::Link { to })?;
+        // For the tools of sessions, which only those see.
+        let tools = crate::session::TOOLS_AT;
+        self.step(tools, Action::Folder { mode: 0o755 })?;
         let owner = match self.description.user {
             Some(user) => format!(",uid={},gid={}", user.uid, user.gid),
             None => String::new(),
