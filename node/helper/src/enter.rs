@@ -128,10 +128,12 @@ pub(crate) fn confine(
     };
     confinement.capabilities.keep().map_err(&privileges)?;
     nix::sys::prctl::set_no_new_privs().map_err(&privileges)?;
-    if let Err(errno) = confinement.landlock.apply() {
+    if let Some(landlock) = &confinement.landlock
+        && let Err(errno) = landlock.apply()
+    {
         match errno {
             // Only `strict` promises it.
-            Errno::ENOSYS | Errno::EOPNOTSUPP if confinement.landlock.writable.is_none() => {}
+            Errno::ENOSYS | Errno::EOPNOTSUPP if landlock.writable.is_none() => {}
             Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EPERM => {
                 miss(Part::Landlock, errno)?;
             }

@@ -178,10 +178,7 @@ impl CStrings {
             .map(|string| string.as_ptr())
             .chain([ptr::null()])
             .collect();
-        CStrings {
-            strings,
-            pointers,
-        }
+        CStrings { strings, pointers }
     }
 
     /// The first, for people.

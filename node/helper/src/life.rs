@@ -249,7 +249,9 @@ impl Life {
     pub(crate) fn misses(&self, parts: &[Part]) -> bool {
         let missing = self.hello.isolation_missing.iter();
         let names = missing.map(|one| one.kind.as_str());
-        names.into_iter().any(|name| parts.iter().any(|part| part.name() == name))
+        names
+            .into_iter()
+            .any(|name| parts.iter().any(|part| part.name() == name))
     }
 
     fn is_ended(&self) -> bool {

@@ -329,7 +329,9 @@ impl Channel {
         };
         let mut descriptors = Vec::new();
         // An error when more came than fit, which ends the connection.
-        let controls = received.cmsgs().map_err(|errno| ReceiveError::Io(errno.into()))?;
+        let controls = received
+            .cmsgs()
+            .map_err(|errno| ReceiveError::Io(errno.into()))?;
         for control in controls {
             if let ControlMessageOwned::ScmRights(all) = control {
                 // SAFETY: the kernel has just made these descriptors for us.

@@ -460,7 +460,10 @@ impl Supervisor {
             return;
         };
         let event = EpollEvent::new(EpollFlags::EPOLLIN, SESSIONS_FROM + number);
-        let watched = self.sessions.tether(number).map(|tether| self.epoll.add(tether, event));
+        let watched = self
+            .sessions
+            .tether(number)
+            .map(|tether| self.epoll.add(tether, event));
         // Without a watch nobody would empty its group: it ends at once, its
         // tether being closed.
         if !matches!(watched, Some(Ok(()))) {

@@ -131,8 +131,16 @@ const TTY_GROUP: u32 = 5;
 #[derive(Debug)]
 pub(crate) struct Confinement {
     pub(crate) capabilities: Capabilities,
-    pub(crate) landlock: Landlock,
+    pub(crate) landlock: Option<Landlock>,
     pub(crate) filter: seccomp::Filter,
+}
+
+impl Confinement {
+    /// The same with or without the kernel's path rules.
+    pub(crate) fn with_landlock(mut self, with: bool) -> Confinement {
+        self.landlock.take_if(|_| !with);
+        self
+    }
 }
 
 /// A sandbox that can't be prepared.
@@ -174,9 +182,9 @@ pub(crate) fn confinement(
             true => Capabilities::NONE,
             false => Capabilities::usual(),
         },
-        landlock: Landlock {
+        landlock: Some(Landlock {
             writable: writable.transpose()?,
-        },
+        }),
         filter: seccomp::Filter::new(profile, flags & libc::CLONE_NEWPID != 0)?,
     }))
 }

@@ -74,8 +74,14 @@ fn join(plan: &SessionPlan<'_>) -> Result<(), Trouble> {
     // Whatever else the helper has open would be held open here: its end
     // would not be seen by init, nor by the agent.
     close_all_but(kept(plan)).map_err(at(Step::Enter))?;
-    let user = plan.namespaces.iter().filter(|one| one.flag == libc::CLONE_NEWUSER);
-    let others = plan.namespaces.iter().filter(|one| one.flag != libc::CLONE_NEWUSER);
+    let user = plan
+        .namespaces
+        .iter()
+        .filter(|one| one.flag == libc::CLONE_NEWUSER);
+    let others = plan
+        .namespaces
+        .iter()
+        .filter(|one| one.flag != libc::CLONE_NEWUSER);
     // The user namespace gives the rights for the others.
     for namespace in user.chain(others) {
         // SAFETY: an open descriptor and an integer.

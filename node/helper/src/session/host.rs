@@ -1,9 +1,7 @@
 //! The helper's part of sessions: it begins them, notices their end, and
 //! empties what a warden may have left.
 
-use super::{
-    CODE_LOST, SESSIONS_MAX, SessionReport, SessionRequest, enter, plan::Surroundings,
-};
+use super::{CODE_LOST, SESSIONS_MAX, SessionReport, SessionRequest, enter, plan::Surroundings};
 use crate::{
     description::TaskDescription,
     launch::{Namespace, clone_process},
@@ -14,7 +12,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::Write,
-    os::fd::{BorrowedFd, AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
 };
 
@@ -47,7 +45,10 @@ impl Group {
         let folder = description.kill_group.as_ref()?;
         let folder = folder.join(format!("session-{number}"));
         fs::create_dir(&folder).ok()?;
-        match OpenOptions::new().write(true).open(folder.join("cgroup.kill")) {
+        match OpenOptions::new()
+            .write(true)
+            .open(folder.join("cgroup.kill"))
+        {
             Ok(kill) => Some(Group { folder, kill }),
             Err(_) => {
                 let _ = fs::remove_dir(&folder);
@@ -181,7 +182,8 @@ impl Sessions {
     /// don't go are left to the agent, which removes the task's own.
     pub(crate) fn end_all(&mut self) {
         let open = std::mem::take(&mut self.open);
-        self.ending.extend(open.into_values().filter_map(|one| one.group));
+        self.ending
+            .extend(open.into_values().filter_map(|one| one.group));
         self.tidy();
         self.ending.clear();
     }

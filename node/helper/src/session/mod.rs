@@ -73,6 +73,12 @@ pub struct SessionRequest {
     pub term: Option<String>,
     /// Names of tools to have at [`TOOLS_AT`].
     pub tools: Option<Vec<String>>,
+    /// May trace the task's processes. For that the session goes without the
+    /// kernel's path rules (landlock), which in the `default` profile only
+    /// keep a task from the host's abstract sockets: they let nobody trace
+    /// who is not of the same start.
+    #[serde(default)]
+    pub debug: bool,
 }
 
 impl SessionRequest {

@@ -94,12 +94,17 @@ impl<'a> Surroundings<'a> {
         let tools = match &request.tools {
             None => None,
             Some(_) if !self.own_root => {
-                return Err("it has no root of its own, so it sees the host's programs: \
+                return Err(
+                    "it has no root of its own, so it sees the host's programs: \
                             leave --tools away"
-                    .into());
+                        .into(),
+                );
             }
             Some(names) => Some(Tools::new(descriptors.next().ok_or_else(lost)?, names)?),
         };
+        if request.debug && description.profile == Profile::Strict {
+            return Err("tasks of the strict profile can't be traced".into());
+        }
         let (package, task_folder) = match self.own_root {
             true => (Path::new(PACKAGE_AT), Path::new(TASK_FOLDER_AT)),
             false => (&*description.package, &*description.task_folder),
@@ -131,7 +136,9 @@ impl<'a> Surroundings<'a> {
             env: strings(env)?,
             folder: string(task_folder.to_string_lossy())?,
             user: user(description).map_err(|error| text(&error))?,
-            confinement: sandbox::confinement(description, flags).map_err(|error| text(&error))?,
+            confinement: sandbox::confinement(description, flags)
+                .map_err(|error| text(&error))?
+                .map(|confinement| confinement.with_landlock(!request.debug)),
             unconfined: description.profile == Profile::None,
             own_cgroups: description.isolation.cgroup,
             may_miss: description.isolation.if_missing == IfMissing::Report,

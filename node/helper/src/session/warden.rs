@@ -75,11 +75,9 @@ impl Warden<'_> {
             close(namespace.file.as_raw_fd());
         }
         if let Some(tools) = &plan.tools {
-            tools.bring().map_err(|(step, errno)| Trouble {
-                step,
-                errno,
-                at: 0,
-            })?;
+            tools
+                .bring()
+                .map_err(|(step, errno)| Trouble { step, errno, at: 0 })?;
         }
         let (terminal, inside) = match &plan.streams {
             Streams::Pipes(_) => (None, None),
@@ -160,7 +158,8 @@ impl Warden<'_> {
         while let Err(Errno::EINTR) = poll(&mut fds, limit) {}
         let ready = |index: usize| {
             let fd: Option<&PollFd<'_>> = fds.get(index);
-            fd.and_then(PollFd::revents).is_some_and(|got| !got.is_empty())
+            fd.and_then(PollFd::revents)
+                .is_some_and(|got| !got.is_empty())
         };
         Ready {
             tether: ready(0),
