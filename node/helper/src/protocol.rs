@@ -477,6 +477,7 @@ fn with_address(path: &Path, call: impl FnOnce(&UnixAddr) -> nix::Result<()>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::socket::send;
 
     fn pair() -> (Channel, Channel) {
         let (ours, theirs) = nix::sys::socket::socketpair(

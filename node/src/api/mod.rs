@@ -2,7 +2,7 @@
 //! node's Unix socket or over a libp2p stream.
 //!
 //! `protocol` holds the messages, `change` what is signed, `operate` what
-//! operators ask, `frame` the bytes on the stream, `server` and `client` both
+//! operators ask, `exec` sessions in tasks, `frame` the bytes on the stream, `server` and `client` both
 //! ends of a session, `plan` a look at what a change would do. Carrying
 //! requests out is
 //! the runtime's work; showing answers is the command line's.
@@ -10,6 +10,7 @@
 pub mod change;
 pub mod client;
 pub mod error;
+pub mod exec;
 pub mod frame;
 pub mod operate;
 pub mod plan;

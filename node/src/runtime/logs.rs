@@ -78,7 +78,7 @@ async fn once(
 }
 
 /// Which node runs the slot, or ran it last.
-async fn holder(shared: &Arc<Shared>, slot: &SlotId) -> Result<NodeId, ApiError> {
+pub(super) async fn holder(shared: &Arc<Shared>, slot: &SlotId) -> Result<NodeId, ApiError> {
     // What runs here needs no leader to be found.
     let here = shared.agent.slots().await.unwrap_or_default();
     if here.iter().any(|report| report.slot == *slot) {

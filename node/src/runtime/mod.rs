@@ -11,6 +11,7 @@
 //! ```
 
 mod admission;
+mod audit;
 mod authors;
 mod certificates;
 mod changes;
@@ -18,6 +19,7 @@ mod claims;
 mod concerns;
 mod discovery;
 mod dispatch;
+mod exec;
 mod founding;
 mod join;
 mod keeping;
