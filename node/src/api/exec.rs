@@ -199,7 +199,8 @@ pub enum SessionOutput {
     Taken(u64),
     /// Still here.
     Alive,
-    /// It could not begin, for a reason inside the task.
+    /// It could not begin, for a reason inside the task, or it was killed
+    /// there; then the code is 255.
     Failed {
         /// For people.
         why: String,

@@ -24,7 +24,7 @@ use crate::{
         protocol::ApiFrame,
     },
 };
-use potluck_helper::session::SessionReport;
+use potluck_helper::session::{CODE_LOST, SessionReport};
 use std::{
     sync::{
         Mutex,
@@ -45,6 +45,9 @@ const CHUNKS_QUEUED_MAX: usize = 4;
 /// For how long no output may come when the session is over: nobody of it
 /// lives, but somebody else in the task may hold its pipe.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// How a session went that ended with its command.
+const ENDED: &str = "ended";
 
 /// Messages of input at most in the window, and some ends of it.
 const INPUTS_MAX: usize = INPUT_WINDOW_BYTES / INPUT_COST_MIN + 16;
@@ -73,7 +76,8 @@ struct Counts {
     come: AtomicU64,
     out: AtomicU64,
     is_taken: Notify,
-    code: Mutex<Option<u8>>,
+    /// The command's code, or why there is none; once it is over.
+    end: Mutex<Option<Result<u8, String>>>,
 }
 
 /// Carries a session to its end.
@@ -100,7 +104,7 @@ pub(super) async fn carry(mut task: TaskSession, stream: Box<dyn Transport>) -> 
         };
         // Its writers are gone then: what is in the pipes is all there is.
         let (ended, _) = futures::future::join(ended, drained).await;
-        *counts.code.lock().expect("no one panics with this lock") = ended.as_ref().ok().copied();
+        *counts.end.lock().expect("no one panics with this lock") = Some(ended.clone());
         drop(to_person);
         ended
     };
@@ -108,7 +112,7 @@ pub(super) async fn carry(mut task: TaskSession, stream: Box<dyn Transport>) -> 
         // `tell` ends when all output is told, which `ending` lets go of.
         let (ended, told) = futures::future::join(ending, tell(&mut write, output, &counts)).await;
         match (ended, told) {
-            (Ok(_), Ok(())) => "ended".to_string(),
+            (Ok(_), Ok(())) => ENDED.to_string(),
             (Err(why), Ok(())) => why,
             (_, Err(why)) => why,
         }
@@ -121,9 +125,10 @@ pub(super) async fn carry(mut task: TaskSession, stream: Box<dyn Transport>) -> 
     };
     // What was said is said to the end before the connection goes.
     let _ = write.shutdown().await;
-    let code = *counts.code.lock().expect("no one panics with this lock");
+    let end = counts.end.lock().expect("no one panics with this lock");
+    let code = end.as_ref().and_then(|end| end.as_ref().ok().copied());
     Outcome {
-        code: code.filter(|_| how == "ended"),
+        code: code.filter(|_| how == ENDED),
         how,
         bytes_in: counts.come.load(Ordering::Relaxed),
         bytes_out: counts.out.load(Ordering::Relaxed),
@@ -257,11 +262,20 @@ async fn tell(
         }
         say(write, next).await?;
     }
-    let code = *counts.code.lock().expect("no one panics with this lock");
-    if let Some(code) = code {
-        say(write, SessionOutput::Ended { code }).await?;
-    }
-    Ok(())
+    let end = counts
+        .end
+        .lock()
+        .expect("no one panics with this lock")
+        .clone();
+    let last = match end {
+        Some(Ok(code)) => SessionOutput::Ended { code },
+        Some(Err(why)) => SessionOutput::Failed {
+            why,
+            code: CODE_LOST,
+        },
+        None => return Ok(()),
+    };
+    say(write, last).await
 }
 
 async fn tell_taken(write: &mut (impl AsyncWrite + Unpin), counts: &Counts) -> Result<(), String> {
