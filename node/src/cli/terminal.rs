@@ -43,7 +43,7 @@ impl Raw {
             hook(panic);
         }));
         // SAFETY: a live structure.
-        match unsafe { libc::tcsetattr(TERMINAL, libc::TCSADRAIN, &raw const raw) } {
+        match unsafe { libc::tcsetattr(TERMINAL, libc::TCSANOW, &raw const raw) } {
             0 => Ok(Raw(())),
             _ => Err(fail(io::Error::last_os_error())),
         }
@@ -60,7 +60,7 @@ impl Drop for Raw {
 pub(super) fn restore() {
     if let Some(before) = BEFORE.get() {
         // SAFETY: a live structure. A terminal that is gone needs nothing.
-        unsafe { libc::tcsetattr(TERMINAL, libc::TCSADRAIN, before) };
+        unsafe { libc::tcsetattr(TERMINAL, libc::TCSANOW, before) };
     }
 }
 

@@ -296,11 +296,14 @@ struct Person {
     inner: OwnedFd,
     child: Child,
     seen: String,
+    /// How the terminal was before the client.
+    before: u32,
 }
 
 impl Person {
     fn sit(client: &Client, words: &[&str]) -> Person {
         let (outer, inner) = terminal();
+        let before = mode(&inner);
         let mut command = potluck(client, words);
         let stdio = || Stdio::from(inner.try_clone().unwrap());
         command.stdin(stdio()).stdout(stdio()).stderr(stdio());
@@ -332,6 +335,7 @@ impl Person {
             inner,
             child,
             seen: String::new(),
+            before,
         }
     }
 
@@ -351,16 +355,18 @@ impl Person {
         seen.unwrap_or_else(|error| panic!("{error}"));
     }
 
-    fn mode(&self) -> u32 {
-        // SAFETY: all zero is a valid value of this structure of integers.
-        let mut mode: libc::termios = unsafe { std::mem::zeroed() };
-        // SAFETY: an open terminal and a live structure.
-        assert_eq!(
-            unsafe { libc::tcgetattr(self.inner.as_raw_fd(), &mut mode) },
-            0
-        );
-        mode.c_lflag
+    fn is_as_before(&self) -> bool {
+        mode(&self.inner) == self.before
     }
+}
+
+fn mode(terminal: &OwnedFd) -> u32 {
+    // SAFETY: all zero is a valid value of this structure of integers.
+    let mut mode: libc::termios = unsafe { std::mem::zeroed() };
+    // SAFETY: an open terminal and a live structure.
+    let told = unsafe { libc::tcgetattr(terminal.as_raw_fd(), &mut mode) };
+    assert_eq!(told, 0);
+    mode.c_lflag
 }
 
 impl Drop for Person {
@@ -373,12 +379,11 @@ impl Drop for Person {
 
 fn terminal_is_one(client: &Client, slot: &str) {
     let mut person = Person::sit(client, &["exec", "-it", slot, "--", "sh"]);
-    let before = person.mode();
     person.types("t=$(tty); test -c $t && echo \"is\" \"$t\"; stty size; echo $TERM\r");
     person.sees("is /dev/pts/");
     person.sees("30 101");
     person.sees("xterm");
-    assert_ne!(person.mode(), before, "it is raw");
+    assert!(!person.is_as_before(), "it is raw");
     let size = libc::winsize {
         ws_row: 44,
         ws_col: 133,
@@ -408,7 +413,7 @@ fn terminal_is_one(client: &Client, slot: &str) {
         other => Err(format!("{other:?} {:?}", person.seen)),
     });
     assert_eq!(status.unwrap().code(), Some(9));
-    assert_eq!(person.mode(), before, "it is as it was");
+    assert!(person.is_as_before());
     // A signal ends the client, and sets the terminal right first.
     let mut person = Person::sit(client, &["exec", "-it", slot, "--", "sh"]);
     person.types("echo $((40 + 2))\r");
@@ -416,7 +421,7 @@ fn terminal_is_one(client: &Client, slot: &str) {
     kill(Pid::from_raw(person.child.id() as i32), Signal::SIGTERM).unwrap();
     let status = person.child.wait().unwrap();
     assert_eq!(status.code(), Some(128 + 15));
-    assert_eq!(person.mode(), before);
+    assert!(person.is_as_before());
     // Without a terminal there can be none.
     let (code_, err) = code(client, &["-it", slot, "--", "sh"]);
     assert_eq!(code_, Some(2), "{err}");
@@ -502,7 +507,7 @@ fn what_is_not_there_is_said(fleet: &Fleet, other: &str, slot: &str) {
     let spec = fleet.spec(
         "slow",
         "job(name = \"slow\", package = \"potluck-hello\", command = \"potluck-hello\", \
-         cpu = 0.05, memory = \"32MiB\", setup = [\"sleep 900\"])",
+         cpu = 0.05, memory = \"32MiB\", setup = [hook(\"/bin/sleep\", args = [\"900\"])])",
     );
     client.text(&["run", &spec, "--no-wait"]).unwrap();
     until("a task that is starting", WAIT, || {
