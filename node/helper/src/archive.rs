@@ -138,9 +138,8 @@ pub fn receive(input: impl Read, path: &Path) -> Result<(), ArchiveError> {
         return Err(ArchiveError::NoFolder(parent.into()));
     }
     unpack(input, |name, rest| match is_folder {
-        true => Ok(path.join(name).join(rest)),
-        false if rest.as_os_str().is_empty() => Ok(path.into()),
-        false => Ok(path.join(rest)),
+        true => Ok(below(&path.join(name), rest)),
+        false => Ok(below(path, rest)),
     })
 }
 
@@ -152,13 +151,21 @@ pub fn receive(input: impl Read, path: &Path) -> Result<(), ArchiveError> {
 pub fn receive_named(input: impl Read, folder: &Path, name: &str) -> Result<(), ArchiveError> {
     let root = folder.canonicalize().map_err(file(folder, "read"))?;
     unpack(input, |first, rest| {
-        let place = root.join(first).join(rest);
+        let place = below(&root.join(first), rest);
         let is_own = first == Path::new(name) && leads_through_no_link(&root, &place);
         match is_own {
             true => Ok(place),
             false => Err(ArchiveError::Outside(first.join(rest))),
         }
     })
+}
+
+/// As `join`, which would make a folder's path of a file's if there is no rest.
+fn below(path: &Path, rest: &Path) -> PathBuf {
+    match rest.as_os_str().is_empty() {
+        true => path.into(),
+        false => path.join(rest),
+    }
 }
 
 /// Are all folders on the way real ones?
