@@ -6,6 +6,7 @@ mod e2e {
     mod agent;
     mod cli;
     mod ending;
+    mod exec;
     mod hosts;
     mod jobs;
     mod join;

@@ -18,6 +18,7 @@ use super::{
     moved,
     process::{Process, helpers_of},
     program,
+    sessions::{self, EnterError},
 };
 use crate::{agent::PackageProvider, clock, spawn::spawn};
 use nix::fcntl::Flock;
@@ -80,6 +81,8 @@ pub(super) enum Command {
     SetDraining(bool),
     Leave,
     Slots(oneshot::Sender<Vec<SlotReport>>),
+    /// The helper of a task that could be entered.
+    Entrance(SlotId, oneshot::Sender<Result<(Run, Link), EnterError>>),
     Highest(oneshot::Sender<Authority>),
     /// A package's tree, or why there is none.
     Fetched {
@@ -252,6 +255,9 @@ impl Actor {
             Command::Slots(reply) => {
                 let _ = reply.send(self.host.slots());
             }
+            Command::Entrance(slot, reply) => {
+                let _ = reply.send(self.entrance(slot));
+            }
             Command::Highest(reply) => {
                 let _ = reply.send(self.host.highest());
             }
@@ -279,6 +285,18 @@ impl Actor {
             }
             _ => unreachable!("requests are answered in obey"),
         }
+    }
+
+    fn entrance(&self, slot: SlotId) -> Result<(Run, Link), EnterError> {
+        let live = |(run, helper): &(&Run, &Helper)| run.slot == slot && !helper.ended;
+        let helpers = self.running.helpers.iter().filter(live);
+        let mut links =
+            helpers.filter_map(|(run, helper)| Some((run.clone(), helper.link.clone()?)));
+        // Runs are in order: the last is the present one.
+        let link = links.next_back();
+        let mut reports = self.host.slots().into_iter();
+        let state = reports.find(|report| report.slot == slot);
+        sessions::found(slot, link, state.map(|report| report.state))
     }
 
     /// Tells the host's decisions what the host is; before anything else.

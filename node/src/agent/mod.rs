@@ -17,10 +17,13 @@ mod moved;
 mod places;
 mod process;
 mod program;
+mod sessions;
+mod tools;
 
 pub use journal::JournalError;
 pub use logs::{LogBatch, LogPlace, LogQuery, LogsError};
 pub use potluck_helper::log::Line;
+pub use sessions::{EnterError, Entrance, Pipe, SessionWish, TaskSession};
 
 use crate::{clock, spawn::spawn};
 use actor::{Actor, COMMANDS_WAITING, Command, Running};

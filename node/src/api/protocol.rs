@@ -4,6 +4,7 @@
 use super::{
     change::SignedChange,
     error::ApiError,
+    exec::{SessionOutput, SignedExec},
     logs::{LogLines, LogsRequest},
     operate::{OperateAnswer, OperateQuery},
     plan::PlanRequest,
@@ -107,6 +108,9 @@ pub enum ApiRequest {
     Plan(PlanRequest),
     /// Jobs that run and were last submitted from this spec file.
     JobsOfSpec(String),
+    /// A session in a task. The connection is the session's from here on, in
+    /// both directions, and ends with it.
+    Exec(Box<SignedExec>),
 }
 
 /// A chunk on its way into a node's store.
@@ -132,6 +136,8 @@ pub enum ApiFrame {
     Progress(String),
     /// Something that a person should know beside the answer, which follows.
     Warning(String),
+    /// Of a session in a task.
+    Session(SessionOutput),
     /// Refused or failed.
     Failure(ApiError),
     /// A request of a newer version.

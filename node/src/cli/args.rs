@@ -102,6 +102,18 @@ pub(super) enum Command {
     Info,
     /// Logs of tasks, merged by time; also of tasks that have ended or moved.
     Logs(LogsArgs),
+    /// Run a command in a task. Its exit code is this command's; 255 when the
+    /// connection was lost, 126 and 127 when it could not be run. Nothing of it
+    /// outlives the connection.
+    Exec(ExecArgs),
+    /// Copy files and folders into a task or out of it; one side is TASK:PATH.
+    /// Paths in the task are the task's own.
+    Cp {
+        /// A path here, or TASK:PATH, for example web[0]:/task/data.
+        from: String,
+        /// The other side: a folder to put it into, or its new name.
+        to: String,
+    },
     /// Stop a job: no task of it is wanted any more.
     Stop {
         /// The job.
@@ -191,6 +203,29 @@ pub(super) enum Command {
     /// Evaluates spec files under the limits of its parent.
     #[command(hide = true)]
     InternalEvaluate,
+}
+
+/// `potluck exec`.
+#[derive(Debug, Args)]
+pub(super) struct ExecArgs {
+    /// Pass standard input on, to its end.
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// With a terminal.
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Bring the node's static busybox along, at /.tools and last in PATH, for
+    /// tasks without a shell.
+    #[arg(long)]
+    pub tools: bool,
+    /// Let it trace the task's processes, as gdb and strace do. For operators.
+    #[arg(long)]
+    pub debug: bool,
+    /// The task, for example web[0].
+    pub task: SlotId,
+    /// The command and its arguments, after --.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
 }
 
 /// Where nodes listen, unless they are told otherwise.

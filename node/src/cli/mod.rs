@@ -4,7 +4,9 @@
 mod admin;
 mod args;
 mod connect;
+mod copy;
 mod evaluate;
+mod exec;
 mod exit;
 mod jobs;
 mod logs;
@@ -16,7 +18,9 @@ mod output;
 mod plan;
 mod run;
 mod services;
+mod session;
 mod spec;
+mod terminal;
 mod testnet;
 mod time;
 mod upload;
@@ -119,6 +123,8 @@ async fn dispatch(command: Command, global: &args::Global) -> Result<ExitCode, A
         Command::Nodes => nodes::nodes(global).await,
         Command::Info => nodes::info(global).await,
         Command::Logs(args) => logs::logs(args, global).await,
+        Command::Exec(args) => exec::exec(args, global).await,
+        Command::Cp { from, to } => copy::copy(&from, &to, global).await,
         Command::Stop { job, no_wait } => jobs::stop(job, no_wait, global).await,
         Command::Resolve { service, fresh } => services::resolve(service, fresh, global).await,
         Command::Explain { task } => jobs::explain(task, global).await,

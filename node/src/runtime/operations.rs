@@ -1,12 +1,13 @@
 //! The API's requests, carried out: here what this node knows itself, by the
 //! leader what only the leader knows.
 
-use super::{concerns, logs, shared::Shared};
+use super::{concerns, exec, logs, shared::Shared};
 use crate::{
     api::{
         change::{Change, SignedChange},
         client::Transport,
         error::{ApiError, ErrorCode},
+        exec::SignedExec,
         protocol::{
             ApiAnswer, ApiFrame, ApiRequest, Changed, EndpointStatus, Info, Resolved, Welcome,
         },
@@ -68,7 +69,9 @@ pub(super) async fn serve_socket(
 pub(super) async fn serve_streams(shared: Arc<Shared>, mut streams: mpsc::Receiver<InboundStream>) {
     let sessions = Arc::new(Semaphore::new(SESSIONS_MAX));
     while let Some(InboundStream {
-        purpose, stream, ..
+        from,
+        purpose,
+        stream,
     }) = streams.recv().await
     {
         match purpose {
@@ -81,6 +84,12 @@ pub(super) async fn serve_streams(shared: Arc<Shared>, mut streams: mpsc::Receiv
                 let shared = shared.clone();
                 spawn("log server", async move {
                     logs::serve(shared, stream.into_tokio()).await
+                });
+            }
+            Purpose::Exec => {
+                let (shared, from) = (shared.clone(), from);
+                spawn("exec server", async move {
+                    exec::serve_node(shared, from, stream.into_tokio()).await
                 });
             }
             // Snapshots travel as messages of the control group so far.
@@ -133,6 +142,7 @@ impl Operations for Api {
             return;
         }
         let answer = match request {
+            ApiRequest::Exec(_) => unreachable!("the server hands these to take_over"),
             ApiRequest::Logs(request) => return logs::stream(shared, request, frames).await,
             ApiRequest::Info => Ok(ApiAnswer::Info(Box::new(info(shared).await))),
             ApiRequest::Nodes => query(shared, Query::Nodes, &frames).await,
@@ -175,6 +185,15 @@ impl Operations for Api {
         };
         // The client may have left.
         let _ = frames.send(frame).await;
+    }
+
+    async fn take_over(
+        &self,
+        who: &UserCertificate,
+        request: Box<SignedExec>,
+        stream: Box<dyn Transport>,
+    ) {
+        exec::take_over(&self.0, who, &request, stream).await;
     }
 }
 

@@ -16,25 +16,23 @@ use crate::{
         error::{ApiError, ErrorCode},
         frame::{self, FrameError},
         logs::{LogLine, LogRead},
-        protocol::{ApiAnswer, ApiFrame},
+        protocol::ApiFrame,
         server::Frames,
     },
     cli::chain,
     network::Purpose,
-    runtime::{operations::ask_leader, shared::Shared},
-    wire::{Query, Request, Response},
+    runtime::{
+        holder::{self, Holder},
+        shared::Shared,
+    },
+    wire::{Request, Response},
 };
 use futures::{StreamExt, stream};
-use potluck_core::session::TaskState;
 use potluck_specs::{Generation, NodeId, SlotId};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use tokio::{
-    io::AsyncRead,
-    sync::mpsc,
-    time::{Instant, interval, timeout},
-};
+use tokio::{io::AsyncRead, sync::mpsc, time::Instant};
 
-/// How long a question may take before the stream.
+/// How long a node may take to open a stream.
 const ASK_WAIT: Duration = Duration::from_secs(5);
 
 /// How long a follower waits for its task to be found again.
@@ -51,15 +49,6 @@ const SEARCH_WAIT: Duration = Duration::from_secs(2);
 
 /// Names of nodes in one warning.
 const NAMED_MAX: usize = 10;
-
-/// Where a slot is, by the scheduler.
-enum Holder {
-    On(NodeId),
-    /// It is wanted, and placed nowhere.
-    Nowhere,
-    /// No job wants it.
-    Unwanted,
-}
 
 enum Read {
     /// All of what a node has was read.
@@ -112,16 +101,14 @@ impl Follower<'_> {
     }
 
     async fn once(&mut self) -> Result<Read, ApiError> {
-        let node = match (self.holder().await?, self.at) {
+        let slot = &self.read.slot;
+        let node = match (holder::find(self.shared, slot).await?, self.at) {
             (Holder::On(node), _) => node,
             (Holder::Unwanted, Some(_)) => return Ok(Read::Over),
-            (Holder::Nowhere, Some(_)) => return Err(not_running(&self.read.slot, true)),
-            (holder, None) => {
-                let wanted = matches!(holder, Holder::Nowhere);
-                // It ran once: what is kept of that.
-                let found = self.search().await.pop_last();
-                found.ok_or_else(|| not_running(&self.read.slot, wanted))?.1
-            }
+            (Holder::Nowhere, Some(_)) => return Err(holder::nowhere(slot)),
+            // It ran once: what is kept of that.
+            (Holder::Unwanted, None) => self.last_kept(holder::unwanted).await?,
+            (Holder::Nowhere, None) => self.last_kept(holder::nowhere).await?,
         };
         if self.at.is_some_and(|before| before != node) {
             let name = self.shared.directory.name(node);
@@ -130,6 +117,13 @@ impl Follower<'_> {
         }
         self.read_on(node).await?;
         Ok(Read::Whole)
+    }
+
+    /// Who has the last log that is kept.
+    async fn last_kept(&self, none: impl Fn(&SlotId) -> ApiError) -> Result<NodeId, ApiError> {
+        let last = self.search().await.pop_last();
+        last.map(|(_, node)| node)
+            .ok_or_else(|| none(&self.read.slot))
     }
 
     /// The log of the placement before the present one, if one is kept.
@@ -155,55 +149,6 @@ impl Follower<'_> {
             return here::read(self.shared, &mut self.read, &self.to).await;
         }
         self.remote(node).await
-    }
-
-    /// Which node runs the slot, or ran it last.
-    async fn holder(&self) -> Result<Holder, ApiError> {
-        let slot = &self.read.slot;
-        // What runs here needs no leader to be found.
-        let here = self.shared.agent.slots().await.unwrap_or_default();
-        let runs = here
-            .iter()
-            .any(|report| report.slot == *slot && report.state != TaskState::Stopped);
-        if runs {
-            return Ok(Holder::On(self.shared.me.node));
-        }
-        let query = Query::Jobs(Some(slot.job.clone()));
-        let asked = ask_leader(self.shared, Request::Query(query), ASK_WAIT).await?;
-        let jobs = match asked {
-            Response::Answer(answer) => match *answer {
-                Ok(ApiAnswer::Jobs(jobs)) => jobs,
-                Ok(other) => return Err(crate::api::client::unexpected(&other)),
-                Err(error) if error.code == ErrorCode::NotFound => return Ok(Holder::Unwanted),
-                Err(error) => return Err(error),
-            },
-            other => return Err(crate::api::client::unexpected(&other)),
-        };
-        let mut tasks = jobs.iter().flat_map(|job| &job.tasks);
-        let Some(task) = tasks.find(|task| task.slot == *slot) else {
-            return Ok(Holder::Unwanted);
-        };
-        let Some(name) = &task.node else {
-            return Ok(Holder::Nowhere);
-        };
-        self.known(name).await.map(Holder::On)
-    }
-
-    /// The node of this name; gossip tells of a new one within seconds.
-    async fn known(&self, name: &str) -> Result<NodeId, ApiError> {
-        let mut looks = interval(LOST_PAUSE);
-        let known = timeout(ASK_WAIT, async {
-            loop {
-                looks.tick().await;
-                if let Some(node) = self.shared.directory.named(name) {
-                    return node;
-                }
-            }
-        });
-        known.await.map_err(|_| {
-            let message = format!("node {name} is not known here");
-            ApiError::new(ErrorCode::Unavailable, message).hint("ask another node with --node")
-        })
     }
 
     /// All logs of the slot that living nodes keep, by their generations.
@@ -259,19 +204,6 @@ impl Follower<'_> {
     }
 }
 
-fn not_running(slot: &SlotId, is_wanted: bool) -> ApiError {
-    match is_wanted {
-        true => ApiError::new(
-            ErrorCode::NotFound,
-            format!("{slot} runs nowhere at this moment, and no log of it is kept"),
-        )
-        .hint(format!("see why with: potluck explain '{slot}'")),
-        false => ApiError::new(ErrorCode::NotFound, format!("there is no task {slot}")).hint(
-            format!("see which there are with: potluck status {}", slot.job),
-        ),
-    }
-}
-
 /// Passes another node's lines on until they end or their reader has left,
 /// and notes how far they came.
 async fn pass_on(
@@ -303,7 +235,7 @@ mod tests {
     use super::*;
     use crate::api::logs::{LogLines, LogSelection};
     use potluck_specs::{Epoch, Millis, Reign};
-    use tokio::io::duplex;
+    use tokio::{io::duplex, time::timeout};
 
     /// Far above what anything here takes.
     const LIMIT: Duration = Duration::from_secs(20);
