@@ -19,7 +19,7 @@ use super::{
     process::{Process, helpers_of},
     program,
 };
-use crate::{agent::PackageProvider, clock, spawn::spawn};
+use crate::{agent::PackageProvider, clock, spawn::spawn, wire::HeldJob};
 use nix::fcntl::Flock;
 use potluck_core::{
     attributes::Facts,
@@ -32,7 +32,9 @@ use potluck_helper::{
     end::ExitReason,
     protocol::{Hello, MissingIsolation, Phase},
 };
-use potluck_specs::{Generation, Job, Millis, NodeId, PackageId, SlotId, job::HealthCheck};
+use potluck_specs::{
+    Generation, Job, JobName, Millis, NodeId, PackageId, SlotId, job::HealthCheck,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
@@ -80,6 +82,7 @@ pub(super) enum Command {
     SetDraining(bool),
     Leave,
     Slots(oneshot::Sender<Vec<SlotReport>>),
+    Held(JobName, oneshot::Sender<Option<HeldJob>>),
     Highest(oneshot::Sender<Authority>),
     /// A package's tree, or why there is none.
     Fetched {
@@ -251,6 +254,13 @@ impl Actor {
             }
             Command::Slots(reply) => {
                 let _ = reply.send(self.host.slots());
+            }
+            Command::Held(job, reply) => {
+                let held = self.host.held(&job).map(|entry| HeldJob {
+                    job: (*entry.signed).clone(),
+                    package_bytes: entry.package_bytes,
+                });
+                let _ = reply.send(held);
             }
             Command::Highest(reply) => {
                 let _ = reply.send(self.host.highest());

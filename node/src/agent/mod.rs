@@ -21,7 +21,7 @@ mod program;
 pub use journal::JournalError;
 pub use potluck_helper::log::Line;
 
-use crate::{clock, spawn::spawn};
+use crate::{clock, spawn::spawn, wire::HeldJob};
 use actor::{Actor, COMMANDS_WAITING, Command, Running};
 use async_trait::async_trait;
 use cgroups::Cgroups;
@@ -38,7 +38,7 @@ use potluck_core::{
 };
 use potluck_helper::{Listener, TaskKey};
 use potluck_specs::{
-    Job, Millis, NodeId, PackageId, SlotId,
+    Job, JobName, Millis, NodeId, PackageId, SlotId,
     job::{Resources, SignedJob},
 };
 use std::{
@@ -405,6 +405,14 @@ impl Agent {
     /// [`AgentStopped`].
     pub async fn slots(&self) -> Result<Vec<SlotReport>, AgentStopped> {
         self.ask(Command::Slots).await
+    }
+
+    /// The latest version of a job that is held here, as it was signed.
+    ///
+    /// # Errors
+    /// [`AgentStopped`].
+    pub async fn held(&self, job: JobName) -> Result<Option<HeldJob>, AgentStopped> {
+        self.ask(|reply| Command::Held(job, reply)).await
     }
 
     /// Take no new work, or take it again.

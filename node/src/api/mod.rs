@@ -14,4 +14,5 @@ pub mod frame;
 pub mod operate;
 pub mod plan;
 pub mod protocol;
+pub mod recovery;
 pub mod server;

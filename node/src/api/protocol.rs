@@ -6,6 +6,7 @@ use super::{
     error::ApiError,
     operate::{OperateAnswer, OperateQuery},
     plan::PlanRequest,
+    recovery::RecoveryView,
 };
 use potluck_core::{
     auction::Refusal,
@@ -75,6 +76,13 @@ pub enum ApiRequest {
     PutChunks(Vec<ChunkUpload>),
     /// A signed change; answered when it is durable, or refused.
     Change(Box<SignedChange>),
+    /// The cluster's recovery from this node: what it would be, or the order.
+    Recover {
+        /// The order of an operator; without it nothing is changed.
+        order: Option<Box<SignedChange>>,
+        /// Whatever speaks against it.
+        force: bool,
+    },
     /// Where is this service?
     Resolve {
         /// The namespace.
@@ -191,6 +199,8 @@ pub enum ApiAnswer {
     Missing(Vec<ChunkHash>),
     /// To `Change`.
     Changed(Changed),
+    /// To `Recover`.
+    Recovery(Box<RecoveryView>),
     /// To `Resolve`.
     Resolved(Resolved),
     /// To `Explain`.
@@ -290,6 +300,10 @@ pub struct JobStatus {
     /// Who stopped it, if somebody did.
     #[serde(default)]
     pub stopped_by: Option<Stopped>,
+    /// When it was taken from a host into the log of a recovered cluster, Unix
+    /// time; nothing once a person has run it again.
+    #[serde(default)]
+    pub recovered_at: Option<Millis>,
     /// Its package.
     pub package: PackageId,
     /// Services that it offers.

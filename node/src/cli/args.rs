@@ -180,6 +180,9 @@ pub(super) enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// The cluster's control group.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Drain this host's node, wait until it is empty, and stop it.
     Leave {
         /// Longest wait for its tasks to move, in seconds.
@@ -296,6 +299,25 @@ pub(super) enum RolloutCommand {
     Undo {
         /// The job.
         job: JobName,
+    },
+}
+
+/// `potluck cluster …`.
+#[derive(Debug, Subcommand)]
+pub(super) enum ClusterCommand {
+    /// After most voters were lost for good: go on from this host's copy of
+    /// the log, under a new epoch. Needs this host's node, running.
+    Recover {
+        /// Don't ask.
+        #[arg(long)]
+        yes: bool,
+        /// Although most voters can be reached, or another node has a longer
+        /// copy of the log. What only the others have is lost.
+        #[arg(long)]
+        force: bool,
+        /// Only show what it would be.
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 

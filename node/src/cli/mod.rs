@@ -3,6 +3,7 @@
 
 mod admin;
 mod args;
+mod cluster;
 mod connect;
 mod evaluate;
 mod exit;
@@ -23,7 +24,7 @@ mod upload;
 mod versions;
 
 use crate::api::error::{ApiError, ErrorCode};
-use args::{Cli, Command, Format, TokenCommand};
+use args::{Cli, ClusterCommand, Command, Format, TokenCommand};
 use clap::{CommandFactory, Parser};
 use std::process::ExitCode;
 
@@ -145,6 +146,18 @@ async fn dispatch(command: Command, global: &args::Global) -> Result<ExitCode, A
         Command::Rollout(command) => operate::rollout(command, global).await,
         Command::WhyBlocked { job } => operate::why_blocked(job, global).await,
         Command::Rebalance { dry_run } => operate::rebalance(dry_run, global).await,
+        Command::Cluster(ClusterCommand::Recover {
+            yes,
+            force,
+            dry_run,
+        }) => {
+            let wish = cluster::Wish {
+                yes,
+                force,
+                dry_run,
+            };
+            cluster::recover(wish, global).await
+        }
         Command::Leave { wait } => nodes::leave(wait, global).await,
         Command::InternalEvaluate | Command::Spec(_) | Command::Testnet { .. } => {
             unreachable!("handled before the runtime was started")

@@ -29,6 +29,8 @@ mod packages;
 mod peers;
 mod plan;
 mod queries;
+mod recall;
+pub(crate) mod recovery;
 mod renewal;
 mod requests;
 mod revocations;

@@ -1,7 +1,7 @@
 //! The API's requests, carried out: here what this node knows itself, by the
 //! leader what only the leader knows.
 
-use super::{concerns, logs, shared::Shared};
+use super::{concerns, logs, recovery, shared::Shared};
 use crate::{
     api::{
         change::{Change, SignedChange},
@@ -10,11 +10,12 @@ use crate::{
         protocol::{
             ApiAnswer, ApiFrame, ApiRequest, Changed, EndpointStatus, Info, Resolved, Welcome,
         },
+        recovery::RecoveryView,
         server::{self, Frames, Operations},
     },
     cli::chain,
     clock,
-    identity::random,
+    identity::{DataFolder, random},
     network::{InboundStream, Purpose},
     spawn::spawn,
     wire::{Query, Request, Response},
@@ -45,6 +46,7 @@ const QUERY_WAIT: Duration = Duration::from_secs(5);
 /// Serves API sessions on the node's Unix socket.
 pub(super) async fn serve_socket(
     shared: Arc<Shared>,
+    folder: Arc<DataFolder>,
     listener: UnixListener,
     token: CancellationToken,
 ) {
@@ -60,7 +62,11 @@ pub(super) async fn serve_socket(
                 }
             },
         };
-        serve_session(shared.clone(), Box::new(stream), &sessions);
+        let api = Api {
+            shared: shared.clone(),
+            folder: Some(folder.clone()),
+        };
+        serve_session(api, Box::new(stream), &sessions);
     }
 }
 
@@ -72,7 +78,13 @@ pub(super) async fn serve_streams(shared: Arc<Shared>, mut streams: mpsc::Receiv
     }) = streams.recv().await
     {
         match purpose {
-            Purpose::Api => serve_session(shared.clone(), Box::new(stream.into_tokio()), &sessions),
+            Purpose::Api => {
+                let api = Api {
+                    shared: shared.clone(),
+                    folder: None,
+                };
+                serve_session(api, Box::new(stream.into_tokio()), &sessions);
+            }
             Purpose::Chunks => {
                 let packages = shared.packages.clone();
                 spawn("chunk server", async move { packages.serve(stream).await });
@@ -89,7 +101,7 @@ pub(super) async fn serve_streams(shared: Arc<Shared>, mut streams: mpsc::Receiv
     }
 }
 
-fn serve_session(shared: Arc<Shared>, stream: Box<dyn Transport>, sessions: &Arc<Semaphore>) {
+fn serve_session(api: Api, stream: Box<dyn Transport>, sessions: &Arc<Semaphore>) {
     let Ok(permit) = sessions.clone().try_acquire_owned() else {
         tracing::warn!(
             limit = SESSIONS_MAX,
@@ -97,21 +109,26 @@ fn serve_session(shared: Arc<Shared>, stream: Box<dyn Transport>, sessions: &Arc
         );
         return;
     };
-    spawn("api session", session(shared, stream, permit));
+    spawn("api session", session(api, stream, permit));
 }
 
-async fn session(shared: Arc<Shared>, stream: Box<dyn Transport>, _permit: OwnedSemaphorePermit) {
-    if let Err(error) = server::serve(stream, Arc::new(Api(shared))).await {
+async fn session(api: Api, stream: Box<dyn Transport>, _permit: OwnedSemaphorePermit) {
+    if let Err(error) = server::serve(stream, Arc::new(api)).await {
         tracing::debug!(error = %chain(&error), "API session ended");
     }
 }
 
-struct Api(Arc<Shared>);
+struct Api {
+    shared: Arc<Shared>,
+    /// Of sessions on the node's own socket, which only they reach who may
+    /// enter the data folder.
+    folder: Option<Arc<DataFolder>>,
+}
 
 #[async_trait]
 impl Operations for Api {
     fn welcome(&self) -> Welcome {
-        let me = &self.0.me;
+        let me = &self.shared.me;
         Welcome {
             fleet: me.fleet,
             cluster: me.cluster.clone(),
@@ -126,7 +143,7 @@ impl Operations for Api {
     }
 
     async fn serve(&self, who: &UserCertificate, request: ApiRequest, frames: Frames) {
-        let shared = &self.0;
+        let shared = &self.shared;
         if let Err(error) = may_ask(who, &request) {
             // The client may have left.
             let _ = frames.send(ApiFrame::Failure(error)).await;
@@ -158,6 +175,11 @@ impl Operations for Api {
             ApiRequest::Change(signed) => change(shared, *signed, &frames)
                 .await
                 .map(ApiAnswer::Changed),
+            ApiRequest::Recover { order, force } => {
+                recover(shared, self.folder.as_deref(), order, force)
+                    .await
+                    .map(|view| ApiAnswer::Recovery(Box::new(view)))
+            }
             ApiRequest::Resolve {
                 namespace,
                 service,
@@ -219,6 +241,24 @@ async fn info(shared: &Arc<Shared>) -> Info {
         warnings,
         gossip_dropped: shared.gossip.counters().dropped_in_all(),
         pid: std::process::id(),
+    }
+}
+
+/// Looks only, without an order.
+async fn recover(
+    shared: &Arc<Shared>,
+    folder: Option<&DataFolder>,
+    order: Option<Box<SignedChange>>,
+    force: bool,
+) -> Result<RecoveryView, ApiError> {
+    let Some(folder) = folder else {
+        let message = "a cluster is recovered on the host of the survivor only";
+        return Err(ApiError::new(ErrorCode::Denied, message)
+            .hint("run the command there, as the user whose node it is"));
+    };
+    match order {
+        Some(order) => recovery::take_order(shared, folder, &order, force).await,
+        None => Ok(recovery::look(shared).await),
     }
 }
 

@@ -410,8 +410,10 @@ impl Court<'_> {
 
 /// An answer that would silence this scheduler, and every other, is none.
 fn is_taken(shared: &Shared, from: NodeId, answer: &Response) -> bool {
-    let taken = claims::may_answer(from, answer, &shared.known());
+    let known = shared.known();
+    let taken = claims::may_answer(from, answer, &known);
     if let Err(why) = &taken {
+        shared.epochs.refused(from, why, known.epoch);
         tracing::error!(%from, why = %why, "a node's answer is not believed");
     }
     taken.is_ok()

@@ -154,6 +154,8 @@ async fn carry_out(
     match step {
         VoterMove::AddLearner { node } => {
             let (raft_id, member) = raft_member(shared, node)?;
+            // If all voters are lost it may have to go on alone.
+            seal_issuer(shared, node).await?;
             shared
                 .control
                 .add_learner(raft_id, member)

@@ -35,7 +35,7 @@ use crate::control::{
 
 /// The newest snapshot: under 0 the encoded [`SnapshotRecord`], from 1 on the
 /// encoded state in parts.
-const SNAPSHOT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("snapshot");
+pub(super) const SNAPSHOT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("snapshot");
 
 /// Size of a part in the file: redb rewrites and caches whole values.
 const PART_BYTES: usize = 1 << 20;
@@ -45,7 +45,7 @@ const PART_BYTES: usize = 1 << 20;
 pub(in crate::control) const SNAPSHOT_BYTES_MAX: usize = 512 << 20;
 
 /// The description of a snapshot: a membership of hundreds with addresses.
-const RECORD_BYTES_MAX: usize = 1 << 20;
+pub(super) const RECORD_BYTES_MAX: usize = 1 << 20;
 
 /// The file with the newest snapshot. Clones share it.
 #[derive(Clone)]
@@ -120,7 +120,7 @@ fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::BrokenPipe, "the snapshot file is closed")
 }
 
-fn read_record(database: &Database) -> Result<Option<Vec<u8>>, redb::Error> {
+pub(super) fn read_record(database: &Database) -> Result<Option<Vec<u8>>, redb::Error> {
     let table = database.begin_read()?.open_table(SNAPSHOT)?;
     Ok(table.get(0)?.map(|bytes| bytes.value().to_vec()))
 }
