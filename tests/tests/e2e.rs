@@ -12,6 +12,7 @@ mod e2e {
     mod join;
     mod packages;
     mod plan;
+    mod recover;
     mod versions;
     mod voters;
 }

@@ -52,8 +52,10 @@ pub(super) async fn run(args: NodeArgs, global: &Global) -> Result<ExitCode, Api
 /// adopted as after any restart. Returns only if that fails.
 fn start_anew() -> ApiError {
     tracing::info!("node starts anew");
-    // The program that runs, even if its file was replaced meanwhile.
-    let mut again = std::process::Command::new("/proc/self/exe");
+    let program = std::env::current_exe().ok().filter(|path| path.exists());
+    // Its file was replaced meanwhile: the kernel still has the one that runs.
+    let program = program.unwrap_or_else(|| "/proc/self/exe".into());
+    let mut again = std::process::Command::new(program);
     let mut words = std::env::args_os();
     if let Some(name) = words.next() {
         again.arg0(name);

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 mod history;
+mod recovery;
 
 fn signed(bytes: Vec<u8>) -> Signed {
     Signed {
