@@ -5,6 +5,7 @@
 mod e2e {
     mod agent;
     mod cli;
+    mod debug;
     mod ending;
     mod follow;
     mod hosts;

@@ -83,6 +83,14 @@ pub enum ApiRequest {
         /// Whatever speaks against it.
         force: bool,
     },
+    /// What goes into the scheduler on this node, as a recording: frames of
+    /// [`ApiFrame::Recorded`], then the end.
+    Record {
+        /// At most so long.
+        seconds: u64,
+        /// At most so much.
+        bytes_max: u64,
+    },
     /// Where is this service?
     Resolve {
         /// The namespace.
@@ -172,6 +180,8 @@ pub enum ApiFrame {
     Answer(Box<ApiAnswer>),
     /// Lines of a log; more may follow.
     Lines(Vec<LogLine>),
+    /// The next bytes of a recording.
+    Recorded(#[serde(with = "serde_bytes")] Vec<u8>),
     /// The end of a stream of frames.
     End,
     /// Something that takes long goes on; for a person who waits.

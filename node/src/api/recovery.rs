@@ -82,8 +82,8 @@ pub struct RecoveryView {
     pub jobs: u32,
     /// Members in its log.
     pub members: u32,
-    /// How long ago it heard a scheduler, milliseconds; nothing: not since it
-    /// was started.
+    /// How long ago it heard a scheduler, or as one was confirmed by most
+    /// voters, milliseconds; nothing: not since it was started.
     pub leader_heard_ms: Option<u64>,
     /// The voters by its log, itself among them if it is one.
     pub voters: Vec<VoterView>,

@@ -5,6 +5,7 @@ mod admin;
 mod args;
 mod cluster;
 mod connect;
+mod debug;
 mod evaluate;
 mod exit;
 mod jobs;
@@ -24,7 +25,7 @@ mod upload;
 mod versions;
 
 use crate::api::error::{ApiError, ErrorCode};
-use args::{Cli, ClusterCommand, Command, Format, TokenCommand};
+use args::{Cli, ClusterCommand, Command, DebugCommand, Format, TokenCommand};
 use clap::{CommandFactory, Parser};
 use std::process::ExitCode;
 
@@ -158,6 +159,12 @@ async fn dispatch(command: Command, global: &args::Global) -> Result<ExitCode, A
             };
             cluster::recover(wish, global).await
         }
+        Command::Debug(DebugCommand::Record {
+            seconds,
+            size,
+            file,
+        }) => debug::record(seconds, size << 20, &file, global).await,
+        Command::Debug(DebugCommand::Replay { file, all }) => debug::replay(&file, all, global),
         Command::Leave { wait } => nodes::leave(wait, global).await,
         Command::InternalEvaluate | Command::Spec(_) | Command::Testnet { .. } => {
             unreachable!("handled before the runtime was started")

@@ -408,6 +408,28 @@ impl<S: Replicated> ControlGroup<S> {
         look(&self.inner.state.read().state)
     }
 
+    /// Looks at the state and keeps, from there on, what is applied, for
+    /// [`Self::read_tapped`]: at most so many bytes between two looks. There
+    /// is one tap; [`Self::close_tap`] ends it.
+    pub fn open_tap<R>(&self, bytes_max: usize, look: impl FnOnce(&S) -> R) -> R {
+        self.inner.state.open_tap(bytes_max, look)
+    }
+
+    /// [`Self::read`] with the commands that were applied since the last such
+    /// look, in order; `None` if they were more than is kept.
+    pub fn read_tapped<R>(
+        &self,
+        bytes_max: usize,
+        look: impl FnOnce(&S, Option<Vec<(u64, S::Command)>>) -> R,
+    ) -> R {
+        self.inner.state.read_tapped(bytes_max, look)
+    }
+
+    /// Keeps nothing any more.
+    pub fn close_tap(&self) {
+        self.inner.state.close_tap();
+    }
+
     /// On the leader: when the messages were sent whose answers last made a
     /// majority, time since boot. A scheduler acts only within
     /// [`Self::quorum_lease`] of it. A sole voter is its own majority: now.

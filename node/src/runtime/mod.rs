@@ -30,6 +30,7 @@ mod peers;
 mod plan;
 mod queries;
 mod recall;
+mod recording;
 pub(crate) mod recovery;
 mod renewal;
 mod requests;

@@ -1,7 +1,12 @@
 //! The API's requests, carried out: here what this node knows itself, by the
 //! leader what only the leader knows.
 
-use super::{concerns, logs, recovery, shared::Shared};
+use super::{
+    concerns, logs,
+    recording::{FRAMES_QUEUED_MAX, Wish},
+    recovery,
+    shared::Shared,
+};
 use crate::{
     api::{
         change::{Change, SignedChange},
@@ -42,6 +47,9 @@ const CHANGE_WAIT: Duration = Duration::from_secs(120);
 
 /// How long the leader may take over a question.
 const QUERY_WAIT: Duration = Duration::from_secs(5);
+
+/// Bytes of a recording in one frame: a quarter of the largest.
+const RECORDED_BYTES_MAX: usize = 256 << 10;
 
 /// Serves API sessions on the node's Unix socket.
 pub(super) async fn serve_socket(
@@ -151,6 +159,13 @@ impl Operations for Api {
         }
         let answer = match request {
             ApiRequest::Logs(request) => return logs::stream(shared, request, frames).await,
+            ApiRequest::Record { seconds, bytes_max } => {
+                let limit = Duration::from_secs(seconds);
+                return match record(shared, limit, bytes_max, &frames).await {
+                    Ok(()) => drop(frames.send(ApiFrame::End).await),
+                    Err(error) => drop(frames.send(ApiFrame::Failure(error)).await),
+                };
+            }
             ApiRequest::Info => Ok(ApiAnswer::Info(Box::new(info(shared).await))),
             ApiRequest::Nodes => query(shared, Query::Nodes, &frames).await,
             ApiRequest::Jobs { job } => query(shared, Query::Jobs(job), &frames).await,
@@ -207,6 +222,10 @@ fn may_ask(who: &UserCertificate, request: &ApiRequest) -> Result<(), ApiError> 
         request,
         ApiRequest::PutManifest(_) | ApiRequest::PutChunks(_)
     );
+    if matches!(request, ApiRequest::Record { .. }) && !who.may_operate() {
+        let message = format!("user {:?} may not record the scheduler", who.user);
+        return Err(ApiError::new(ErrorCode::Denied, message).hint("the role operator is needed"));
+    }
     let deploys = |role: &Role| matches!(role, Role::Admin | Role::Deployer { .. });
     if uploads && !who.roles.iter().any(deploys) {
         let message = format!("user {:?} may not upload packages", who.user);
@@ -242,6 +261,48 @@ async fn info(shared: &Arc<Shared>) -> Info {
         gossip_dropped: shared.gossip.counters().dropped_in_all(),
         pid: std::process::id(),
     }
+}
+
+/// Streams a recording of this node's scheduler until it is over or nobody
+/// reads any more.
+async fn record(
+    shared: &Arc<Shared>,
+    limit: Duration,
+    bytes_max: u64,
+    frames: &Frames,
+) -> Result<(), ApiError> {
+    if !shared.we_lead() {
+        let message = "the scheduler is on another node";
+        let error = ApiError::new(ErrorCode::BadRequest, message);
+        return Err(match shared.leader() {
+            Some(leader) => error.hint(format!(
+                "ask {}, with --node",
+                shared.directory.name(leader)
+            )),
+            None => error.hint("there is none at this moment; see potluck info"),
+        });
+    }
+    let (to, mut recorded) = mpsc::channel(FRAMES_QUEUED_MAX);
+    let wish = Wish {
+        to,
+        for_at_most: limit,
+        bytes_max,
+    };
+    shared.scheduling.record(wish).await;
+    let begun = "a new reign begins with the recording";
+    let _ = frames.send(ApiFrame::Progress(begun.into())).await;
+    while let Some(frame) = recorded.recv().await {
+        for part in frame.chunks(RECORDED_BYTES_MAX) {
+            if frames
+                .send(ApiFrame::Recorded(part.to_vec()))
+                .await
+                .is_err()
+            {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Looks only, without an order.

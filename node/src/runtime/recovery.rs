@@ -201,7 +201,8 @@ pub(super) async fn run(shared: Arc<Shared>, folder: Arc<DataFolder>, token: Can
             if let Some((signed, order)) = later_order(&shared, node).await
                 && follow(&shared, &folder, &signed, &order)
             {
-                return;
+                // The next start follows; until then this one has nothing to do.
+                return token.cancelled().await;
             }
         }
         let pause = async {
@@ -346,7 +347,11 @@ pub(super) async fn look(shared: &Arc<Shared>) -> RecoveryView {
     });
     let (epoch, end) = (shared.control.epoch(), shared.control.log_end());
     let others = ask_others(shared, &group).await;
-    let heard = shared.control.last_leader_contact();
+    // One that leads and is not confirmed by most voters hears nobody.
+    let heard = match shared.we_lead() {
+        true => shared.control.last_quorum_ack(),
+        false => shared.control.last_leader_contact(),
+    };
     let leader_heard = heard.map(|at| clock::boot_now().since(at));
     let me = shared.me.node;
     let voters: Vec<VoterView> = group

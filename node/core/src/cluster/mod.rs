@@ -13,6 +13,7 @@ mod jobs;
 mod members;
 mod operations;
 mod recovery;
+mod redacted;
 mod reply;
 mod rollouts;
 mod state;

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 mod history;
 mod recovery;
+mod redacted;
 
 fn signed(bytes: Vec<u8>) -> Signed {
     Signed {
