@@ -36,9 +36,16 @@ fn a_run_and_a_drain_are_decided_again_the_same() {
     let client = fleet.client(leader);
     let file = fleet.root().join("recording");
     let path = file.to_string_lossy().into_owned();
-    let elsewhere = failure(&fleet.client(other), &["debug", "record", "--file", &path]);
-    assert_eq!(elsewhere.code, Some(2), "{elsewhere}");
-    assert!(elsewhere.stderr.contains(leader), "{elsewhere}");
+    // Names come by gossip, a moment after the nodes themselves.
+    until("the right node to be named", WAIT, || {
+        let args = ["debug", "record", "--file", &path];
+        let elsewhere = failure(&fleet.client(other), &args);
+        match elsewhere.code == Some(2) && elsewhere.stderr.contains(leader) {
+            true => Ok(()),
+            false => Err(elsewhere.to_string()),
+        }
+    })
+    .unwrap();
     assert!(!file.exists(), "nothing stays behind");
 
     let args = ["debug", "record", "--seconds", "600", "--file", &path];
