@@ -5,7 +5,7 @@
 //! signed jobs and certificates, proposals. What a host says is believed as
 //! far as a signature goes: the job's author signed it for this cluster, the
 //! issuer signed the certificate. It waits for one host at a time, with a
-//! limit, and looks again each second.
+//! limit.
 
 use super::{authors, shared::Shared};
 use crate::{
@@ -18,11 +18,17 @@ use potluck_specs::{
     trust::{NodeCredential, NodeRole},
 };
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-/// How often the leader looks.
+/// How often the leader looks while hosts report after its reign began, and as
+/// long as it finds anything.
 const LOOK: Duration = Duration::from_millis(500);
+const BEGIN: Duration = Duration::from_secs(60);
+
+/// And how often later: a look goes through all tasks, and hosts that were
+/// away for so long can wait a little more.
+const LOOK_LATER: Duration = Duration::from_secs(5);
 
 /// How long a host may take to hand over what it has.
 const ANSWER_WAIT: Duration = Duration::from_millis(1_500);
@@ -36,36 +42,46 @@ type Refused = BTreeSet<(NodeId, Option<(JobName, u64)>)>;
 
 /// Looks until told to stop.
 pub(super) async fn run(shared: Arc<Shared>, token: CancellationToken) {
-    let mut looks = interval(LOOK);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut refused = Refused::new();
+    let mut led_since = None;
+    let mut pause = LOOK;
     loop {
         tokio::select! {
             () = token.cancelled() => return,
-            _ = looks.tick() => {}
+            () = sleep(pause) => {}
         }
+        pause = LOOK;
         let recovered = shared
             .control
             .read(|state: &Cluster| state.recovery().is_some());
         if !recovered || !shared.we_lead() {
             refused.clear();
+            led_since = None;
             continue;
         }
+        let begun = *led_since.get_or_insert_with(Instant::now);
         if refused.len() >= REFUSED_MAX {
             refused.clear();
         }
         tokio::select! {
             () = token.cancelled() => return,
-            () = look(&shared, &mut refused) => {}
+            found = look(&shared, &mut refused) => {
+                if !found && begun.elapsed() > BEGIN {
+                    pause = LOOK_LATER;
+                }
+            }
         }
     }
 }
 
-async fn look(shared: &Arc<Shared>, refused: &mut Refused) {
+/// Was there anything that the log lacks?
+async fn look(shared: &Arc<Shared>, refused: &mut Refused) -> bool {
+    let mut found = false;
     for node in strangers(shared) {
         if refused.contains(&(node, None)) {
             continue;
         }
+        found = true;
         if let Err(why) = take_member(shared, node).await {
             tracing::warn!(%node, why, "a node that the log lacks was not taken in");
             refused.insert((node, None));
@@ -80,11 +96,13 @@ async fn look(shared: &Arc<Shared>, refused: &mut Refused) {
         if refused.contains(&key) {
             continue;
         }
+        found = true;
         if let Err(why) = take_job(shared, &job, version, node).await {
             tracing::warn!(%job, version, %node, why, "a job that the log lacks was not taken in");
             refused.insert(key);
         }
     }
+    found
 }
 
 /// Nodes that gossip knows and the log does not.

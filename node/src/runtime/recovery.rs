@@ -55,8 +55,10 @@ const ASKED_FOR_ORDER: usize = 5;
 /// is enough.
 const HINTS_MAX: usize = 16;
 
-/// Pause between two rounds of asking.
+/// Pause between two rounds of asking; longer each time that nobody has an
+/// order, since whoever spoke of a later epoch may have lied.
 const ROUND_PAUSE: Duration = Duration::from_millis(250);
+const ROUND_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// A scheduler that was heard this lately may well be there.
 const LEADER_HEARD: Millis = Millis(3_000);
@@ -126,7 +128,14 @@ pub(super) fn carry_out(
     let Some(signed) = folder.ordered_recovery()? else {
         return Ok(());
     };
+    let present = epoch_of(folder, file)?;
     match verify_order(&signed, file.fleet, &file.cluster) {
+        Ok(order) if order.epoch <= present => {
+            tracing::info!(
+                epoch = order.epoch.0,
+                "the order of a recovery is carried out already"
+            );
+        }
         Ok(order) if order.survivor == me.node => {
             let command = Command::Recover {
                 recovery: Box::new(Recovery {
@@ -191,6 +200,7 @@ pub(super) fn order(shared: &Shared) -> Option<SignedChange> {
 /// Follows into later epochs until told to stop.
 pub(super) async fn run(shared: Arc<Shared>, folder: Arc<DataFolder>, token: CancellationToken) {
     let mut leadership = shared.control.leadership();
+    let mut patience = ROUND_PAUSE;
     loop {
         let superseded = leadership.borrow_and_update().superseded_by.is_some();
         let mut asked = shared.epochs.take_hints();
@@ -207,17 +217,16 @@ pub(super) async fn run(shared: Arc<Shared>, folder: Arc<DataFolder>, token: Can
         }
         let pause = async {
             sleep(ROUND_PAUSE).await;
-            if !superseded {
-                tokio::select! {
-                    () = shared.epochs.hinted.notified() => {}
-                    _ = leadership.changed() => {}
-                }
+            tokio::select! {
+                () = sleep(patience), if superseded => (patience * 2).min(ROUND_PAUSE_MAX),
+                () = shared.epochs.hinted.notified() => ROUND_PAUSE,
+                _ = leadership.changed() => ROUND_PAUSE,
             }
         };
-        tokio::select! {
+        patience = tokio::select! {
             () = token.cancelled() => return,
-            () = pause => {}
-        }
+            next = pause => next,
+        };
     }
 }
 
