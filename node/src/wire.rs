@@ -8,7 +8,11 @@ use potluck_core::{
     session::{Heartbeat, HeartbeatAnswer},
 };
 use potluck_dht::slice::{SliceRequest, SliceResponse};
-use potluck_specs::{Generation, JobName, NodeId, PackageId, SlotId, job::Resources};
+use potluck_specs::{
+    Epoch, Generation, JobName, NodeId, PackageId, SlotId,
+    job::{Resources, SignedJob},
+    trust::NodeCredential,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::api::{
@@ -18,6 +22,7 @@ use crate::api::{
     plan::PlanRequest,
     protocol::{ApiAnswer, Changed},
 };
+use crate::control::LogEnd;
 
 /// Largest request: a Raft append of 512 KiB with its frame, or an award with
 /// a job of 256 KiB.
@@ -90,6 +95,15 @@ pub enum Request {
     Revocations,
     /// Which logs of this slot do you keep?
     LogOrigins(SlotId),
+    /// Where does the node's log end? For a survivor that may go on alone.
+    LogEnd,
+    /// By which order did the node's epoch begin?
+    Recovery,
+    /// The latest version of a job that the node holds, for a recovered log
+    /// that lacks it.
+    HeldJob(JobName),
+    /// The node's certificate, for a recovered log that lacks the node.
+    Credential,
     /// Which of these packages do jobs pin?
     Pinned {
         /// What the node has.
@@ -127,6 +141,15 @@ pub struct Pinned {
     /// The log knows every version that the node runs, so that what is not
     /// pinned is not run either.
     pub covers_slots: bool,
+}
+
+/// A job as a host holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldJob {
+    /// The signed bytes.
+    pub job: SignedJob,
+    /// Bytes of its package.
+    pub package_bytes: u64,
 }
 
 /// What people ask the scheduler.
@@ -196,6 +219,19 @@ pub enum Response {
     Revocations(Vec<u64>),
     /// To [`Request::LogOrigins`]: by the generations that name them.
     LogOrigins(Vec<Generation>),
+    /// To [`Request::LogEnd`].
+    LogEnd {
+        /// The epoch of the log.
+        epoch: Epoch,
+        /// Its last entry.
+        end: LogEnd,
+    },
+    /// To [`Request::Recovery`].
+    Recovery(Option<Box<SignedChange>>),
+    /// To [`Request::HeldJob`].
+    HeldJob(Option<Box<HeldJob>>),
+    /// To [`Request::Credential`].
+    Credential(Box<NodeCredential>),
     /// To [`Request::Pinned`].
     Pinned(Pinned),
     /// Done, nothing to say.

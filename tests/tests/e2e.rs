@@ -5,6 +5,7 @@
 mod e2e {
     mod agent;
     mod cli;
+    mod debug;
     mod ending;
     mod exec;
     mod hosts;
@@ -13,6 +14,7 @@ mod e2e {
     mod logs;
     mod packages;
     mod plan;
+    mod recover;
     mod versions;
     mod voters;
 }

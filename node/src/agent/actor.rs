@@ -20,7 +20,7 @@ use super::{
     program,
     sessions::{self, EnterError},
 };
-use crate::{agent::PackageProvider, clock, spawn::spawn};
+use crate::{agent::PackageProvider, clock, spawn::spawn, wire::HeldJob};
 use nix::fcntl::Flock;
 use potluck_core::{
     attributes::Facts,
@@ -33,7 +33,9 @@ use potluck_helper::{
     end::ExitReason,
     protocol::{Hello, MissingIsolation, Phase},
 };
-use potluck_specs::{Generation, Job, Millis, NodeId, PackageId, SlotId, job::HealthCheck};
+use potluck_specs::{
+    Generation, Job, JobName, Millis, NodeId, PackageId, SlotId, job::HealthCheck,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
@@ -83,6 +85,7 @@ pub(super) enum Command {
     Slots(oneshot::Sender<Vec<SlotReport>>),
     /// The helper of a task that could be entered.
     Entrance(SlotId, oneshot::Sender<Result<(Run, Link), EnterError>>),
+    Held(JobName, oneshot::Sender<Option<HeldJob>>),
     Highest(oneshot::Sender<Authority>),
     /// A package's tree, or why there is none.
     Fetched {
@@ -257,6 +260,13 @@ impl Actor {
             }
             Command::Entrance(slot, reply) => {
                 let _ = reply.send(self.entrance(slot));
+            }
+            Command::Held(job, reply) => {
+                let held = self.host.held(&job).map(|entry| HeldJob {
+                    job: (*entry.signed).clone(),
+                    package_bytes: entry.package_bytes,
+                });
+                let _ = reply.send(held);
             }
             Command::Highest(reply) => {
                 let _ = reply.send(self.host.highest());

@@ -25,7 +25,7 @@ pub use logs::{LogBatch, LogPlace, LogQuery, LogsError};
 pub use potluck_helper::log::Line;
 pub use sessions::{EnterError, Entrance, Pipe, SessionWish, TaskSession};
 
-use crate::{clock, spawn::spawn};
+use crate::{clock, spawn::spawn, wire::HeldJob};
 use actor::{Actor, COMMANDS_WAITING, Command, Running};
 use async_trait::async_trait;
 use cgroups::Cgroups;
@@ -42,7 +42,7 @@ use potluck_core::{
 };
 use potluck_helper::{Listener, TaskKey};
 use potluck_specs::{
-    Generation, Job, Millis, NodeId, PackageId, SlotId,
+    Generation, Job, JobName, Millis, NodeId, PackageId, SlotId,
     job::{Resources, SignedJob},
 };
 use std::{
@@ -390,6 +390,14 @@ impl Agent {
     /// [`AgentStopped`].
     pub async fn slots(&self) -> Result<Vec<SlotReport>, AgentStopped> {
         self.ask(Command::Slots).await
+    }
+
+    /// The latest version of a job that is held here, as it was signed.
+    ///
+    /// # Errors
+    /// [`AgentStopped`].
+    pub async fn held(&self, job: JobName) -> Result<Option<HeldJob>, AgentStopped> {
+        self.ask(|reply| Command::Held(job, reply)).await
     }
 
     /// Take no new work, or take it again.

@@ -16,4 +16,5 @@ pub mod logs;
 pub mod operate;
 pub mod plan;
 pub mod protocol;
+pub mod recovery;
 pub mod server;

@@ -8,6 +8,7 @@ use super::{
     logs::{LogLines, LogsRequest},
     operate::{OperateAnswer, OperateQuery},
     plan::PlanRequest,
+    recovery::RecoveryView,
 };
 use potluck_core::{
     auction::Refusal,
@@ -77,6 +78,21 @@ pub enum ApiRequest {
     PutChunks(Vec<ChunkUpload>),
     /// A signed change; answered when it is durable, or refused.
     Change(Box<SignedChange>),
+    /// The cluster's recovery from this node: what it would be, or the order.
+    Recover {
+        /// The order of an operator; without it nothing is changed.
+        order: Option<Box<SignedChange>>,
+        /// Whatever speaks against it.
+        force: bool,
+    },
+    /// What goes into the scheduler on this node, as a recording: frames of
+    /// [`ApiFrame::Recorded`], then the end.
+    Record {
+        /// At most so long.
+        seconds: u64,
+        /// At most so much.
+        bytes_max: u64,
+    },
     /// Where is this service?
     Resolve {
         /// The namespace.
@@ -130,6 +146,8 @@ pub enum ApiFrame {
     Answer(Box<ApiAnswer>),
     /// Lines of a log; more may follow.
     Lines(LogLines),
+    /// The next bytes of a recording.
+    Recorded(#[serde(with = "serde_bytes")] Vec<u8>),
     /// The end of a stream of frames.
     End,
     /// Something that takes long goes on; for a person who waits.
@@ -159,6 +177,8 @@ pub enum ApiAnswer {
     Missing(Vec<ChunkHash>),
     /// To `Change`.
     Changed(Changed),
+    /// To `Recover`.
+    Recovery(Box<RecoveryView>),
     /// To `Resolve`.
     Resolved(Resolved),
     /// To `Explain`.
@@ -258,6 +278,10 @@ pub struct JobStatus {
     /// Who stopped it, if somebody did.
     #[serde(default)]
     pub stopped_by: Option<Stopped>,
+    /// When it was taken from a host into the log of a recovered cluster, Unix
+    /// time; nothing once a person has run it again.
+    #[serde(default)]
+    pub recovered_at: Option<Millis>,
     /// Its package.
     pub package: PackageId,
     /// Services that it offers.

@@ -184,6 +184,12 @@ pub(super) enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// The cluster's control group.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// For looking into the scheduler's decisions.
+    #[command(subcommand)]
+    Debug(DebugCommand),
     /// Drain this host's node, wait until it is empty, and stop it.
     Leave {
         /// Longest wait for its tasks to move, in seconds.
@@ -323,6 +329,55 @@ pub(super) enum RolloutCommand {
     Undo {
         /// The job.
         job: JobName,
+    },
+}
+
+/// `potluck cluster …`.
+#[derive(Debug, Subcommand)]
+pub(super) enum ClusterCommand {
+    /// After most voters were lost for good: go on from this host's copy of
+    /// the log, under a new epoch. Needs this host's node, running.
+    Recover {
+        /// Don't ask.
+        #[arg(long)]
+        yes: bool,
+        /// Although most voters can be reached, or another node has a longer
+        /// copy of the log. What only the others have is lost.
+        #[arg(long)]
+        force: bool,
+        /// Only show what it would be.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// `potluck debug …`.
+#[derive(Debug, Subcommand)]
+pub(super) enum DebugCommand {
+    /// Write down all that goes into the scheduler of the asked node, which
+    /// must be the one that leads, without secrets. It begins a new reign:
+    /// placements pause until the hosts have told what they run.
+    Record {
+        /// For so long; sooner with Ctrl-C.
+        #[arg(long, default_value_t = 60, value_name = "N",
+            value_parser = clap::value_parser!(u64).range(1..=3_600))]
+        seconds: u64,
+        /// At most so many mebibytes.
+        #[arg(long, default_value_t = 64, value_name = "MIB",
+            value_parser = clap::value_parser!(u64).range(1..=256))]
+        size: u64,
+        /// The file; it must not exist.
+        #[arg(short = 'f', long, value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Decide a recording again, here and now: each decision with its reasons,
+    /// and whether it is the recorded one. Exit code 1 if one is not.
+    Replay {
+        /// The recording.
+        file: PathBuf,
+        /// Steps without a decision too.
+        #[arg(long)]
+        all: bool,
     },
 }
 

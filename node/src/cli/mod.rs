@@ -3,8 +3,10 @@
 
 mod admin;
 mod args;
+mod cluster;
 mod connect;
 mod copy;
+mod debug;
 mod evaluate;
 mod exec;
 mod exit;
@@ -27,7 +29,7 @@ mod upload;
 mod versions;
 
 use crate::api::error::{ApiError, ErrorCode};
-use args::{Cli, Command, Format, TokenCommand};
+use args::{Cli, ClusterCommand, Command, DebugCommand, Format, TokenCommand};
 use clap::{CommandFactory, Parser};
 use std::process::ExitCode;
 
@@ -146,6 +148,24 @@ async fn dispatch(command: Command, global: &args::Global) -> Result<ExitCode, A
         Command::Rollout(command) => operate::rollout(command, global).await,
         Command::WhyBlocked { job } => operate::why_blocked(job, global).await,
         Command::Rebalance { dry_run } => operate::rebalance(dry_run, global).await,
+        Command::Cluster(ClusterCommand::Recover {
+            yes,
+            force,
+            dry_run,
+        }) => {
+            let wish = cluster::Wish {
+                yes,
+                force,
+                dry_run,
+            };
+            cluster::recover(wish, global).await
+        }
+        Command::Debug(DebugCommand::Record {
+            seconds,
+            size,
+            file,
+        }) => debug::record(seconds, size << 20, &file, global).await,
+        Command::Debug(DebugCommand::Replay { file, all }) => debug::replay(&file, all, global),
         Command::Leave { wait } => nodes::leave(wait, global).await,
         Command::InternalEvaluate | Command::Spec(_) | Command::Testnet { .. } => {
             unreachable!("handled before the runtime was started")
