@@ -9,8 +9,11 @@
 //! decides is memory that can't be reclaimed: a task whose files fill the
 //! cache is not out of memory.
 //!
-//! Files in memory are the known hole: a task that did nothing but write to its
-//! `/tmp` was stopped in most runs of a test and went unnoticed in some.
+//! What can't be reclaimed is not only what the kernel's figures call so. Pages
+//! of a program that runs are files, and of a large folio that is in use at one
+//! end no page is given back: 5 MiB of 64 stayed so while each write to `/tmp`
+//! failed, and the task went unnoticed. So charges that fail while nothing is
+//! freed count as well ([`Futile`]).
 //!
 //! With v2 there is no watch yet; what the kernel killed is read afterwards.
 
@@ -30,6 +33,10 @@ pub(crate) const LOOK_MS: u64 = 20;
 /// Room that is made for an orderly end: a tenth, and not less than what a
 /// program needs to write its state.
 const ROOM_BYTES_MIN: u64 = 32 << 20;
+
+/// Part of the limit that files may take while charges fail for want of
+/// memory: with more, it is the disk that can't take them fast enough.
+const MOSTLY_FILES: u64 = 2;
 
 /// Processes that are named in the note.
 const NAMED: usize = 3;
@@ -61,7 +68,40 @@ pub(crate) struct MemoryGuard {
     _usage: File,
     _control: File,
     failures: u64,
+    freed: u64,
+    futile: Futile,
     reached: bool,
+}
+
+/// Charges that failed while next to nothing was freed.
+///
+/// The kernel gives a charge up after 16 rounds of reclaim that freed nothing,
+/// and counts a failure for each. Where reclaim works, each failure frees at
+/// least one folio: the two counters rise alike.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Futile {
+    failures: u64,
+    freed: u64,
+}
+
+impl Futile {
+    /// Failures that stand for a charge that was given up, and then another:
+    /// a task may live with one short write.
+    const FAILURES: u64 = 32;
+
+    /// Failures for one freed folio that still count as none freed: under
+    /// pressure a page of a program goes and comes back now and then.
+    const PER_FREED: u64 = 8;
+
+    /// Takes how far the counters rose. True: charges are given up.
+    fn add(&mut self, failures: u64, freed: u64) -> bool {
+        self.failures += failures;
+        self.freed += freed;
+        if self.freed * Self::PER_FREED > self.failures {
+            *self = Futile::default();
+        }
+        self.failures >= Self::FAILURES
+    }
 }
 
 impl MemoryGuard {
@@ -90,6 +130,8 @@ impl MemoryGuard {
         }
         Ok(MemoryGuard {
             failures: read_number(&group.join("memory.failcnt"))?,
+            freed: 0,
+            futile: Futile::default(),
             group,
             limit_bytes: watch.limit_bytes,
             near,
@@ -135,9 +177,17 @@ impl MemoryGuard {
             return self.reach();
         }
         let failures = read("memory.failcnt").trim().parse().unwrap_or(0);
-        let failed = std::mem::replace(&mut self.failures, failures) < failures;
+        let failures = failures - std::mem::replace(&mut self.failures, failures).min(failures);
+        let stat = read("memory.stat");
+        let freed = stat_of(&stat, "total_pgpgout").unwrap_or(0);
+        let freed = freed - std::mem::replace(&mut self.freed, freed).min(freed);
+        let futile = self.futile.add(failures, freed);
+        if failures == 0 {
+            return Finding::Fine;
+        }
         let usage = read("memory.usage_in_bytes").trim().parse().unwrap_or(0);
-        if failed && is_full(usage, &read("memory.stat"), self.limit()) {
+        let left = reclaimable(&stat);
+        if is_full(usage, left, self.limit()) || futile && left < self.limit() / MOSTLY_FILES {
             return self.reach();
         }
         Finding::Fine
@@ -160,6 +210,7 @@ impl MemoryGuard {
         }
         let note = self.note();
         self.reached = true;
+        self.futile = Futile::default();
         // SIGTERM is not delivered to a task that waits for memory.
         let limit = self.limit().to_string();
         let _ = fs::write(self.group.join("memory.limit_in_bytes"), limit);
@@ -186,14 +237,18 @@ impl MemoryGuard {
     }
 }
 
-/// Is there nothing left to reclaim? Pages of programs and libraries that are
-/// mapped count as files, and stay. A twentieth stands for these being counted
+/// Is there nothing left to reclaim? A twentieth stands for files being counted
 /// late, and for what the kernel charges in batches and has not given out yet.
-fn is_full(usage: u64, stat: &str, limit: u64) -> bool {
+fn is_full(usage: u64, reclaimable: u64, limit: u64) -> bool {
+    usage.saturating_sub(reclaimable) >= limit - limit / 20
+}
+
+/// Files that the kernel may give back. Pages of programs and libraries that
+/// are mapped count as files, and stay.
+fn reclaimable(stat: &str) -> u64 {
     let file = |name| stat_of(stat, name).unwrap_or(0);
     let files = file("total_inactive_file") + file("total_active_file");
-    let reclaimable = files.saturating_sub(file("total_mapped_file"));
-    usage.saturating_sub(reclaimable) >= limit - limit / 20
+    files.saturating_sub(file("total_mapped_file"))
 }
 
 fn stat_of(stat: &str, name: &str) -> Option<u64> {
@@ -247,15 +302,35 @@ mod tests {
         let stat = |inactive: u64, active: u64| {
             format!("cache 1\ntotal_inactive_file {inactive}\ntotal_active_file {active}\n")
         };
-        assert!(is_full(64 * MIB, &stat(0, 0), 64 * MIB));
-        assert!(is_full(63 * MIB, &stat(0, 0), 64 * MIB));
-        assert!(!is_full(60 * MIB, &stat(0, 0), 64 * MIB));
-        assert!(!is_full(64 * MIB, &stat(8 * MIB, 0), 64 * MIB));
-        assert!(!is_full(64 * MIB, &stat(0, 8 * MIB), 64 * MIB));
-        assert!(is_full(64 * MIB, "", 64 * MIB));
+        let full = |usage: u64, stat: &str| is_full(usage, reclaimable(stat), 64 * MIB);
+        assert!(full(64 * MIB, &stat(0, 0)));
+        assert!(full(63 * MIB, &stat(0, 0)));
+        assert!(!full(60 * MIB, &stat(0, 0)));
+        assert!(!full(64 * MIB, &stat(8 * MIB, 0)));
+        assert!(!full(64 * MIB, &stat(0, 8 * MIB)));
+        assert!(full(64 * MIB, ""));
         // The program itself: files that are in use.
         let mapped = format!("{}total_mapped_file {}\n", stat(0, 8 * MIB), 7 * MIB);
-        assert!(is_full(64 * MIB, &mapped, 64 * MIB));
+        assert!(full(64 * MIB, &mapped));
+    }
+
+    #[test]
+    fn charges_that_fail_while_nothing_is_freed_are_futile() {
+        let rounds = |rounds: &[(u64, u64)]| {
+            let mut futile = Futile::default();
+            rounds
+                .iter()
+                .fold(false, |_, (failures, freed)| futile.add(*failures, *freed))
+        };
+        // One charge that was given up, and the next.
+        assert!(!rounds(&[(17, 0)]));
+        assert!(rounds(&[(17, 0), (0, 0), (17, 1)]));
+        // A cache that is full: what fails succeeds after reclaim.
+        assert!(!rounds(&[(500, 500)]));
+        assert!(!rounds(&[(500, 70)]));
+        assert!(!rounds(&[(17, 0), (17, 60), (17, 0)]));
+        // Memory that the task itself gave back.
+        assert!(!rounds(&[(17, 0), (0, 3_000), (17, 0)]));
     }
 
     #[test]
