@@ -9,6 +9,7 @@
 pub mod description;
 pub mod end;
 mod enter;
+pub mod group;
 mod init;
 mod inner;
 mod launch;

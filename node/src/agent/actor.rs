@@ -536,6 +536,11 @@ impl Actor {
             }
             HelperMessage::StartFailed { why } => self.ended(run, End::NotStarted(why)).await,
             HelperMessage::Exited(exit) => self.ended(run, end_of_exit(&exit)).await,
+            HelperMessage::LimitsSet { refused } => {
+                if !refused.is_empty() {
+                    tracing::warn!(slot = %run.slot, ?refused, "limits not as wanted");
+                }
+            }
             // The connection answers pings, and a second greeting is nothing.
             HelperMessage::Ping { .. } | HelperMessage::Hello(_) => {}
         }
