@@ -431,7 +431,7 @@ pub(crate) fn usage_is_told() {
     println!("{usage:?}");
     let memory = usage.memory_bytes.unwrap();
     assert!((64 << 10..64 * MIB).contains(&memory), "{usage:?}");
-    assert!((2..100).contains(&usage.pids.unwrap()), "{usage:?}");
+    assert!((1..100).contains(&usage.pids.unwrap()), "{usage:?}");
     if in_the_machine() {
         assert!(
             usage.cpu_us.is_some() && usage.pressure.is_some(),
