@@ -90,7 +90,7 @@ impl MemoryGuard {
     /// Until a closer look is worth it, if it is.
     pub(crate) fn look_in_ms(&self) -> Option<u64> {
         match &self.kind {
-            Kind::V1(watch) => watch.look_in_ms(&self.watch.group, self.watch.limit_bytes),
+            Kind::V1(watch) => Some(watch.look_in_ms(&self.watch.group, self.watch.limit_bytes)),
             Kind::V2(watch) => watch.look_in_ms(),
         }
     }

@@ -7,11 +7,10 @@
 //! is memory that can't be reclaimed: a task whose files fill the cache is not
 //! out of memory.
 //!
-//! What can't be reclaimed is not only what the kernel's figures call so. Pages
-//! of a program that runs are files, and of a large folio that is in use at one
-//! end no page is given back: 5 MiB of 64 stayed so while each write to `/tmp`
-//! failed, and the task went unnoticed. So charges that fail while nothing is
-//! freed count as well ([`Futile`]).
+//! What can't be reclaimed is not only what the kernel's figures call so: of a
+//! program's pages that are files some stay although nothing maps them, 3 MiB
+//! of 64 when it had just been read from disk. So charges that fail while
+//! nothing is freed count as well ([`Futile`]).
 
 use super::{Futile, Names, is_full, reclaimable};
 use crate::group::{number_of, read_number, read_text};
@@ -30,6 +29,12 @@ const LOOK_MS: u64 = 20;
 /// Between two looks while nine tenths are used and nothing fails. Many tasks
 /// live there, their limit full of files.
 const LOOK_CALM_MS: u64 = 200;
+
+/// Between two looks otherwise. The kernel says once that nine tenths are
+/// passed, and not again after a dip that it did not see: it looks only every
+/// 128 pages for each processor, and gives back what it had charged in advance
+/// at any time. Whoever went by its word alone waited for ever.
+const LOOK_FAR_MS: u64 = 1_000;
 
 /// Part of the limit that files may take while charges fail for want of
 /// memory: with more, it is the disk that can't take them fast enough.
@@ -104,11 +109,15 @@ impl Watch {
         self.full.read().is_ok()
     }
 
-    /// Until a closer look is worth it, if it is.
-    pub(super) fn look_in_ms(&self, group: &Path, limit: u64) -> Option<u64> {
+    /// Until the next look.
+    pub(super) fn look_in_ms(&self, group: &Path, limit: u64) -> u64 {
         let usage = read_number(&group.join("memory.usage_in_bytes"));
         let near = usage.is_ok_and(|usage| usage >= limit / 10 * 9);
-        near.then_some(if self.failed { LOOK_MS } else { LOOK_CALM_MS })
+        match (self.failed, near) {
+            (true, _) => LOOK_MS,
+            (false, true) => LOOK_CALM_MS,
+            (false, false) => LOOK_FAR_MS,
+        }
     }
 
     /// Looks for what gives no event. True: the limit is reached.

@@ -109,7 +109,7 @@ fn files() {
 /// back.
 fn program() {
     const BYTES: usize = 24 * MIB;
-    const APART: usize = 64 << 10;
+    const APART: usize = 1 << 19;
     let mut file = File::create("program").unwrap();
     file.write_all(&vec![7_u8; BYTES]).unwrap();
     file.sync_all().unwrap();
