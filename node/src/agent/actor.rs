@@ -793,6 +793,17 @@ pub(super) fn group_name(run: &Run) -> String {
     format!("{slot}@{}#{}", run.origin, run.start)
 }
 
+/// What [`group_name`] made.
+pub(super) fn read_group_name(name: &str) -> Option<Run> {
+    let (rest, start) = name.rsplit_once('#')?;
+    let (slot, origin) = rest.split_once('@')?;
+    Some(Run {
+        slot: folders::read_slot(slot)?,
+        origin: folders::read_generation(origin)?,
+        start: start.parse().ok()?,
+    })
+}
+
 fn end_of(end: &TaskEnd) -> End {
     match end {
         TaskEnd::Exited(exit) => end_of_exit(exit),

@@ -17,6 +17,7 @@ mod moved;
 mod places;
 mod process;
 mod program;
+mod usage;
 
 pub use journal::JournalError;
 pub use potluck_helper::log::Line;
@@ -35,10 +36,11 @@ use potluck_core::{
     auction::{Authority, Award, AwardAnswer, Call, CallAnswer, Refusal, StopOrder},
     host::{ADOPTION_LIMIT, Host, HostConfig, Run},
     session::{Heartbeat, HeartbeatAnswer, SlotReport},
+    usage::TaskUsage,
 };
 use potluck_helper::{Listener, TaskKey};
 use potluck_specs::{
-    Job, Millis, NodeId, PackageId, SlotId,
+    Job, JobName, Millis, NodeId, PackageId, SlotId,
     job::{Resources, SignedJob},
 };
 use std::{
@@ -55,6 +57,7 @@ use tokio::{
     task::spawn_blocking,
 };
 use tokio_util::sync::CancellationToken;
+use usage::Usages;
 
 /// Gets packages.
 #[async_trait]
@@ -166,6 +169,7 @@ pub struct Agent {
     packages: Arc<dyn PackageProvider>,
     verify: Verify,
     folders: Folders,
+    usages: Usages,
     token: CancellationToken,
     stopped: CancellationToken,
 }
@@ -204,6 +208,8 @@ pub async fn start(
     };
     spawn("helper listener", links.listen(listener));
     let stopped = CancellationToken::new();
+    let usages = Usages::default();
+    usages.sample(actor.cgroups.clone(), actor.folders.clone(), token.clone());
     let agent = Agent {
         commands,
         changed: changes,
@@ -211,6 +217,7 @@ pub async fn start(
         packages,
         verify: config.verify,
         folders: actor.folders.clone(),
+        usages,
         token: token.clone(),
         stopped: stopped.clone(),
     };
@@ -435,6 +442,12 @@ impl Agent {
     pub fn isolation_missing(&self) -> Vec<String> {
         let missing = self.missing.lock().expect("no one panics with this lock");
         missing.iter().cloned().collect()
+    }
+
+    /// What the job's tasks on this node use; nothing where the host does not
+    /// tell.
+    pub fn usage(&self, job: &JobName) -> Vec<TaskUsage> {
+        self.usages.of(job)
     }
 
     /// Lines of a slot's log, in batches. Slots that are over are found as

@@ -11,6 +11,7 @@ use potluck_core::{
     auction::Refusal,
     cluster::{Origin, Stopped},
     session::TaskState,
+    usage::TaskUsage,
 };
 use potluck_specs::{
     ChunkHash, FleetId, Generation, JobName, Millis, NodeId, PackageId, SlotId, Topology,
@@ -106,6 +107,8 @@ pub enum ApiRequest {
     Plan(PlanRequest),
     /// Jobs that run and were last submitted from this spec file.
     JobsOfSpec(String),
+    /// What the tasks of a job use.
+    Usage(JobName),
 }
 
 /// A chunk on its way into a node's store.
@@ -207,6 +210,17 @@ pub enum ApiAnswer {
     Planned(Vec<JobPlan>),
     /// To `JobsOfSpec`.
     JobsOfSpec(Vec<JobName>),
+    /// To `Usage`.
+    Usage(Vec<UsageStatus>),
+}
+
+/// What a task uses, and where it runs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UsageStatus {
+    /// The node's name.
+    pub node: String,
+    /// The figures.
+    pub usage: TaskUsage,
 }
 
 /// What node and cluster this is.

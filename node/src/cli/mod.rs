@@ -20,6 +20,7 @@ mod spec;
 mod testnet;
 mod time;
 mod upload;
+mod usage;
 mod versions;
 
 use crate::api::error::{ApiError, ErrorCode};
@@ -114,6 +115,7 @@ async fn dispatch(command: Command, global: &args::Global) -> Result<ExitCode, A
         Command::Run(args) => run::run(&args, global).await,
         Command::Plan(args) => plan::plan(&args, global).await,
         Command::Status { job, all } => jobs::status(job, all, global).await,
+        Command::Usage { job } => usage::usage(job, global).await,
         Command::History { job } => versions::history(job, global).await,
         Command::Diff { job, from, to } => versions::diff(job, from, to, global).await,
         Command::Nodes => nodes::nodes(global).await,

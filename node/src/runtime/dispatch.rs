@@ -2,6 +2,7 @@
 
 use super::{
     admission, changes, claims, concerns, keeping, queries, requests, revocations, shared::Shared,
+    usage,
 };
 use crate::{
     clock,
@@ -102,6 +103,7 @@ pub(super) async fn handle(shared: Arc<Shared>, from: NodeId, request: Request) 
             let pinned = |state: &Cluster| keeping::pinned(state, &packages, &slots);
             Response::Pinned(shared.control.read(pinned))
         }
+        Request::Usage(job) => Response::Usage(usage::here(&shared, &job)),
         Request::Revocations => Response::Revocations(revocations::all(&shared)),
     }
 }

@@ -41,6 +41,7 @@ mod start;
 #[cfg(test)]
 mod tests;
 mod twins;
+mod usage;
 mod versions;
 mod voters;
 

@@ -1,7 +1,7 @@
 //! The API's requests, carried out: here what this node knows itself, by the
 //! leader what only the leader knows.
 
-use super::{concerns, logs, shared::Shared};
+use super::{concerns, logs, shared::Shared, usage};
 use crate::{
     api::{
         change::{Change, SignedChange},
@@ -165,6 +165,7 @@ impl Operations for Api {
             } => resolve(shared, &namespace, &service, fresh)
                 .await
                 .map(ApiAnswer::Resolved),
+            ApiRequest::Usage(job) => usage::gather(shared, job).await,
             ApiRequest::Packages => Ok(ApiAnswer::Packages(
                 shared.packages.statuses(&shared.directory).await,
             )),
