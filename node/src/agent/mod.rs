@@ -209,7 +209,7 @@ pub async fn start(
     spawn("helper listener", links.listen(listener));
     let stopped = CancellationToken::new();
     let usages = Usages::default();
-    usages.sample(actor.cgroups.clone(), actor.folders.clone(), token.clone());
+    let sampler = usages.sample(actor.cgroups.clone(), actor.folders.clone(), token.clone());
     let agent = Agent {
         commands,
         changed: changes,
@@ -226,6 +226,8 @@ pub async fn start(
     spawn("agent", async move {
         actor.introduce(facts).await;
         actor.run(inbox, token).await;
+        // The next agent reads what this one has written.
+        let _ = sampler.await;
         stopped.cancel();
     });
     Ok(agent)

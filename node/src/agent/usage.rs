@@ -18,7 +18,10 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::{task::spawn_blocking, time::interval};
+use tokio::{
+    task::{JoinHandle, spawn_blocking},
+    time::interval,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Between two samples: peaks within a tenth of the time that counts, at a
@@ -53,8 +56,14 @@ impl Usages {
         ours.map(|one| one.usage.clone()).collect()
     }
 
-    /// Begins to take samples, until the token is cancelled.
-    pub(super) fn sample(&self, cgroups: Arc<Cgroups>, folders: Folders, token: CancellationToken) {
+    /// Begins to take samples, until the token is cancelled; ends when all is
+    /// written.
+    pub(super) fn sample(
+        &self,
+        cgroups: Arc<Cgroups>,
+        folders: Folders,
+        token: CancellationToken,
+    ) -> JoinHandle<()> {
         let usages = self.clone();
         spawn("usage sampler", async move {
             let mut ticks = interval(SAMPLE_EVERY);
@@ -78,7 +87,7 @@ impl Usages {
                     return;
                 }
             }
-        });
+        })
     }
 
     fn take(&self, cgroups: &Cgroups, folders: &Folders) {
