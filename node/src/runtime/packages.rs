@@ -15,8 +15,8 @@ use crate::{
 use async_trait::async_trait;
 use potluck_dht::{
     exchange::{
-        Ask, Asking, Limits, PeerHint, Server, SourceError, frame,
-        wire::{CHUNK_REQUEST_BYTES_MAX, CHUNK_RESPONSE_BYTES_MAX, ChunkRequest, ChunkResponse},
+        Ask, Asking, Limits, PeerHint, Server, SourceError, ask_over,
+        wire::{ChunkRequest, ChunkResponse},
     },
     packages::Packages as Swarm,
     store::ChunkStore,
@@ -82,18 +82,11 @@ impl Packages {
         })
     }
 
-    /// Serves one stream of a peer until it leaves.
+    /// Serves one stream of a peer until it leaves or is idle.
     pub(super) async fn serve(self, mut stream: Stream) {
-        while let Ok(Some(request)) =
-            frame::read::<ChunkRequest>(&mut stream, "chunk request", CHUNK_REQUEST_BYTES_MAX).await
-        {
-            let answer = self.server.answer(request).await;
-            if frame::write(&mut stream, &answer, CHUNK_RESPONSE_BYTES_MAX)
-                .await
-                .is_err()
-            {
-                return;
-            }
+        if let Err(error) = self.server.serve(&mut stream).await {
+            let error: &dyn std::error::Error = &error;
+            tracing::debug!(error, "a peer's stream for chunks broke");
         }
     }
 
@@ -339,14 +332,13 @@ impl Pool {
         stream: &mut Stream,
         request: &ChunkRequest,
     ) -> Result<ChunkResponse, SourceError> {
-        let lost = |error: frame::FrameError| SourceError::Unreachable(chain(&error));
-        frame::write(stream, request, CHUNK_REQUEST_BYTES_MAX)
-            .await
-            .map_err(lost)?;
-        let answer = frame::read(stream, "chunk response", CHUNK_RESPONSE_BYTES_MAX)
-            .await
-            .map_err(lost)?;
-        answer.ok_or_else(|| SourceError::Unreachable("the peer closed the stream".into()))
+        match ask_over(stream, request).await {
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => Err(SourceError::Unreachable(
+                "the peer closed the stream".into(),
+            )),
+            Err(error) => Err(SourceError::Unreachable(chain(&error))),
+        }
     }
 }
 

@@ -12,25 +12,35 @@ use async_trait::async_trait;
 use potluck_specs::{Epoch, FleetId, NodeId};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
+use tokio::time::{interval, timeout};
 
 use crate::control::{
     ControlGroup, Member, PeerError, ProposeError, RaftPeers, Replicated, Settings, Timing,
 };
 
-/// Waits until a condition holds: machines of CI are slow, hence the limit.
+/// How long anything may take: machines of CI are slow.
+const WAIT: Duration = Duration::from_secs(60);
+
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Waits until a condition holds.
 pub(super) async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            println!("{what}: after {:?}", start.elapsed());
-            return found;
+    let mut looks = interval(LOOK);
+    let found = timeout(WAIT, async {
+        loop {
+            looks.tick().await;
+            if let Some(found) = look() {
+                return found;
+            }
         }
-        assert!(
-            start.elapsed() < Duration::from_secs(60),
-            "not in time: {what}"
-        );
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    });
+    let found = found
+        .await
+        .unwrap_or_else(|_| panic!("not in time: {what}"));
+    println!("{what}: after {:?}", start.elapsed());
+    found
 }
 
 /// Named texts, and how many commands have been applied.
@@ -129,8 +139,8 @@ impl RaftPeers for Port {
         );
         // A cut link swallows messages, as a partition does.
         let swallowed = async {
-            tokio::time::sleep(limit).await;
-            Err(PeerError::Timeout(to))
+            let nothing = timeout(limit, std::future::pending()).await;
+            nothing.unwrap_or(Err(PeerError::Timeout(to)))
         };
         if !self.hub.passes(self.me, to) {
             return swallowed.await;
@@ -252,23 +262,21 @@ pub(super) fn leads(group: &Group) -> Option<()> {
 
 /// Proposes through whoever leads, as a client with retries would.
 pub(super) async fn propose_somewhere(groups: &[Group], command: Pin) -> u64 {
-    let start = Instant::now();
-    loop {
-        for group in groups {
-            match group.propose(command.clone()).await {
-                Ok(applied) => return applied.index,
-                Err(
-                    ProposeError::NotLeader { .. } | ProposeError::NoQuorum | ProposeError::Stopped,
-                ) => {}
-                Err(error) => panic!("{error}"),
+    use ProposeError as E;
+    let mut rounds = interval(LOOK);
+    let taken = timeout(WAIT, async {
+        loop {
+            rounds.tick().await;
+            for group in groups {
+                match group.propose(command.clone()).await {
+                    Ok(applied) => return applied.index,
+                    Err(E::NotLeader { .. } | E::NoQuorum | E::Stopped) => {}
+                    Err(error) => panic!("{error}"),
+                }
             }
         }
-        assert!(
-            start.elapsed() < Duration::from_secs(60),
-            "nobody takes commands"
-        );
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    });
+    taken.await.expect("somebody takes commands")
 }
 
 /// Waits until all have the same text there.
