@@ -6,6 +6,7 @@
 use potluck_core::{
     auction::{Authority, Award, AwardAnswer, Call, CallAnswer, StopOrder},
     session::{Heartbeat, HeartbeatAnswer},
+    usage::TaskUsage,
 };
 use potluck_dht::slice::{SliceRequest, SliceResponse};
 use potluck_specs::{
@@ -91,6 +92,8 @@ pub enum Request {
     Slice(SliceRequest),
     /// What should people know about the cluster? Any node may ask.
     Concerns,
+    /// What do the tasks of this job use on your host? Any node may ask.
+    Usage(JobName),
     /// Which certificates are revoked? For nodes that don't follow the log.
     Revocations,
     /// Which logs of this slot do you keep?
@@ -215,6 +218,8 @@ pub enum Response {
     Slice(SliceResponse),
     /// To [`Request::Concerns`].
     Concerns(Vec<String>),
+    /// To [`Request::Usage`].
+    Usage(Vec<TaskUsage>),
     /// To [`Request::Revocations`]: all serials that are revoked.
     Revocations(Vec<u64>),
     /// To [`Request::LogOrigins`]: by the generations that name them.

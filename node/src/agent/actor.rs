@@ -564,6 +564,11 @@ impl Actor {
             }
             HelperMessage::StartFailed { why } => self.ended(run, End::NotStarted(why)).await,
             HelperMessage::Exited(exit) => self.ended(run, end_of_exit(&exit)).await,
+            HelperMessage::LimitsSet { refused } => {
+                if !refused.is_empty() {
+                    tracing::warn!(slot = %run.slot, ?refused, "limits not as wanted");
+                }
+            }
             // The connection answers pings, and a second greeting is nothing.
             HelperMessage::Ping { .. } | HelperMessage::Hello(_) => {}
         }
@@ -814,6 +819,17 @@ async fn until(at: Option<Millis>) {
 pub(super) fn group_name(run: &Run) -> String {
     let slot = folders::slot_name(&run.slot);
     format!("{slot}@{}#{}", run.origin, run.start)
+}
+
+/// What [`group_name`] made.
+pub(super) fn read_group_name(name: &str) -> Option<Run> {
+    let (rest, start) = name.rsplit_once('#')?;
+    let (slot, origin) = rest.split_once('@')?;
+    Some(Run {
+        slot: folders::read_slot(slot)?,
+        origin: folders::read_generation(origin)?,
+        start: start.parse().ok()?,
+    })
 }
 
 fn end_of(end: &TaskEnd) -> End {

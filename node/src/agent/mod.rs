@@ -19,6 +19,7 @@ mod process;
 mod program;
 mod sessions;
 mod tools;
+mod usage;
 
 pub use journal::JournalError;
 pub use logs::{LogBatch, LogPlace, LogQuery, LogsError};
@@ -39,6 +40,7 @@ use potluck_core::{
     auction::{Authority, Award, AwardAnswer, Call, CallAnswer, Refusal, StopOrder},
     host::{ADOPTION_LIMIT, Host, HostConfig, Run},
     session::{Heartbeat, HeartbeatAnswer, SlotReport},
+    usage::TaskUsage,
 };
 use potluck_helper::{Listener, TaskKey};
 use potluck_specs::{
@@ -59,6 +61,7 @@ use tokio::{
     task::spawn_blocking,
 };
 use tokio_util::sync::CancellationToken;
+use usage::Usages;
 
 /// Gets packages.
 #[async_trait]
@@ -151,6 +154,7 @@ pub struct Agent {
     packages: Arc<dyn PackageProvider>,
     verify: Verify,
     folders: Folders,
+    usages: Usages,
     token: CancellationToken,
     stopped: CancellationToken,
 }
@@ -189,6 +193,8 @@ pub async fn start(
     };
     spawn("helper listener", links.listen(listener));
     let stopped = CancellationToken::new();
+    let usages = Usages::default();
+    let sampler = usages.sample(actor.cgroups.clone(), actor.folders.clone(), token.clone());
     let agent = Agent {
         commands,
         changed: changes,
@@ -196,6 +202,7 @@ pub async fn start(
         packages,
         verify: config.verify,
         folders: actor.folders.clone(),
+        usages,
         token: token.clone(),
         stopped: stopped.clone(),
     };
@@ -204,6 +211,8 @@ pub async fn start(
     spawn("agent", async move {
         actor.introduce(facts).await;
         actor.run(inbox, token).await;
+        // The next agent reads what this one has written.
+        let _ = sampler.await;
         stopped.cancel();
     });
     Ok(agent)
@@ -428,6 +437,12 @@ impl Agent {
     pub fn isolation_missing(&self) -> Vec<String> {
         let missing = self.missing.lock().expect("no one panics with this lock");
         missing.iter().cloned().collect()
+    }
+
+    /// What the job's tasks on this node use; nothing where the host does not
+    /// tell.
+    pub fn usage(&self, job: &JobName) -> Vec<TaskUsage> {
+        self.usages.of(job)
     }
 
     /// Lines of a slot's log, in batches. Slots that are over are found as

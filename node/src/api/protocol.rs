@@ -14,6 +14,7 @@ use potluck_core::{
     auction::Refusal,
     cluster::{Origin, Stopped},
     session::TaskState,
+    usage::TaskUsage,
 };
 use potluck_specs::{
     ChunkHash, FleetId, Generation, JobName, Millis, NodeId, PackageId, SlotId, Topology,
@@ -127,6 +128,8 @@ pub enum ApiRequest {
     /// A session in a task. The connection is the session's from here on, in
     /// both directions, and ends with it.
     Exec(Box<SignedExec>),
+    /// What the tasks of a job use.
+    Usage(JobName),
 }
 
 /// A chunk on its way into a node's store.
@@ -195,6 +198,17 @@ pub enum ApiAnswer {
     Planned(Vec<JobPlan>),
     /// To `JobsOfSpec`.
     JobsOfSpec(Vec<JobName>),
+    /// To `Usage`.
+    Usage(Vec<UsageStatus>),
+}
+
+/// What a task uses, and where it runs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UsageStatus {
+    /// The node's name.
+    pub node: String,
+    /// The figures.
+    pub usage: TaskUsage,
 }
 
 /// What node and cluster this is.

@@ -81,6 +81,11 @@ pub(super) enum Command {
         #[arg(long)]
         all: bool,
     },
+    /// What the tasks of a job use: now, and what they seldom pass.
+    Usage {
+        /// The job.
+        job: JobName,
+    },
     /// The versions of a job that are kept, the newest first.
     History {
         /// The job.

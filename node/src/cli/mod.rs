@@ -26,6 +26,7 @@ mod terminal;
 mod testnet;
 mod time;
 mod upload;
+mod usage;
 mod versions;
 
 use crate::api::error::{ApiError, ErrorCode};
@@ -120,6 +121,7 @@ async fn dispatch(command: Command, global: &args::Global) -> Result<ExitCode, A
         Command::Run(args) => run::run(&args, global).await,
         Command::Plan(args) => plan::plan(&args, global).await,
         Command::Status { job, all } => jobs::status(job, all, global).await,
+        Command::Usage { job } => usage::usage(job, global).await,
         Command::History { job } => versions::history(job, global).await,
         Command::Diff { job, from, to } => versions::diff(job, from, to, global).await,
         Command::Nodes => nodes::nodes(global).await,

@@ -47,6 +47,7 @@ mod start;
 #[cfg(test)]
 mod tests;
 mod twins;
+mod usage;
 mod versions;
 mod voters;
 

@@ -6,6 +6,7 @@ use super::{
     recording::{FRAMES_QUEUED_MAX, Wish},
     recovery,
     shared::Shared,
+    usage,
 };
 use crate::{
     api::{
@@ -212,6 +213,7 @@ impl Operations for Api {
             } => resolve(shared, &namespace, &service, fresh)
                 .await
                 .map(ApiAnswer::Resolved),
+            ApiRequest::Usage(job) => usage::gather(shared, job).await,
             ApiRequest::Packages => Ok(ApiAnswer::Packages(
                 shared.packages.statuses(&shared.directory).await,
             )),
