@@ -19,6 +19,7 @@ use potluck_specs::{
 mod change;
 mod forecast;
 mod in_place;
+mod recovery;
 
 /// One way of a message.
 const HOP: u64 = 5;
