@@ -97,7 +97,7 @@ fn job(k: usize) -> Job {
 
 fn changed(k: usize) -> Job {
     let mut job = job(k);
-    if k % (JOBS / CHANGES) == 0 {
+    if k.is_multiple_of(JOBS / CHANGES) {
         match k / (JOBS / CHANGES) % 2 {
             0 => job.kind = JobKind::service(9),
             _ => job.task.args.push("--verbose".into()),

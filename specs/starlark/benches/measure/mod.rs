@@ -8,10 +8,10 @@ use nix::sys::{
 use std::time::{Duration, Instant};
 
 /// Times each is taken; the median is told.
-pub const ROUNDS: usize = 5;
+pub(crate) const ROUNDS: usize = 5;
 
 /// Runs it so often, and tells its times.
-pub fn measure(what: &str, run: impl Fn()) {
+pub(crate) fn measure(what: &str, run: impl Fn()) {
     let mut clock = Vec::new();
     let mut processors = Vec::new();
     for _ in 0..ROUNDS {
