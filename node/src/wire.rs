@@ -6,10 +6,11 @@
 use potluck_core::{
     auction::{Authority, Award, AwardAnswer, Call, CallAnswer, StopOrder},
     session::{Heartbeat, HeartbeatAnswer},
+    usage::TaskUsage,
 };
 use potluck_dht::slice::{SliceRequest, SliceResponse};
 use potluck_specs::{
-    Epoch, JobName, NodeId, PackageId, SlotId,
+    Epoch, Generation, JobName, NodeId, PackageId, SlotId,
     job::{Resources, SignedJob},
     trust::NodeCredential,
 };
@@ -91,8 +92,12 @@ pub enum Request {
     Slice(SliceRequest),
     /// What should people know about the cluster? Any node may ask.
     Concerns,
+    /// What do the tasks of this job use on your host? Any node may ask.
+    Usage(JobName),
     /// Which certificates are revoked? For nodes that don't follow the log.
     Revocations,
+    /// Which logs of this slot do you keep?
+    LogOrigins(SlotId),
     /// Where does the node's log end? For a survivor that may go on alone.
     LogEnd,
     /// By which order did the node's epoch begin?
@@ -213,8 +218,12 @@ pub enum Response {
     Slice(SliceResponse),
     /// To [`Request::Concerns`].
     Concerns(Vec<String>),
+    /// To [`Request::Usage`].
+    Usage(Vec<TaskUsage>),
     /// To [`Request::Revocations`]: all serials that are revoked.
     Revocations(Vec<u64>),
+    /// To [`Request::LogOrigins`]: by the generations that name them.
+    LogOrigins(Vec<Generation>),
     /// To [`Request::LogEnd`].
     LogEnd {
         /// The epoch of the log.

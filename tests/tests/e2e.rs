@@ -7,10 +7,11 @@ mod e2e {
     mod cli;
     mod debug;
     mod ending;
-    mod follow;
+    mod exec;
     mod hosts;
     mod jobs;
     mod join;
+    mod logs;
     mod packages;
     mod plan;
     mod recover;

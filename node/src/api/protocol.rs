@@ -4,6 +4,8 @@
 use super::{
     change::SignedChange,
     error::ApiError,
+    exec::{SessionOutput, SignedExec},
+    logs::{LogLines, LogsRequest},
     operate::{OperateAnswer, OperateQuery},
     plan::PlanRequest,
     recovery::RecoveryView,
@@ -12,6 +14,7 @@ use potluck_core::{
     auction::Refusal,
     cluster::{Origin, Stopped},
     session::TaskState,
+    usage::TaskUsage,
 };
 use potluck_specs::{
     ChunkHash, FleetId, Generation, JobName, Millis, NodeId, PackageId, SlotId, Topology,
@@ -122,6 +125,11 @@ pub enum ApiRequest {
     Plan(PlanRequest),
     /// Jobs that run and were last submitted from this spec file.
     JobsOfSpec(String),
+    /// A session in a task. The connection is the session's from here on, in
+    /// both directions, and ends with it.
+    Exec(Box<SignedExec>),
+    /// What the tasks of a job use.
+    Usage(JobName),
 }
 
 /// A chunk on its way into a node's store.
@@ -134,52 +142,13 @@ pub struct ChunkUpload {
     pub bytes: Vec<u8>,
 }
 
-/// Which lines of a task's log.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LogsRequest {
-    /// Whose.
-    pub slot: SlotId,
-    /// Go on with new lines as they come.
-    pub follow: bool,
-    /// Only the last so many lines, then what follows.
-    pub tail: Option<u64>,
-    /// Only what comes after this line: how a reader goes on where a lost
-    /// stream ended.
-    pub after: Option<LinePlace>,
-}
-
-/// A line's place in a task's log. A new start of the log counts from 0 again,
-/// at a later time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LinePlace {
-    /// The line's number.
-    pub sequence: u64,
-    /// The line's time, Unix.
-    pub at: Millis,
-}
-
-impl LogLine {
-    /// Where it stands.
-    pub fn place(&self) -> LinePlace {
-        LinePlace {
-            sequence: self.sequence,
-            at: self.at,
-        }
-    }
-
-    /// Does it stand at this place or before it?
-    pub fn is_up_to(&self, place: LinePlace) -> bool {
-        self.sequence <= place.sequence && self.at <= place.at
-    }
-}
-
 /// A frame from the node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ApiFrame {
     /// The only answer.
     Answer(Box<ApiAnswer>),
     /// Lines of a log; more may follow.
-    Lines(Vec<LogLine>),
+    Lines(LogLines),
     /// The next bytes of a recording.
     Recorded(#[serde(with = "serde_bytes")] Vec<u8>),
     /// The end of a stream of frames.
@@ -188,6 +157,8 @@ pub enum ApiFrame {
     Progress(String),
     /// Something that a person should know beside the answer, which follows.
     Warning(String),
+    /// Of a session in a task.
+    Session(SessionOutput),
     /// Refused or failed.
     Failure(ApiError),
     /// A request of a newer version.
@@ -227,6 +198,17 @@ pub enum ApiAnswer {
     Planned(Vec<JobPlan>),
     /// To `JobsOfSpec`.
     JobsOfSpec(Vec<JobName>),
+    /// To `Usage`.
+    Usage(Vec<UsageStatus>),
+}
+
+/// What a task uses, and where it runs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UsageStatus {
+    /// The node's name.
+    pub node: String,
+    /// The figures.
+    pub usage: TaskUsage,
 }
 
 /// What node and cluster this is.
@@ -451,19 +433,6 @@ pub struct EndpointStatus {
     pub rack: String,
     /// Where to connect.
     pub address: SocketAddr,
-}
-
-/// One line of a log.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LogLine {
-    /// Its number in the task's log.
-    pub sequence: u64,
-    /// When the helper read it, Unix time.
-    pub at: Millis,
-    /// From standard error rather than standard output.
-    pub stderr: bool,
-    /// The text.
-    pub text: String,
 }
 
 /// Why a task is where it is, or nowhere.

@@ -2,7 +2,7 @@
 
 use super::{
     admission, changes, claims, concerns, keeping, queries, recovery, requests, revocations,
-    shared::Shared,
+    shared::Shared, usage,
 };
 use crate::{
     clock,
@@ -111,6 +111,8 @@ pub(super) async fn handle(shared: Arc<Shared>, from: NodeId, request: Request) 
             let pinned = |state: &Cluster| keeping::pinned(state, &packages, &slots);
             Response::Pinned(shared.control.read(pinned))
         }
+        Request::LogOrigins(slot) => Response::LogOrigins(shared.agent.log_origins(slot).await),
+        Request::Usage(job) => Response::Usage(usage::here(&shared, &job)),
         Request::Revocations => Response::Revocations(revocations::all(&shared)),
     }
 }

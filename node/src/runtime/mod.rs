@@ -11,6 +11,7 @@
 //! ```
 
 mod admission;
+mod audit;
 mod authors;
 mod certificates;
 mod changes;
@@ -18,7 +19,9 @@ mod claims;
 mod concerns;
 mod discovery;
 mod dispatch;
+mod exec;
 mod founding;
+mod holder;
 mod join;
 mod keeping;
 mod logs;
@@ -44,6 +47,7 @@ mod start;
 #[cfg(test)]
 mod tests;
 mod twins;
+mod usage;
 mod versions;
 mod voters;
 

@@ -2,16 +2,18 @@
 //! leader what only the leader knows.
 
 use super::{
-    concerns, logs,
+    concerns, exec, logs,
     recording::{FRAMES_QUEUED_MAX, Wish},
     recovery,
     shared::Shared,
+    usage,
 };
 use crate::{
     api::{
         change::{Change, SignedChange},
         client::Transport,
         error::{ApiError, ErrorCode},
+        exec::SignedExec,
         protocol::{
             ApiAnswer, ApiFrame, ApiRequest, Changed, EndpointStatus, Info, Resolved, Welcome,
         },
@@ -82,7 +84,9 @@ pub(super) async fn serve_socket(
 pub(super) async fn serve_streams(shared: Arc<Shared>, mut streams: mpsc::Receiver<InboundStream>) {
     let sessions = Arc::new(Semaphore::new(SESSIONS_MAX));
     while let Some(InboundStream {
-        purpose, stream, ..
+        from,
+        purpose,
+        stream,
     }) = streams.recv().await
     {
         match purpose {
@@ -101,6 +105,12 @@ pub(super) async fn serve_streams(shared: Arc<Shared>, mut streams: mpsc::Receiv
                 let shared = shared.clone();
                 spawn("log server", async move {
                     logs::serve(shared, stream.into_tokio()).await
+                });
+            }
+            Purpose::Exec => {
+                let (shared, from) = (shared.clone(), from);
+                spawn("exec server", async move {
+                    exec::serve_node(shared, from, stream.into_tokio()).await
                 });
             }
             // Snapshots travel as messages of the control group so far.
@@ -158,6 +168,7 @@ impl Operations for Api {
             return;
         }
         let answer = match request {
+            ApiRequest::Exec(_) => unreachable!("the server hands these to take_over"),
             ApiRequest::Logs(request) => return logs::stream(shared, request, frames).await,
             ApiRequest::Record { seconds, bytes_max } => {
                 let limit = Duration::from_secs(seconds);
@@ -202,6 +213,7 @@ impl Operations for Api {
             } => resolve(shared, &namespace, &service, fresh)
                 .await
                 .map(ApiAnswer::Resolved),
+            ApiRequest::Usage(job) => usage::gather(shared, job).await,
             ApiRequest::Packages => Ok(ApiAnswer::Packages(
                 shared.packages.statuses(&shared.directory).await,
             )),
@@ -212,6 +224,15 @@ impl Operations for Api {
         };
         // The client may have left.
         let _ = frames.send(frame).await;
+    }
+
+    async fn take_over(
+        &self,
+        who: &UserCertificate,
+        request: Box<SignedExec>,
+        stream: Box<dyn Transport>,
+    ) {
+        exec::take_over(&self.shared, who, &request, stream).await;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     admission::Admission, claims::Known, concerns::QuorumSeen, discovery::Discovery, dispatch,
-    members::Directory, packages::Packages, recovery::Epochs, revocations::Revocations,
+    exec::Exec, members::Directory, packages::Packages, recovery::Epochs, revocations::Revocations,
     scheduling::Scheduling, standing::NodeEnded, twins::Twins,
 };
 use crate::{
@@ -61,6 +61,8 @@ pub(super) struct Shared {
     pub control: ControlGroup<Cluster>,
     /// What runs here.
     pub agent: Agent,
+    /// Sessions in what runs here.
+    pub exec: Exec,
     /// What is stored here.
     pub packages: Packages,
     /// Where services are.
