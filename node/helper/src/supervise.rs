@@ -18,6 +18,7 @@ use crate::{
         AgentMessage, Channel, Hello, HelperMessage, MissingIsolation, PROTOCOL_VERSION, Phase,
         ReceiveError, SendError,
     },
+    session::{self, SessionRequest, Sessions},
     sweep,
 };
 use nix::{
@@ -54,8 +55,14 @@ const READS_PER_TURN: usize = 4;
 /// someone outside.
 const READS_AT_END: usize = 2 * PIPE_BYTES as usize / (4 << 10);
 
-/// Events taken at once; there are at most nine descriptors.
+/// Events taken at once; what is more comes at the next turn.
 const EVENTS: usize = 12;
+
+/// Events of sessions: this and the session's number.
+const SESSIONS_FROM: u64 = 1 << 32;
+
+/// Between looks whether the groups of sessions that are over have emptied.
+const TIDY_MS: u64 = 50;
 
 /// Longest file with a memory peak.
 const PEAK_BYTES_MAX: u64 = 64;
@@ -172,6 +179,9 @@ struct Supervisor {
     look_at: Option<Millis>,
     buffer: Vec<u8>,
     leaving: bool,
+    sessions: Sessions,
+    /// When the groups of sessions that are over are looked at again.
+    tidy_at: Option<Millis>,
 }
 
 struct Sandbox {
@@ -225,6 +235,8 @@ impl Supervisor {
             look_at: None,
             buffer: Vec::new(),
             leaving: false,
+            sessions: Sessions::default(),
+            tidy_at: None,
             description,
         };
         supervisor.listen(Source::Timer)?;
@@ -348,9 +360,12 @@ impl Supervisor {
             // host was suspended must not save a lease that is over.
             self.step(Event::Tick);
             for event in &events[..count] {
-                let source = Source::ALL[event.data() as usize];
-                self.handle(source);
+                match event.data().checked_sub(SESSIONS_FROM) {
+                    Some(session) => self.session_ended(session),
+                    None => self.handle(Source::ALL[event.data() as usize]),
+                }
             }
+            self.tidy_when_due();
             self.flush_when_due();
             self.look_at_memory(false);
         }
@@ -375,7 +390,8 @@ impl Supervisor {
     /// Sets the timer to whatever is due first.
     fn arm(&mut self) {
         let deadline = self.life.next_deadline();
-        let others = [self.flush_at, self.look_at].into_iter().flatten();
+        let others = [self.flush_at, self.look_at, self.tidy_at];
+        let others = others.into_iter().flatten();
         let deadline = others.fold(deadline, Millis::min);
         let expiration = Expiration::OneShot(timer_time(deadline.0));
         self.timer
@@ -444,8 +460,12 @@ impl Supervisor {
 
     fn hear_agent(&mut self) {
         while let Some(agent) = &self.agent {
-            let event = match agent.receive::<AgentMessage>() {
-                Ok(message) => Event::Agent(message),
+            let event = match agent.receive_with::<AgentMessage>() {
+                Ok((AgentMessage::Session(request), descriptors)) => {
+                    self.open_session(request, descriptors);
+                    continue;
+                }
+                Ok((message, _)) => Event::Agent(message),
                 Err(ReceiveError::WouldBlock) => return,
                 // A newer agent's message: nothing that this helper can do.
                 Err(ReceiveError::Unknown(_)) => continue,
@@ -455,6 +475,43 @@ impl Supervisor {
                 }
             };
             self.step(event);
+        }
+    }
+
+    fn open_session(&mut self, request: SessionRequest, descriptors: Vec<OwnedFd>) {
+        let sandbox = self.sandbox.as_ref();
+        let task = self.life.may_enter().and_then(|()| {
+            let launched = &sandbox.ok_or("it has ended")?.launched;
+            Ok(session::Task {
+                description: &self.description,
+                namespaces: &launched.namespaces,
+                own_root: launched.has_root && !self.life.misses(&[Part::Mount, Part::Root]),
+            })
+        });
+        let Some(number) = self.sessions.open(task, request, descriptors) else {
+            return;
+        };
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, SESSIONS_FROM + number);
+        let watched = self
+            .sessions
+            .tether(number)
+            .map(|tether| self.epoll.add(tether, event));
+        // Without a watch nobody would empty its group: it ends at once, its
+        // tether being closed.
+        if !matches!(watched, Some(Ok(()))) {
+            self.session_ended(number);
+        }
+    }
+
+    fn session_ended(&mut self, number: u64) {
+        self.sessions.ended(number);
+        self.tidy_at = Some(boot_now() + Millis(TIDY_MS));
+    }
+
+    fn tidy_when_due(&mut self) {
+        if self.tidy_at.is_some_and(|due| boot_now() >= due) {
+            let again = boot_now() + Millis(TIDY_MS);
+            self.tidy_at = self.sessions.tidy().then_some(again);
         }
     }
 
@@ -485,6 +542,7 @@ impl Supervisor {
                 self.step(Event::Terminate);
             }
         }
+        sweep::reap_ended();
         self.finish_when_swept();
     }
 
@@ -567,7 +625,8 @@ impl Supervisor {
             return;
         };
         let id = Id::PIDFd(sandbox.launched.pidfd.as_fd());
-        // It has ended, so this does not wait; how, its reports have said.
+        // It has ended, so this does not wait, and may have been reaped with
+        // others before; how it ended, its reports have said.
         let _ = waitid(id, WaitPidFlag::WEXITED);
         sandbox.init_ended = true;
         let _ = self.epoll.delete(&sandbox.launched.pidfd);
@@ -581,6 +640,8 @@ impl Supervisor {
         if !ended || !sweep::sweep() {
             return;
         }
+        self.sessions.end_all();
+        self.tidy_at = None;
         self.take_output(Stream::Out, READS_AT_END);
         self.take_output(Stream::Err, READS_AT_END);
         let Some(sandbox) = self.sandbox.take() else {

@@ -225,6 +225,11 @@ fn same(one: &str, other: &str) -> bool {
 
 /// True if the group is gone.
 fn remove_group(folder: &Path) -> bool {
+    // Groups of sessions, left by a helper that was killed.
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        // Fails while somebody is in it, and for the kernel's own files.
+        let _ = fs::remove_dir(entry.path());
+    }
     match fs::remove_dir(folder) {
         Ok(()) => true,
         Err(error) => error.kind() == io::ErrorKind::NotFound,

@@ -286,6 +286,11 @@ impl Agent {
         self.channel.as_ref().unwrap().send(message).unwrap();
     }
 
+    pub(crate) fn send_with(&self, message: &AgentMessage, descriptors: &[BorrowedFd<'_>]) {
+        let channel = self.channel.as_ref().unwrap();
+        channel.send_with(message, descriptors).unwrap();
+    }
+
     pub(crate) fn welcome(&self) {
         self.send(&AgentMessage::Welcome {
             agent_generation: self.generation,
