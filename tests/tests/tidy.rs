@@ -120,10 +120,7 @@ const CLOCKS: &[(&str, &str)] = &[
 ];
 
 /// Where tests wait, each with its reason.
-const WAITS: &[(&str, &str)] = &[(
-    "node/src/control/tests/hub.rs",
-    "holds `until`, which waits for conditions, and the delay of messages",
-)];
+const WAITS: &[(&str, &str)] = &[];
 
 /// One line that breaks a rule.
 struct Breach {

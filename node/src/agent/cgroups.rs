@@ -1,12 +1,14 @@
 //! Groups of tasks, and the certain end of all that they started.
 //!
 //! Answers for one group per start of a task under `potluck/<node>/` in each
-//! hierarchy that the host offers. What a group limits and how that is read
-//! back is `potluck_helper::group`'s, which this shares with the helper. What
-//! the host can't limit is said in [`Cgroups::missing`], never passed over.
+//! hierarchy that the host offers. cgroups-rs makes and limits them
+//! ([`library`]); what it lacks, and whether every limit is there, is
+//! `potluck_helper::group`'s, which this shares with the helper. What the host
+//! can't limit is said in [`Cgroups::missing`], never passed over.
 //!
 //! The helper moves the task into its groups; the helper itself stays out.
 
+use super::library;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -73,11 +75,11 @@ impl Cgroups {
     fn probe(&mut self) {
         const MIB: u64 = 1 << 20;
         const PROBE: &str = "probe";
-        let (group, missing) = self.hierarchies.create(&self.base.join(PROBE));
+        let limits = limits(&Resources::new(500, 64 * MIB), &job::Limits::default());
+        let (group, missing) = self.make(PROBE, &limits);
         // A host without a controller of disks is none the worse for it.
         let matters = |why: &String| !why.starts_with(Controller::Io.name());
         self.missing = missing.into_iter().filter(matters).collect();
-        let limits = limits(&Resources::new(500, 64 * MIB), &job::Limits::default());
         self.working
             .retain(|controller| group.place(*controller).is_some());
         for controller in NEEDED {
@@ -114,13 +116,20 @@ impl Cgroups {
         self.group(name).usage()
     }
 
+    /// Makes groups with the library, and what it left out.
+    fn make(&self, name: &str, limits: &Limits) -> (TaskGroup, Vec<String>) {
+        let path = self.base.join(name);
+        library::make(&self.hierarchies.group(&path), &path, limits);
+        self.hierarchies.create(&path)
+    }
+
     /// Makes the groups of a start and sets their limits.
     pub(super) fn create(&self, name: &str, need: &Resources, more: &job::Limits) -> Made {
-        let (mut group, mut missing) = self.hierarchies.create(&self.base.join(name));
+        let limits = limits(need, more);
+        let (mut group, mut missing) = self.make(name, &limits);
         let works = |controller| self.working.contains(&controller);
         group.places.retain(|place| works(place.controller));
         missing.retain(|why| !self.missing.iter().any(|said| same(said, why)));
-        let limits = limits(need, more);
         for place in &group.places {
             missing.extend(group.set_one(place.controller, &limits));
         }

@@ -11,6 +11,7 @@ mod folders;
 mod health;
 mod journal;
 mod launch;
+mod library;
 mod link;
 mod logs;
 mod moved;

@@ -1,5 +1,6 @@
 //! What a group allows: set, and read back. A limit that can't be set or that
-//! the kernel changed is said, never passed over.
+//! the kernel changed is said, never passed over. What is so already, since the
+//! agent's library has set it, is only read.
 
 use super::{Controller, Place, TaskGroup, Version, read_text, write_file};
 use serde::{Deserialize, Serialize};
@@ -61,6 +62,17 @@ impl Limits {
     pub(crate) fn wall(bytes: u64) -> u64 {
         bytes.saturating_add((bytes / 4).max(WALL_BYTES_MIN))
     }
+
+    /// The share of the processors as the kernel of this version counts it:
+    /// `cpu.shares` of v1, 2 to 262,144, or `cpu.weight` of v2, 1 to 10,000.
+    pub fn cpu_share(&self, version: Version) -> u64 {
+        let shares = (u64::from(self.cpu_request_millis) * 1_024 / 1_000).clamp(2, 262_144);
+        match version {
+            Version::V1 => shares,
+            // The kernel's own conversion of the old scale to the new.
+            Version::V2 => 1 + (shares - 2) * 9_999 / 262_142,
+        }
+    }
 }
 
 impl TaskGroup {
@@ -119,13 +131,9 @@ impl Refused {
 
 fn set_cpu(place: &Place, limits: &Limits, refused: &mut Refused) {
     let v2 = place.version == Version::V2;
-    let shares = (u64::from(limits.cpu_request_millis) * 1_024 / 1_000).clamp(2, 262_144);
-    let weight = match v2 {
-        // The kernel's own conversion of the old scale to the new.
-        true => put_number(place, "cpu.weight", 1 + (shares - 2) * 9_999 / 262_142),
-        false => put_number(place, "cpu.shares", shares),
-    };
-    refused.take(place.controller, weight);
+    let file = if v2 { "cpu.weight" } else { "cpu.shares" };
+    let share = put_number(place, file, limits.cpu_share(place.version));
+    refused.take(place.controller, share);
     let outcome = match v2 {
         true => set_quota(place, limits, "cpu.max.burst", |quota| {
             let text = quota.map_or("max".into(), |quota| quota.to_string());
@@ -340,21 +348,31 @@ impl DeviceLimit {
 
 /// Writes a text that the kernel gives back as it is.
 fn put(place: &Place, file: &str, text: &str) -> Result<(), String> {
-    written(place, file, text)?;
-    let found = read(place, file)?;
-    match found.trim() == text {
-        true => Ok(()),
-        false => Err(format!("{file} is {} instead of {text}", found.trim())),
-    }
+    put_where(place, file, text, |found| found == text)
 }
 
 /// Writes a number; the kernel rounds those of memory to pages.
 fn put_number(place: &Place, file: &str, wanted: u64) -> Result<(), String> {
-    written(place, file, &wanted.to_string())?;
+    put_where(place, file, &wanted.to_string(), |found| {
+        found.parse().is_ok_and(|found| close(found, wanted))
+    })
+}
+
+/// Writes a text unless what is there is it, and reads it back.
+fn put_where(
+    place: &Place,
+    file: &str,
+    text: &str,
+    is_it: impl Fn(&str) -> bool,
+) -> Result<(), String> {
+    if read(place, file).is_ok_and(|found| is_it(found.trim())) {
+        return Ok(());
+    }
+    written(place, file, text)?;
     let found = read(place, file)?;
-    match found.trim().parse() {
-        Ok(found) if close(found, wanted) => Ok(()),
-        _ => Err(format!("{file} is {} instead of {wanted}", found.trim())),
+    match is_it(found.trim()) {
+        true => Ok(()),
+        false => Err(format!("{file} is {} instead of {text}", found.trim())),
     }
 }
 

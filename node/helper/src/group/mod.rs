@@ -61,7 +61,8 @@ impl Controller {
         }
     }
 
-    fn name_in_v1(self) -> &'static str {
+    /// As hierarchies of v1 call it.
+    pub fn name_in_v1(self) -> &'static str {
         match self {
             Controller::Io => "blkio",
             other => other.name(),
