@@ -11,7 +11,7 @@ use potluck_core::{
 };
 use potluck_node::agent::{self, Agent, AgentConfig, AgentError, LogQuery, PackageProvider};
 use potluck_specs::{
-    Epoch, FleetId, Generation, Job, JobName, NodeId, PackageId, Reign, SlotId,
+    Epoch, FleetId, Generation, Job, JobName, NodeId, NodeName, PackageId, Reign, SlotId, Topology,
     job::{
         HealthCheck, Hook, Mount, MountSource, PortSpec, RenderedFile, Resources, ServiceSpec,
         SignedJob, StopPolicy, TaskTemplate,
@@ -289,6 +289,8 @@ async fn launch(
 ) -> Result<Agent, AgentError> {
     let config = AgentConfig {
         node: node_id(seed),
+        name: NodeName(format!("n{seed}")),
+        topology: Topology::in_rack("home", "r7"),
         data_dir: data.into(),
         address: address(seed),
         total: Resources::new(4_000, 4 << 30),
@@ -379,7 +381,7 @@ async fn lines(node: &Node, job: &Job, query: LogQuery) -> Vec<String> {
         .expect("there is a log");
     let mut lines = Vec::new();
     while let Some(batch) = batches.recv().await {
-        let texts = batch.into_iter().map(|line| line.text);
+        let texts = batch.lines.into_iter().map(|line| line.text);
         lines.extend(texts.map(|text| String::from_utf8_lossy(&text).into_owned()));
     }
     lines
@@ -395,7 +397,7 @@ async fn until_line(node: &Node, job: &Job, wanted: &str) {
     let read = async {
         while let Some(batch) = batches.recv().await {
             let is = |text: &[u8]| String::from_utf8_lossy(text).contains(wanted);
-            if batch.iter().any(|line| is(&line.text)) {
+            if batch.lines.iter().any(|line| is(&line.text)) {
                 return;
             }
         }
@@ -681,6 +683,70 @@ async fn limits_are_set_or_said_to_be_missing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn figures_of_a_task_outlive_its_agent() {
+    let mut node = Node::start(SERVER).await;
+    let job = job(1);
+    node.award(&job, &[(0, 1)]).await;
+    node.until_running(&job, 0).await;
+    if node.cgroups().is_empty() {
+        // Nothing to read; that limits are missing is said, as tested above.
+        return node.end().await;
+    }
+    let first = || node.agent.usage(&job.name).pop();
+    poll("no sample", || {
+        first().is_some_and(|usage| usage.at > usage.since)
+    })
+    .await;
+    let before = first().expect("it was there");
+    assert!(before.now.memory_bytes > Some(0), "{before:?}");
+    assert!(before.pids.count() > 0, "{before:?}");
+    node.restart().await;
+    let first = || node.agent.usage(&job.name).pop();
+    poll("no sample", || {
+        first().is_some_and(|usage| usage.at > before.at)
+    })
+    .await;
+    let after = first().expect("it was there");
+    assert_eq!(after.since, before.since);
+    assert!(after.pids.count() > before.pids.count(), "{after:?}");
+    assert!(
+        after.memory_peak_bytes >= before.memory_peak_bytes,
+        "{after:?}"
+    );
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_may_use_what_its_limits_say() {
+    let node = Node::start(SERVER).await;
+    let mut job = job(1);
+    job.task.limits.cpu_millis = Some(700);
+    job.task.limits.memory_bytes = Some(256 << 20);
+    node.award(&job, &[(0, 1)]).await;
+    node.until_running(&job, 0).await;
+    let missing = node.agent.isolation_missing();
+    let cases = [
+        ("cpu", ["cpu.cfs_quota_us", "cpu.max"], "70000"),
+        (
+            "memory",
+            ["memory.limit_in_bytes", "memory.high"],
+            "268435456",
+        ),
+    ];
+    for (controller, files, wanted) in cases {
+        let mut groups = node.cgroups().into_iter();
+        let found = groups.find_map(|group| {
+            let mut paths = files.iter().map(|file| group.join(file));
+            paths.find_map(|path| fs::read_to_string(path).ok())
+        });
+        let said = missing.iter().any(|line| line.starts_with(controller));
+        let right = found.as_ref().is_some_and(|text| text.starts_with(wanted));
+        assert!(right != said, "{controller}: {found:?} {missing:?}");
+    }
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_finds_what_its_spec_asks_for() {
     let script = r#"#!/bin/sh
 echo "file $(cat conf/app) setup $(cat made) count $(wc -l < /var/lib/web/starts)"
@@ -730,6 +796,68 @@ exec sleep 1000
     until_line(&node, &job, "tmpfs").await;
     until_line(&node, &job, "/package").await;
     until_line(&node, &job, "/task").await;
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_are_filled_in_when_a_task_starts() {
+    let script = r#"#!/bin/sh
+echo "told $* and $WHERE, $(cat conf)"
+[ "$DIR" = "$POTLUCK_TASK_DIR" ] && [ "$PORT" = "$PORT_HTTP" ] && echo "as potluck says"
+exec sleep 1000
+"#;
+    let node = Node::start(script).await;
+    let mut job = job(4);
+    let texts = ["${slot.id}", "${job.version}", "$${slot.index}", "${HOME}"];
+    job.task.args = texts.map(Into::into).into();
+    for (name, text) in [
+        ("WHERE", "${node.cluster}/${node.rack}"),
+        ("DIR", "${task.dir}"),
+        ("PORT", "${port.http}"),
+    ] {
+        job.task.env.insert(name.into(), text.into());
+    }
+    let isolated = !node
+        .agent
+        .isolation_missing()
+        .iter()
+        .any(|line| line.contains("namespace"));
+    let mut conf = "no file";
+    if isolated {
+        conf = "slot 0 in /task";
+        job.task.files = vec![RenderedFile {
+            path: "conf".into(),
+            content: "slot ${slot.index} in ${task.dir}".into(),
+            mode: 0o644,
+        }];
+    } else {
+        job.task.setup = vec![Hook {
+            command: "/bin/sh".into(),
+            args: vec!["-c".into(), "echo no file > ${task.dir}/conf".into()],
+            timeout_ms: 30_000,
+        }];
+    }
+    node.award(&job, &[(0, 1)]).await;
+    node.until_running(&job, 0).await;
+    let line = format!("told web[0] 4 ${{slot.index}} ${{HOME}} and home/r7, {conf}");
+    until_line(&node, &job, &line).await;
+    until_line(&node, &job, "as potluck says").await;
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_stands_for_nothing_is_said_at_its_start() {
+    let node = Node::start(SERVER).await;
+    let mut job = job(1);
+    job.task.args = vec!["${port.admin}".into()];
+    node.award(&job, &[(0, 1)]).await;
+    let failed = |report: &SlotReport| report.last_end.is_some();
+    let report = node.until(&job, 0, failed).await;
+    let why = report.last_end.unwrap_or_default();
+    assert!(
+        why.contains("task.args[0]: ${port.admin} stands for nothing"),
+        "{why}"
+    );
     node.end().await;
 }
 

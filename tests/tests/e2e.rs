@@ -5,14 +5,16 @@
 mod e2e {
     mod agent;
     mod cli;
+    mod debug;
     mod ending;
     mod exec;
-    mod follow;
     mod hosts;
     mod jobs;
     mod join;
+    mod logs;
     mod packages;
     mod plan;
+    mod recover;
     mod versions;
     mod voters;
 }

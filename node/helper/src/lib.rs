@@ -10,6 +10,7 @@ pub mod archive;
 pub mod description;
 pub mod end;
 mod enter;
+pub mod group;
 mod init;
 mod inner;
 mod launch;

@@ -4,6 +4,7 @@
 
 use crate::{
     end::{ExitReason, TaskEnd, TaskExit},
+    group::Limits,
     inner::Part,
     protocol::{AgentMessage, Hello, HelperMessage, MissingIsolation, PING_INTERVAL_MS, Phase},
 };
@@ -95,6 +96,8 @@ pub(crate) enum Effect {
     Feed(Millis),
     /// Signal the task.
     Signal(i32),
+    /// Change what the task may use, and tell how that went.
+    SetLimits(Limits),
     /// Kill init and with it all of the task.
     Kill,
     /// Write the record; before anything else that follows.
@@ -382,6 +385,7 @@ impl Life {
                 self.begin_stop(StopPolicy { signal, grace_ms }, now, effects);
             }
             AgentMessage::Kill => self.kill(ExitReason::Killed, effects),
+            AgentMessage::SetLimits(limits) => effects.push(Effect::SetLimits(limits)),
             AgentMessage::Ack if self.is_ended() => self.leave(effects),
             _ => {}
         }

@@ -13,12 +13,13 @@
 //!   Ping each second -------------------->
 //!          <------------------------------  Pong
 //!   Started | StartFailed --------------->
-//!          <------------------------------  Stop, Kill
+//!          <------------------------------  Stop, Kill, SetLimits
+//!   LimitsSet --------------------------->       after each SetLimits
 //!   Exited, repeated after each Welcome ->
 //!          <------------------------------  Ack   (of Exited or StartFailed)
 //! ```
 
-use crate::{end::TaskEnd, session::SessionRequest};
+use crate::{end::TaskEnd, group::Limits, session::SessionRequest};
 use nix::{
     errno::Errno,
     sys::socket::{
@@ -142,6 +143,11 @@ pub enum HelperMessage {
     },
     /// It is over: a [`TaskEnd::Exited`]. Repeated until acknowledged.
     Exited(crate::end::TaskExit),
+    /// The limits of a `SetLimits` are tried and read back.
+    LimitsSet {
+        /// Those that are not as wanted, for people.
+        refused: Vec<String>,
+    },
 }
 
 /// From agent to helper.
@@ -177,6 +183,9 @@ pub enum AgentMessage {
         /// Until the kill.
         grace_ms: u64,
     },
+    /// Change what the task may use, while it runs. All of them: what is not
+    /// said is not limited.
+    SetLimits(Limits),
     /// Kill the task at once.
     Kill,
     /// Open a session in the task. The descriptors that it speaks of come with

@@ -7,12 +7,13 @@
 use crate::{
     description::TaskDescription,
     end::{EndRecord, TaskEnd, WHY_BYTES_MAX},
+    group::{Controller, Limits},
     init::timer_time,
     inner::{INNER_BYTES, Inner, Part, Step},
     launch::{Launched, PIPE_BYTES, launch},
     life::{Effect, Event, Gone, How, Life},
     log::{FLUSH_INTERVAL_MS, LogLimits, LogWriter, Stream},
-    memory::{self, Finding, LOOK_MS, MemoryGuard},
+    memory::{self, Finding, MemoryGuard},
     protocol::{
         AgentMessage, Channel, Hello, HelperMessage, MissingIsolation, PROTOCOL_VERSION, Phase,
         ReceiveError, SendError,
@@ -285,16 +286,16 @@ impl Supervisor {
 
     /// After an event, or when it is time for a look.
     fn look_at_memory(&mut self, event: bool) {
-        let due = self.look_at.is_some_and(|at| boot_now() >= at);
+        let now = boot_now();
+        let due = self.look_at.is_some_and(|at| now >= at);
         let Some(guard) = self.memory.as_mut().filter(|_| event || due) else {
             return;
         };
         let finding = match event {
-            true => guard.take_events(),
-            false => guard.look(),
+            true => guard.take_events(now),
+            false => guard.look(now),
         };
-        let again = boot_now() + Millis(LOOK_MS);
-        self.look_at = guard.is_near().then_some(again);
+        self.look_at = guard.look_in_ms().map(|ms| now + Millis(ms));
         match finding {
             Finding::Fine => {}
             Finding::Reached(note) => {
@@ -303,6 +304,33 @@ impl Supervisor {
             }
             Finding::ReachedAgain => self.step(Event::MemoryGone),
         }
+    }
+
+    /// Changes what the task may use, and what its memory is watched for. A
+    /// task that was told to end for want of memory keeps the room it was given.
+    fn set_limits(&mut self, limits: &Limits) -> Vec<String> {
+        if self.sandbox.is_none() {
+            return vec!["the task is gone".into()];
+        }
+        let ending = self.memory.as_ref().is_some_and(MemoryGuard::is_reached);
+        let mut refused = Vec::new();
+        for controller in Controller::ALL {
+            if controller == Controller::Memory && ending {
+                refused.push("memory limit: the task is being stopped at it".into());
+                continue;
+            }
+            let told = self.description.group.set_one(controller, limits);
+            if controller == Controller::Memory && told.is_empty() {
+                self.description.memory_watch = self.description.group.memory_watch(limits);
+                self.memory = None;
+                self.look_at = None;
+                if let Err(error) = self.watch_memory() {
+                    refused.push(format!("memory can't be watched: {error}"));
+                }
+            }
+            refused.extend(told);
+        }
+        refused
     }
 
     /// A line of ours in the task's log.
@@ -391,6 +419,10 @@ impl Supervisor {
                 self.tell_init(Inner::LeaseUntil(until));
             }
             Effect::Signal(signal) => self.tell_init(Inner::Signal(signal)),
+            Effect::SetLimits(limits) => {
+                let refused = self.set_limits(&limits);
+                return self.send(&HelperMessage::LimitsSet { refused });
+            }
             Effect::Kill => self.kill(),
             Effect::Record(end) => self.record(end),
             Effect::Leave => self.leaving = true,
@@ -719,9 +751,9 @@ impl Supervisor {
             Source::Err => self.epoll.add(&sandbox().launched.err, event)?,
             Source::MemoryNear | Source::MemoryFull => {
                 let guard = self.memory.as_ref().expect("it was just begun");
-                match source {
-                    Source::MemoryNear => self.epoll.add(guard.near(), event)?,
-                    _ => self.epoll.add(guard.full(), event)?,
+                let at = usize::from(source == Source::MemoryFull);
+                if let Some((fd, flags)) = guard.sources()[at] {
+                    self.epoll.add(fd, EpollEvent::new(flags, source as u64))?;
                 }
             }
             Source::Agent => {

@@ -20,7 +20,7 @@ use super::{
     program,
     sessions::{self, EnterError},
 };
-use crate::{agent::PackageProvider, clock, spawn::spawn};
+use crate::{agent::PackageProvider, clock, spawn::spawn, wire::HeldJob};
 use nix::fcntl::Flock;
 use potluck_core::{
     attributes::Facts,
@@ -33,7 +33,9 @@ use potluck_helper::{
     end::ExitReason,
     protocol::{Hello, MissingIsolation, Phase},
 };
-use potluck_specs::{Generation, Job, Millis, NodeId, PackageId, SlotId, job::HealthCheck};
+use potluck_specs::{
+    Generation, Job, JobName, Millis, NodeId, PackageId, SlotId, job::HealthCheck,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
@@ -83,6 +85,7 @@ pub(super) enum Command {
     Slots(oneshot::Sender<Vec<SlotReport>>),
     /// The helper of a task that could be entered.
     Entrance(SlotId, oneshot::Sender<Result<(Run, Link), EnterError>>),
+    Held(JobName, oneshot::Sender<Option<HeldJob>>),
     Highest(oneshot::Sender<Authority>),
     /// A package's tree, or why there is none.
     Fetched {
@@ -258,6 +261,13 @@ impl Actor {
             Command::Entrance(slot, reply) => {
                 let _ = reply.send(self.entrance(slot));
             }
+            Command::Held(job, reply) => {
+                let held = self.host.held(&job).map(|entry| HeldJob {
+                    job: (*entry.signed).clone(),
+                    package_bytes: entry.package_bytes,
+                });
+                let _ = reply.send(held);
+            }
             Command::Highest(reply) => {
                 let _ = reply.send(self.host.highest());
             }
@@ -391,7 +401,7 @@ impl Actor {
             }
             Effect::Kill(run) => self.kill(run),
             Effect::KillLost(run) => self.kill_lost(run),
-            Effect::WatchHealth { run, check, port } => self.watch_health(run, check, port),
+            Effect::WatchHealth { run, checks } => self.watch_health(run, checks),
             Effect::UnwatchHealth(run) => {
                 if let Some(check) = self.running.checks.remove(&run) {
                     check.abort();
@@ -554,6 +564,11 @@ impl Actor {
             }
             HelperMessage::StartFailed { why } => self.ended(run, End::NotStarted(why)).await,
             HelperMessage::Exited(exit) => self.ended(run, end_of_exit(&exit)).await,
+            HelperMessage::LimitsSet { refused } => {
+                if !refused.is_empty() {
+                    tracing::warn!(slot = %run.slot, ?refused, "limits not as wanted");
+                }
+            }
             // The connection answers pings, and a second greeting is nothing.
             HelperMessage::Ping { .. } | HelperMessage::Hello(_) => {}
         }
@@ -749,8 +764,9 @@ impl Actor {
         }
     }
 
-    fn watch_health(&mut self, run: Run, check: HealthCheck, port: u16) {
-        let address = SocketAddr::new(self.address, port);
+    fn watch_health(&mut self, run: Run, checks: Vec<(HealthCheck, u16)>) {
+        let at = |(check, port)| (check, SocketAddr::new(self.address, port));
+        let checks = checks.into_iter().map(at).collect();
         let commands = self.commands.clone();
         let of = run.clone();
         let tell = move |healthy| {
@@ -763,7 +779,7 @@ impl Actor {
                     .is_ok()
             }
         };
-        let check = spawn("health check", health::watch(check, address, tell));
+        let check = spawn("health check", health::watch(checks, tell));
         if let Some(before) = self.running.checks.insert(run, check) {
             before.abort();
         }
@@ -804,6 +820,17 @@ async fn until(at: Option<Millis>) {
 pub(super) fn group_name(run: &Run) -> String {
     let slot = folders::slot_name(&run.slot);
     format!("{slot}@{}#{}", run.origin, run.start)
+}
+
+/// What [`group_name`] made.
+pub(super) fn read_group_name(name: &str) -> Option<Run> {
+    let (rest, start) = name.rsplit_once('#')?;
+    let (slot, origin) = rest.split_once('@')?;
+    Some(Run {
+        slot: folders::read_slot(slot)?,
+        origin: folders::read_generation(origin)?,
+        start: start.parse().ok()?,
+    })
 }
 
 fn end_of(end: &TaskEnd) -> End {

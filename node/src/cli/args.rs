@@ -1,7 +1,11 @@
 //! The arguments as people write them, and nothing else: what they mean is
 //! decided in the commands.
 
-use crate::agent::facts::{Devices, Label};
+use super::time::When;
+use crate::{
+    agent::facts::{Devices, Label},
+    api::logs::LogTarget,
+};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use potluck_specs::{JobName, SlotId};
 use std::{net::SocketAddr, path::PathBuf, str::FromStr};
@@ -77,6 +81,11 @@ pub(super) enum Command {
         #[arg(long)]
         all: bool,
     },
+    /// What the tasks of a job use: now, and what they seldom pass.
+    Usage {
+        /// The job.
+        job: JobName,
+    },
     /// The versions of a job that are kept, the newest first.
     History {
         /// The job.
@@ -96,20 +105,8 @@ pub(super) enum Command {
     Nodes,
     /// What the asked node and its cluster are.
     Info,
-    /// A task's log.
-    Logs {
-        /// The task, for example web[0].
-        task: SlotId,
-        /// Go on with new lines as they come.
-        #[arg(short, long)]
-        follow: bool,
-        /// Only the last so many lines.
-        #[arg(long, value_name = "N")]
-        tail: Option<u64>,
-        /// Print time and stream before each line.
-        #[arg(long)]
-        timestamps: bool,
-    },
+    /// Logs of tasks, merged by time; also of tasks that have ended or moved.
+    Logs(LogsArgs),
     /// Run a command in a task. Its exit code is this command's; 255 when the
     /// connection was lost, 126 and 127 when it could not be run. Nothing of it
     /// outlives the connection.
@@ -192,6 +189,12 @@ pub(super) enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// The cluster's control group.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// For looking into the scheduler's decisions.
+    #[command(subcommand)]
+    Debug(DebugCommand),
     /// Drain this host's node, wait until it is empty, and stop it.
     Leave {
         /// Longest wait for its tasks to move, in seconds.
@@ -334,6 +337,55 @@ pub(super) enum RolloutCommand {
     },
 }
 
+/// `potluck cluster …`.
+#[derive(Debug, Subcommand)]
+pub(super) enum ClusterCommand {
+    /// After most voters were lost for good: go on from this host's copy of
+    /// the log, under a new epoch. Needs this host's node, running.
+    Recover {
+        /// Don't ask.
+        #[arg(long)]
+        yes: bool,
+        /// Although most voters can be reached, or another node has a longer
+        /// copy of the log. What only the others have is lost.
+        #[arg(long)]
+        force: bool,
+        /// Only show what it would be.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// `potluck debug …`.
+#[derive(Debug, Subcommand)]
+pub(super) enum DebugCommand {
+    /// Write down all that goes into the scheduler of the asked node, which
+    /// must be the one that leads, without secrets. It begins a new reign:
+    /// placements pause until the hosts have told what they run.
+    Record {
+        /// For so long; sooner with Ctrl-C.
+        #[arg(long, default_value_t = 60, value_name = "N",
+            value_parser = clap::value_parser!(u64).range(1..=3_600))]
+        seconds: u64,
+        /// At most so many mebibytes.
+        #[arg(long, default_value_t = 64, value_name = "MIB",
+            value_parser = clap::value_parser!(u64).range(1..=256))]
+        size: u64,
+        /// The file; it must not exist.
+        #[arg(short = 'f', long, value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Decide a recording again, here and now: each decision with its reasons,
+    /// and whether it is the recorded one. Exit code 1 if one is not.
+    Replay {
+        /// The recording.
+        file: PathBuf,
+        /// Steps without a decision too.
+        #[arg(long)]
+        all: bool,
+    },
+}
+
 /// `potluck token …`.
 #[derive(Debug, Subcommand)]
 pub(super) enum TokenCommand {
@@ -376,11 +428,24 @@ pub(super) enum SpecCommand {
         #[arg(long, value_name = "NAME=VALUE")]
         set: Vec<String>,
     },
-    /// The functions of the language, as JSON.
-    Schema,
+    /// What may be written, as JSON: the functions of the language, and the
+    /// JSON Schema of the job that they evaluate to.
+    Schema {
+        /// Only this part, by itself.
+        part: Option<SchemaPart>,
+    },
     /// Write a commented spec to start from. On a terminal it asks for what is
     /// not given.
     New(NewArgs),
+}
+
+/// A part of what `potluck spec schema` tells.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(super) enum SchemaPart {
+    /// The functions of the language.
+    Functions,
+    /// The JSON Schema of a job, as `spec show -o json` shows it.
+    Job,
 }
 
 /// `potluck spec new`.
@@ -486,4 +551,34 @@ pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
         .map_err(|error| error.to_string())?
         .next()
         .ok_or_else(|| "the host has no address".into())
+}
+
+/// `potluck logs`.
+#[derive(Debug, Args)]
+pub(super) struct LogsArgs {
+    /// Jobs, of which all tasks are meant, or tasks: web, or web[0].
+    #[arg(required = true, value_name = "TASK")]
+    pub targets: Vec<LogTarget>,
+    /// Go on with new lines as they come, wherever the tasks move.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only the last so many lines of each task.
+    #[arg(long, value_name = "N")]
+    pub tail: Option<u64>,
+    /// Only lines since then: 10m, or 2026-11-22T16:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<When>,
+    /// Only lines until then.
+    #[arg(long, value_name = "TIME", conflicts_with = "follow")]
+    pub until: Option<When>,
+    /// Only lines in which this regular expression is found.
+    #[arg(long, value_name = "PATTERN")]
+    pub grep: Option<String>,
+    /// The log of the placement before the present one: before the task was
+    /// moved or updated.
+    #[arg(long, conflicts_with = "follow")]
+    pub previous: bool,
+    /// Print time and stream before each line.
+    #[arg(long)]
+    pub timestamps: bool,
 }

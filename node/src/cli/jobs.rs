@@ -116,7 +116,10 @@ fn show_jobs(jobs: &[JobStatus]) -> String {
             [
                 job.name.to_string(),
                 job.version.to_string(),
-                job_state(job).into(),
+                match job.recovered_at.is_some() && !job.stopped {
+                    true => format!("{} (recovered)", job_state(job)),
+                    false => job_state(job).into(),
+                },
                 format!("{}/{}", job.healthy, job.replicas),
                 job.services.join(","),
                 job.author.clone(),
@@ -154,6 +157,13 @@ fn show_job(job: &JobStatus) -> String {
     if !job.message.is_empty() {
         head.push_str(&format!(": {}", output::one_line(&job.message)));
     }
+    if let Some(at) = job.recovered_at.filter(|_| !job.stopped) {
+        let at = time::short(at);
+        head.push_str(&format!(
+            "\nrecovered at {at}: hosts run it, the log that survived lacked it; \
+             it runs until you stop it"
+        ));
+    }
     if let Some(by) = &job.stopped_by {
         let at = time::short(by.at);
         head.push_str(&format!("\nstopped by {} at {at}", by.author));
@@ -165,18 +175,28 @@ fn show_job(job: &JobStatus) -> String {
         [
             "TASK", "VERSION", "NODE", "RACK", "STATE", "HEALTHY", "STARTS", "ADDRESS", "NOTE",
         ],
-        job.tasks.iter().map(task_row),
+        job.tasks.iter().map(|task| task_row(job, task)),
     );
     format!("{head}\n{tasks}")
 }
 
-fn task_row(task: &TaskStatus) -> [String; 9] {
+/// What a task runs: a change that leaves tasks alone does not make them old.
+fn version_told(newest: u64, task: &TaskStatus) -> String {
+    match task.version {
+        None => "-".into(),
+        Some(version) if task.up_to_date && version != newest => {
+            format!("{newest} (started as {version})")
+        }
+        Some(version) => version.to_string(),
+    }
+}
+
+fn task_row(job: &JobStatus, task: &TaskStatus) -> [String; 9] {
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
     let ports: Vec<String> = task.ports.values().map(ToString::to_string).collect();
     [
         task.slot.to_string(),
-        task.version
-            .map_or_else(|| "-".into(), |version| version.to_string()),
+        version_told(job.version, task),
         or_dash(&task.node),
         or_dash(&task.rack),
         task_state(task, clock::unix_now()),
@@ -296,6 +316,7 @@ mod tests {
             healthy: false,
             generation: None,
             version: Some(1),
+            up_to_date: true,
             ports: BTreeMap::new(),
             starts: 4,
             last_end: Some("exited with code 1".into()),
@@ -316,5 +337,9 @@ mod tests {
         task.failures = 4;
         task.state = Some(TaskState::Running);
         assert_eq!(task_state(&task, now), "running");
+        assert_eq!(version_told(1, &task), "1");
+        assert_eq!(version_told(3, &task), "3 (started as 1)");
+        task.up_to_date = false;
+        assert_eq!(version_told(3, &task), "1");
     }
 }

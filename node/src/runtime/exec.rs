@@ -12,7 +12,7 @@ mod pump;
 
 use super::{
     audit::{self, Audit, cut},
-    logs::holder,
+    holder,
     shared::Shared,
 };
 use crate::{
@@ -113,7 +113,7 @@ pub(super) async fn take_over(
         false => Err(denied("the request was signed by another user")),
     });
     let found = match checked {
-        Ok(request) => holder(shared, &request.slot)
+        Ok(request) => holder::running(shared, &request.slot)
             .await
             .map(|node| (request, node)),
         Err(error) => Err(error),

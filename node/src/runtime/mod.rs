@@ -21,6 +21,7 @@ mod discovery;
 mod dispatch;
 mod exec;
 mod founding;
+mod holder;
 mod join;
 mod keeping;
 mod logs;
@@ -31,6 +32,9 @@ mod packages;
 mod peers;
 mod plan;
 mod queries;
+mod recall;
+mod recording;
+pub(crate) mod recovery;
 mod renewal;
 mod requests;
 mod revocations;
@@ -43,6 +47,7 @@ mod start;
 #[cfg(test)]
 mod tests;
 mod twins;
+mod usage;
 mod versions;
 mod voters;
 

@@ -224,6 +224,7 @@ fn job_status(
         accepted_at: current.accepted_at,
         message: current.message.clone(),
         stopped_by: record.stopped_by.clone(),
+        recovered_at: record.recovered_at,
         package: current.package,
         services,
         tasks: if with_tasks { tasks } else { Vec::new() },
@@ -247,6 +248,8 @@ fn task_status(state: &Cluster, view: &SlotView) -> TaskStatus {
         healthy: report.is_some_and(|report| report.healthy),
         generation: report.map(|report| report.generation),
         version: report.map(|report| report.version),
+        up_to_date: report
+            .is_some_and(|report| state.is_current_task(&report.slot.job, report.version)),
         ports: report.map_or_else(BTreeMap::new, |report| ports(report, address)),
         starts: report.map_or(0, |report| report.starts),
         last_end: report.and_then(|report| report.last_end.clone()),
@@ -265,7 +268,8 @@ fn next_try(state: &Cluster, report: &SlotReport) -> Option<Millis> {
     }
     let record = state.jobs().get(&report.slot.job)?;
     let job = record
-        .version(report.version)?
+        .version(report.version)
+        .unwrap_or(record.current())
         .job
         .decode_unchecked()
         .ok()?;

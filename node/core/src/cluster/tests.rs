@@ -11,6 +11,9 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 mod history;
+mod recovery;
+mod redacted;
+mod same_tasks;
 
 fn signed(bytes: Vec<u8>) -> Signed {
     Signed {

@@ -28,7 +28,7 @@ use crate::{
 use history::{Ended, Failures};
 use ports::Ports;
 use potluck_specs::{
-    Generation, Job, Millis, NodeId, SlotId,
+    Generation, Job, JobName, Millis, NodeId, SlotId,
     job::{Level, Resources},
 };
 use reports::Reports;
@@ -223,6 +223,15 @@ impl Host {
         reports
             .map(|slot| slot.report(self.config.unix_offset))
             .collect()
+    }
+
+    /// What is held of a job, by its latest version here: for a recovered log
+    /// that lacks it.
+    pub fn held(&self, job: &JobName) -> Option<&Entry> {
+        let entries = self.slots.values().map(|slot| &slot.entry);
+        entries
+            .filter(|entry| entry.slot.job == *job)
+            .max_by_key(|entry| entry.job.version)
     }
 
     /// The generation that names the folders of what fills a slot.

@@ -126,6 +126,30 @@ impl Catalog {
         self.jobs.get(name)?.decoded.get(&version).cloned()
     }
 
+    /// A version of a job, or the newest where the log keeps that one no longer:
+    /// its tasks still run only if they are alike.
+    pub(super) fn kept(&self, name: &JobName, version: u64) -> Option<Arc<Job>> {
+        let current = || self.jobs.get(name).map(|known| known.current);
+        let newest = || self.version(name, current()?);
+        self.version(name, version).or_else(newest)
+    }
+
+    /// What a task that runs is to be taken by: the version that it was given,
+    /// or the newest one where that runs the same tasks, since all else of it
+    /// may have changed.
+    pub(super) fn of_task(
+        &self,
+        cluster: &Cluster,
+        name: &JobName,
+        version: u64,
+    ) -> Option<Arc<Job>> {
+        let version = match cluster.is_current_task(name, version) {
+            true => self.jobs.get(name)?.current,
+            false => version,
+        };
+        self.version(name, version)
+    }
+
     /// What should run, if anything should.
     pub(super) fn running(&self, cluster: &Cluster, name: &JobName) -> Option<Arc<Job>> {
         let record = cluster.jobs().get(name)?;

@@ -98,14 +98,14 @@ impl Scheduler {
             // One that is about to end may have been published by an earlier
             // scheduler: its service is said to be without it.
             for (_, report) in self.picture.reports(slot) {
-                let job = self.catalog.version(name, report.version);
+                let job = self.catalog.of_task(cluster, name, report.version);
                 for service in job.iter().flat_map(|job| &job.task.services) {
                     let key = (name.namespace.clone(), service.name.clone());
                     services.entry(key).or_default();
                 }
             }
             for (node, report, healthy) in self.serving(slot) {
-                self.add(&mut services, slot, node, report, healthy);
+                self.add(cluster, &mut services, (slot, node, report), healthy);
             }
         }
         services
@@ -138,13 +138,12 @@ impl Scheduler {
 
     fn add(
         &self,
+        cluster: &Cluster,
         services: &mut BTreeMap<ServiceKey, Vec<Endpoint>>,
-        slot: &SlotId,
-        node: NodeId,
-        report: &SlotReport,
+        (slot, node, report): (&SlotId, NodeId, &SlotReport),
         healthy: bool,
     ) {
-        let Some(job) = self.catalog.version(&slot.job, report.version) else {
+        let Some(job) = self.catalog.of_task(cluster, &slot.job, report.version) else {
             return;
         };
         let rack = self.picture.hosts.get(&node).map(|h| h.rack.clone());

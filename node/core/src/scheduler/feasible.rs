@@ -463,7 +463,7 @@ impl Scheduler {
         reports
             .filter_map(|slot| self.picture.report(slot, node))
             .filter(|report| report.state != crate::session::TaskState::Stopped)
-            .filter_map(|report| self.catalog.version(&report.slot.job, report.version))
+            .filter_map(|report| self.catalog.kept(&report.slot.job, report.version))
             .filter_map(|job| job.task.devices.get(kind).copied())
             .sum()
     }

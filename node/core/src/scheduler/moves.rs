@@ -13,7 +13,7 @@
 //! one finds a double, keeps the older task, and begins anew if the reason
 //! still holds.
 
-use super::{Note, Scheduler, backoff::fails_here, reconcile::Survey, rollout::Target};
+use super::{Note, Scheduler, reconcile::Survey, rollout::Target};
 use crate::{auction::StopReason, cluster::Cluster};
 use potluck_specs::{JobName, Millis, NodeId, SlotId, job::JobKind};
 
@@ -222,7 +222,7 @@ impl Scheduler {
         holders
             .filter(|(node, report)| {
                 *node != surge.from
-                    && !fails_here(report)
+                    && !self.fails_here(report)
                     && !self.stops.contains_key(&(slot.clone(), *node))
             })
             .map(|(node, _)| node)

@@ -162,7 +162,7 @@ impl Scheduler {
             let ends = matches!(report.state, TaskState::Stopped | TaskState::Stopping)
                 || self.stops.contains_key(&(slot.clone(), entry.node));
             // A job that the log lacks is nobody's to stop.
-            let job = self.catalog.version(&slot.job, report.version);
+            let job = self.catalog.of_task(cluster, &slot.job, report.version);
             let Some(job) = job.filter(|job| job.priority < priority && !ends) else {
                 continue;
             };

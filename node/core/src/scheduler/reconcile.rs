@@ -7,8 +7,8 @@
 //! running until a person stops them.
 
 use super::{
-    Note, Scheduler, SessionState, backoff::fails_here, ledger::Ledger, moves::Leaving,
-    per_node::Slots, picture::serves, rollout::Target,
+    Note, Scheduler, SessionState, ledger::Ledger, moves::Leaving, per_node::Slots,
+    picture::serves, rollout::Target, unknown::is_unknown,
 };
 use crate::{
     auction::StopReason,
@@ -91,7 +91,7 @@ impl Scheduler {
         };
         let Some(target) = self.target(cluster, name) else {
             if self.may_stop_job(cluster, name, now) {
-                self.stop_surplus(name, &Slots::First(0), StopReason::JobStopped);
+                self.stop_surplus(cluster, name, &Slots::First(0), StopReason::JobStopped);
             }
             self.surges_end(name);
             return;
@@ -102,7 +102,7 @@ impl Scheduler {
             let work = self.works.entry(name.clone()).or_default();
             work.per_node.clone_from(these);
         }
-        self.stop_surplus(name, &slots, StopReason::ScaledDown);
+        self.stop_surplus(cluster, name, &slots, StopReason::ScaledDown);
         let mut survey = self.survey(cluster, &target, &slots, now);
         self.follow_rollout(cluster, &target, &survey.ledger, now);
         let mut wanted = std::mem::take(&mut survey.missing);
@@ -128,14 +128,22 @@ impl Scheduler {
     }
 
     /// Stops every task of the job that it has not asked for.
-    fn stop_surplus(&mut self, name: &JobName, wanted: &Slots, reason: StopReason) {
+    fn stop_surplus(
+        &mut self,
+        cluster: &Cluster,
+        name: &JobName,
+        wanted: &Slots,
+        reason: StopReason,
+    ) {
         let surplus: Vec<(SlotId, NodeId)> = self
             .picture
             .slots_of(name)
             .filter(|slot| !wanted.contains(slot.index))
             .flat_map(|slot| {
                 let holders = self.picture.holders(slot).into_iter();
-                holders.map(|(node, _)| (slot.clone(), node))
+                holders
+                    .filter(|(_, report)| !is_unknown(cluster, name, report.version))
+                    .map(|(node, _)| (slot.clone(), node))
             })
             .collect();
         for (slot, node) in surplus {
@@ -212,13 +220,14 @@ impl Scheduler {
         node: NodeId,
         report: &SlotReport,
     ) -> Option<StopReason> {
-        if target.is_wrong(slot.index, report.version) {
+        let unknown = is_unknown(cluster, &slot.job, report.version);
+        if !unknown && target.is_wrong(cluster, slot.index, report.version) {
             return Some(StopReason::Replaced);
         }
         if self.gives_up(cluster, node) {
             return Some(StopReason::Drained);
         }
-        if fails_here(report) {
+        if self.fails_here(report) {
             return Some(StopReason::Failing);
         }
         self.rebalance
