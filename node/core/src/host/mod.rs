@@ -391,7 +391,7 @@ impl Host {
         let job = heard.and_then(|()| job.map_err(|why| Refusal::Untrusted { why }));
         let template = job.map(|job| Offer {
             job,
-            signed: Arc::new(award.job),
+            signed: award.job,
             package_bytes: award.package_bytes,
             holders: award.holders.into_iter().take(HOLDERS_MAX).collect(),
         });

@@ -12,11 +12,12 @@ use super::{
     failure::MISSED_AFTER,
     feasible::{Ask, Suits},
     index::{Entry, Group, LEVELS},
+    names::Seat,
     rank::{self, mix},
     score::Offer,
 };
 use crate::cluster::Cluster;
-use potluck_specs::{Millis, NodeId, SlotId, job::Level};
+use potluck_specs::{Millis, NodeId, job::Level};
 use std::{cmp::Reverse, collections::BinaryHeap};
 
 /// Out of how many, for each host called, the estimate picks.
@@ -45,21 +46,20 @@ impl Scheduler {
         &mut self,
         cluster: &Cluster,
         ask: &Ask<'_>,
-        slots: &[SlotId],
+        slots: &[Seat],
         limit: usize,
         call: u64,
         now: Millis,
     ) -> Vec<NodeId> {
-        let name = &ask.job.name;
         let mut suits = self
             .works
-            .get_mut(name)
+            .get_mut(ask.id)
             .map(|work| std::mem::take(&mut work.suits))
             .unwrap_or_default();
         let turns = self.turns(ask, &mut suits, limit, call);
         let former = slots
             .first()
-            .and_then(|slot| self.former_node(cluster, ask.job, slot));
+            .and_then(|slot| self.former_node(cluster, ask.job, *slot));
         let mut offers = self.take_turns(cluster, ask, &suits, turns, limit * SAMPLE, call, now);
         self.add_former(cluster, ask, &suits, former, &mut offers, now);
         let mut terms = ask.terms(call);
@@ -68,7 +68,7 @@ impl Scheduler {
             *level = level.saturating_mul(2);
         }
         let chosen = rank::assign(&offers, &terms, limit);
-        if let Some(work) = self.works.get_mut(name) {
+        if let Some(work) = self.works.get_mut(ask.id) {
             work.suits = suits;
         }
         chosen.into_iter().map(|at| offers[at].node).collect()
@@ -119,7 +119,7 @@ impl Scheduler {
 
     /// What the place of a group costs; `None` if it is shut.
     fn price_of(&self, ask: &Ask<'_>, group: &Group, suits: Suits) -> Option<i64> {
-        let tally = self.tallies.of(&ask.job.name);
+        let tally = self.tallies.of(ask.id);
         if !ask.admits_place(&group.place, tally) {
             return None;
         }
@@ -150,7 +150,7 @@ impl Scheduler {
         call: u64,
         now: Millis,
     ) -> Vec<Offer> {
-        let work = self.works.get(&ask.job.name);
+        let work = self.works.get(ask.id);
         let rise: i64 = ask.weights.spread[..Level::Node as usize].iter().sum();
         let bytes = package_bytes(cluster, ask.job);
         let mut offers = Vec::with_capacity(enough);
@@ -190,7 +190,7 @@ impl Scheduler {
         now: Millis,
     ) {
         let Some(former) = former else { return };
-        let work = self.works.get(&ask.job.name);
+        let work = self.works.get(ask.id);
         if !offers.iter().any(|offer| offer.node == former)
             && let Some(entry) = self.index.of(former)
         {
@@ -218,7 +218,7 @@ impl Scheduler {
         now: Millis,
     ) -> Option<Offer> {
         let age = now.since(entry.heard_at?);
-        let tally = self.tallies.of(&ask.job.name);
+        let tally = self.tallies.of(ask.id);
         let Some(Suits::Yes(preferred)) = suits.get(entry.group) else {
             return None;
         };
