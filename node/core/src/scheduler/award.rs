@@ -19,13 +19,12 @@
 
 use super::{
     Effect, Note, Scheduler, SessionState,
-    call::Answered,
     names::{JobId, Seat, SlotMap},
     picture::Host,
 };
 use crate::{
     auction::{Award, AwardAnswer, Refusal},
-    cluster::Cluster,
+    cluster::{Cluster, Placement},
     session::TaskState,
 };
 use potluck_specs::{Generation, Job, Millis, NodeId};
@@ -134,7 +133,7 @@ impl Scheduler {
     pub(super) fn award(
         &mut self,
         cluster: &Cluster,
-        node: NodeId,
+        (node, number): (NodeId, u32),
         call: u64,
         job: &Job,
         seats: &[Seat],
@@ -167,7 +166,8 @@ impl Scheduler {
             self.awards.insert(seat, pending);
         }
         let all = (seats.len() as u64).try_into().unwrap_or(u32::MAX);
-        self.index.promise(node, job.task.resources.times(all));
+        self.index
+            .promise(number, node, job.task.resources.times(all));
         if let Some(first) = seats.first() {
             self.send_award(cluster, node, call, first.job);
         }
@@ -196,9 +196,10 @@ impl Scheduler {
             if !of_call || self.is_held_elsewhere(seat, node) {
                 continue;
             }
-            match self.record_misleads(cluster, seat, node) {
+            let slot = self.names.slot(seat);
+            match self.misleads(cluster.placements().get(&slot), seat, node) {
                 true => waiting.push(seat),
-                false => open.push((seat, pending.generation, pending.version)),
+                false => open.push((seat, pending.version, (slot, pending.generation))),
             }
         }
         for seat in waiting {
@@ -212,17 +213,13 @@ impl Scheduler {
         }
         // In the order of their numbers, whichever was decided first.
         open.sort_unstable_by_key(|(seat, ..)| *seat);
-        let Some((_, _, version)) = open.first() else {
+        let Some((_, version, _)) = open.first() else {
             return;
         };
         let Some(version) = self.catalog.kept(job, *version) else {
             return;
         };
-        let slots = open.iter().map(|(seat, generation, _)| {
-            let slot = self.names.slot(*seat);
-            (slot, *generation)
-        });
-        let slots = slots.collect();
+        let slots = open.into_iter().map(|(.., slot)| slot).collect();
         let package = cluster.packages().get(&version.job.package);
         let award = Award {
             authority: self.authority,
@@ -248,18 +245,18 @@ impl Scheduler {
 
     /// Does the log name a holder that is neither this node nor has the slot?
     fn record_misleads(&self, cluster: &Cluster, seat: Seat, node: NodeId) -> bool {
-        self.recorded(cluster, seat).is_some_and(|recorded| {
+        self.misleads(self.recorded(cluster, seat), seat, node)
+    }
+
+    fn misleads(&self, recorded: Option<&Placement>, seat: Seat, node: NodeId) -> bool {
+        recorded.is_some_and(|recorded| {
             let mut holders = self.picture.holders(seat);
             recorded.node != node && !holders.any(|(holder, _)| holder == recorded.node)
         })
     }
 
     /// What the log says of a slot.
-    pub(super) fn recorded<'c>(
-        &self,
-        cluster: &'c Cluster,
-        seat: Seat,
-    ) -> Option<&'c crate::cluster::Placement> {
+    pub(super) fn recorded<'c>(&self, cluster: &'c Cluster, seat: Seat) -> Option<&'c Placement> {
         match cluster.placements().is_empty() {
             true => None,
             false => cluster.placements().get(&self.names.slot(seat)),
@@ -339,7 +336,7 @@ impl Scheduler {
         }
         let work = self.work_of(seat.job);
         work.avoid(node, Some(&refusal), now);
-        work.answers.insert(node, Answered::Refused(refusal));
+        work.refusals.insert(node, refusal);
         work.retry_at = now;
         let slot = self.names.slot(seat);
         self.note(Note::AwardRefused { slot, node });

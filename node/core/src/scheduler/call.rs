@@ -7,8 +7,7 @@
 
 use super::{
     Effect, Note, Scheduler,
-    failure::is_fresh,
-    feasible::{Ask, Suits},
+    feasible::{Ask, Suits, is_fresh_entry},
     names::{JobId, Seat},
     rank,
     rollout::Target,
@@ -64,8 +63,9 @@ pub(super) struct OpenCall {
     pub(super) job: JobId,
     pub(super) slots: Vec<Seat>,
     version: u64,
-    waiting: BTreeSet<NodeId>,
-    bids: BTreeMap<NodeId, Bid>,
+    /// Who has not answered, with their numbers in the index.
+    waiting: BTreeMap<NodeId, u32>,
+    bids: BTreeMap<NodeId, (u32, Bid)>,
     deadline: Millis,
 }
 
@@ -89,16 +89,15 @@ impl Calls {
         self.open.insert(number, call);
     }
 
-    /// One that was called need not be waited for; false if it was not.
-    fn heard(&mut self, number: u64, node: NodeId) -> bool {
-        let Some(open) = self.open.get_mut(&number) else {
-            return false;
-        };
-        let waited_for = open.waiting.remove(&node);
+    /// One that was called need not be waited for; its number in the index if
+    /// it was.
+    fn heard(&mut self, call: u64, node: NodeId) -> Option<(u32, &mut OpenCall)> {
+        let open = self.open.get_mut(&call)?;
+        let number = open.waiting.remove(&node)?;
         if open.waiting.is_empty() {
-            self.complete.insert(number);
+            self.complete.insert(call);
         }
-        waited_for
+        Some((number, open))
     }
 
     /// A call that is answered, or was waited for long enough.
@@ -122,8 +121,8 @@ pub(super) struct Work {
     pub(super) called_at: Option<Millis>,
     /// Calls in a row that left slots unfilled.
     pub(super) rounds_failed: u32,
-    /// The last answer of each host, for `explain`.
-    pub(super) answers: BTreeMap<NodeId, Answered>,
+    /// The last answer of each host that refused, for `explain`.
+    pub(super) refusals: BTreeMap<NodeId, Refusal>,
     /// Hosts left alone until then.
     pub(super) avoid: BTreeMap<NodeId, Millis>,
     /// What each group of hosts is to the job's present version.
@@ -134,13 +133,6 @@ pub(super) struct Work {
     pub(super) per_node: BTreeSet<u32>,
     /// When the job was last looked at.
     pub(super) looked_at: Option<Millis>,
-}
-
-/// How a host answered the last call that it got.
-#[derive(Clone, Debug)]
-pub(super) enum Answered {
-    Bid,
-    Refused(Refusal),
 }
 
 impl Work {
@@ -228,7 +220,7 @@ impl Scheduler {
             package_bytes: package_bytes(cluster, job),
         });
         self.out.reserve(chosen.len());
-        for to in &chosen {
+        for (to, _) in &chosen {
             self.out.push(Effect::Call {
                 to: *to,
                 call: call.clone(),
@@ -301,7 +293,7 @@ impl Scheduler {
         if let CallAnswer::Refusal(Refusal::StaleAuthority { highest }) = &answer {
             self.heard_of(*highest);
         }
-        if !self.calls.heard(number, node) {
+        let Some((at, open)) = self.calls.heard(number, node) else {
             // Too late, or said twice.
             let expected = self.calls.get(number);
             let counted = expected.is_some_and(|open| open.bids.contains_key(&node));
@@ -310,20 +302,18 @@ impl Scheduler {
                 self.cancel_unawarded(node, number);
             }
             return;
-        }
-        let Some(open) = self.calls.open.get_mut(&number) else {
-            return;
         };
         let work = self.works.of(open.job);
-        let answered = match answer {
+        match answer {
             CallAnswer::Bid(bid) => {
-                self.index.set_free(node, bid.free);
-                open.bids.insert(node, bid);
-                Answered::Bid
+                self.index.set_free(at, node, bid.free);
+                open.bids.insert(node, (at, bid));
+                work.refusals.remove(&node);
             }
-            CallAnswer::Refusal(refusal) => Answered::Refused(refusal),
-        };
-        work.answers.insert(node, answered);
+            CallAnswer::Refusal(refusal) => {
+                work.refusals.insert(node, refusal);
+            }
+        }
     }
 
     pub(super) fn call_lost(&mut self, node: NodeId, number: u64) {
@@ -342,7 +332,7 @@ impl Scheduler {
         self.works.of(id).call = None;
         // One that did not answer may have reserved all the same.
         let silent = std::mem::take(&mut open.waiting);
-        self.cancel_all(silent.iter(), number);
+        self.cancel_all(silent.keys(), number);
         let target = self.target(cluster, id);
         let wanted = |target: Target| {
             let job = target.version(open.version).cloned();
@@ -369,7 +359,7 @@ impl Scheduler {
         let offers: Vec<Offer> = open
             .bids
             .iter()
-            .filter_map(|(node, bid)| self.offer_of(&ask, *node, bid, former, now))
+            .filter_map(|(node, (at, bid))| self.offer_of(&ask, (*node, *at), bid, former, now))
             .collect();
         let terms = ask.terms(number);
         let chosen = rank::assign(&offers, &terms, wanted.len());
@@ -404,7 +394,14 @@ impl Scheduler {
         }
         for (offer, seats) in offers.iter().zip(&by_offer) {
             if !seats.is_empty() {
-                self.award(cluster, offer.node, number, &job, seats, now);
+                self.award(
+                    cluster,
+                    (offer.node, offer.number),
+                    number,
+                    &job,
+                    seats,
+                    now,
+                );
             }
         }
         self.account(id, &job, count, filled, now);
@@ -420,15 +417,14 @@ impl Scheduler {
     fn offer_of(
         &self,
         ask: &Ask<'_>,
-        node: NodeId,
+        (node, number): (NodeId, u32),
         bid: &Bid,
         former: Option<NodeId>,
         now: Millis,
     ) -> Option<Offer> {
-        let host = self.picture.hosts.get(&node)?;
-        let entry = self.index.of(node)?;
+        let entry = self.index.at(number, node)?;
         let tally = self.tallies.of(ask.id);
-        if !is_fresh(host, self.began, now) || !ask.admits_neighbours(&entry.place) {
+        if !is_fresh_entry(entry, now) || !ask.admits_neighbours(&entry.place) {
             return None;
         }
         let work = self.works.get(ask.id);
@@ -439,12 +435,13 @@ impl Scheduler {
         };
         Some(Offer {
             node,
+            number,
             place: entry.place,
             slots: bid.slots,
             free: bid.free,
             total: bid.total,
-            tasks: tally.map_or([0; _], |tally| tally.around(&entry.place)),
-            heavy: self.tallies.heavy_around(&entry.place),
+            tasks: ask.tasks_around(&entry.place, tally),
+            heavy: self.heavy_around(ask, &entry.place),
             preference: preferred + ask.prefers(entry),
             former: former == Some(node),
             flapping: self.is_flapping(node, now),

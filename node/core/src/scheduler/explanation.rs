@@ -6,7 +6,6 @@
 
 use super::{
     Obstacle, Part, Scheduler, SlotPhase,
-    call::Answered,
     feasible::{Ask, Suits},
     index::{Entry, LEVELS, Place},
     names::Seat,
@@ -146,10 +145,7 @@ impl Scheduler {
             });
         }
         let work = self.works.get(ask.id);
-        let refused = match work.and_then(|work| work.answers.get(&node)) {
-            Some(Answered::Refused(refusal)) => Some(refusal.clone()),
-            _ => None,
-        };
+        let refused = work.and_then(|work| work.refusals.get(&node)).cloned();
         let offer = self.imagine(cluster, ask, seat, entry, own, now);
         let mut parts = Vec::new();
         let taken = if holds { Resources::ZERO } else { ask.need };

@@ -8,7 +8,7 @@
 use super::{
     Scheduler, SessionState,
     call::Work,
-    failure::is_fresh,
+    failure::{MISSED_AFTER, is_fresh},
     index::{Entry, Group, Index, LEVELS, NOWHERE, Place},
     names::JobId,
     rank::Terms,
@@ -324,6 +324,19 @@ impl<'a> Ask<'a> {
             || wider.iter().any(|weight| *weight != 0)
     }
 
+    /// Tasks of the job in the place of a host, at the levels at which that
+    /// matters.
+    pub(super) fn tasks_around(&self, place: &Place, tally: Option<&Tally>) -> [u32; LEVELS] {
+        let mut tasks = [0; LEVELS];
+        let Some(tally) = tally else { return tasks };
+        for (level, tasks) in tasks.iter_mut().enumerate() {
+            if self.weights.spread[level] != 0 || self.at_most[level] != u32::MAX {
+                *tasks = tally.at(place[level]);
+            }
+        }
+        tasks
+    }
+
     /// What the ranking needs of it.
     pub(super) fn terms(&self, seed: u64) -> Terms {
         Terms {
@@ -381,6 +394,12 @@ type Apart = Vec<(JobId, Level)>;
 /// Jobs to be near to; one that was never met is nowhere.
 type Near<'a> = Vec<(JobId, &'a JobName, Level)>;
 
+/// Heard just now; one that was is up.
+pub(super) fn is_fresh_entry(entry: &Entry, now: Millis) -> bool {
+    let age = entry.heard_at.map(|at| now.since(at));
+    age.is_some_and(|age| age < MISSED_AFTER)
+}
+
 impl Scheduler {
     /// Jobs with which this one may not, or must, share places: by its own
     /// word, and apart also by the other's.
@@ -424,10 +443,7 @@ impl Scheduler {
         work: Option<&Work>,
         now: Millis,
     ) -> bool {
-        let Some(host) = self.picture.hosts.get(&entry.node) else {
-            return false;
-        };
-        is_fresh(host, self.began, now)
+        is_fresh_entry(entry, now)
             && !work.is_some_and(|work| work.avoids(entry.node, now))
             && !self.is_bad_pair(&ask.job.name, entry.node, now)
             && self.leaves_claims(ask, entry, now)

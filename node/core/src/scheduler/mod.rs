@@ -105,6 +105,8 @@ pub struct Scheduler {
     superseded: bool,
     /// Every live member has told what it runs.
     asked: bool,
+    /// The first that had not told when last looked at.
+    waited_for: Option<NodeId>,
     /// The log's index up to which `catalog` and `picture` follow.
     followed: Option<u64>,
     /// The same of what shapes the cluster: intent and members.
@@ -177,6 +179,7 @@ impl Scheduler {
             silent: true,
             superseded: false,
             asked: false,
+            waited_for: None,
             followed: None,
             shaped: None,
             ticked_at: None,
@@ -322,7 +325,7 @@ impl Scheduler {
         for job in self.catalog.follow(cluster, &mut self.names) {
             if let Some(work) = self.works.get_mut(job) {
                 work.retry_at = now;
-                work.answers.clear();
+                work.refusals.clear();
                 work.avoid.clear();
                 work.suits.clear();
             }

@@ -13,7 +13,7 @@ use super::{
     moves::Leaving,
     names::{JobId, Seat},
     per_node::Slots,
-    picture::serves,
+    picture::{Host, serves},
     rollout::Target,
 };
 use crate::{
@@ -360,17 +360,26 @@ impl Scheduler {
             .is_none_or(|host| host.lost || host.reports > 0)
     }
 
+    /// Has every live member told? Asked after each event, so that the one
+    /// that was waited for last time is looked at first, then those behind it.
+    fn all_told(&mut self) -> bool {
+        let waits = |(node, host): (&NodeId, &Host)| {
+            let waits = host.reports == 0 && !host.lost;
+            waits.then_some(*node)
+        };
+        let hosts = &self.picture.hosts;
+        let from = self.waited_for.unwrap_or(NodeId([0; 32]));
+        let next = hosts.range(from..).find_map(waits);
+        self.waited_for = next.or_else(|| hosts.iter().find_map(waits));
+        self.waited_for.is_none()
+    }
+
     /// Ends the asking once every live member has told.
     pub(super) fn end_asking(&mut self, cluster: &Cluster, now: Millis) {
         if self.asked {
             return;
         }
-        let all_told = self
-            .picture
-            .hosts
-            .values()
-            .all(|host| host.reports > 0 || host.lost);
-        if !all_told && now.since(self.began) < ASK_LONGEST {
+        if !self.all_told() && now.since(self.began) < ASK_LONGEST {
             return;
         }
         self.asked = true;
