@@ -129,6 +129,10 @@ pub struct Scheduler {
     /// Counts the instructions of this reign.
     sequence: u64,
     stops: BTreeMap<(Seat, NodeId), stops::Stopping>,
+    /// Some stop may be due.
+    stops_due: bool,
+    /// Slots by the host that the log named when the reign began.
+    recorded_on: BTreeMap<NodeId, Vec<Seat>>,
     /// Slots whose next task is started before the present one ends.
     surges: names::SlotMap<moves::Surge>,
     backoff: backoff::Backoff,
@@ -197,6 +201,8 @@ impl Scheduler {
             awards: award::Awards::default(),
             sequence: 0,
             stops: BTreeMap::new(),
+            stops_due: false,
+            recorded_on: BTreeMap::new(),
             surges: names::SlotMap::default(),
             backoff: backoff::Backoff::default(),
             rebalance: rebalance::Rebalance::default(),
@@ -237,11 +243,11 @@ impl Scheduler {
             Event::QuorumConfirmed { at } => self.quorum_confirmed(at, now),
             Event::Heartbeat { heartbeat } => {
                 let to = heartbeat.node;
-                let answer = self.reported(cluster, heartbeat, now);
+                let answer = self.reported(heartbeat, now);
                 self.out.push(Effect::AnswerHeartbeat { to, answer });
             }
             Event::Greeted { heartbeat } => {
-                self.reported(cluster, heartbeat, now);
+                self.reported(heartbeat, now);
             }
             Event::GreetFailed { .. } => {}
             Event::Members { members } => self.gossiped(&members),
@@ -288,7 +294,8 @@ impl Scheduler {
         if let Some(before) = self.ticked_at.replace(now) {
             self.lagged(now.since(before), now);
         }
-        self.watch(cluster, now);
+        self.stops_due = true;
+        self.watch(now);
         self.count_tasks();
         if std::mem::take(&mut self.capacity_grew) {
             self.retry_waiting(now);
@@ -314,6 +321,9 @@ impl Scheduler {
         }
         let at_begin = self.followed.is_none();
         self.followed = Some(cluster.applied());
+        if at_begin {
+            self.follow_recorded(cluster);
+        }
         if cluster.authority() > self.authority {
             self.heard_of(cluster.authority());
         }
@@ -390,12 +400,7 @@ impl Scheduler {
     }
 
     /// A host's report, by heartbeat or greeting.
-    fn reported(
-        &mut self,
-        cluster: &Cluster,
-        mut heartbeat: Heartbeat,
-        now: Millis,
-    ) -> HeartbeatAnswer {
+    fn reported(&mut self, mut heartbeat: Heartbeat, now: Millis) -> HeartbeatAnswer {
         let mut answer = HeartbeatAnswer {
             authority: self.authority,
             confirmed: None,
@@ -419,7 +424,7 @@ impl Scheduler {
             .is_some_and(|h| h.reports == 1)
         {
             // What it does not report, it is known now not to have.
-            self.touch_recorded(cluster, node);
+            self.touch_recorded(node);
         }
         self.capacity_grew |= taken.grew;
         self.settle_stops(&taken.changed, node);
@@ -517,12 +522,19 @@ impl Scheduler {
         }
     }
 
-    /// Every slot that the log places on a host is to be looked at again.
-    fn touch_recorded(&mut self, cluster: &Cluster, node: NodeId) {
-        let placements = cluster.placements().values();
-        for placement in placements.filter(|placement| placement.node == node) {
-            let seat = self.names.meet_slot(&placement.slot);
+    /// Every slot that the log placed on a host when the reign began is to be
+    /// looked at again. What was placed since, a report or an award tells of.
+    fn touch_recorded(&mut self, node: NodeId) {
+        for seat in self.recorded_on.get(&node).cloned().unwrap_or_default() {
             self.touch(seat);
+        }
+    }
+
+    fn follow_recorded(&mut self, cluster: &Cluster) {
+        for (slot, placement) in cluster.placements() {
+            let seat = self.names.meet_slot(slot);
+            let on = self.recorded_on.entry(placement.node).or_default();
+            on.push(seat);
         }
     }
 

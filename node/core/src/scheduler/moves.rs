@@ -61,6 +61,11 @@ impl Scheduler {
         mut survey: Survey,
         now: Millis,
     ) -> Vec<Seat> {
+        if !self.knows_endpoints(target.id()) {
+            // No order could leave yet, and by the time that one can, the job
+            // may have a smaller budget.
+            return Vec::new();
+        }
         let mut leaving = std::mem::take(&mut survey.leaving);
         leaving.sort_by_key(|task| (task.serves, task.seat));
         self.surges_end_except(target.id(), &leaving);

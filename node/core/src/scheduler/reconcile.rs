@@ -383,6 +383,7 @@ impl Scheduler {
             return;
         }
         self.asked = true;
+        self.stops_due = true;
         self.note(Note::Asked);
         self.dirty.extend(self.catalog.ids());
         for slot in cluster.placements().keys() {

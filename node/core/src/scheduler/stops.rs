@@ -41,6 +41,7 @@ impl Scheduler {
             sent_at: None,
         };
         self.stops.insert(key, stopping);
+        self.stops_due = true;
         self.to_publish.insert(seat.job);
         true
     }
@@ -65,9 +66,10 @@ impl Scheduler {
     }
 
     /// Sends the orders that are due, to hosts that are heard, once the
-    /// endpoints without them could be published.
+    /// endpoints without them could be published. Looked at with each tick,
+    /// and at once when one was decided or may leave that could not before.
     pub(super) fn send_stops(&mut self, now: Millis) {
-        if self.stops.is_empty() {
+        if !std::mem::take(&mut self.stops_due) || self.stops.is_empty() {
             return;
         }
         let mut held: BTreeSet<JobId> = BTreeSet::new();
