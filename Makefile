@@ -27,8 +27,10 @@ lint: tools
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
 # The programs first: end-to-end tests use them as users do. A test that can't
-# run on this host says so in the file that is counted at the end.
+# run on this host says so in the file that is counted at the end. The tests
+# with cgroup v2 boot a kernel of their own, which is fetched once.
 test: lint build
+	@./scripts/microvm
 	@./scripts/test $(CARGO) test --workspace --locked --no-fail-fast
 
 # Seed after seed of the simulator on all cores; a failing one prints its story

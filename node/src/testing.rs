@@ -1,7 +1,10 @@
 //! What tests of this crate share: a fleet with fixed keys, its issuers, its
 //! people and their jobs.
 
-use crate::identity::Issuer;
+use crate::{
+    api::change::{ChangeRequest, SignedChange},
+    identity::Issuer,
+};
 use potluck_specs::{
     FleetId, Job, JobName, Millis, PackageId, codec,
     job::{SignedJob, TaskTemplate},
@@ -58,6 +61,13 @@ fn signed_by(role: Role, begin: Millis) -> SignedJob {
 pub(crate) fn signed_job_of(package: PackageId) -> SignedJob {
     let (key, author) = person(Role::Admin, Millis(0));
     SignedJob::new(&key, author, &job(package))
+}
+
+/// A change of an operator, or of somebody who may only look.
+pub(crate) fn signed_change(begin: Millis, request: &ChangeRequest, may: bool) -> SignedChange {
+    let role = if may { Role::Operator } else { Role::Viewer };
+    let (key, author) = person(role, begin);
+    SignedChange::new(&key, author, request)
 }
 
 /// A person with this role, whose certificate begins at `begin`.

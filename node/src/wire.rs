@@ -6,9 +6,14 @@
 use potluck_core::{
     auction::{Authority, Award, AwardAnswer, Call, CallAnswer, StopOrder},
     session::{Heartbeat, HeartbeatAnswer},
+    usage::TaskUsage,
 };
 use potluck_dht::slice::{SliceRequest, SliceResponse};
-use potluck_specs::{JobName, NodeId, PackageId, SlotId, job::Resources};
+use potluck_specs::{
+    Epoch, Generation, JobName, NodeId, PackageId, SlotId,
+    job::{Resources, SignedJob},
+    trust::NodeCredential,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::api::{
@@ -18,6 +23,7 @@ use crate::api::{
     plan::PlanRequest,
     protocol::{ApiAnswer, Changed},
 };
+use crate::control::LogEnd;
 
 /// Largest request: a Raft append of 512 KiB with its frame, or an award with
 /// a job of 256 KiB.
@@ -86,8 +92,21 @@ pub enum Request {
     Slice(SliceRequest),
     /// What should people know about the cluster? Any node may ask.
     Concerns,
+    /// What do the tasks of this job use on your host? Any node may ask.
+    Usage(JobName),
     /// Which certificates are revoked? For nodes that don't follow the log.
     Revocations,
+    /// Which logs of this slot do you keep?
+    LogOrigins(SlotId),
+    /// Where does the node's log end? For a survivor that may go on alone.
+    LogEnd,
+    /// By which order did the node's epoch begin?
+    Recovery,
+    /// The latest version of a job that the node holds, for a recovered log
+    /// that lacks it.
+    HeldJob(JobName),
+    /// The node's certificate, for a recovered log that lacks the node.
+    Credential,
     /// Which of these packages do jobs pin?
     Pinned {
         /// What the node has.
@@ -125,6 +144,15 @@ pub struct Pinned {
     /// The log knows every version that the node runs, so that what is not
     /// pinned is not run either.
     pub covers_slots: bool,
+}
+
+/// A job as a host holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldJob {
+    /// The signed bytes.
+    pub job: SignedJob,
+    /// Bytes of its package.
+    pub package_bytes: u64,
 }
 
 /// What people ask the scheduler.
@@ -190,8 +218,25 @@ pub enum Response {
     Slice(SliceResponse),
     /// To [`Request::Concerns`].
     Concerns(Vec<String>),
+    /// To [`Request::Usage`].
+    Usage(Vec<TaskUsage>),
     /// To [`Request::Revocations`]: all serials that are revoked.
     Revocations(Vec<u64>),
+    /// To [`Request::LogOrigins`]: by the generations that name them.
+    LogOrigins(Vec<Generation>),
+    /// To [`Request::LogEnd`].
+    LogEnd {
+        /// The epoch of the log.
+        epoch: Epoch,
+        /// Its last entry.
+        end: LogEnd,
+    },
+    /// To [`Request::Recovery`].
+    Recovery(Option<Box<SignedChange>>),
+    /// To [`Request::HeldJob`].
+    HeldJob(Option<Box<HeldJob>>),
+    /// To [`Request::Credential`].
+    Credential(Box<NodeCredential>),
     /// To [`Request::Pinned`].
     Pinned(Pinned),
     /// Done, nothing to say.

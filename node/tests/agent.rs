@@ -379,7 +379,7 @@ async fn lines(node: &Node, job: &Job, query: LogQuery) -> Vec<String> {
         .expect("there is a log");
     let mut lines = Vec::new();
     while let Some(batch) = batches.recv().await {
-        let texts = batch.into_iter().map(|line| line.text);
+        let texts = batch.lines.into_iter().map(|line| line.text);
         lines.extend(texts.map(|text| String::from_utf8_lossy(&text).into_owned()));
     }
     lines
@@ -395,7 +395,7 @@ async fn until_line(node: &Node, job: &Job, wanted: &str) {
     let read = async {
         while let Some(batch) = batches.recv().await {
             let is = |text: &[u8]| String::from_utf8_lossy(text).contains(wanted);
-            if batch.iter().any(|line| is(&line.text)) {
+            if batch.lines.iter().any(|line| is(&line.text)) {
                 return;
             }
         }
@@ -676,6 +676,70 @@ async fn limits_are_set_or_said_to_be_missing() {
             said != group.is_some(),
             "{controller}: {missing:?} {groups:?}"
         );
+    }
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn figures_of_a_task_outlive_its_agent() {
+    let mut node = Node::start(SERVER).await;
+    let job = job(1);
+    node.award(&job, &[(0, 1)]).await;
+    node.until_running(&job, 0).await;
+    if node.cgroups().is_empty() {
+        // Nothing to read; that limits are missing is said, as tested above.
+        return node.end().await;
+    }
+    let first = || node.agent.usage(&job.name).pop();
+    poll("no sample", || {
+        first().is_some_and(|usage| usage.at > usage.since)
+    })
+    .await;
+    let before = first().expect("it was there");
+    assert!(before.now.memory_bytes > Some(0), "{before:?}");
+    assert!(before.pids.count() > 0, "{before:?}");
+    node.restart().await;
+    let first = || node.agent.usage(&job.name).pop();
+    poll("no sample", || {
+        first().is_some_and(|usage| usage.at > before.at)
+    })
+    .await;
+    let after = first().expect("it was there");
+    assert_eq!(after.since, before.since);
+    assert!(after.pids.count() > before.pids.count(), "{after:?}");
+    assert!(
+        after.memory_peak_bytes >= before.memory_peak_bytes,
+        "{after:?}"
+    );
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_may_use_what_its_limits_say() {
+    let node = Node::start(SERVER).await;
+    let mut job = job(1);
+    job.task.limits.cpu_millis = Some(700);
+    job.task.limits.memory_bytes = Some(256 << 20);
+    node.award(&job, &[(0, 1)]).await;
+    node.until_running(&job, 0).await;
+    let missing = node.agent.isolation_missing();
+    let cases = [
+        ("cpu", ["cpu.cfs_quota_us", "cpu.max"], "70000"),
+        (
+            "memory",
+            ["memory.limit_in_bytes", "memory.high"],
+            "268435456",
+        ),
+    ];
+    for (controller, files, wanted) in cases {
+        let mut groups = node.cgroups().into_iter();
+        let found = groups.find_map(|group| {
+            let mut paths = files.iter().map(|file| group.join(file));
+            paths.find_map(|path| fs::read_to_string(path).ok())
+        });
+        let said = missing.iter().any(|line| line.starts_with(controller));
+        let right = found.as_ref().is_some_and(|text| text.starts_with(wanted));
+        assert!(right != said, "{controller}: {found:?} {missing:?}");
     }
     node.end().await;
 }

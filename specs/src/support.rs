@@ -71,15 +71,6 @@ pub const UNSUPPORTED: &[Row] = &[
         "asking for uplink",
         |w| w.task.resources.uplink_bits_per_s > 0,
     ),
-    row("task.limits.cpu_millis", "a quota of CPU", |w| {
-        w.task.limits.cpu_millis.is_some()
-    }),
-    row(
-        "task.limits.memory_bytes",
-        "a limit of memory above the request",
-        |w| w.task.limits.memory_bytes.is_some(),
-    )
-    .instead("ask for as much memory as it may use"),
     row("task.devices", "asking for devices", |w| {
         !w.task.devices.is_empty()
     }),

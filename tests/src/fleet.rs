@@ -259,6 +259,23 @@ impl Fleet {
         &self.place(name).expect("a node of this name").rack
     }
 
+    /// Files of logs on a node.
+    pub fn segments(&self, node: &str) -> usize {
+        let mut folders = vec![self.data(node).join("tasks")];
+        let mut segments = 0;
+        while let Some(folder) = folders.pop() {
+            // What a task removes meanwhile is none.
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                match entry.file_type() {
+                    Ok(kind) if kind.is_dir() => folders.push(entry.path()),
+                    _ if entry.file_name().to_string_lossy().ends_with(".log.zst") => segments += 1,
+                    _ => {}
+                }
+            }
+        }
+        segments
+    }
+
     /// A node that runs and is none of `not`.
     pub fn other(&self, not: &[&str]) -> String {
         let names = self.names();

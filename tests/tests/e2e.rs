@@ -5,13 +5,16 @@
 mod e2e {
     mod agent;
     mod cli;
+    mod debug;
     mod ending;
-    mod follow;
+    mod exec;
     mod hosts;
     mod jobs;
     mod join;
+    mod logs;
     mod packages;
     mod plan;
+    mod recover;
     mod versions;
     mod voters;
 }

@@ -11,4 +11,5 @@ pub mod host;
 pub mod record;
 pub mod scheduler;
 pub mod session;
+pub mod usage;
 pub mod voters;

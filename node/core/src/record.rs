@@ -88,14 +88,28 @@ pub enum RecordError {
 
 /// Says whether two lists of effects are the same, for as long as the program
 /// is: FNV-1a of their debug text. A recording that another version made may
-/// be decided differently, which is what one wants to see.
+/// be decided differently, which is what one wants to see. What jobs hand to
+/// their tasks does not count: recordings lack it
+/// ([`Cluster::redacted`]).
 pub fn digest(effects: &[Effect]) -> u64 {
     const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0100_0000_01b3;
-    let text = format!("{effects:?}");
-    text.bytes().fold(BASIS, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(PRIME)
+    effects.iter().map(text).fold(BASIS, |hash, text| {
+        text.bytes().fold(hash, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(PRIME)
+        })
     })
+}
+
+fn text(effect: &Effect) -> String {
+    match effect {
+        Effect::Award { to, award } => format!(
+            "award {to:?} {:?} {} {:?} {} {:?};",
+            award.authority, award.call, award.slots, award.package_bytes, award.holders
+        ),
+        Effect::Propose { command } => format!("propose {:?};", command.redacted()),
+        other => format!("{other:?};"),
+    }
 }
 
 /// A record as it is appended to a recording.

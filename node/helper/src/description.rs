@@ -4,7 +4,7 @@
 //! It lies in the folder of one start of a task; the record of the end
 //! ([`crate::end`]) is written beside it.
 
-use crate::protocol::TaskKey;
+use crate::{group::TaskGroup, protocol::TaskKey};
 use potluck_specs::{
     codec::{self, CodecError},
     job::StopPolicy,
@@ -81,6 +81,9 @@ pub struct TaskDescription {
     pub teardown: Vec<Hook>,
     /// How its memory is watched, where the host tells.
     pub memory_watch: Option<MemoryWatch>,
+    /// Its control groups, for limits that change while it runs.
+    #[serde(default)]
+    pub group: TaskGroup,
 }
 
 /// How well a task is kept apart from the host.
@@ -151,7 +154,7 @@ pub struct Hook {
     pub timeout_ms: u64,
 }
 
-/// The files by which a task's memory is watched (cgroup v1).
+/// The files by which a task's memory is watched.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryWatch {
     /// The task's group of the memory controller.
@@ -363,6 +366,7 @@ mod tests {
             setup: Vec::new(),
             teardown: Vec::new(),
             memory_watch: None,
+            group: TaskGroup::default(),
         }
     }
 

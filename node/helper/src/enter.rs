@@ -4,6 +4,7 @@
 use crate::{
     inner::{Inner, Part, Step},
     launch::{Plan, Program, View},
+    sandbox::Confinement,
 };
 use nix::{
     errno::Errno,
@@ -100,7 +101,9 @@ fn try_become_task(
         Inner::Task.send(plan.control.as_raw_fd());
     }
     if !plan.unconfined {
-        confine(plan)?;
+        confine(plan.confinement.as_ref(), |part, errno| {
+            miss(plan, part, errno)
+        })?;
     }
     // SAFETY: changes flags of descriptors only; all are closed by the
     // program's start, the report's pipe being the sign of it.
@@ -115,26 +118,31 @@ fn try_become_task(
 
 /// From here on the process can do no more than the task may. Landlock before
 /// the filter, which may not know its calls.
-fn confine(plan: &Plan) -> Result<(), Trouble> {
+pub(crate) fn confine(
+    confinement: Option<&Confinement>,
+    mut miss: impl FnMut(Part, Errno) -> Result<(), Trouble>,
+) -> Result<(), Trouble> {
     let privileges = Trouble::at(Step::Privileges);
-    let Some(confinement) = &plan.confinement else {
+    let Some(confinement) = confinement else {
         return nix::sys::prctl::set_no_new_privs().map_err(privileges);
     };
     confinement.capabilities.keep().map_err(&privileges)?;
     nix::sys::prctl::set_no_new_privs().map_err(&privileges)?;
-    if let Err(errno) = confinement.landlock.apply() {
+    if let Some(landlock) = &confinement.landlock
+        && let Err(errno) = landlock.apply()
+    {
         match errno {
             // Only `strict` promises it.
-            Errno::ENOSYS | Errno::EOPNOTSUPP if confinement.landlock.writable.is_none() => {}
+            Errno::ENOSYS | Errno::EOPNOTSUPP if landlock.writable.is_none() => {}
             Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EPERM => {
-                miss(plan, Part::Landlock, errno)?;
+                miss(Part::Landlock, errno)?;
             }
             errno => return Err(privileges(errno)),
         }
     }
     if let Err(errno) = confinement.filter.apply() {
         match errno {
-            Errno::ENOSYS | Errno::EINVAL | Errno::EPERM => miss(plan, Part::Seccomp, errno)?,
+            Errno::ENOSYS | Errno::EINVAL | Errno::EPERM => miss(Part::Seccomp, errno)?,
             errno => return Err(privileges(errno)),
         }
     }
@@ -167,7 +175,7 @@ fn exec(view: &View, program: &Program) -> Errno {
 
 /// Supplementary groups go first, the user id last: it takes away the right
 /// to change the others.
-fn become_user(uid: Uid, gid: Gid) -> Result<(), Errno> {
+pub(crate) fn become_user(uid: Uid, gid: Gid) -> Result<(), Errno> {
     nix::unistd::setgroups(&[])?;
     nix::unistd::setresgid(gid, gid, gid)?;
     nix::unistd::setresuid(uid, uid, uid)
@@ -177,7 +185,7 @@ fn become_user(uid: Uid, gid: Gid) -> Result<(), Errno> {
 /// may ignore more; a task gets none of it. The plain system call, since the C
 /// library refuses its own two signals (32 and 33), and those were seen
 /// ignored.
-fn reset_signals() {
+pub(crate) fn reset_signals() {
     /// Bytes of the kernel's mask of signals.
     const MASK_BYTES: usize = 8;
     // All zero is the default action; longer than the kernel's structure is

@@ -123,10 +123,16 @@ pub(crate) enum Step {
     SetupKilled,
     /// A command before it took too long.
     SetupTooLong,
+    /// Joining the namespaces of a task.
+    Enter,
+    /// A terminal of the task's own.
+    Terminal,
+    /// The tools of a session.
+    Tools,
 }
 
 impl Step {
-    const ALL: [Step; 12] = [
+    const ALL: [Step; 15] = [
         Step::Clone,
         Step::Streams,
         Step::ControlGroup,
@@ -139,6 +145,9 @@ impl Step {
         Step::Setup,
         Step::SetupKilled,
         Step::SetupTooLong,
+        Step::Enter,
+        Step::Terminal,
+        Step::Tools,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -152,6 +161,9 @@ impl Step {
             Step::Exec => "its command can't be run",
             Step::Root => "its root can't be made",
             Step::Isolation => "this host can't isolate it",
+            Step::Enter => "the task can't be entered",
+            Step::Terminal => "it has no terminals",
+            Step::Tools => "the tools can't be brought in",
             Step::Setup | Step::SetupKilled | Step::SetupTooLong => "its set-up failed",
         }
     }

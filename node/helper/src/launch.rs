@@ -25,6 +25,7 @@ use nix::{
 };
 use potluck_specs::Millis;
 use std::{
+    collections::BTreeMap,
     ffi::{CString, NulError, c_char, c_int},
     fs::{self, File, OpenOptions},
     io,
@@ -103,6 +104,17 @@ pub(crate) struct Launched {
     pub(crate) missing: Vec<MissingIsolation>,
     /// Steps of the task's root, by their numbers.
     pub(crate) root_labels: Vec<String>,
+    /// It was to get a root of its own.
+    pub(crate) has_root: bool,
+    /// Those that were made for the task, for sessions to join.
+    pub(crate) namespaces: Result<Vec<Namespace>, Errno>,
+}
+
+/// A namespace of a task. Held as a descriptor, so that it is joined whatever
+/// becomes of its processes' ids.
+pub(crate) struct Namespace {
+    pub(crate) flag: c_int,
+    pub(crate) file: File,
 }
 
 /// What init needs; made before the clone.
@@ -155,21 +167,24 @@ pub(crate) struct Program {
 
 /// Strings as `execve` wants them.
 pub(crate) struct CStrings {
-    _strings: Vec<CString>,
+    strings: Vec<CString>,
     pointers: Vec<*const c_char>,
 }
 
 impl CStrings {
-    fn new(strings: Vec<CString>) -> CStrings {
+    pub(crate) fn new(strings: Vec<CString>) -> CStrings {
         let pointers = strings
             .iter()
             .map(|string| string.as_ptr())
             .chain([ptr::null()])
             .collect();
-        CStrings {
-            _strings: strings,
-            pointers,
-        }
+        CStrings { strings, pointers }
+    }
+
+    /// The first, for people.
+    pub(crate) fn first(&self) -> String {
+        let first = self.strings.first();
+        first.map_or_else(String::new, |one| one.to_string_lossy().into_owned())
     }
 
     /// An array that ends with a null pointer, valid as long as `self`.
@@ -198,7 +213,9 @@ pub(crate) fn launch(
 ) -> Result<Launched, LaunchError> {
     let mut missing = Vec::new();
     let mut plan = prepare(description, lease_until, &mut missing)?;
-    let pidfd = clone_init(description, base, &mut plan, &mut missing)?;
+    let (pid, pidfd) = clone_init(description, base, &mut plan, &mut missing)?;
+    // Before `Go`: afterwards init lets nobody look at it.
+    let namespaces = open_namespaces(pid, plan.flags);
     Inner::Go.send(plan.helper_control.as_raw_fd());
     let steps = plan.root.iter().flat_map(|root| &root.steps);
     Ok(Launched {
@@ -209,7 +226,24 @@ pub(crate) fn launch(
         kill_group: plan.kill_group,
         missing,
         root_labels: steps.map(|step| step.label.clone()).collect(),
+        has_root: plan.root.is_some(),
+        namespaces,
     })
+}
+
+fn open_namespaces(pid: Pid, flags: c_int) -> Result<Vec<Namespace>, Errno> {
+    let made = KINDS.iter().filter(|(flag, _)| flags & flag != 0);
+    made.map(|(flag, kind)| {
+        let name = match *kind {
+            "mount" => "mnt",
+            "network" => "net",
+            kind => kind,
+        };
+        let file = File::open(format!("/proc/{pid}/ns/{name}"));
+        let file = file.map_err(|error| Errno::try_from(error).unwrap_or(Errno::EIO))?;
+        Ok(Namespace { flag: *flag, file })
+    })
+    .collect()
 }
 
 fn prepare(
@@ -266,14 +300,7 @@ fn view(
             .map(|hook| program(package, &hook.command, &hook.args, hook.timeout_ms.max(1)))
             .collect::<Result<Vec<_>, _>>()
     };
-    let mut env = description.env.clone();
-    for (name, value) in [
-        (PACKAGE_VARIABLE, package),
-        (TASK_FOLDER_VARIABLE, task_folder),
-    ] {
-        env.insert(name.into(), value.to_string_lossy().into_owned());
-    }
-    let env = env
+    let env = environment(description, package, task_folder)
         .iter()
         .map(|(name, value)| text("environment", &format!("{name}={value}")))
         .collect::<Result<Vec<_>, _>>()?;
@@ -284,6 +311,22 @@ fn view(
         env: CStrings::new(env),
         folder: text("task's folder", &task_folder.to_string_lossy())?,
     })
+}
+
+/// The task's environment, with where it sees its folders.
+pub(crate) fn environment(
+    description: &TaskDescription,
+    package: &Path,
+    task_folder: &Path,
+) -> BTreeMap<String, String> {
+    let mut env = description.env.clone();
+    for (name, value) in [
+        (PACKAGE_VARIABLE, package),
+        (TASK_FOLDER_VARIABLE, task_folder),
+    ] {
+        env.insert(name.into(), value.to_string_lossy().into_owned());
+    }
+    env
 }
 
 fn program(
@@ -340,7 +383,7 @@ pub(crate) fn host_name(description: &TaskDescription) -> String {
         .collect()
 }
 
-fn user(description: &TaskDescription) -> Result<Option<UserIds>, LaunchError> {
+pub(crate) fn user(description: &TaskDescription) -> Result<Option<UserIds>, LaunchError> {
     let own = geteuid();
     match description.user {
         Some(user) if !own.is_root() && user.uid != own.as_raw() => {
@@ -351,7 +394,7 @@ fn user(description: &TaskDescription) -> Result<Option<UserIds>, LaunchError> {
     }
 }
 
-fn open_for_writing(path: &Path) -> Result<File, LaunchError> {
+pub(crate) fn open_for_writing(path: &Path) -> Result<File, LaunchError> {
     let file = OpenOptions::new().read(true).write(true).open(path);
     file.map_err(|source| LaunchError::Open {
         path: path.into(),
@@ -419,7 +462,7 @@ fn clone_init(
     base: &Path,
     plan: &mut Plan,
     missing: &mut Vec<MissingIsolation>,
-) -> Result<OwnedFd, LaunchError> {
+) -> Result<(Pid, OwnedFd), LaunchError> {
     let fail = |source| LaunchError::Kernel {
         what: "a process",
         source,
@@ -476,7 +519,7 @@ enum CloneError {
     Map(io::Error),
 }
 
-fn clone_mapped(plan: &mut Plan, flags: c_int) -> Result<OwnedFd, CloneError> {
+fn clone_mapped(plan: &mut Plan, flags: c_int) -> Result<(Pid, OwnedFd), CloneError> {
     let (pid, pidfd) = clone_into(plan, flags).map_err(CloneError::Clone)?;
     if flags & libc::CLONE_NEWUSER != 0
         && let Err(error) = map_ids(pid)
@@ -486,7 +529,7 @@ fn clone_mapped(plan: &mut Plan, flags: c_int) -> Result<OwnedFd, CloneError> {
         let _ = waitpid(pid, None);
         return Err(CloneError::Map(error));
     }
-    Ok(pidfd)
+    Ok((pid, pidfd))
 }
 
 fn wanted_flags(description: &TaskDescription) -> c_int {

@@ -6,9 +6,11 @@
 //! decided by the agent. There is no async runtime here: a helper is one
 //! thread, and there is one for each task of a host.
 
+pub mod archive;
 pub mod description;
 pub mod end;
 mod enter;
+pub mod group;
 mod init;
 mod inner;
 mod launch;
@@ -18,6 +20,7 @@ mod memory;
 pub mod probe;
 pub mod protocol;
 mod sandbox;
+pub mod session;
 pub mod supervise;
 mod sweep;
 

@@ -4,6 +4,8 @@
 
 use crate::{
     end::{ExitReason, TaskEnd, TaskExit},
+    group::Limits,
+    inner::Part,
     protocol::{AgentMessage, Hello, HelperMessage, MissingIsolation, PING_INTERVAL_MS, Phase},
 };
 use potluck_specs::{Millis, job::StopPolicy};
@@ -94,6 +96,8 @@ pub(crate) enum Effect {
     Feed(Millis),
     /// Signal the task.
     Signal(i32),
+    /// Change what the task may use, and tell how that went.
+    SetLimits(Limits),
     /// Kill init and with it all of the task.
     Kill,
     /// Write the record; before anything else that follows.
@@ -230,6 +234,29 @@ impl Life {
         effects
     }
 
+    /// May a session be opened in the task? If not, why, for people.
+    pub(crate) fn may_enter(&self) -> Result<(), &'static str> {
+        match (self.link, &self.hello.phase) {
+            // As all orders.
+            (Link::Up { .. }, _) => {}
+            _ => return Err("its helper has not been welcomed by the agent yet"),
+        }
+        match &self.hello.phase {
+            Phase::Running { .. } if self.killed.is_none() => Ok(()),
+            Phase::Starting => Err("it is starting; try again in a moment"),
+            Phase::Running { .. } | Phase::Ended(_) => Err("it has ended"),
+        }
+    }
+
+    /// Does the task lack one of these?
+    pub(crate) fn misses(&self, parts: &[Part]) -> bool {
+        let missing = self.hello.isolation_missing.iter();
+        let names = missing.map(|one| one.kind.as_str());
+        names
+            .into_iter()
+            .any(|name| parts.iter().any(|part| part.name() == name))
+    }
+
     fn is_ended(&self) -> bool {
         matches!(self.hello.phase, Phase::Ended(_))
     }
@@ -358,6 +385,7 @@ impl Life {
                 self.begin_stop(StopPolicy { signal, grace_ms }, now, effects);
             }
             AgentMessage::Kill => self.kill(ExitReason::Killed, effects),
+            AgentMessage::SetLimits(limits) => effects.push(Effect::SetLimits(limits)),
             AgentMessage::Ack if self.is_ended() => self.leave(effects),
             _ => {}
         }
@@ -742,6 +770,34 @@ mod tests {
             }
         }
         assert_eq!(now, at(ACK_WAIT_MS));
+    }
+
+    #[test]
+    fn sessions_are_for_running_tasks_of_a_welcome_agent() {
+        let mut early = life();
+        assert!(early.may_enter().unwrap_err().contains("welcomed"));
+        early.step(Event::Tick, at(0));
+        early.step(Event::Connected, at(0));
+        early.step(welcome(5), at(0));
+        assert!(early.may_enter().unwrap_err().contains("starting"));
+        early.step(Event::Started { pid: 9 }, at(0));
+        assert_eq!(early.may_enter(), Ok(()));
+        // Its grace is its own: a person may still look.
+        let stop = AgentMessage::Stop {
+            signal: 15,
+            grace_ms: 1_000,
+        };
+        early.step(Event::Agent(stop), at(1));
+        assert_eq!(early.may_enter(), Ok(()));
+        early.step(Event::Agent(AgentMessage::Kill), at(2));
+        assert!(early.may_enter().unwrap_err().contains("ended"));
+
+        let mut over = running();
+        over.step(gone(How::Exited(0)), at(3));
+        assert!(over.may_enter().unwrap_err().contains("ended"));
+        let mut lost = running();
+        lost.step(Event::Disconnected, at(4));
+        assert!(lost.may_enter().is_err());
     }
 
     #[test]

@@ -87,6 +87,7 @@ pub fn run_true(profile: Profile, folder: &Path) -> Result<(), String> {
         setup: Vec::new(),
         teardown: Vec::new(),
         memory_watch: None,
+        group: crate::group::TaskGroup::default(),
     };
     let lease_until = boot_now() + Millis(LEASE_MS);
     let launched = launch(&description, &base, lease_until).map_err(|error| chain(&error))?;

@@ -13,17 +13,19 @@
 //!   Ping each second -------------------->
 //!          <------------------------------  Pong
 //!   Started | StartFailed --------------->
-//!          <------------------------------  Stop, Kill
+//!          <------------------------------  Stop, Kill, SetLimits
+//!   LimitsSet --------------------------->       after each SetLimits
 //!   Exited, repeated after each Welcome ->
 //!          <------------------------------  Ack   (of Exited or StartFailed)
 //! ```
 
-use crate::end::TaskEnd;
+use crate::{end::TaskEnd, group::Limits, session::SessionRequest};
 use nix::{
     errno::Errno,
     sys::socket::{
-        AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, connect,
-        getsockopt, listen, recv, send, socket, sockopt::PeerCredentials,
+        AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
+        UnixAddr, accept4, bind, connect, getsockopt, listen, recv, recvmsg, sendmsg, socket,
+        sockopt::PeerCredentials,
     },
 };
 use potluck_specs::{
@@ -32,7 +34,8 @@ use potluck_specs::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
-    fmt, fs, io,
+    fmt, fs,
+    io::{self, IoSlice, IoSliceMut},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::fs::OpenOptionsExt,
@@ -47,6 +50,9 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// Longest message: far above all that there are, and small enough that a
 /// packet always fits into a socket's buffer.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
+
+/// Descriptors that one message may carry: a session has five.
+pub const DESCRIPTORS_MAX: usize = 8;
 
 /// How often a helper pings.
 pub const PING_INTERVAL_MS: u64 = 1_000;
@@ -137,6 +143,11 @@ pub enum HelperMessage {
     },
     /// It is over: a [`TaskEnd::Exited`]. Repeated until acknowledged.
     Exited(crate::end::TaskExit),
+    /// The limits of a `SetLimits` are tried and read back.
+    LimitsSet {
+        /// Those that are not as wanted, for people.
+        refused: Vec<String>,
+    },
 }
 
 /// From agent to helper.
@@ -172,8 +183,14 @@ pub enum AgentMessage {
         /// Until the kill.
         grace_ms: u64,
     },
+    /// Change what the task may use, while it runs. All of them: what is not
+    /// said is not limited.
+    SetLimits(Limits),
     /// Kill the task at once.
     Kill,
+    /// Open a session in the task. The descriptors that it speaks of come with
+    /// the same packet; the answer goes over the session's own socket.
+    Session(SessionRequest),
     /// The end is in the agent's journal: the helper may leave.
     Ack,
 }
@@ -247,12 +264,30 @@ impl Channel {
     /// # Errors
     /// Any [`SendError`].
     pub fn send<T: Serialize>(&self, message: &T) -> Result<(), SendError> {
+        self.send_with(message, &[])
+    }
+
+    /// As [`Self::send`], with descriptors, which are duplicated for the
+    /// other side: at most [`DESCRIPTORS_MAX`].
+    ///
+    /// # Errors
+    /// Any [`SendError`].
+    pub fn send_with<T: Serialize>(
+        &self,
+        message: &T,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), SendError> {
         let bytes = codec::encode(message);
         if bytes.len() > MESSAGE_BYTES_MAX {
             return Err(SendError::TooLong { bytes: bytes.len() });
         }
+        let descriptors: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&descriptors)];
+        let rights = &rights[..usize::from(!descriptors.is_empty())];
+        let parts = [IoSlice::new(&bytes)];
         loop {
-            return match send(self.0.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL) {
+            let flags = MsgFlags::MSG_NOSIGNAL;
+            return match sendmsg::<()>(self.0.as_raw_fd(), &parts, rights, flags, None) {
                 Ok(_) => Ok(()),
                 Err(Errno::EINTR) => continue,
                 Err(Errno::EAGAIN) => Err(SendError::WouldBlock),
@@ -262,12 +297,21 @@ impl Channel {
         }
     }
 
-    /// Receives one message.
+    /// Receives one message. Descriptors that came with it are closed.
     ///
     /// # Errors
     /// Any [`ReceiveError`]; after [`ReceiveError::Unknown`] the connection
     /// goes on.
     pub fn receive<T: DeserializeOwned>(&self) -> Result<T, ReceiveError> {
+        self.receive_with().map(|(message, _)| message)
+    }
+
+    /// Receives one message with the descriptors that came with it, at most
+    /// [`DESCRIPTORS_MAX`]; the kernel closes what is more.
+    ///
+    /// # Errors
+    /// As [`Self::receive`].
+    pub fn receive_with<T: DeserializeOwned>(&self) -> Result<(T, Vec<OwnedFd>), ReceiveError> {
         // The length first, so that a helper does not keep 64 KiB for
         // messages of a hundred bytes.
         let length = self.receive_into(&mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC)?;
@@ -276,8 +320,34 @@ impl Channel {
             return Err(ReceiveError::Closed);
         }
         let mut bytes = vec![0; length.min(MESSAGE_BYTES_MAX + 1)];
-        let taken = self.receive_into(&mut bytes, MsgFlags::empty())?;
-        codec::decode("message", &bytes[..taken], MESSAGE_BYTES_MAX).map_err(ReceiveError::Unknown)
+        let (taken, descriptors) = self.receive_all(&mut bytes)?;
+        let message = codec::decode("message", &bytes[..taken], MESSAGE_BYTES_MAX);
+        Ok((message.map_err(ReceiveError::Unknown)?, descriptors))
+    }
+
+    fn receive_all(&self, bytes: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), ReceiveError> {
+        let mut space = nix::cmsg_space!([RawFd; DESCRIPTORS_MAX]);
+        let mut parts = [IoSliceMut::new(bytes)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let received = loop {
+            match recvmsg::<()>(self.0.as_raw_fd(), &mut parts, Some(&mut space), flags) {
+                Ok(received) => break received,
+                Err(Errno::EINTR) => continue,
+                Err(errno) => return Err(receive_error(errno)),
+            }
+        };
+        let mut descriptors = Vec::new();
+        // An error when more came than fit, which ends the connection.
+        let controls = received
+            .cmsgs()
+            .map_err(|errno| ReceiveError::Io(errno.into()))?;
+        for control in controls {
+            if let ControlMessageOwned::ScmRights(all) = control {
+                // SAFETY: the kernel has just made these descriptors for us.
+                descriptors.extend(all.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) }));
+            }
+        }
+        Ok((received.bytes, descriptors))
     }
 
     fn receive_into(&self, bytes: &mut [u8], flags: MsgFlags) -> Result<usize, ReceiveError> {
@@ -285,9 +355,7 @@ impl Channel {
             return match recv(self.0.as_raw_fd(), bytes, flags) {
                 Ok(length) => Ok(length),
                 Err(Errno::EINTR) => continue,
-                Err(Errno::EAGAIN) => Err(ReceiveError::WouldBlock),
-                Err(Errno::ECONNRESET | Errno::ENOTCONN) => Err(ReceiveError::Closed),
-                Err(errno) => Err(ReceiveError::Io(errno.into())),
+                Err(errno) => Err(receive_error(errno)),
             };
         }
     }
@@ -298,6 +366,14 @@ impl Channel {
     /// What the kernel says.
     pub fn peer_pid(&self) -> io::Result<i32> {
         Ok(getsockopt(&self.0, PeerCredentials)?.pid())
+    }
+}
+
+fn receive_error(errno: Errno) -> ReceiveError {
+    match errno {
+        Errno::EAGAIN => ReceiveError::WouldBlock,
+        Errno::ECONNRESET | Errno::ENOTCONN => ReceiveError::Closed,
+        errno => ReceiveError::Io(errno.into()),
     }
 }
 
@@ -410,6 +486,7 @@ fn with_address(path: &Path, call: impl FnOnce(&UnixAddr) -> nix::Result<()>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::socket::send;
 
     fn pair() -> (Channel, Channel) {
         let (ours, theirs) = nix::sys::socket::socketpair(

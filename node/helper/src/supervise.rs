@@ -7,16 +7,18 @@
 use crate::{
     description::TaskDescription,
     end::{EndRecord, TaskEnd, WHY_BYTES_MAX},
+    group::{Controller, Limits},
     init::timer_time,
     inner::{INNER_BYTES, Inner, Part, Step},
     launch::{Launched, PIPE_BYTES, launch},
     life::{Effect, Event, Gone, How, Life},
     log::{FLUSH_INTERVAL_MS, LogLimits, LogWriter, Stream},
-    memory::{self, Finding, LOOK_MS, MemoryGuard},
+    memory::{self, Finding, MemoryGuard},
     protocol::{
         AgentMessage, Channel, Hello, HelperMessage, MissingIsolation, PROTOCOL_VERSION, Phase,
         ReceiveError, SendError,
     },
+    session::{self, SessionRequest, Sessions},
     sweep,
 };
 use nix::{
@@ -53,8 +55,14 @@ const READS_PER_TURN: usize = 4;
 /// someone outside.
 const READS_AT_END: usize = 2 * PIPE_BYTES as usize / (4 << 10);
 
-/// Events taken at once; there are at most nine descriptors.
+/// Events taken at once; what is more comes at the next turn.
 const EVENTS: usize = 12;
+
+/// Events of sessions: this and the session's number.
+const SESSIONS_FROM: u64 = 1 << 32;
+
+/// Between looks whether the groups of sessions that are over have emptied.
+const TIDY_MS: u64 = 50;
 
 /// Longest file with a memory peak.
 const PEAK_BYTES_MAX: u64 = 64;
@@ -171,6 +179,9 @@ struct Supervisor {
     look_at: Option<Millis>,
     buffer: Vec<u8>,
     leaving: bool,
+    sessions: Sessions,
+    /// When the groups of sessions that are over are looked at again.
+    tidy_at: Option<Millis>,
 }
 
 struct Sandbox {
@@ -224,6 +235,8 @@ impl Supervisor {
             look_at: None,
             buffer: Vec::new(),
             leaving: false,
+            sessions: Sessions::default(),
+            tidy_at: None,
             description,
         };
         supervisor.listen(Source::Timer)?;
@@ -273,16 +286,16 @@ impl Supervisor {
 
     /// After an event, or when it is time for a look.
     fn look_at_memory(&mut self, event: bool) {
-        let due = self.look_at.is_some_and(|at| boot_now() >= at);
+        let now = boot_now();
+        let due = self.look_at.is_some_and(|at| now >= at);
         let Some(guard) = self.memory.as_mut().filter(|_| event || due) else {
             return;
         };
         let finding = match event {
-            true => guard.take_events(),
-            false => guard.look(),
+            true => guard.take_events(now),
+            false => guard.look(now),
         };
-        let again = boot_now() + Millis(LOOK_MS);
-        self.look_at = guard.is_near().then_some(again);
+        self.look_at = guard.look_in_ms().map(|ms| now + Millis(ms));
         match finding {
             Finding::Fine => {}
             Finding::Reached(note) => {
@@ -291,6 +304,33 @@ impl Supervisor {
             }
             Finding::ReachedAgain => self.step(Event::MemoryGone),
         }
+    }
+
+    /// Changes what the task may use, and what its memory is watched for. A
+    /// task that was told to end for want of memory keeps the room it was given.
+    fn set_limits(&mut self, limits: &Limits) -> Vec<String> {
+        if self.sandbox.is_none() {
+            return vec!["the task is gone".into()];
+        }
+        let ending = self.memory.as_ref().is_some_and(MemoryGuard::is_reached);
+        let mut refused = Vec::new();
+        for controller in Controller::ALL {
+            if controller == Controller::Memory && ending {
+                refused.push("memory limit: the task is being stopped at it".into());
+                continue;
+            }
+            let told = self.description.group.set_one(controller, limits);
+            if controller == Controller::Memory && told.is_empty() {
+                self.description.memory_watch = self.description.group.memory_watch(limits);
+                self.memory = None;
+                self.look_at = None;
+                if let Err(error) = self.watch_memory() {
+                    refused.push(format!("memory can't be watched: {error}"));
+                }
+            }
+            refused.extend(told);
+        }
+        refused
     }
 
     /// A line of ours in the task's log.
@@ -320,9 +360,12 @@ impl Supervisor {
             // host was suspended must not save a lease that is over.
             self.step(Event::Tick);
             for event in &events[..count] {
-                let source = Source::ALL[event.data() as usize];
-                self.handle(source);
+                match event.data().checked_sub(SESSIONS_FROM) {
+                    Some(session) => self.session_ended(session),
+                    None => self.handle(Source::ALL[event.data() as usize]),
+                }
             }
+            self.tidy_when_due();
             self.flush_when_due();
             self.look_at_memory(false);
         }
@@ -347,7 +390,8 @@ impl Supervisor {
     /// Sets the timer to whatever is due first.
     fn arm(&mut self) {
         let deadline = self.life.next_deadline();
-        let others = [self.flush_at, self.look_at].into_iter().flatten();
+        let others = [self.flush_at, self.look_at, self.tidy_at];
+        let others = others.into_iter().flatten();
         let deadline = others.fold(deadline, Millis::min);
         let expiration = Expiration::OneShot(timer_time(deadline.0));
         self.timer
@@ -375,6 +419,10 @@ impl Supervisor {
                 self.tell_init(Inner::LeaseUntil(until));
             }
             Effect::Signal(signal) => self.tell_init(Inner::Signal(signal)),
+            Effect::SetLimits(limits) => {
+                let refused = self.set_limits(&limits);
+                return self.send(&HelperMessage::LimitsSet { refused });
+            }
             Effect::Kill => self.kill(),
             Effect::Record(end) => self.record(end),
             Effect::Leave => self.leaving = true,
@@ -412,8 +460,12 @@ impl Supervisor {
 
     fn hear_agent(&mut self) {
         while let Some(agent) = &self.agent {
-            let event = match agent.receive::<AgentMessage>() {
-                Ok(message) => Event::Agent(message),
+            let event = match agent.receive_with::<AgentMessage>() {
+                Ok((AgentMessage::Session(request), descriptors)) => {
+                    self.open_session(request, descriptors);
+                    continue;
+                }
+                Ok((message, _)) => Event::Agent(message),
                 Err(ReceiveError::WouldBlock) => return,
                 // A newer agent's message: nothing that this helper can do.
                 Err(ReceiveError::Unknown(_)) => continue,
@@ -423,6 +475,43 @@ impl Supervisor {
                 }
             };
             self.step(event);
+        }
+    }
+
+    fn open_session(&mut self, request: SessionRequest, descriptors: Vec<OwnedFd>) {
+        let sandbox = self.sandbox.as_ref();
+        let task = self.life.may_enter().and_then(|()| {
+            let launched = &sandbox.ok_or("it has ended")?.launched;
+            Ok(session::Task {
+                description: &self.description,
+                namespaces: &launched.namespaces,
+                own_root: launched.has_root && !self.life.misses(&[Part::Mount, Part::Root]),
+            })
+        });
+        let Some(number) = self.sessions.open(task, request, descriptors) else {
+            return;
+        };
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, SESSIONS_FROM + number);
+        let watched = self
+            .sessions
+            .tether(number)
+            .map(|tether| self.epoll.add(tether, event));
+        // Without a watch nobody would empty its group: it ends at once, its
+        // tether being closed.
+        if !matches!(watched, Some(Ok(()))) {
+            self.session_ended(number);
+        }
+    }
+
+    fn session_ended(&mut self, number: u64) {
+        self.sessions.ended(number);
+        self.tidy_at = Some(boot_now() + Millis(TIDY_MS));
+    }
+
+    fn tidy_when_due(&mut self) {
+        if self.tidy_at.is_some_and(|due| boot_now() >= due) {
+            let again = boot_now() + Millis(TIDY_MS);
+            self.tidy_at = self.sessions.tidy().then_some(again);
         }
     }
 
@@ -453,6 +542,7 @@ impl Supervisor {
                 self.step(Event::Terminate);
             }
         }
+        sweep::reap_ended();
         self.finish_when_swept();
     }
 
@@ -535,7 +625,8 @@ impl Supervisor {
             return;
         };
         let id = Id::PIDFd(sandbox.launched.pidfd.as_fd());
-        // It has ended, so this does not wait; how, its reports have said.
+        // It has ended, so this does not wait, and may have been reaped with
+        // others before; how it ended, its reports have said.
         let _ = waitid(id, WaitPidFlag::WEXITED);
         sandbox.init_ended = true;
         let _ = self.epoll.delete(&sandbox.launched.pidfd);
@@ -549,6 +640,8 @@ impl Supervisor {
         if !ended || !sweep::sweep() {
             return;
         }
+        self.sessions.end_all();
+        self.tidy_at = None;
         self.take_output(Stream::Out, READS_AT_END);
         self.take_output(Stream::Err, READS_AT_END);
         let Some(sandbox) = self.sandbox.take() else {
@@ -658,9 +751,9 @@ impl Supervisor {
             Source::Err => self.epoll.add(&sandbox().launched.err, event)?,
             Source::MemoryNear | Source::MemoryFull => {
                 let guard = self.memory.as_ref().expect("it was just begun");
-                match source {
-                    Source::MemoryNear => self.epoll.add(guard.near(), event)?,
-                    _ => self.epoll.add(guard.full(), event)?,
+                let at = usize::from(source == Source::MemoryFull);
+                if let Some((fd, flags)) = guard.sources()[at] {
+                    self.epoll.add(fd, EpollEvent::new(flags, source as u64))?;
                 }
             }
             Source::Agent => {

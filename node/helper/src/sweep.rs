@@ -35,6 +35,13 @@ pub(crate) fn sweep_until_none() {
     }
 }
 
+/// Reaps children that have ended, and kills nobody. A pid namespace ends only
+/// when all who were in it are reaped, also those whose parent is outside, as
+/// that of a session's warden.
+pub(crate) fn reap_ended() -> bool {
+    reap(WaitPidFlag::WNOHANG)
+}
+
 fn reap(flags: WaitPidFlag) -> bool {
     loop {
         match waitpid(None, Some(flags)) {

@@ -53,11 +53,15 @@ fn a_task_out_of_memory_is_stopped_in_order_and_says_who_used_it() {
     if !Path::new("/usr/bin/perl").exists() {
         return skip("needs perl, to use memory");
     }
-    // Anonymous memory; read(2) into fresh memory; at once.
+    // Anonymous memory; files in memory; read(2) into fresh memory; at once.
     let cases = [
         (
             "anonymous",
             "while (1) { push @all, 'x' x 1_000_000; select(undef, undef, undef, 0.002) }",
+        ),
+        (
+            "files",
+            "open F, '>', '/tmp/f'; while (1) { syswrite F, 'x' x 262_144; select(undef, undef, undef, 0.002) }",
         ),
         (
             "read",

@@ -18,8 +18,9 @@ use super::{
     moved,
     process::{Process, helpers_of},
     program,
+    sessions::{self, EnterError},
 };
-use crate::{agent::PackageProvider, clock, spawn::spawn};
+use crate::{agent::PackageProvider, clock, spawn::spawn, wire::HeldJob};
 use nix::fcntl::Flock;
 use potluck_core::{
     attributes::Facts,
@@ -32,7 +33,9 @@ use potluck_helper::{
     end::ExitReason,
     protocol::{Hello, MissingIsolation, Phase},
 };
-use potluck_specs::{Generation, Job, Millis, NodeId, PackageId, SlotId, job::HealthCheck};
+use potluck_specs::{
+    Generation, Job, JobName, Millis, NodeId, PackageId, SlotId, job::HealthCheck,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
@@ -80,6 +83,9 @@ pub(super) enum Command {
     SetDraining(bool),
     Leave,
     Slots(oneshot::Sender<Vec<SlotReport>>),
+    /// The helper of a task that could be entered.
+    Entrance(SlotId, oneshot::Sender<Result<(Run, Link), EnterError>>),
+    Held(JobName, oneshot::Sender<Option<HeldJob>>),
     Highest(oneshot::Sender<Authority>),
     /// A package's tree, or why there is none.
     Fetched {
@@ -252,6 +258,16 @@ impl Actor {
             Command::Slots(reply) => {
                 let _ = reply.send(self.host.slots());
             }
+            Command::Entrance(slot, reply) => {
+                let _ = reply.send(self.entrance(slot));
+            }
+            Command::Held(job, reply) => {
+                let held = self.host.held(&job).map(|entry| HeldJob {
+                    job: (*entry.signed).clone(),
+                    package_bytes: entry.package_bytes,
+                });
+                let _ = reply.send(held);
+            }
             Command::Highest(reply) => {
                 let _ = reply.send(self.host.highest());
             }
@@ -279,6 +295,18 @@ impl Actor {
             }
             _ => unreachable!("requests are answered in obey"),
         }
+    }
+
+    fn entrance(&self, slot: SlotId) -> Result<(Run, Link), EnterError> {
+        let live = |(run, helper): &(&Run, &Helper)| run.slot == slot && !helper.ended;
+        let helpers = self.running.helpers.iter().filter(live);
+        let mut links =
+            helpers.filter_map(|(run, helper)| Some((run.clone(), helper.link.clone()?)));
+        // Runs are in order: the last is the present one.
+        let link = links.next_back();
+        let mut reports = self.host.slots().into_iter();
+        let state = reports.find(|report| report.slot == slot);
+        sessions::found(slot, link, state.map(|report| report.state))
     }
 
     /// Tells the host's decisions what the host is; before anything else.
@@ -536,6 +564,11 @@ impl Actor {
             }
             HelperMessage::StartFailed { why } => self.ended(run, End::NotStarted(why)).await,
             HelperMessage::Exited(exit) => self.ended(run, end_of_exit(&exit)).await,
+            HelperMessage::LimitsSet { refused } => {
+                if !refused.is_empty() {
+                    tracing::warn!(slot = %run.slot, ?refused, "limits not as wanted");
+                }
+            }
             // The connection answers pings, and a second greeting is nothing.
             HelperMessage::Ping { .. } | HelperMessage::Hello(_) => {}
         }
@@ -786,6 +819,17 @@ async fn until(at: Option<Millis>) {
 pub(super) fn group_name(run: &Run) -> String {
     let slot = folders::slot_name(&run.slot);
     format!("{slot}@{}#{}", run.origin, run.start)
+}
+
+/// What [`group_name`] made.
+pub(super) fn read_group_name(name: &str) -> Option<Run> {
+    let (rest, start) = name.rsplit_once('#')?;
+    let (slot, origin) = rest.split_once('@')?;
+    Some(Run {
+        slot: folders::read_slot(slot)?,
+        origin: folders::read_generation(origin)?,
+        start: start.parse().ok()?,
+    })
 }
 
 fn end_of(end: &TaskEnd) -> End {

@@ -1,27 +1,21 @@
-//! Limits of tasks, and the certain end of all that they started.
+//! Groups of tasks, and the certain end of all that they started.
 //!
 //! Answers for one group per start of a task under `potluck/<node>/` in each
-//! hierarchy that the host offers: memory, cpu and pids for limits (cgroup v1
-//! or v2, through cgroups-rs), and a group of the unified hierarchy for
-//! `cgroup.kill`, also where v1 owns the controllers. Every limit is read back,
-//! since a refused one may look like success. What the host can't limit is
-//! said in [`Cgroups::missing`], never passed over.
+//! hierarchy that the host offers. What a group limits and how that is read
+//! back is `potluck_helper::group`'s, which this shares with the helper. What
+//! the host can't limit is said in [`Cgroups::missing`], never passed over.
 //!
 //! The helper moves the task into its groups; the helper itself stays out.
 
-use cgroups_rs::fs::{
-    Cgroup, Hierarchy, MaxValue, Subsystem,
-    cpu::CpuController,
-    hierarchies::{V1, V2, is_cgroup2_unified_mode},
-    memory::MemController,
-    pid::PidController,
-};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use potluck_helper::description::MemoryWatch;
-use potluck_specs::{cause::root, job::Resources};
+use potluck_helper::{
+    description::MemoryWatch,
+    group::{Controller, Hierarchies, Limits, PIDS_MAX, TaskGroup, Usage},
+};
+use potluck_specs::job::{self, Resources};
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -29,34 +23,31 @@ use std::{
 };
 use tokio::time::{Instant, sleep};
 
-/// Processes and threads of one task: a fork bomb ends here, a large Java
-/// server does not.
-const PIDS_MAX: i64 = 4_096;
-
 /// How long a killed group may take to become empty: 500 processes took 56 ms.
 const EMPTY_LIMIT: Duration = Duration::from_secs(5);
 
 /// Between two looks at a group that was killed.
 const EMPTY_POLL: Duration = Duration::from_millis(5);
 
-const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
+/// Controllers without which something is missing; disks are limited only
+/// where that was asked for.
+const NEEDED: [Controller; 3] = [Controller::Memory, Controller::Cpu, Controller::Pids];
 
 /// The host's groups of this node.
 #[derive(Clone, Debug)]
 pub(super) struct Cgroups {
     /// `potluck/<node>`
     base: PathBuf,
+    hierarchies: Hierarchies,
     /// Controllers whose limits work.
-    working: Vec<String>,
-    /// Where the unified hierarchy is mounted, if groups can be made there.
-    unified: Option<PathBuf>,
-    v2: bool,
+    working: Vec<Controller>,
     missing: Vec<String>,
 }
 
 /// What a helper needs to know of its task's groups.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct TaskGroup {
+pub(super) struct Made {
+    pub(super) group: TaskGroup,
     pub(super) procs: Vec<PathBuf>,
     pub(super) kill_group: Option<PathBuf>,
     pub(super) memory_peak_files: Vec<PathBuf>,
@@ -69,41 +60,40 @@ pub(super) struct TaskGroup {
 impl Cgroups {
     /// Looks at what works on this host, by trying it.
     pub(super) fn detect(node: &str) -> Cgroups {
-        let v2 = is_cgroup2_unified_mode();
         let mut cgroups = Cgroups {
             base: Path::new("potluck").join(node),
-            working: CONTROLLERS.map(String::from).to_vec(),
-            unified: unified_mount(v2),
-            v2,
+            hierarchies: Hierarchies::detect(),
+            working: Controller::ALL.to_vec(),
             missing: Vec::new(),
         };
-        if let Some(unified) = &cgroups.unified
-            && let Err(error) = fs::create_dir_all(unified.join(&cgroups.base))
-        {
-            cgroups.unified = None;
-            let why = format!("kill by control group: {error}");
-            cgroups.missing.push(why);
-        }
         cgroups.probe();
         cgroups
     }
 
     fn probe(&mut self) {
         const MIB: u64 = 1 << 20;
-        let need = Resources::new(500, 64 * MIB);
-        let mut working = Vec::new();
-        for controller in CONTROLLERS {
-            let name = format!("probe-{controller}");
-            let group = self.load(&name, controller);
-            match self.limit(&group, controller, &need) {
-                Ok(_) => working.push(controller.to_string()),
-                Err(why) => self.missing.push(format!("{controller} limit: {why}")),
+        const PROBE: &str = "probe";
+        let (group, missing) = self.hierarchies.create(&self.base.join(PROBE));
+        // A host without a controller of disks is none the worse for it.
+        let matters = |why: &String| !why.starts_with(Controller::Io.name());
+        self.missing = missing.into_iter().filter(matters).collect();
+        let limits = limits(&Resources::new(500, 64 * MIB), &job::Limits::default());
+        self.working
+            .retain(|controller| group.place(*controller).is_some());
+        for controller in NEEDED {
+            let told = group.set_one(controller, &limits);
+            if !told.is_empty() {
+                self.working.retain(|working| *working != controller);
             }
-            if let Err(error) = group.delete() {
-                tracing::debug!(%error, controller, "probe of control groups stays");
+            let said = |why: &String| self.missing.iter().any(|said| same(said, why));
+            let new: Vec<String> = told.into_iter().filter(|why| !said(why)).collect();
+            self.missing.extend(new);
+        }
+        for folder in group.folders() {
+            if !remove_group(&folder) {
+                tracing::debug!(folder = %folder.display(), "probe of control groups stays");
             }
         }
-        self.working = working;
     }
 
     /// What this host can't limit, for people.
@@ -111,113 +101,42 @@ impl Cgroups {
         &self.missing
     }
 
-    fn hierarchy(&self) -> Box<dyn Hierarchy> {
-        match self.v2 {
-            true => Box::new(V2::new()),
-            false => Box::new(V1::new()),
-        }
+    /// The groups of a start, whether they exist or not.
+    pub(super) fn group(&self, name: &str) -> TaskGroup {
+        let mut group = self.hierarchies.group(&self.base.join(name));
+        let works = |controller| self.working.contains(&controller);
+        group.places.retain(|place| works(place.controller));
+        group
     }
 
-    fn load(&self, name: &str, controller: &str) -> Cgroup {
-        let path = self.base.join(name);
-        let controllers = vec![controller.to_string()];
-        Cgroup::load_with_specified_controllers(self.hierarchy(), path, controllers)
+    /// What a start has used so far.
+    pub(super) fn usage(&self, name: &str) -> Usage {
+        self.group(name).usage()
     }
 
     /// Makes the groups of a start and sets their limits.
-    pub(super) fn create(&self, name: &str, need: &Resources) -> TaskGroup {
-        let mut made = TaskGroup::default();
-        for controller in &self.working {
-            let group = self.load(name, controller);
-            match self.limit(&group, controller, need) {
-                Ok(folder) => {
-                    made.add(&folder, controller);
-                    if controller == "memory" && need.memory_bytes > 0 {
-                        made.memory_watch = Some(watch_memory(folder, need.memory_bytes));
-                    }
-                }
-                Err(why) => made.missing.push(format!("{controller} limit: {why}")),
-            }
+    pub(super) fn create(&self, name: &str, need: &Resources, more: &job::Limits) -> Made {
+        let (mut group, mut missing) = self.hierarchies.create(&self.base.join(name));
+        let works = |controller| self.working.contains(&controller);
+        group.places.retain(|place| works(place.controller));
+        missing.retain(|why| !self.missing.iter().any(|said| same(said, why)));
+        let limits = limits(need, more);
+        for place in &group.places {
+            missing.extend(group.set_one(place.controller, &limits));
         }
-        if let Some(folder) = self.kill_group(name) {
-            match fs::create_dir_all(&folder) {
-                Ok(()) => made.add_kill(folder),
-                Err(error) => made.missing.push(format!("kill by control group: {error}")),
-            }
+        Made {
+            procs: group.procs(),
+            kill_group: group.unified.clone(),
+            memory_peak_files: peak_files(&group),
+            memory_watch: group.memory_watch(&limits),
+            missing,
+            group,
         }
-        made
-    }
-
-    /// Makes one group, sets its limit and reads it back.
-    fn limit(&self, group: &Cgroup, controller: &str, need: &Resources) -> Result<PathBuf, String> {
-        let absent = || "the host has no such controller".to_string();
-        if !group
-            .subsystems()
-            .iter()
-            .any(|one| one.controller_name() == controller)
-        {
-            return Err(absent());
-        }
-        group.create().map_err(|error| root(&error))?;
-        let subsystem = group.subsystems().first().ok_or_else(absent)?;
-        let folder = subsystem.to_controller().path().to_path_buf();
-        let (file, wanted) = match subsystem {
-            Subsystem::Mem(memory) => self.limit_memory(memory, need)?,
-            Subsystem::Cpu(cpu) => self.limit_cpu(cpu, need)?,
-            Subsystem::Pid(pids) => limit_pids(pids)?,
-            _ => return Err(absent()),
-        };
-        let Some(wanted) = wanted else {
-            return Ok(folder);
-        };
-        let path = folder.join(file);
-        let text = fs::read_to_string(&path).map_err(|error| format!("{file}: {error}"))?;
-        match text.trim().parse::<u64>() {
-            Ok(found) if close(found, wanted) => Ok(folder),
-            _ => Err(format!("{file} is {} instead of {wanted}", text.trim())),
-        }
-    }
-
-    fn limit_memory(&self, memory: &MemController, need: &Resources) -> Limit {
-        let file = match self.v2 {
-            true => "memory.max",
-            false => "memory.limit_in_bytes",
-        };
-        if need.memory_bytes == 0 {
-            return Ok((file, None));
-        }
-        let bytes = i64::try_from(need.memory_bytes).unwrap_or(i64::MAX);
-        memory.set_limit(bytes).map_err(|error| root(&error))?;
-        Ok((file, Some(need.memory_bytes)))
-    }
-
-    /// A share in proportion to the cores that were asked for, no cap: what
-    /// nobody else needs may be used.
-    fn limit_cpu(&self, cpu: &CpuController, need: &Resources) -> Limit {
-        let shares = (u64::from(need.cpu_millis) * 1_024 / 1_000).clamp(2, 262_144);
-        let (file, value) = match self.v2 {
-            // The kernel's own conversion of the old scale to the new.
-            true => ("cpu.weight", 1 + (shares - 2) * 9_999 / 262_142),
-            false => ("cpu.shares", shares),
-        };
-        cpu.set_shares(value).map_err(|error| root(&error))?;
-        Ok((file, Some(value)))
-    }
-
-    fn kill_group(&self, name: &str) -> Option<PathBuf> {
-        Some(self.unified.as_ref()?.join(&self.base).join(name))
     }
 
     /// Folders of a start's groups, in every hierarchy.
     fn folders(&self, name: &str) -> Vec<PathBuf> {
-        let limits = self.working.iter().filter_map(|controller| {
-            let group = self.load(name, controller);
-            let subsystem = group.subsystems().first()?;
-            Some(subsystem.to_controller().path().to_path_buf())
-        });
-        let mut all: Vec<PathBuf> = limits.chain(self.kill_group(name)).collect();
-        all.dedup();
-        all
+        self.hierarchies.group(&self.base.join(name)).folders()
     }
 
     /// Starts that have groups.
@@ -270,77 +189,47 @@ impl Cgroups {
     }
 }
 
-impl TaskGroup {
-    fn add(&mut self, folder: &Path, controller: &str) {
-        self.add_procs(folder);
-        if controller == "memory" {
-            let files = ["memory.peak", "memory.max_usage_in_bytes"];
-            self.memory_peak_files = files.map(|file| folder.join(file)).to_vec();
-        }
-    }
-
-    fn add_procs(&mut self, folder: &Path) {
-        let procs = folder.join("cgroup.procs");
-        if !self.procs.contains(&procs) {
-            self.procs.push(procs);
-        }
-    }
-
-    fn add_kill(&mut self, folder: PathBuf) {
-        self.add_procs(&folder);
-        self.kill_group = Some(folder);
+/// A share in proportion to the cores that were asked for; a cap only where
+/// one is wanted, so that what nobody else needs may be used. Memory ends at
+/// what was asked for, unless the spec allows more.
+fn limits(need: &Resources, more: &job::Limits) -> Limits {
+    Limits {
+        cpu_request_millis: need.cpu_millis,
+        cpu_quota_millis: more.cpu_millis,
+        memory_bytes: memory_limit(need, more),
+        pids: Some(PIDS_MAX),
+        ..Limits::default()
     }
 }
 
-/// Makes the kernel of v1 wait instead of kill at the limit: the helper
-/// decides what follows. Where the kernel refuses, or with v2, it kills as
-/// ever, and the helper says so afterwards.
-fn watch_memory(group: PathBuf, limit_bytes: u64) -> MemoryWatch {
-    let control = group.join("memory.oom_control");
-    if control.exists()
-        && let Err(error) = fs::write(control, "1")
-    {
-        tracing::debug!(%error, "the kernel kills at the memory limit");
-    }
-    MemoryWatch { group, limit_bytes }
+/// Never below the request, which is what the node has set aside.
+pub(super) fn memory_limit(need: &Resources, more: &job::Limits) -> Option<u64> {
+    let asked = Some(need.memory_bytes).filter(|bytes| *bytes > 0);
+    let more = more.memory_bytes.map(|bytes| bytes.max(need.memory_bytes));
+    more.or(asked)
 }
 
-/// A file and what should stand in it.
-type Limit = Result<(&'static str, Option<u64>), String>;
-
-fn limit_pids(pids: &PidController) -> Limit {
-    pids.set_pid_max(MaxValue::Value(PIDS_MAX))
-        .map_err(|error| root(&error))?;
-    Ok(("pids.max", Some(PIDS_MAX as u64)))
+/// The first that there is has the peak.
+fn peak_files(group: &TaskGroup) -> Vec<PathBuf> {
+    let files = ["memory.peak", "memory.max_usage_in_bytes"];
+    let place = group.place(Controller::Memory);
+    let paths = place.map(|place| files.map(|file| place.folder.join(file)).to_vec());
+    paths.unwrap_or_default()
 }
 
-/// Exactly what was asked for; the kernel rounds memory to pages.
-fn close(found: u64, wanted: u64) -> bool {
-    const PAGE_BYTES_MAX: u64 = 64 << 10;
-    let slack = if wanted > PAGE_BYTES_MAX {
-        PAGE_BYTES_MAX
-    } else {
-        0
-    };
-    found.abs_diff(wanted) <= slack
-}
-
-/// `/sys/fs/cgroup` on a v2 host; wherever the tree is on a hybrid one.
-fn unified_mount(v2: bool) -> Option<PathBuf> {
-    if v2 {
-        return Some("/sys/fs/cgroup".into());
-    }
-    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
-    mounts.lines().find_map(|line| {
-        let [_, at, kind, ..] = line.split(' ').collect::<Vec<_>>()[..] else {
-            return None;
-        };
-        (kind == "cgroup2").then(|| PathBuf::from(at))
-    })
+/// Are two sentences about the same limit?
+fn same(one: &str, other: &str) -> bool {
+    let kind = |text: &str| text.split(':').next().map(str::to_owned);
+    kind(one) == kind(other)
 }
 
 /// True if the group is gone.
 fn remove_group(folder: &Path) -> bool {
+    // Groups of sessions, left by a helper that was killed.
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        // Fails while somebody is in it, and for the kernel's own files.
+        let _ = fs::remove_dir(entry.path());
+    }
     match fs::remove_dir(folder) {
         Ok(()) => true,
         Err(error) => error.kind() == io::ErrorKind::NotFound,
@@ -372,26 +261,39 @@ mod tests {
     async fn limits_hold_or_are_missing_and_groups_end_with_all_in_them() {
         let node = format!("test-{}", std::process::id());
         let cgroups = Cgroups::detect(&node);
-        for controller in CONTROLLERS {
-            let works = cgroups.working.iter().any(|one| one == controller);
-            let said = cgroups
-                .missing
-                .iter()
-                .any(|one| one.starts_with(controller));
-            assert!(works != said, "{controller}: {cgroups:?}");
+        for controller in NEEDED {
+            let works = cgroups.working.contains(&controller);
+            let mut missing = cgroups.missing.iter();
+            let said = missing.any(|one| one.starts_with(controller.name()));
+            assert!(works != said, "{controller:?}: {cgroups:?}");
         }
         let name = "default.web.0@1.2.3#1";
-        let group = cgroups.create(name, &NEED);
+        let more = job::Limits {
+            cpu_millis: Some(1_500),
+            memory_bytes: Some(96 << 20),
+        };
+        let group = cgroups.create(name, &NEED, &more);
         assert_eq!(group.missing, Vec::<String>::new());
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         for procs in &group.procs {
             fs::write(procs, child.id().to_string()).unwrap();
         }
-        if let Some(peak) = group.memory_peak_files.iter().find(|file| file.is_file()) {
-            let limit = peak.with_file_name("memory.limit_in_bytes");
-            if let Ok(limit) = fs::read_to_string(limit) {
-                assert_eq!(limit.trim(), NEED.memory_bytes.to_string());
-            }
+        let read = |controller, file: &str| {
+            let folder = group.group.place(controller)?.folder.join(file);
+            fs::read_to_string(folder).ok()
+        };
+        let limits = ["memory.limit_in_bytes", "memory.high"];
+        if group.group.place(Controller::Memory).is_some() {
+            let mut found = limits
+                .iter()
+                .filter_map(|file| read(Controller::Memory, file));
+            assert_eq!(found.next().unwrap().trim(), (96 << 20).to_string());
+            assert_eq!(group.memory_watch.unwrap().limit_bytes, 96 << 20);
+        }
+        let quotas = ["cpu.cfs_quota_us", "cpu.max"];
+        if group.group.place(Controller::Cpu).is_some() {
+            let mut found = quotas.iter().filter_map(|file| read(Controller::Cpu, file));
+            assert!(found.next().unwrap().starts_with("150000"));
         }
         if !group.procs.is_empty() {
             assert_eq!(cgroups.names(), [name]);
@@ -408,11 +310,18 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_rounds_is_close() {
-        assert!(close(64 << 20, (64 << 20) + 100));
-        assert!(!close(0, 1));
-        assert!(!close(u64::MAX, 64 << 20));
-        assert!(!close(2, 256));
-        assert!(close(256, 256));
+    fn the_limit_of_memory_is_what_was_asked_for_or_more() {
+        let more = |memory_bytes| job::Limits {
+            cpu_millis: None,
+            memory_bytes,
+        };
+        let need = Resources::new(250, 100);
+        assert_eq!(limits(&need, &more(None)).memory_bytes, Some(100));
+        assert_eq!(limits(&need, &more(Some(300))).memory_bytes, Some(300));
+        assert_eq!(limits(&need, &more(Some(30))).memory_bytes, Some(100));
+        let none = Resources::new(250, 0);
+        assert_eq!(limits(&none, &more(None)).memory_bytes, None);
+        assert_eq!(limits(&none, &more(Some(30))).memory_bytes, Some(30));
+        assert_eq!(limits(&none, &more(None)).cpu_quota_millis, None);
     }
 }

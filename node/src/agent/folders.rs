@@ -214,7 +214,7 @@ pub(super) fn slot_name(slot: &SlotId) -> String {
     format!("{namespace}.{name}.{}", slot.index)
 }
 
-fn read_slot(name: &str) -> Option<SlotId> {
+pub(super) fn read_slot(name: &str) -> Option<SlotId> {
     let [namespace, job, index] = name.split('.').collect::<Vec<_>>()[..] else {
         return None;
     };
@@ -227,7 +227,7 @@ fn read_slot(name: &str) -> Option<SlotId> {
     })
 }
 
-fn read_generation(name: &str) -> Option<Generation> {
+pub(super) fn read_generation(name: &str) -> Option<Generation> {
     let [epoch, reign, sequence] = name.split('.').collect::<Vec<_>>()[..] else {
         return None;
     };

@@ -2,8 +2,13 @@
 //! description of the task and its environment.
 
 use super::{
-    actor::group_name, cgroups::Cgroups, folders::Folders, key_of, moved, places::Places,
-    process::Process, program,
+    actor::group_name,
+    cgroups::{Cgroups, memory_limit},
+    folders::Folders,
+    key_of, moved,
+    places::Places,
+    process::Process,
+    program,
 };
 use potluck_core::host::Start;
 use potluck_helper::{
@@ -54,7 +59,7 @@ impl Launch {
         let places = Places::of(&self.folders, run, task)?;
         let group = self
             .cgroups
-            .create(&group_name(run), &start.job.task.resources);
+            .create(&group_name(run), &task.resources, &task.limits);
         let folder = self.folders.start(run);
         let profile = profile(task.isolation);
         let description = TaskDescription {
@@ -77,12 +82,13 @@ impl Launch {
             memory_peak_files: group.memory_peak_files,
             isolation: Isolation::of(profile, !task.ports.is_empty()),
             profile,
-            memory_bytes: Some(task.resources.memory_bytes).filter(|bytes| *bytes > 0),
+            memory_bytes: memory_limit(&task.resources, &task.limits),
             mounts: places.mounts,
             files: task.files.iter().map(written).collect(),
             setup: task.setup.iter().map(hook).collect(),
             teardown: task.teardown.iter().map(hook).collect(),
             memory_watch: group.memory_watch,
+            group: group.group,
         };
         self.spawn(&folder, &description, group.missing)
     }

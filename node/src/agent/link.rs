@@ -12,7 +12,11 @@ use potluck_helper::{
     protocol::{Hello, PROTOCOL_VERSION, ReceiveError, SendError},
 };
 use potluck_specs::Millis;
-use std::{io, time::Duration};
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    time::Duration,
+};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::mpsc,
@@ -44,13 +48,29 @@ pub(super) struct Links {
 pub(super) struct Link {
     /// Tells connections of the same helper apart.
     pub(super) id: u64,
-    to: mpsc::Sender<AgentMessage>,
+    to: mpsc::Sender<Outgoing>,
+}
+
+/// A message with the descriptors that go with it.
+#[derive(Debug)]
+struct Outgoing {
+    message: AgentMessage,
+    descriptors: Vec<OwnedFd>,
 }
 
 impl Link {
     /// Sends, unless the helper does not read: then it loses its connection.
     pub(super) fn send(&self, message: AgentMessage) {
-        if let Err(error) = self.to.try_send(message) {
+        self.send_with(message, Vec::new());
+    }
+
+    /// As [`Self::send`], with descriptors, which are closed here then.
+    pub(super) fn send_with(&self, message: AgentMessage, descriptors: Vec<OwnedFd>) {
+        let outgoing = Outgoing {
+            message,
+            descriptors,
+        };
+        if let Err(error) = self.to.try_send(outgoing) {
             tracing::debug!(%error, "message to a helper is lost");
         }
     }
@@ -156,13 +176,15 @@ impl Links {
     async fn exchange(
         &self,
         channel: &AsyncFd<Channel>,
-        mut messages: mpsc::Receiver<AgentMessage>,
+        mut messages: mpsc::Receiver<Outgoing>,
         run: &potluck_core::host::Run,
     ) -> io::Result<()> {
         loop {
             tokio::select! {
                 message = messages.recv() => match message {
-                    Some(message) => send(channel, &message).await?,
+                    Some(Outgoing { message, descriptors }) => {
+                        send_with(channel, &message, &descriptors).await?;
+                    }
                     // A later connection of the same helper took its place.
                     None => return Ok(()),
                 },
@@ -207,13 +229,29 @@ async fn receive(channel: &AsyncFd<Channel>) -> io::Result<HelperMessage> {
 }
 
 async fn send(channel: &AsyncFd<Channel>, message: &AgentMessage) -> io::Result<()> {
+    send_with(channel, message, &[]).await
+}
+
+async fn send_with(
+    channel: &AsyncFd<Channel>,
+    message: &AgentMessage,
+    descriptors: &[OwnedFd],
+) -> io::Result<()> {
+    let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
     channel
-        .async_io(Interest::WRITABLE, |channel| match channel.send(message) {
-            Ok(()) => Ok(()),
-            Err(SendError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
-            Err(SendError::Closed) => Err(io::ErrorKind::BrokenPipe.into()),
-            Err(SendError::Io(error)) => Err(error),
-            Err(error @ SendError::TooLong { .. }) => Err(io::Error::other(error)),
+        .async_io(Interest::WRITABLE, |channel| {
+            match channel.send_with(message, &descriptors) {
+                Ok(()) => Ok(()),
+                Err(SendError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+                Err(SendError::Closed) => Err(io::ErrorKind::BrokenPipe.into()),
+                Err(SendError::Io(error)) => Err(error),
+                // Of a person's making: it costs them their session, and nobody the
+                // connection.
+                Err(error @ SendError::TooLong { .. }) => {
+                    tracing::warn!(%error, "message to a helper is left out");
+                    Ok(())
+                }
+            }
         })
         .await
 }

@@ -17,11 +17,16 @@ mod moved;
 mod places;
 mod process;
 mod program;
+mod sessions;
+mod tools;
+mod usage;
 
 pub use journal::JournalError;
+pub use logs::{LogBatch, LogPlace, LogQuery, LogsError};
 pub use potluck_helper::log::Line;
+pub use sessions::{EnterError, Entrance, Pipe, SessionWish, TaskSession};
 
-use crate::{clock, spawn::spawn};
+use crate::{clock, spawn::spawn, wire::HeldJob};
 use actor::{Actor, COMMANDS_WAITING, Command, Running};
 use async_trait::async_trait;
 use cgroups::Cgroups;
@@ -35,10 +40,11 @@ use potluck_core::{
     auction::{Authority, Award, AwardAnswer, Call, CallAnswer, Refusal, StopOrder},
     host::{ADOPTION_LIMIT, Host, HostConfig, Run},
     session::{Heartbeat, HeartbeatAnswer, SlotReport},
+    usage::TaskUsage,
 };
 use potluck_helper::{Listener, TaskKey};
 use potluck_specs::{
-    Job, Millis, NodeId, PackageId, SlotId,
+    Generation, Job, JobName, Millis, NodeId, PackageId, SlotId,
     job::{Resources, SignedJob},
 };
 use std::{
@@ -55,6 +61,7 @@ use tokio::{
     task::spawn_blocking,
 };
 use tokio_util::sync::CancellationToken;
+use usage::Usages;
 
 /// Gets packages.
 #[async_trait]
@@ -138,25 +145,6 @@ pub enum OrderError {
 #[error("the agent has stopped")]
 pub struct AgentStopped;
 
-/// Which lines of a slot's log are wanted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LogQuery {
-    /// Go on with new lines until the reader leaves.
-    pub follow: bool,
-    /// Only this many last lines; `None`: all that are kept.
-    pub tail: Option<u64>,
-    /// Of the generation before the present one.
-    pub previous: bool,
-}
-
-/// A log that can't be had.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LogsError {
-    /// The slot has no such log here.
-    #[error("no such log of {0} on this node")]
-    Unknown(SlotId),
-}
-
 /// A handle to the agent's actor.
 #[derive(Clone)]
 pub struct Agent {
@@ -166,6 +154,7 @@ pub struct Agent {
     packages: Arc<dyn PackageProvider>,
     verify: Verify,
     folders: Folders,
+    usages: Usages,
     token: CancellationToken,
     stopped: CancellationToken,
 }
@@ -204,6 +193,8 @@ pub async fn start(
     };
     spawn("helper listener", links.listen(listener));
     let stopped = CancellationToken::new();
+    let usages = Usages::default();
+    let sampler = usages.sample(actor.cgroups.clone(), actor.folders.clone(), token.clone());
     let agent = Agent {
         commands,
         changed: changes,
@@ -211,6 +202,7 @@ pub async fn start(
         packages,
         verify: config.verify,
         folders: actor.folders.clone(),
+        usages,
         token: token.clone(),
         stopped: stopped.clone(),
     };
@@ -219,6 +211,8 @@ pub async fn start(
     spawn("agent", async move {
         actor.introduce(facts).await;
         actor.run(inbox, token).await;
+        // The next agent reads what this one has written.
+        let _ = sampler.await;
         stopped.cancel();
     });
     Ok(agent)
@@ -407,6 +401,14 @@ impl Agent {
         self.ask(Command::Slots).await
     }
 
+    /// The latest version of a job that is held here, as it was signed.
+    ///
+    /// # Errors
+    /// [`AgentStopped`].
+    pub async fn held(&self, job: JobName) -> Result<Option<HeldJob>, AgentStopped> {
+        self.ask(|reply| Command::Held(job, reply)).await
+    }
+
     /// Take no new work, or take it again.
     ///
     /// # Errors
@@ -437,6 +439,12 @@ impl Agent {
         missing.iter().cloned().collect()
     }
 
+    /// What the job's tasks on this node use; nothing where the host does not
+    /// tell.
+    pub fn usage(&self, job: &JobName) -> Vec<TaskUsage> {
+        self.usages.of(job)
+    }
+
     /// Lines of a slot's log, in batches. Slots that are over are found as
     /// long as their logs are kept.
     ///
@@ -446,24 +454,31 @@ impl Agent {
         &self,
         slot: SlotId,
         query: LogQuery,
-    ) -> Result<mpsc::Receiver<Vec<Line>>, LogsError> {
+    ) -> Result<mpsc::Receiver<LogBatch>, LogsError> {
         let folders = self.folders.clone();
         let find = move || {
             let generation = logs::generation(&folders, &slot, &query)?;
-            Ok((folders, slot, query, generation))
+            Ok((slot, query, generation))
         };
         let found = spawn_blocking(find).await.expect("a search does not panic");
-        let (folders, slot, query, generation) = found?;
+        let (slot, query, generation) = found?;
         let (to, lines) = mpsc::channel(logs::BATCHES_WAITING);
         let reading = logs::Reading {
-            folders,
+            agent: self.clone(),
             slot,
             generation,
-            query,
+            query: Arc::new(query),
             to,
         };
         spawn("log reader", reading.run(self.token.clone()));
         Ok(lines)
+    }
+
+    /// The logs of a slot that are kept here, by their origins, oldest first.
+    pub async fn log_origins(&self, slot: SlotId) -> Vec<Generation> {
+        let folders = self.folders.clone();
+        let list = spawn_blocking(move || folders.generations(&slot));
+        list.await.expect("a list of folders does not panic")
     }
 
     /// Waits until the agent has ended and its data folder is free.

@@ -5,7 +5,7 @@
 use super::operate::Operation;
 use potluck_core::cluster::Origin;
 use potluck_specs::{
-    ChangeId, FleetId, JobName, Millis, NodeId,
+    ChangeId, Epoch, FleetId, JobName, Millis, NodeId,
     codec::{self, CodecError},
     job::{JOB_BYTES_MAX, SignedJob},
     trust::{
@@ -66,6 +66,14 @@ pub enum Change {
     Remove {
         /// Which.
         node: NodeId,
+    },
+    /// Go on from one survivor's log, under a later epoch, after most voters
+    /// were lost. Taken by the survivor alone.
+    Recover {
+        /// The epoch that begins.
+        epoch: Epoch,
+        /// Whose log is gone on with.
+        survivor: NodeId,
     },
     /// Operate nodes and rollouts.
     Operate {
@@ -208,9 +216,10 @@ fn check_right(author: &UserCertificate, change: &Change) -> Result<(), ChangeEr
             author.may_deploy(&job.namespace),
             format!("deployer of namespace {:?}", job.namespace),
         ),
-        Change::CreateToken { .. } | Change::Drain { .. } | Change::Remove { .. } => {
-            (author.may_operate(), "operator".into())
-        }
+        Change::CreateToken { .. }
+        | Change::Drain { .. }
+        | Change::Remove { .. }
+        | Change::Recover { .. } => (author.may_operate(), "operator".into()),
         Change::Operate { operation } => operation.right_of(author),
     };
     if may {

@@ -83,6 +83,11 @@ impl Client {
         }
     }
 
+    /// The connection itself, for a request that takes it over.
+    pub fn into_stream(self) -> Box<dyn Transport> {
+        self.stream
+    }
+
     /// Sends a request and waits for its one answer, telling `progress` what
     /// the node says meanwhile.
     ///

@@ -4,13 +4,17 @@
 use super::{
     change::SignedChange,
     error::ApiError,
+    exec::{SessionOutput, SignedExec},
+    logs::{LogLines, LogsRequest},
     operate::{OperateAnswer, OperateQuery},
     plan::PlanRequest,
+    recovery::RecoveryView,
 };
 use potluck_core::{
     auction::Refusal,
     cluster::{Origin, Stopped},
     session::TaskState,
+    usage::TaskUsage,
 };
 use potluck_specs::{
     ChunkHash, FleetId, Generation, JobName, Millis, NodeId, PackageId, SlotId, Topology,
@@ -75,6 +79,21 @@ pub enum ApiRequest {
     PutChunks(Vec<ChunkUpload>),
     /// A signed change; answered when it is durable, or refused.
     Change(Box<SignedChange>),
+    /// The cluster's recovery from this node: what it would be, or the order.
+    Recover {
+        /// The order of an operator; without it nothing is changed.
+        order: Option<Box<SignedChange>>,
+        /// Whatever speaks against it.
+        force: bool,
+    },
+    /// What goes into the scheduler on this node, as a recording: frames of
+    /// [`ApiFrame::Recorded`], then the end.
+    Record {
+        /// At most so long.
+        seconds: u64,
+        /// At most so much.
+        bytes_max: u64,
+    },
     /// Where is this service?
     Resolve {
         /// The namespace.
@@ -106,6 +125,11 @@ pub enum ApiRequest {
     Plan(PlanRequest),
     /// Jobs that run and were last submitted from this spec file.
     JobsOfSpec(String),
+    /// A session in a task. The connection is the session's from here on, in
+    /// both directions, and ends with it.
+    Exec(Box<SignedExec>),
+    /// What the tasks of a job use.
+    Usage(JobName),
 }
 
 /// A chunk on its way into a node's store.
@@ -118,58 +142,23 @@ pub struct ChunkUpload {
     pub bytes: Vec<u8>,
 }
 
-/// Which lines of a task's log.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LogsRequest {
-    /// Whose.
-    pub slot: SlotId,
-    /// Go on with new lines as they come.
-    pub follow: bool,
-    /// Only the last so many lines, then what follows.
-    pub tail: Option<u64>,
-    /// Only what comes after this line: how a reader goes on where a lost
-    /// stream ended.
-    pub after: Option<LinePlace>,
-}
-
-/// A line's place in a task's log. A new start of the log counts from 0 again,
-/// at a later time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LinePlace {
-    /// The line's number.
-    pub sequence: u64,
-    /// The line's time, Unix.
-    pub at: Millis,
-}
-
-impl LogLine {
-    /// Where it stands.
-    pub fn place(&self) -> LinePlace {
-        LinePlace {
-            sequence: self.sequence,
-            at: self.at,
-        }
-    }
-
-    /// Does it stand at this place or before it?
-    pub fn is_up_to(&self, place: LinePlace) -> bool {
-        self.sequence <= place.sequence && self.at <= place.at
-    }
-}
-
 /// A frame from the node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ApiFrame {
     /// The only answer.
     Answer(Box<ApiAnswer>),
     /// Lines of a log; more may follow.
-    Lines(Vec<LogLine>),
+    Lines(LogLines),
+    /// The next bytes of a recording.
+    Recorded(#[serde(with = "serde_bytes")] Vec<u8>),
     /// The end of a stream of frames.
     End,
     /// Something that takes long goes on; for a person who waits.
     Progress(String),
     /// Something that a person should know beside the answer, which follows.
     Warning(String),
+    /// Of a session in a task.
+    Session(SessionOutput),
     /// Refused or failed.
     Failure(ApiError),
     /// A request of a newer version.
@@ -191,6 +180,8 @@ pub enum ApiAnswer {
     Missing(Vec<ChunkHash>),
     /// To `Change`.
     Changed(Changed),
+    /// To `Recover`.
+    Recovery(Box<RecoveryView>),
     /// To `Resolve`.
     Resolved(Resolved),
     /// To `Explain`.
@@ -207,6 +198,17 @@ pub enum ApiAnswer {
     Planned(Vec<JobPlan>),
     /// To `JobsOfSpec`.
     JobsOfSpec(Vec<JobName>),
+    /// To `Usage`.
+    Usage(Vec<UsageStatus>),
+}
+
+/// What a task uses, and where it runs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UsageStatus {
+    /// The node's name.
+    pub node: String,
+    /// The figures.
+    pub usage: TaskUsage,
 }
 
 /// What node and cluster this is.
@@ -290,6 +292,10 @@ pub struct JobStatus {
     /// Who stopped it, if somebody did.
     #[serde(default)]
     pub stopped_by: Option<Stopped>,
+    /// When it was taken from a host into the log of a recovered cluster, Unix
+    /// time; nothing once a person has run it again.
+    #[serde(default)]
+    pub recovered_at: Option<Millis>,
     /// Its package.
     pub package: PackageId,
     /// Services that it offers.
@@ -427,19 +433,6 @@ pub struct EndpointStatus {
     pub rack: String,
     /// Where to connect.
     pub address: SocketAddr,
-}
-
-/// One line of a log.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LogLine {
-    /// Its number in the task's log.
-    pub sequence: u64,
-    /// When the helper read it, Unix time.
-    pub at: Millis,
-    /// From standard error rather than standard output.
-    pub stderr: bool,
-    /// The text.
-    pub text: String,
 }
 
 /// Why a task is where it is, or nowhere.

@@ -3,6 +3,7 @@
 use super::{
     client::Transport,
     error::{ApiError, ErrorCode},
+    exec::SignedExec,
     frame::{self, FrameError},
     protocol::{API_VERSION, ApiFrame, ApiRequest, Hello, Proof, Welcome},
 };
@@ -34,6 +35,14 @@ pub trait Operations: Send + Sync + 'static {
     /// Carries out a request, answering in `frames`. Ends when the client is
     /// gone (`frames` closed).
     async fn serve(&self, who: &UserCertificate, request: ApiRequest, frames: Frames);
+
+    /// Carries out a request that needs the connection itself, to its end.
+    async fn take_over(
+        &self,
+        who: &UserCertificate,
+        request: Box<SignedExec>,
+        stream: Box<dyn Transport>,
+    );
 }
 
 /// Where the answer to a request goes.
@@ -66,6 +75,10 @@ pub async fn serve(
             }
             Err(error) => return Err(error),
         };
+        if let ApiRequest::Exec(request) = request {
+            operations.take_over(&who, request, stream).await;
+            return Ok(());
+        }
         answer(&mut stream, &operations, &who, request).await?;
     }
 }
@@ -187,6 +200,10 @@ mod tests {
                 return;
             }
             pending().await
+        }
+
+        async fn take_over(&self, _: &UserCertificate, _: Box<SignedExec>, _: Box<dyn Transport>) {
+            unreachable!("no session in a task is asked for here")
         }
     }
 

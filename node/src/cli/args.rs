@@ -1,7 +1,11 @@
 //! The arguments as people write them, and nothing else: what they mean is
 //! decided in the commands.
 
-use crate::agent::facts::{Devices, Label};
+use super::time::When;
+use crate::{
+    agent::facts::{Devices, Label},
+    api::logs::LogTarget,
+};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use potluck_specs::{JobName, SlotId};
 use std::{net::SocketAddr, path::PathBuf, str::FromStr};
@@ -77,6 +81,11 @@ pub(super) enum Command {
         #[arg(long)]
         all: bool,
     },
+    /// What the tasks of a job use: now, and what they seldom pass.
+    Usage {
+        /// The job.
+        job: JobName,
+    },
     /// The versions of a job that are kept, the newest first.
     History {
         /// The job.
@@ -96,19 +105,19 @@ pub(super) enum Command {
     Nodes,
     /// What the asked node and its cluster are.
     Info,
-    /// A task's log.
-    Logs {
-        /// The task, for example web[0].
-        task: SlotId,
-        /// Go on with new lines as they come.
-        #[arg(short, long)]
-        follow: bool,
-        /// Only the last so many lines.
-        #[arg(long, value_name = "N")]
-        tail: Option<u64>,
-        /// Print time and stream before each line.
-        #[arg(long)]
-        timestamps: bool,
+    /// Logs of tasks, merged by time; also of tasks that have ended or moved.
+    Logs(LogsArgs),
+    /// Run a command in a task. Its exit code is this command's; 255 when the
+    /// connection was lost, 126 and 127 when it could not be run. Nothing of it
+    /// outlives the connection.
+    Exec(ExecArgs),
+    /// Copy files and folders into a task or out of it; one side is TASK:PATH.
+    /// Paths in the task are the task's own.
+    Cp {
+        /// A path here, or TASK:PATH, for example web[0]:/task/data.
+        from: String,
+        /// The other side: a folder to put it into, or its new name.
+        to: String,
     },
     /// Stop a job: no task of it is wanted any more.
     Stop {
@@ -180,6 +189,12 @@ pub(super) enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// The cluster's control group.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// For looking into the scheduler's decisions.
+    #[command(subcommand)]
+    Debug(DebugCommand),
     /// Drain this host's node, wait until it is empty, and stop it.
     Leave {
         /// Longest wait for its tasks to move, in seconds.
@@ -199,6 +214,29 @@ pub(super) enum Command {
     /// Evaluates spec files under the limits of its parent.
     #[command(hide = true)]
     InternalEvaluate,
+}
+
+/// `potluck exec`.
+#[derive(Debug, Args)]
+pub(super) struct ExecArgs {
+    /// Pass standard input on, to its end.
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// With a terminal.
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Bring the node's static busybox along, at /.tools and last in PATH, for
+    /// tasks without a shell.
+    #[arg(long)]
+    pub tools: bool,
+    /// Let it trace the task's processes, as gdb and strace do. For operators.
+    #[arg(long)]
+    pub debug: bool,
+    /// The task, for example web[0].
+    pub task: SlotId,
+    /// The command and its arguments, after --.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
 }
 
 /// Where nodes listen, unless they are told otherwise.
@@ -296,6 +334,55 @@ pub(super) enum RolloutCommand {
     Undo {
         /// The job.
         job: JobName,
+    },
+}
+
+/// `potluck cluster …`.
+#[derive(Debug, Subcommand)]
+pub(super) enum ClusterCommand {
+    /// After most voters were lost for good: go on from this host's copy of
+    /// the log, under a new epoch. Needs this host's node, running.
+    Recover {
+        /// Don't ask.
+        #[arg(long)]
+        yes: bool,
+        /// Although most voters can be reached, or another node has a longer
+        /// copy of the log. What only the others have is lost.
+        #[arg(long)]
+        force: bool,
+        /// Only show what it would be.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// `potluck debug …`.
+#[derive(Debug, Subcommand)]
+pub(super) enum DebugCommand {
+    /// Write down all that goes into the scheduler of the asked node, which
+    /// must be the one that leads, without secrets. It begins a new reign:
+    /// placements pause until the hosts have told what they run.
+    Record {
+        /// For so long; sooner with Ctrl-C.
+        #[arg(long, default_value_t = 60, value_name = "N",
+            value_parser = clap::value_parser!(u64).range(1..=3_600))]
+        seconds: u64,
+        /// At most so many mebibytes.
+        #[arg(long, default_value_t = 64, value_name = "MIB",
+            value_parser = clap::value_parser!(u64).range(1..=256))]
+        size: u64,
+        /// The file; it must not exist.
+        #[arg(short = 'f', long, value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Decide a recording again, here and now: each decision with its reasons,
+    /// and whether it is the recorded one. Exit code 1 if one is not.
+    Replay {
+        /// The recording.
+        file: PathBuf,
+        /// Steps without a decision too.
+        #[arg(long)]
+        all: bool,
     },
 }
 
@@ -451,4 +538,34 @@ pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
         .map_err(|error| error.to_string())?
         .next()
         .ok_or_else(|| "the host has no address".into())
+}
+
+/// `potluck logs`.
+#[derive(Debug, Args)]
+pub(super) struct LogsArgs {
+    /// Jobs, of which all tasks are meant, or tasks: web, or web[0].
+    #[arg(required = true, value_name = "TASK")]
+    pub targets: Vec<LogTarget>,
+    /// Go on with new lines as they come, wherever the tasks move.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only the last so many lines of each task.
+    #[arg(long, value_name = "N")]
+    pub tail: Option<u64>,
+    /// Only lines since then: 10m, or 2026-11-22T16:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<When>,
+    /// Only lines until then.
+    #[arg(long, value_name = "TIME", conflicts_with = "follow")]
+    pub until: Option<When>,
+    /// Only lines in which this regular expression is found.
+    #[arg(long, value_name = "PATTERN")]
+    pub grep: Option<String>,
+    /// The log of the placement before the present one: before the task was
+    /// moved or updated.
+    #[arg(long, conflicts_with = "follow")]
+    pub previous: bool,
+    /// Print time and stream before each line.
+    #[arg(long)]
+    pub timestamps: bool,
 }

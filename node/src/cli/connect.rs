@@ -49,7 +49,7 @@ pub(super) struct Session {
     /// The session.
     pub client: Client,
     // Keeps the swarm of a remote session alive.
-    _network: Option<Network>,
+    pub(super) _network: Option<Network>,
 }
 
 /// The data folder that `--data` names, or this host's.

@@ -116,7 +116,10 @@ fn show_jobs(jobs: &[JobStatus]) -> String {
             [
                 job.name.to_string(),
                 job.version.to_string(),
-                job_state(job).into(),
+                match job.recovered_at.is_some() && !job.stopped {
+                    true => format!("{} (recovered)", job_state(job)),
+                    false => job_state(job).into(),
+                },
                 format!("{}/{}", job.healthy, job.replicas),
                 job.services.join(","),
                 job.author.clone(),
@@ -153,6 +156,13 @@ fn show_job(job: &JobStatus) -> String {
     );
     if !job.message.is_empty() {
         head.push_str(&format!(": {}", output::one_line(&job.message)));
+    }
+    if let Some(at) = job.recovered_at.filter(|_| !job.stopped) {
+        let at = time::short(at);
+        head.push_str(&format!(
+            "\nrecovered at {at}: hosts run it, the log that survived lacked it; \
+             it runs until you stop it"
+        ));
     }
     if let Some(by) = &job.stopped_by {
         let at = time::short(by.at);

@@ -3,8 +3,12 @@
 
 mod admin;
 mod args;
+mod cluster;
 mod connect;
+mod copy;
+mod debug;
 mod evaluate;
+mod exec;
 mod exit;
 mod jobs;
 mod logs;
@@ -16,14 +20,17 @@ mod output;
 mod plan;
 mod run;
 mod services;
+mod session;
 mod spec;
+mod terminal;
 mod testnet;
 mod time;
 mod upload;
+mod usage;
 mod versions;
 
 use crate::api::error::{ApiError, ErrorCode};
-use args::{Cli, Command, Format, TokenCommand};
+use args::{Cli, ClusterCommand, Command, DebugCommand, Format, TokenCommand};
 use clap::{CommandFactory, Parser};
 use std::process::ExitCode;
 
@@ -114,16 +121,14 @@ async fn dispatch(command: Command, global: &args::Global) -> Result<ExitCode, A
         Command::Run(args) => run::run(&args, global).await,
         Command::Plan(args) => plan::plan(&args, global).await,
         Command::Status { job, all } => jobs::status(job, all, global).await,
+        Command::Usage { job } => usage::usage(job, global).await,
         Command::History { job } => versions::history(job, global).await,
         Command::Diff { job, from, to } => versions::diff(job, from, to, global).await,
         Command::Nodes => nodes::nodes(global).await,
         Command::Info => nodes::info(global).await,
-        Command::Logs {
-            task,
-            follow,
-            tail,
-            timestamps,
-        } => logs::logs(task, follow, tail, timestamps, global).await,
+        Command::Logs(args) => logs::logs(args, global).await,
+        Command::Exec(args) => exec::exec(args, global).await,
+        Command::Cp { from, to } => copy::copy(&from, &to, global).await,
         Command::Stop { job, no_wait } => jobs::stop(job, no_wait, global).await,
         Command::Resolve { service, fresh } => services::resolve(service, fresh, global).await,
         Command::Explain { task } => jobs::explain(task, global).await,
@@ -145,6 +150,24 @@ async fn dispatch(command: Command, global: &args::Global) -> Result<ExitCode, A
         Command::Rollout(command) => operate::rollout(command, global).await,
         Command::WhyBlocked { job } => operate::why_blocked(job, global).await,
         Command::Rebalance { dry_run } => operate::rebalance(dry_run, global).await,
+        Command::Cluster(ClusterCommand::Recover {
+            yes,
+            force,
+            dry_run,
+        }) => {
+            let wish = cluster::Wish {
+                yes,
+                force,
+                dry_run,
+            };
+            cluster::recover(wish, global).await
+        }
+        Command::Debug(DebugCommand::Record {
+            seconds,
+            size,
+            file,
+        }) => debug::record(seconds, size << 20, &file, global).await,
+        Command::Debug(DebugCommand::Replay { file, all }) => debug::replay(&file, all, global),
         Command::Leave { wait } => nodes::leave(wait, global).await,
         Command::InternalEvaluate | Command::Spec(_) | Command::Testnet { .. } => {
             unreachable!("handled before the runtime was started")

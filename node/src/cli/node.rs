@@ -14,7 +14,8 @@ use crate::{
 use nix::net::if_::InterfaceFlags;
 use potluck_specs::{Millis, job::Resources};
 use std::{
-    io::IsTerminal, net::SocketAddr, ops::RangeInclusive, process::ExitCode, time::Duration,
+    io::IsTerminal, net::SocketAddr, ops::RangeInclusive, os::unix::process::CommandExt,
+    process::ExitCode, time::Duration,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -36,11 +37,35 @@ pub(super) async fn run(args: NodeArgs, global: &Global) -> Result<ExitCode, Api
     };
     if let Some(why) = ended {
         node.stop().await;
-        return Err(why.to_api_error());
+        return Err(match why.starts_anew() {
+            true => start_anew(),
+            false => why.to_api_error(),
+        });
     }
     tracing::info!("node stops; its tasks go on and are adopted by the next start");
     node.stop().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Replaces this process by a fresh start of the same program with the same
+/// arguments: its pid stays, whoever watches it sees no end, and tasks are
+/// adopted as after any restart. Returns only if that fails.
+fn start_anew() -> ApiError {
+    tracing::info!("node starts anew");
+    let program = std::env::current_exe().ok().filter(|path| path.exists());
+    // Its file was replaced meanwhile: the kernel still has the one that runs.
+    let program = program.unwrap_or_else(|| "/proc/self/exe".into());
+    let mut again = std::process::Command::new(program);
+    let mut words = std::env::args_os();
+    if let Some(name) = words.next() {
+        again.arg0(name);
+    }
+    let error = again.args(words).exec();
+    ApiError::new(
+        ErrorCode::Unavailable,
+        format!("the node can't start itself anew: {error}"),
+    )
+    .hint("start it again: its tasks go on")
 }
 
 fn start_logging() {

@@ -1,18 +1,57 @@
 //! Points in time and spans, for people.
 
 use potluck_specs::Millis;
-
-const DAY: u64 = 86_400_000;
+use std::{
+    str::FromStr,
+    time::{Duration, UNIX_EPOCH},
+};
 
 /// Unix time as RFC 3339 in UTC, to the millisecond.
 pub(super) fn rfc3339(at: Millis) -> String {
-    let (year, month, day) = date(at.0 / DAY);
-    let ms = at.0 % DAY;
-    let (hour, minute, second) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1_000 % 60);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z",
-        ms % 1_000
-    )
+    // Later than the year 9999 is shown as its end.
+    let at = at.0.min(253_402_300_799_999);
+    let at = UNIX_EPOCH + Duration::from_millis(at);
+    humantime::format_rfc3339_millis(at).to_string()
+}
+
+/// A point in time as people say it: how long ago, or when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum When {
+    /// So long before now.
+    Ago(Duration),
+    /// Then, Unix time.
+    At(Millis),
+}
+
+impl When {
+    /// The point in time, if it is `now`.
+    pub(super) fn before(self, now: Millis) -> Millis {
+        match self {
+            When::Ago(span) => {
+                let span = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+                Millis(now.0.saturating_sub(span))
+            }
+            When::At(at) => at,
+        }
+    }
+}
+
+impl FromStr for When {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<When, String> {
+        if let Ok(span) = humantime::parse_duration(text) {
+            return Ok(When::Ago(span));
+        }
+        let at = humantime::parse_rfc3339_weak(text).ok();
+        let since = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        let since = since.and_then(|since| u64::try_from(since.as_millis()).ok());
+        since.map(|ms| When::At(Millis(ms))).ok_or_else(|| {
+            "say how long ago, as in 90s, 10m or 2h 30m, or when, as in \
+             2026-11-22T16:00:00Z"
+                .into()
+        })
+    }
 }
 
 /// The same to the second, with a space: for tables.
@@ -39,25 +78,6 @@ fn two(large: u64, of: &str, small: u64, unit: &str) -> String {
     }
 }
 
-/// Year, month and day of a day since 1 January 1970. Years are counted from
-/// 1 March, so that the day of a leap year comes last; 146,097 days make 400
-/// years.
-fn date(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let of_era = shifted % 146_097;
-    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 {
-        from_march + 3
-    } else {
-        from_march - 9
-    };
-    (year + era * 400 + u64::from(month <= 2), month, day)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,16 +98,31 @@ mod tests {
     }
 
     #[test]
-    fn days_follow_each_other() {
-        let mut last = (1969, 12, 31);
-        for day in 0..80_000 {
-            let next = date(day);
-            let same_month = next.0 == last.0 && next.1 == last.1 && next.2 == last.2 + 1;
-            let same_year = next.0 == last.0 && next.1 == last.1 + 1 && next.2 == 1;
-            let new_year = next == (last.0 + 1, 1, 1) && last.1 == 12;
-            assert!(same_month || same_year || new_year, "{last:?}, {next:?}");
-            last = next;
+    fn points_in_time_are_read() {
+        let now = Millis(1_795_363_200_000);
+        for (text, at) in [
+            ("0s", now.0),
+            ("90s", now.0 - 90_000),
+            ("2h 30m", now.0 - 9_000_000),
+            ("2026-11-22T16:00:00Z", now.0),
+            ("2026-11-22T16:00:00.250Z", now.0 + 250),
+            ("2026-11-22 16:00:00", now.0),
+            ("99999999999d", 0),
+        ] {
+            let when: When = text.parse().unwrap_or_else(|why| panic!("{text}: {why}"));
+            assert_eq!(when.before(now), Millis(at), "{text}");
         }
+        for text in [
+            "",
+            "10",
+            "yesterday",
+            "-5m",
+            "16:00",
+            "1960-01-01T00:00:00Z",
+        ] {
+            assert!(text.parse::<When>().is_err(), "{text}");
+        }
+        assert_eq!(rfc3339(Millis(u64::MAX)), "9999-12-31T23:59:59.999Z");
     }
 
     #[test]

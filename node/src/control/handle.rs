@@ -81,6 +81,27 @@ pub struct Applied<R> {
     pub reply: R,
 }
 
+/// Where a log ends. Of two logs of one epoch the later end has more of what
+/// was committed.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+pub struct LogEnd {
+    /// The term of its last entry.
+    pub term: u64,
+    /// Its index.
+    pub index: u64,
+}
+
 /// Who leads, as far as this node knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leadership {
@@ -262,7 +283,8 @@ impl<S: Replicated> ControlGroup<S> {
         let identity = Arc::new(Identity {
             fleet: settings.fleet,
             cluster: settings.cluster.clone(),
-            epoch: settings.epoch,
+            // That of the log, if the folder's other files lag behind it.
+            epoch: store.epoch,
             raft_id: store.raft_id,
             superseded_by: watch::channel(None).0,
         });
@@ -314,6 +336,20 @@ impl<S: Replicated> ControlGroup<S> {
     /// This folder's Raft id: random, never reused.
     pub fn raft_id(&self) -> u64 {
         self.inner.raft_id
+    }
+
+    /// The epoch of this node's log.
+    pub fn epoch(&self) -> Epoch {
+        self.inner.identity.epoch
+    }
+
+    /// Where this node's log ends: of two, the one that ends later has more.
+    pub fn log_end(&self) -> LogEnd {
+        let last = self.inner.log.last();
+        LogEnd {
+            term: last.map_or(0, |at| at.term),
+            index: last.map_or(0, |at| at.index),
+        }
     }
 
     /// Answers a message of another member. Always answers: what can't be
@@ -370,6 +406,28 @@ impl<S: Replicated> ControlGroup<S> {
     /// must not call the group.
     pub fn read<R>(&self, look: impl FnOnce(&S) -> R) -> R {
         look(&self.inner.state.read().state)
+    }
+
+    /// Looks at the state and keeps, from there on, what is applied, for
+    /// [`Self::read_tapped`]: at most so many bytes between two looks. There
+    /// is one tap; [`Self::close_tap`] ends it.
+    pub fn open_tap<R>(&self, bytes_max: usize, look: impl FnOnce(&S) -> R) -> R {
+        self.inner.state.open_tap(bytes_max, look)
+    }
+
+    /// [`Self::read`] with the commands that were applied since the last such
+    /// look, in order; `None` if they were more than is kept.
+    pub fn read_tapped<R>(
+        &self,
+        bytes_max: usize,
+        look: impl FnOnce(&S, Option<Vec<(u64, S::Command)>>) -> R,
+    ) -> R {
+        self.inner.state.read_tapped(bytes_max, look)
+    }
+
+    /// Keeps nothing any more.
+    pub fn close_tap(&self) {
+        self.inner.state.close_tap();
     }
 
     /// On the leader: when the messages were sent whose answers last made a
@@ -564,8 +622,8 @@ impl<S: Replicated> ControlGroup<S> {
 }
 
 async fn open(settings: &Settings) -> Result<Store, StartError> {
-    let folder = settings.folder.clone();
-    let opened = tokio::task::spawn_blocking(move || Store::open(&folder)).await;
+    let (folder, epoch) = (settings.folder.clone(), settings.epoch);
+    let opened = tokio::task::spawn_blocking(move || Store::open(&folder, epoch)).await;
     let store = opened.map_err(|error| StartError::Raft {
         why: error.to_string(),
     })?;

@@ -16,7 +16,8 @@
 //! ```
 //!
 //! Genesis happens once, by [`ControlGroup::bootstrap`]; nothing else ever
-//! initializes a group. A node that joins starts with an empty store and waits
+//! initializes a group. [`recover`] rewrites a stopped one to a single voter
+//! under a later epoch. A node that joins starts with an empty store and waits
 //! until the leader adds it as a learner.
 
 mod config;
@@ -32,10 +33,10 @@ mod tests;
 
 pub use config::{Settings, TIMING_VARIABLE, Timing};
 pub use handle::{
-    Applied, ChangeError, ControlGroup, Follower, Leadership, LinearizableError, Membership,
-    ProposeError, StartError,
+    Applied, ChangeError, ControlGroup, Follower, Leadership, LinearizableError, LogEnd,
+    Membership, ProposeError, StartError,
 };
-pub use store::StoreError;
+pub use store::{StoreError, recover::recover};
 
 use std::time::Duration;
 

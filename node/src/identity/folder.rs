@@ -9,6 +9,8 @@
 //! genesis.cbor      only on the first node: how the cluster began; 0600
 //! boot              counts starts
 //! raft-id           id in the control group, never used again elsewhere
+//! recovery.cbor     the order by which the present epoch began, if one did
+//! recover.cbor      an order to go on alone, until it is carried out
 //! raft/ packages/ tasks/ …   of other parts
 //! ```
 
@@ -27,11 +29,19 @@ use potluck_specs::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::api::change::SignedChange;
+
 use super::{
     Admission, Genesis, KnownMember,
     files::{self, FileError, SECRET},
     random,
 };
+
+/// The order by which the epoch began.
+const RECOVERY: &str = "recovery.cbor";
+
+/// The order to go on alone.
+const ORDERED: &str = "recover.cbor";
 
 /// Why a data folder can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +64,15 @@ pub enum FolderError {
     /// A file of it.
     #[error("the data folder can't be used")]
     File(#[from] FileError),
+    /// An order that was carried out can't be removed.
+    #[error("can't remove {path}")]
+    Order {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// Its certificate is of another key, fleet or time.
     #[error("the node's certificate in {path} is not accepted")]
     Credential {
@@ -265,6 +284,57 @@ impl DataFolder {
         let next = (last + 1).max(now.0 / 1_000);
         files::write_value(&path, &next, files::PUBLIC)?;
         Ok(next)
+    }
+
+    /// The order by which the folder's epoch began, if it was a recovery.
+    ///
+    /// # Errors
+    /// [`FolderError::File`].
+    pub fn recovery(&self) -> Result<Option<SignedChange>, FolderError> {
+        let path = self.path.join(RECOVERY);
+        Ok(files::read_value(&path, "order of a recovery")?)
+    }
+
+    /// Keeps the order by which a later epoch began: from the next start on
+    /// the node is of that one.
+    ///
+    /// # Errors
+    /// [`FolderError::File`].
+    pub fn set_recovery(&self, order: &SignedChange) -> Result<(), FolderError> {
+        let path = self.path.join(RECOVERY);
+        Ok(files::write_value(&path, order, files::PUBLIC)?)
+    }
+
+    /// An order to go on alone that is to be carried out, if there is one.
+    ///
+    /// # Errors
+    /// [`FolderError::File`].
+    pub fn ordered_recovery(&self) -> Result<Option<SignedChange>, FolderError> {
+        let path = self.path.join(ORDERED);
+        Ok(files::read_value(&path, "order to recover")?)
+    }
+
+    /// Keeps an order to go on alone for the next start.
+    ///
+    /// # Errors
+    /// [`FolderError::File`].
+    pub fn order_recovery(&self, order: &SignedChange) -> Result<(), FolderError> {
+        let path = self.path.join(ORDERED);
+        Ok(files::write_value(&path, order, files::PUBLIC)?)
+    }
+
+    /// The order was carried out, or does not hold.
+    ///
+    /// # Errors
+    /// [`FolderError::File`].
+    pub fn drop_ordered_recovery(&self) -> Result<(), FolderError> {
+        let path = self.path.join(ORDERED);
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(FolderError::Order { path, source })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The node's id in the control group, if it has one.

@@ -120,6 +120,8 @@ pub enum Purpose {
     Api,
     /// A snapshot of the control group.
     Snapshot,
+    /// A session in a task.
+    Exec,
 }
 
 /// A request of an admitted node.
@@ -269,8 +271,8 @@ impl Network {
         within(limit, exchange, ExchangeError::Timeout).await
     }
 
-    /// Opens a stream to a node, accepted within `limit`. Chunks and snapshots
-    /// go over a connection of their own, so that no request waits behind them.
+    /// Opens a stream to a node, accepted within `limit`. Chunks, snapshots and
+    /// sessions go over a connection of their own, so that no request waits behind them.
     ///
     /// # Errors
     /// [`OpenError`].

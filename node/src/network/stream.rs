@@ -92,6 +92,7 @@ impl Purpose {
             Purpose::Logs => 2,
             Purpose::Api => 3,
             Purpose::Snapshot => 4,
+            Purpose::Exec => 5,
         }
     }
 
@@ -101,6 +102,7 @@ impl Purpose {
             Purpose::Logs,
             Purpose::Api,
             Purpose::Snapshot,
+            Purpose::Exec,
         ]
         .into_iter()
         .find(|purpose| purpose.byte() == byte)
@@ -108,7 +110,7 @@ impl Purpose {
 
     pub(super) fn lane(self) -> Lane {
         match self {
-            Purpose::Chunks | Purpose::Snapshot => Lane::Bulk,
+            Purpose::Chunks | Purpose::Snapshot | Purpose::Exec => Lane::Bulk,
             Purpose::Logs | Purpose::Api => Lane::Control,
         }
     }

@@ -548,7 +548,12 @@ async fn users_open_api_streams_only() {
         .unwrap();
     assert_eq!(heard, "hello");
 
-    for purpose in [Purpose::Chunks, Purpose::Logs, Purpose::Snapshot] {
+    for purpose in [
+        Purpose::Chunks,
+        Purpose::Logs,
+        Purpose::Snapshot,
+        Purpose::Exec,
+    ] {
         let opened = client.network.open_stream(node, purpose, LIMIT).await;
         assert!(matches!(opened, Err(OpenError::NotAllowed)), "{opened:?}");
     }

@@ -5,13 +5,10 @@ use crate::cli::chain;
 use potluck_specs::{
     FleetId, Job, Millis,
     job::{SignedJob, SignedJobError},
-    trust::TrustError,
+    trust::{TrustError, UserCertificate},
 };
 
-/// Checks a job before it is run here. It was accepted while its author's
-/// certificate was valid, and must still be healed after that has ended: past
-/// its end it is judged as at its end. New jobs of such an author are refused
-/// by the scheduler, which judges by the present time.
+/// Checks a job before it is run here.
 ///
 /// # Errors
 /// Why it is not run, for people.
@@ -21,13 +18,29 @@ pub(super) fn verify_job(
     cluster: &str,
     now: Millis,
 ) -> Result<Job, String> {
+    verify_signed(signed, fleet, cluster, now).map(|(job, _)| job)
+}
+
+/// The same, with the job's author. It was accepted while its author's
+/// certificate was valid, and must still be healed after that has ended: past
+/// its end it is judged as at its end. New jobs of such an author are refused
+/// by the scheduler, which judges by the present time.
+///
+/// # Errors
+/// Why it is not run, for people.
+pub(super) fn verify_signed(
+    signed: &SignedJob,
+    fleet: FleetId,
+    cluster: &str,
+    now: Millis,
+) -> Result<(Job, UserCertificate), String> {
     let verified = match signed.verify(fleet, cluster, now) {
         Err(SignedJobError::Author(TrustError::Expired { ago })) => {
             signed.verify(fleet, cluster, now.since(ago))
         }
         verified => verified,
     };
-    verified.map(|(job, _)| job).map_err(|error| chain(&error))
+    verified.map_err(|error| chain(&error))
 }
 
 #[cfg(test)]

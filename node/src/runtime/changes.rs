@@ -104,6 +104,11 @@ async fn simple(
             },
             Changed::Drained,
         ),
+        Change::Recover { .. } => {
+            let message = "the cluster has a scheduler: there is nothing to recover";
+            return Err(ApiError::new(ErrorCode::BadRequest, message)
+                .hint("the survivor itself takes the order: potluck cluster recover"));
+        }
         Change::Remove { node } => (Command::RemoveMember { node, now }, Changed::Removed),
         Change::Operate { operation } => (
             operate::command(operation, change, author),

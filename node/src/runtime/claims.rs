@@ -8,7 +8,7 @@
 use crate::wire::{Request, Response};
 use potluck_core::auction::{Authority, CallAnswer, Refusal};
 use potluck_specs::{
-    NodeId,
+    Epoch, NodeId,
     trust::{NodeCertificate, NodeRole},
 };
 
@@ -19,24 +19,25 @@ const REIGN_AHEAD_MAX: u64 = 100_000_000;
 /// What this node knows of who can reign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Known {
+    /// The epoch of this node: it knows that before it knows any log.
+    pub epoch: Epoch,
     /// Genesis is in this node's log; before, nothing is known.
     pub has_begun: bool,
-    /// The highest authority of its log.
-    pub authority: Authority,
     /// The last index of its log.
     pub last_index: u64,
 }
 
 impl Known {
     /// Can a scheduler of this cluster have this authority? Epochs rise by
-    /// recovery only, which restarts every node; a reign is an index of the
-    /// log, which a node that follows it knows well enough.
+    /// recovery only, whose order every node asks for before it starts anew in
+    /// the later epoch; a reign is an index of the log, which a node that
+    /// follows it knows well enough.
     pub(super) fn can_have(&self, authority: Authority) -> bool {
-        if !self.has_begun {
-            return true;
+        if authority.epoch > self.epoch {
+            return false;
         }
         let reign_max = self.last_index.saturating_add(REIGN_AHEAD_MAX);
-        authority.epoch <= self.authority.epoch && authority.reign.0 <= reign_max
+        !self.has_begun || authority.reign.0 <= reign_max
     }
 }
 
@@ -82,7 +83,7 @@ pub(super) fn may_say(
     can_have(known, order)
 }
 
-/// May a scheduler hear this answer of a node?
+/// May a scheduler hear this answer of a node, or a node that of a scheduler?
 ///
 /// # Errors
 /// Why not: it is then as if none had come.
@@ -94,6 +95,7 @@ pub(super) fn may_answer(from: NodeId, response: &Response, known: &Known) -> Re
     match response {
         Response::Inventory(heartbeat) if heartbeat.node != from => Err(NotTaken::NotItsOwn),
         Response::Inventory(heartbeat) => can_have(known, heartbeat.highest),
+        Response::Heartbeat { answer, .. } => can_have(known, answer.authority),
         Response::Call(CallAnswer::Refusal(refusal)) => stale(refusal),
         Response::Award(answer) => answer
             .slots
@@ -120,15 +122,13 @@ mod tests {
         auction::{Award, AwardAnswer, Call, StopOrder, StopReason},
         session::{Heartbeat, Inventory},
     };
-    use potluck_specs::{
-        Epoch, JobName, Millis, PackageId, Reign, SlotId, Topology, job::Resources,
-    };
+    use potluck_specs::{JobName, Millis, PackageId, Reign, SlotId, Topology, job::Resources};
     use std::collections::BTreeMap;
 
     const SENDER: NodeId = NodeId([1; 32]);
     const KNOWN: Known = Known {
+        epoch: Epoch(1),
         has_begun: true,
-        authority: authority(1, 40),
         last_index: 50,
     };
 
@@ -294,12 +294,14 @@ mod tests {
     }
 
     #[test]
-    fn before_genesis_every_authority_is_possible() {
+    fn before_genesis_every_reign_is_possible() {
         let nothing = Known {
             has_begun: false,
             ..KNOWN
         };
-        assert!(nothing.can_have(authority(9, u64::MAX)));
+        assert!(nothing.can_have(authority(1, u64::MAX)));
+        // But for the epoch, which its own files name.
+        assert!(!nothing.can_have(authority(2, 1)));
         let later = Known {
             last_index: u64::MAX,
             ..KNOWN

@@ -8,6 +8,7 @@ use crate::{
     clock,
     wire::{Request, Response},
 };
+use potluck_core::cluster::Cluster;
 use potluck_specs::Millis;
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -23,6 +24,9 @@ const CONCERNS_WAIT: Duration = Duration::from_millis(1_000);
 
 /// Concerns told at most: more are no help to a person.
 const CONCERNS_MAX: usize = 20;
+
+/// Recovered jobs named at most; status shows the others.
+const RECOVERED_SHOWN: usize = 5;
 
 /// A voter as this node sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,8 +134,36 @@ pub(super) fn ours(shared: &Shared) -> Vec<String> {
              the one that came later is told to end"
         )
     }));
+    concerns.extend(shared.control.read(recovered));
     concerns.truncate(CONCERNS_MAX);
     concerns
+}
+
+/// Jobs that nobody has looked at since a recovery brought them back.
+fn recovered(state: &Cluster) -> Option<String> {
+    let jobs = state.jobs().iter();
+    let names: Vec<String> = jobs
+        .filter(|(_, record)| record.recovered_at.is_some() && !record.stopped)
+        .map(|(name, _)| name.to_string())
+        .collect();
+    let shown = names
+        .iter()
+        .take(RECOVERED_SHOWN)
+        .cloned()
+        .collect::<Vec<_>>();
+    (!names.is_empty()).then(|| {
+        format!(
+            "{} jobs were recovered from hosts, the log lacked them ({}{}): stop those that \
+             should not run, run the others again",
+            names.len(),
+            shown.join(", "),
+            if names.len() > shown.len() {
+                ", …"
+            } else {
+                ""
+            },
+        )
+    })
 }
 
 fn group(shared: &Shared, now: Millis) -> Option<String> {

@@ -1,7 +1,8 @@
 //! What nodes ask of this one, handed to whom it concerns.
 
 use super::{
-    admission, changes, claims, concerns, keeping, queries, requests, revocations, shared::Shared,
+    admission, changes, claims, concerns, keeping, queries, recovery, requests, revocations,
+    shared::Shared, usage,
 };
 use crate::{
     clock,
@@ -37,7 +38,9 @@ pub(super) async fn run(shared: Arc<Shared>, inbound: Inbound, token: Cancellati
 
 async fn serve_requests(shared: Arc<Shared>, inbound: mpsc::Receiver<InboundRequest>) {
     let judge = |from, certificate: &NodeCertificate, request: &Request| {
-        claims::may_say(from, certificate, request, &shared.known())
+        let known = shared.known();
+        let may = claims::may_say(from, certificate, request, &known);
+        may.inspect_err(|why| shared.epochs.refused(from, why, known.epoch))
     };
     let serve = |from, request| handle(shared.clone(), from, request);
     requests::serve(inbound, judge, serve).await;
@@ -95,6 +98,12 @@ pub(super) async fn handle(shared: Arc<Shared>, from: NodeId, request: Request) 
         }
         Request::Slice(request) => Response::Slice(shared.discovery.answer(request)),
         Request::Concerns => Response::Concerns(concerns::ours(&shared)),
+        Request::LogEnd => recovery::log_end(&shared),
+        Request::Recovery => Response::Recovery(recovery::order(&shared).map(Box::new)),
+        Request::HeldJob(job) => answered(shared.agent.held(job).await, |held| {
+            Response::HeldJob(held.map(Box::new))
+        }),
+        Request::Credential => Response::Credential(Box::new(shared.admission.credential())),
         Request::Pinned { packages, slots } => {
             if !shared.we_lead() {
                 return Response::NotLeader(shared.leader());
@@ -102,6 +111,8 @@ pub(super) async fn handle(shared: Arc<Shared>, from: NodeId, request: Request) 
             let pinned = |state: &Cluster| keeping::pinned(state, &packages, &slots);
             Response::Pinned(shared.control.read(pinned))
         }
+        Request::LogOrigins(slot) => Response::LogOrigins(shared.agent.log_origins(slot).await),
+        Request::Usage(job) => Response::Usage(usage::here(&shared, &job)),
         Request::Revocations => Response::Revocations(revocations::all(&shared)),
     }
 }

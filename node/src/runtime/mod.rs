@@ -11,6 +11,7 @@
 //! ```
 
 mod admission;
+mod audit;
 mod authors;
 mod certificates;
 mod changes;
@@ -18,7 +19,9 @@ mod claims;
 mod concerns;
 mod discovery;
 mod dispatch;
+mod exec;
 mod founding;
+mod holder;
 mod join;
 mod keeping;
 mod logs;
@@ -29,6 +32,9 @@ mod packages;
 mod peers;
 mod plan;
 mod queries;
+mod recall;
+mod recording;
+pub(crate) mod recovery;
 mod renewal;
 mod requests;
 mod revocations;
@@ -41,6 +47,7 @@ mod start;
 #[cfg(test)]
 mod tests;
 mod twins;
+mod usage;
 mod versions;
 mod voters;
 

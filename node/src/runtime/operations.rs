@@ -1,20 +1,28 @@
 //! The API's requests, carried out: here what this node knows itself, by the
 //! leader what only the leader knows.
 
-use super::{concerns, logs, shared::Shared};
+use super::{
+    concerns, exec, logs,
+    recording::{FRAMES_QUEUED_MAX, Wish},
+    recovery,
+    shared::Shared,
+    usage,
+};
 use crate::{
     api::{
         change::{Change, SignedChange},
         client::Transport,
         error::{ApiError, ErrorCode},
+        exec::SignedExec,
         protocol::{
             ApiAnswer, ApiFrame, ApiRequest, Changed, EndpointStatus, Info, Resolved, Welcome,
         },
+        recovery::RecoveryView,
         server::{self, Frames, Operations},
     },
     cli::chain,
     clock,
-    identity::random,
+    identity::{DataFolder, random},
     network::{InboundStream, Purpose},
     spawn::spawn,
     wire::{Query, Request, Response},
@@ -42,9 +50,13 @@ const CHANGE_WAIT: Duration = Duration::from_secs(120);
 /// How long the leader may take over a question.
 const QUERY_WAIT: Duration = Duration::from_secs(5);
 
+/// Bytes of a recording in one frame: a quarter of the largest.
+const RECORDED_BYTES_MAX: usize = 256 << 10;
+
 /// Serves API sessions on the node's Unix socket.
 pub(super) async fn serve_socket(
     shared: Arc<Shared>,
+    folder: Arc<DataFolder>,
     listener: UnixListener,
     token: CancellationToken,
 ) {
@@ -60,7 +72,11 @@ pub(super) async fn serve_socket(
                 }
             },
         };
-        serve_session(shared.clone(), Box::new(stream), &sessions);
+        let api = Api {
+            shared: shared.clone(),
+            folder: Some(folder.clone()),
+        };
+        serve_session(api, Box::new(stream), &sessions);
     }
 }
 
@@ -68,11 +84,19 @@ pub(super) async fn serve_socket(
 pub(super) async fn serve_streams(shared: Arc<Shared>, mut streams: mpsc::Receiver<InboundStream>) {
     let sessions = Arc::new(Semaphore::new(SESSIONS_MAX));
     while let Some(InboundStream {
-        purpose, stream, ..
+        from,
+        purpose,
+        stream,
     }) = streams.recv().await
     {
         match purpose {
-            Purpose::Api => serve_session(shared.clone(), Box::new(stream.into_tokio()), &sessions),
+            Purpose::Api => {
+                let api = Api {
+                    shared: shared.clone(),
+                    folder: None,
+                };
+                serve_session(api, Box::new(stream.into_tokio()), &sessions);
+            }
             Purpose::Chunks => {
                 let packages = shared.packages.clone();
                 spawn("chunk server", async move { packages.serve(stream).await });
@@ -83,13 +107,19 @@ pub(super) async fn serve_streams(shared: Arc<Shared>, mut streams: mpsc::Receiv
                     logs::serve(shared, stream.into_tokio()).await
                 });
             }
+            Purpose::Exec => {
+                let (shared, from) = (shared.clone(), from);
+                spawn("exec server", async move {
+                    exec::serve_node(shared, from, stream.into_tokio()).await
+                });
+            }
             // Snapshots travel as messages of the control group so far.
             Purpose::Snapshot => {}
         }
     }
 }
 
-fn serve_session(shared: Arc<Shared>, stream: Box<dyn Transport>, sessions: &Arc<Semaphore>) {
+fn serve_session(api: Api, stream: Box<dyn Transport>, sessions: &Arc<Semaphore>) {
     let Ok(permit) = sessions.clone().try_acquire_owned() else {
         tracing::warn!(
             limit = SESSIONS_MAX,
@@ -97,21 +127,26 @@ fn serve_session(shared: Arc<Shared>, stream: Box<dyn Transport>, sessions: &Arc
         );
         return;
     };
-    spawn("api session", session(shared, stream, permit));
+    spawn("api session", session(api, stream, permit));
 }
 
-async fn session(shared: Arc<Shared>, stream: Box<dyn Transport>, _permit: OwnedSemaphorePermit) {
-    if let Err(error) = server::serve(stream, Arc::new(Api(shared))).await {
+async fn session(api: Api, stream: Box<dyn Transport>, _permit: OwnedSemaphorePermit) {
+    if let Err(error) = server::serve(stream, Arc::new(api)).await {
         tracing::debug!(error = %chain(&error), "API session ended");
     }
 }
 
-struct Api(Arc<Shared>);
+struct Api {
+    shared: Arc<Shared>,
+    /// Of sessions on the node's own socket, which only they reach who may
+    /// enter the data folder.
+    folder: Option<Arc<DataFolder>>,
+}
 
 #[async_trait]
 impl Operations for Api {
     fn welcome(&self) -> Welcome {
-        let me = &self.0.me;
+        let me = &self.shared.me;
         Welcome {
             fleet: me.fleet,
             cluster: me.cluster.clone(),
@@ -126,14 +161,22 @@ impl Operations for Api {
     }
 
     async fn serve(&self, who: &UserCertificate, request: ApiRequest, frames: Frames) {
-        let shared = &self.0;
+        let shared = &self.shared;
         if let Err(error) = may_ask(who, &request) {
             // The client may have left.
             let _ = frames.send(ApiFrame::Failure(error)).await;
             return;
         }
         let answer = match request {
+            ApiRequest::Exec(_) => unreachable!("the server hands these to take_over"),
             ApiRequest::Logs(request) => return logs::stream(shared, request, frames).await,
+            ApiRequest::Record { seconds, bytes_max } => {
+                let limit = Duration::from_secs(seconds);
+                return match record(shared, limit, bytes_max, &frames).await {
+                    Ok(()) => drop(frames.send(ApiFrame::End).await),
+                    Err(error) => drop(frames.send(ApiFrame::Failure(error)).await),
+                };
+            }
             ApiRequest::Info => Ok(ApiAnswer::Info(Box::new(info(shared).await))),
             ApiRequest::Nodes => query(shared, Query::Nodes, &frames).await,
             ApiRequest::Jobs { job } => query(shared, Query::Jobs(job), &frames).await,
@@ -158,6 +201,11 @@ impl Operations for Api {
             ApiRequest::Change(signed) => change(shared, *signed, &frames)
                 .await
                 .map(ApiAnswer::Changed),
+            ApiRequest::Recover { order, force } => {
+                recover(shared, self.folder.as_deref(), order, force)
+                    .await
+                    .map(|view| ApiAnswer::Recovery(Box::new(view)))
+            }
             ApiRequest::Resolve {
                 namespace,
                 service,
@@ -165,6 +213,7 @@ impl Operations for Api {
             } => resolve(shared, &namespace, &service, fresh)
                 .await
                 .map(ApiAnswer::Resolved),
+            ApiRequest::Usage(job) => usage::gather(shared, job).await,
             ApiRequest::Packages => Ok(ApiAnswer::Packages(
                 shared.packages.statuses(&shared.directory).await,
             )),
@@ -176,6 +225,15 @@ impl Operations for Api {
         // The client may have left.
         let _ = frames.send(frame).await;
     }
+
+    async fn take_over(
+        &self,
+        who: &UserCertificate,
+        request: Box<SignedExec>,
+        stream: Box<dyn Transport>,
+    ) {
+        exec::take_over(&self.shared, who, &request, stream).await;
+    }
 }
 
 /// Any valid certificate may look; only who may deploy may fill the disk.
@@ -185,6 +243,10 @@ fn may_ask(who: &UserCertificate, request: &ApiRequest) -> Result<(), ApiError> 
         request,
         ApiRequest::PutManifest(_) | ApiRequest::PutChunks(_)
     );
+    if matches!(request, ApiRequest::Record { .. }) && !who.may_operate() {
+        let message = format!("user {:?} may not record the scheduler", who.user);
+        return Err(ApiError::new(ErrorCode::Denied, message).hint("the role operator is needed"));
+    }
     let deploys = |role: &Role| matches!(role, Role::Admin | Role::Deployer { .. });
     if uploads && !who.roles.iter().any(deploys) {
         let message = format!("user {:?} may not upload packages", who.user);
@@ -219,6 +281,66 @@ async fn info(shared: &Arc<Shared>) -> Info {
         warnings,
         gossip_dropped: shared.gossip.counters().dropped_in_all(),
         pid: std::process::id(),
+    }
+}
+
+/// Streams a recording of this node's scheduler until it is over or nobody
+/// reads any more.
+async fn record(
+    shared: &Arc<Shared>,
+    limit: Duration,
+    bytes_max: u64,
+    frames: &Frames,
+) -> Result<(), ApiError> {
+    if !shared.we_lead() {
+        let message = "the scheduler is on another node";
+        let error = ApiError::new(ErrorCode::BadRequest, message);
+        return Err(match shared.leader() {
+            Some(leader) => error.hint(format!(
+                "ask {}, with --node",
+                shared.directory.name(leader)
+            )),
+            None => error.hint("there is none at this moment; see potluck info"),
+        });
+    }
+    let (to, mut recorded) = mpsc::channel(FRAMES_QUEUED_MAX);
+    let wish = Wish {
+        to,
+        for_at_most: limit,
+        bytes_max,
+    };
+    shared.scheduling.record(wish).await;
+    let begun = "a new reign begins with the recording";
+    let _ = frames.send(ApiFrame::Progress(begun.into())).await;
+    while let Some(frame) = recorded.recv().await {
+        for part in frame.chunks(RECORDED_BYTES_MAX) {
+            if frames
+                .send(ApiFrame::Recorded(part.to_vec()))
+                .await
+                .is_err()
+            {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Looks only, without an order.
+async fn recover(
+    shared: &Arc<Shared>,
+    folder: Option<&DataFolder>,
+    order: Option<Box<SignedChange>>,
+    force: bool,
+) -> Result<RecoveryView, ApiError> {
+    let Some(folder) = folder else {
+        let message = "a cluster is recovered on the host of the survivor only";
+        return Err(ApiError::new(ErrorCode::Denied, message)
+            .hint("run the command there, as the user whose node it is"));
+    };
+    match order {
+        Some(order) => recovery::take_order(shared, folder, &order, force).await,
+        None => Ok(recovery::look(shared).await),
     }
 }
 

@@ -224,6 +224,7 @@ fn job_status(
         accepted_at: current.accepted_at,
         message: current.message.clone(),
         stopped_by: record.stopped_by.clone(),
+        recovered_at: record.recovered_at,
         package: current.package,
         services,
         tasks: if with_tasks { tasks } else { Vec::new() },

@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! idle ──we lead──▶ proposing Reign ──applied──▶ reigning
-//!   ▲                     │ fails                   │ we lead no longer
+//!   ▲                  ▲  │ fails                 │ │ we lead no longer
+//!   │                  └──│──a recording is asked─┘ │
 //!   └─────────────────────┴─────────────────────────┘
 //! ```
 //!
@@ -13,7 +14,12 @@
 //! to agents, proposals, slices to publish. It never waits for a peer: each
 //! request is an actor of its own whose answer comes back as an event.
 
-use super::{claims, discovery::Outbox, shared::Shared};
+use super::{
+    claims,
+    discovery::Outbox,
+    recording::{Began, Recorder, TAP_BYTES_MAX, Wish},
+    shared::Shared,
+};
 use crate::{
     clock,
     spawn::spawn,
@@ -63,6 +69,7 @@ enum Input {
     Heartbeat(Heartbeat, oneshot::Sender<HeartbeatAnswer>),
     Happened(u64, Event),
     Look(Look),
+    Record(Wish),
 }
 
 /// Handle of the driver.
@@ -110,6 +117,15 @@ impl Scheduling {
     }
 }
 
+impl Scheduling {
+    /// Asks for a recording: the driver begins a new reign for it. The wish is
+    /// dropped if this node does not reign.
+    pub(super) async fn record(&self, wish: Wish) {
+        // A driver that is gone has dropped it.
+        let _ = self.inputs.send(Input::Record(wish)).await;
+    }
+}
+
 /// Drives until told to stop.
 pub(super) async fn run(
     shared: Arc<Shared>,
@@ -118,14 +134,16 @@ pub(super) async fn run(
     token: CancellationToken,
 ) {
     let mut leadership = shared.control.leadership();
+    let mut wish = None;
     loop {
         let leads = leadership.borrow_and_update().we_lead;
         if leads {
             tokio::select! {
                 () = token.cancelled() => return,
-                () = reign(&shared, &mut driver, &published, &mut leadership) => continue,
+                () = reign(&shared, &mut driver, &published, &mut leadership, &mut wish) => continue,
             }
         }
+        wish = None;
         tokio::select! {
             () = token.cancelled() => return,
             changed = leadership.changed() => if changed.is_err() { return },
@@ -142,6 +160,7 @@ async fn reign(
     driver: &mut Driver,
     published: &Outbox,
     leadership: &mut watch::Receiver<crate::control::Leadership>,
+    wish: &mut Option<Wish>,
 ) {
     let leader = shared.me.node;
     let applied = match shared.control.propose(Command::Reign { leader }).await {
@@ -168,14 +187,28 @@ async fn reign(
         election_timeout: shared.control.quorum_lease(),
         unix_offset: clock::unix_now().since(clock::boot_now()),
     };
+    let now = clock::boot_now();
+    let recorder = wish.take().and_then(|wish| {
+        let cluster = shared.control.open_tap(TAP_BYTES_MAX, Cluster::clone);
+        let began = Began {
+            config,
+            authority,
+            me: leader,
+            now,
+            cluster: &cluster,
+        };
+        Recorder::begin(wish, &began)
+    });
     let mut court = Court {
         shared,
         published,
         back: driver.back.clone(),
         reign: applied.index,
-        scheduler: Scheduler::new(config, authority, leader, clock::boot_now()),
+        scheduler: Scheduler::new(config, authority, leader, now),
+        recorder,
     };
-    court.sit(&mut driver.inputs, leadership).await;
+    *wish = court.sit(&mut driver.inputs, leadership).await;
+    shared.control.close_tap();
     tracing::info!(reign = applied.index, "reign ends");
 }
 
@@ -186,14 +219,17 @@ struct Court<'a> {
     back: mpsc::WeakSender<Input>,
     reign: u64,
     scheduler: Scheduler,
+    recorder: Option<Recorder>,
 }
 
 impl Court<'_> {
+    /// Until the leadership ends, or a recording is asked for that begins with
+    /// the next reign.
     async fn sit(
         &mut self,
         inputs: &mut mpsc::Receiver<Input>,
         leadership: &mut watch::Receiver<crate::control::Leadership>,
-    ) {
+    ) -> Option<Wish> {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut applied = self.shared.control.applied();
@@ -204,8 +240,9 @@ impl Court<'_> {
         loop {
             tokio::select! {
                 input = inputs.recv() => match input {
+                    Some(Input::Record(wish)) => return Some(wish),
                     Some(input) => self.take(input).await,
-                    None => return,
+                    None => return None,
                 },
                 _ = applied.changed() => self.step(Event::ClusterChanged, None).await,
                 _ = members.changed() => self.see_members().await,
@@ -220,7 +257,7 @@ impl Court<'_> {
                     self.step(Event::Tick, None).await;
                 }
                 _ = leadership.changed() => {
-                    if !leadership.borrow_and_update().we_lead { return }
+                    if !leadership.borrow_and_update().we_lead { return None }
                 }
             }
         }
@@ -239,6 +276,8 @@ impl Court<'_> {
                 .shared
                 .control
                 .read(|state| look(&self.scheduler, state)),
+            // Taken before it comes here.
+            Input::Record(_) => {}
         }
     }
 
@@ -255,11 +294,14 @@ impl Court<'_> {
 
     async fn step(&mut self, event: Event, mut answer: Option<oneshot::Sender<HeartbeatAnswer>>) {
         let now = clock::boot_now();
-        let scheduler = &mut self.scheduler;
-        let effects = self
-            .shared
-            .control
-            .read(|state| scheduler.step(state, event, now));
+        let effects = match self.recorder.is_some() {
+            true => self.recorded_step(event, now),
+            false => {
+                let scheduler = &mut self.scheduler;
+                let step = |state: &Cluster| scheduler.step(state, event, now);
+                self.shared.control.read(step)
+            }
+        };
         for effect in effects {
             if let Effect::AnswerHeartbeat { answer: said, .. } = effect {
                 if let Some(answer) = answer.take() {
@@ -270,6 +312,23 @@ impl Court<'_> {
             }
             self.carry_out(effect).await;
         }
+    }
+
+    fn recorded_step(&mut self, event: Event, now: Millis) -> Vec<Effect> {
+        let scheduler = &mut self.scheduler;
+        let (effects, applied) = self
+            .shared
+            .control
+            .read_tapped(TAP_BYTES_MAX, |state, applied| {
+                (scheduler.step(state, event.clone(), now), applied)
+            });
+        let recorder = self.recorder.as_mut();
+        let goes_on = recorder.is_some_and(|r| r.step(applied, event, &effects, now));
+        if !goes_on {
+            self.recorder = None;
+            self.shared.control.close_tap();
+        }
+        effects
     }
 
     async fn carry_out(&self, effect: Effect) {
@@ -410,8 +469,10 @@ impl Court<'_> {
 
 /// An answer that would silence this scheduler, and every other, is none.
 fn is_taken(shared: &Shared, from: NodeId, answer: &Response) -> bool {
-    let taken = claims::may_answer(from, answer, &shared.known());
+    let known = shared.known();
+    let taken = claims::may_answer(from, answer, &known);
     if let Err(why) = &taken {
+        shared.epochs.refused(from, why, known.epoch);
         tracing::error!(%from, why = %why, "a node's answer is not believed");
     }
     taken.is_ok()

@@ -5,7 +5,7 @@
 //! Outputs: requests to the leader. Never waits for more than one of them at
 //! a time, so a slow leader gets fewer heartbeats, not a queue of them.
 
-use super::{revocations, shared::Shared, standing::NodeEnded};
+use super::{claims, revocations, shared::Shared, standing::NodeEnded};
 use crate::wire::{Request, Response};
 use potluck_specs::NodeId;
 use std::{sync::Arc, time::Duration};
@@ -62,7 +62,16 @@ async fn beat(shared: &Arc<Shared>, introduced_to: &mut Option<NodeId>) -> bool 
         heartbeat,
         process: shared.me.process,
     };
-    match shared.ask(leader, request, ANSWER_WAIT).await {
+    let response = shared.ask(leader, request, ANSWER_WAIT).await;
+    if let Ok(response) = &response {
+        let known = shared.known();
+        if let Err(why) = claims::may_answer(leader, response, &known) {
+            tracing::debug!(leader = %leader, why = %why, "the answer to a heartbeat is not taken");
+            shared.epochs.refused(leader, &why, known.epoch);
+            return false;
+        }
+    }
+    match response {
         Ok(Response::Heartbeat {
             answer,
             revocations,

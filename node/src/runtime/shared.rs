@@ -2,8 +2,8 @@
 
 use super::{
     admission::Admission, claims::Known, concerns::QuorumSeen, discovery::Discovery, dispatch,
-    members::Directory, packages::Packages, revocations::Revocations, scheduling::Scheduling,
-    standing::NodeEnded, twins::Twins,
+    exec::Exec, members::Directory, packages::Packages, recovery::Epochs, revocations::Revocations,
+    scheduling::Scheduling, standing::NodeEnded, twins::Twins,
 };
 use crate::{
     agent::Agent,
@@ -61,6 +61,8 @@ pub(super) struct Shared {
     pub control: ControlGroup<Cluster>,
     /// What runs here.
     pub agent: Agent,
+    /// Sessions in what runs here.
+    pub exec: Exec,
     /// What is stored here.
     pub packages: Packages,
     /// Where services are.
@@ -77,6 +79,8 @@ pub(super) struct Shared {
     pub twins: Mutex<Twins>,
     /// Certificates that are not accepted any more, as far as is known here.
     pub revocations: Revocations,
+    /// Epochs later than this node's, and how its own began.
+    pub epochs: Epochs,
     /// Why this node must end, once it must.
     pub ended: watch::Sender<Option<NodeEnded>>,
 }
@@ -114,12 +118,9 @@ impl Shared {
 
     /// What this node knows of who can reign.
     pub(super) fn known(&self) -> Known {
-        let (has_begun, authority) = self
-            .control
-            .read(|state: &Cluster| (state.has_begun(), state.authority()));
         Known {
-            has_begun,
-            authority,
+            epoch: self.control.epoch(),
+            has_begun: self.control.read(Cluster::has_begun),
             last_index: self.control.membership().last_index,
         }
     }

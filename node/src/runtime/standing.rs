@@ -29,9 +29,20 @@ pub enum NodeEnded {
     /// Another process of the same key came first.
     #[error("another process runs with this node's key, and was there first")]
     Twin,
+    /// An operator ordered it to go on alone: it starts anew and does.
+    #[error("the cluster is recovered from this node")]
+    Recover,
+    /// The cluster was recovered elsewhere: it starts anew and follows.
+    #[error("the cluster was recovered, as a later epoch")]
+    NewEpoch,
 }
 
 impl NodeEnded {
+    /// Is the node to be started again at once?
+    pub fn starts_anew(self) -> bool {
+        matches!(self, NodeEnded::Recover | NodeEnded::NewEpoch)
+    }
+
     /// For the person who started it.
     pub fn to_api_error(self) -> ApiError {
         let hint = match self {
@@ -43,6 +54,7 @@ impl NodeEnded {
                 "was its data folder copied? each host needs a folder of its own: start \
                  this one on an empty one (--data) with --join ADDRESS --token TOKEN"
             }
+            NodeEnded::Recover | NodeEnded::NewEpoch => "start it again: its tasks go on",
         };
         ApiError::new(ErrorCode::Denied, self.to_string()).hint(hint)
     }

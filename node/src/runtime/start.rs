@@ -5,11 +5,15 @@ use super::{
     authors, certificates,
     concerns::QuorumSeen,
     discovery::{self, Discovery, Outbox},
-    dispatch, founding, join, keeping,
+    dispatch,
+    exec::Exec,
+    founding, join, keeping,
     members::{self, Directory},
     operations,
     packages::Packages,
     peers::Peers,
+    recall,
+    recovery::{self, CarryOutError, Epochs},
     renewal,
     revocations::Revocations,
     scheduling, session,
@@ -73,6 +77,9 @@ pub enum StartError {
     /// Gossip.
     #[error("can't start gossip")]
     Gossip(#[from] GossipError),
+    /// The log that was to be gone on with.
+    #[error("can't recover the cluster from this node")]
+    Recover(#[from] CarryOutError),
     /// The control group's store.
     #[error("can't start the control group")]
     Control(#[from] control::StartError),
@@ -128,6 +135,10 @@ impl StartError {
             StartError::Join(error) => return error.hint().map(str::to_owned),
             StartError::Listen { .. } => {
                 "does another node listen there? choose an address of this host with --listen"
+            }
+            StartError::Recover(_) => {
+                "the order is in recover.cbor of the data folder: start it again when the cause \
+                 is mended, or remove the file to take the order back"
             }
             StartError::NoHelper(_) => "install potluck-helper beside potluck",
             StartError::Folder(FolderError::InUse { .. }) => {
@@ -229,6 +240,7 @@ impl Node {
             gossip,
             control,
             agent,
+            exec: Exec::new(&settings.data),
             packages,
             discovery,
             scheduling,
@@ -237,6 +249,7 @@ impl Node {
             quorum_seen: QuorumSeen::default(),
             twins: Mutex::default(),
             revocations: Revocations::default(),
+            epochs: Epochs::new(folder.recovery()?),
             ended: watch::Sender::new(None),
         });
         let mut node = Node {
@@ -315,7 +328,17 @@ impl Node {
             essential(
                 "renewal",
                 token.clone(),
-                renewal::run(shared.clone(), folder, has_leader, token.clone()),
+                renewal::run(shared.clone(), folder.clone(), has_leader, token.clone()),
+            ),
+            essential(
+                "recovery",
+                token.clone(),
+                recovery::run(shared.clone(), folder.clone(), token.clone()),
+            ),
+            essential(
+                "recall",
+                token.clone(),
+                recall::run(shared.clone(), token.clone()),
             ),
             essential(
                 "keeping",
@@ -330,7 +353,7 @@ impl Node {
             essential(
                 "api socket",
                 token.clone(),
-                operations::serve_socket(shared.clone(), listener, token.clone()),
+                operations::serve_socket(shared.clone(), folder, listener, token.clone()),
             ),
         ]);
         if let Some(genesis) = genesis {
@@ -473,16 +496,19 @@ async fn start_control(
     admitted: &Admitted,
     network: &Network,
 ) -> Result<ControlGroup<Cluster>, StartError> {
+    let raft = settings.data.join("raft");
+    let me = control::Member {
+        node: admitted.key.node(),
+        rack: admitted.certificate.topology.rack.clone(),
+        addresses: vec![settings.advertise.to_string()],
+    };
+    recovery::carry_out(folder, &raft, &admitted.cluster, &me)?;
     let control = ControlSettings {
-        folder: settings.data.join("raft"),
+        folder: raft,
         fleet: admitted.cluster.fleet,
         cluster: admitted.cluster.cluster.clone(),
-        epoch: admitted.cluster.epoch,
-        me: control::Member {
-            node: admitted.key.node(),
-            rack: admitted.certificate.topology.rack.clone(),
-            addresses: vec![settings.advertise.to_string()],
-        },
+        epoch: recovery::epoch_of(folder, &admitted.cluster)?,
+        me,
         timing: Timing::from_environment(),
     };
     let peers = Arc::new(Peers(network.clone()));

@@ -65,6 +65,7 @@ async fn look(
     };
     let now = clock::boot_now();
     let group = shared.control.membership();
+    seal_for_followers(shared, &group).await?;
     let candidates = candidates(shared, &hosts, &group, memory, now);
     let membership = membership(&group);
     let step = next_move(
@@ -79,6 +80,22 @@ async fn look(
         Some(step) => carry_out(shared, &group, step).await,
         None => Ok(()),
     }
+}
+
+/// Learners that were added before they were given the issuer's key: any one
+/// may have to go on alone.
+async fn seal_for_followers(
+    shared: &Arc<Shared>,
+    group: &control::Membership,
+) -> Result<(), String> {
+    for learner in &group.learners {
+        let node = learner.member.node;
+        let is_member = |state: &Cluster| state.members().contains_key(&node);
+        if shared.control.read(is_member) {
+            seal_issuer(shared, node).await?;
+        }
+    }
+    Ok(())
 }
 
 /// The membership in the core's words.
@@ -154,6 +171,8 @@ async fn carry_out(
     match step {
         VoterMove::AddLearner { node } => {
             let (raft_id, member) = raft_member(shared, node)?;
+            // If all voters are lost it may have to go on alone.
+            seal_issuer(shared, node).await?;
             shared
                 .control
                 .add_learner(raft_id, member)
@@ -270,7 +289,20 @@ async fn seal_issuer(shared: &Arc<Shared>, node: NodeId) -> Result<(), String> {
     {
         return Ok(());
     }
-    let issuer = shared.admission.issuer(shared)?;
+    let issuer = match shared.admission.issuer(shared) {
+        Ok(issuer) => issuer,
+        // A survivor that never had the key: voters without it are better than
+        // none.
+        Err(why)
+            if shared
+                .control
+                .read(|state: &Cluster| state.recovery().is_some()) =>
+        {
+            tracing::debug!(why, "no admission key to hand on");
+            return Ok(());
+        }
+        Err(why) => return Err(why),
+    };
     let sealed = issuer
         .seal_for(node)
         .map_err(|error| crate::cli::chain(&error))?;

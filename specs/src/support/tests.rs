@@ -33,10 +33,6 @@ const USES: &[(&str, Use)] = &[
     ("asking for uplink", |d| {
         d.task.resources.uplink_bits_per_s = 1
     }),
-    ("a quota of CPU", |d| d.task.limits.cpu_millis = Some(1)),
-    ("a limit of memory", |d| {
-        d.task.limits.memory_bytes = Some(1)
-    }),
     ("asking for devices", |d| {
         d.task.devices = [("gpu".into(), 1)].into()
     }),

@@ -78,6 +78,8 @@ pub enum Context {
     Slice,
     /// A person proves a session's key to a node.
     Session,
+    /// A person opens a session in a task.
+    Exec,
 }
 
 impl Context {
@@ -92,6 +94,7 @@ impl Context {
             Context::Datagram => "potluck gossip datagram 1\n",
             Context::Slice => "potluck slice 1\n",
             Context::Session => "potluck api session 1\n",
+            Context::Exec => "potluck exec 1\n",
         }
     }
 

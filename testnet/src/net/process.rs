@@ -121,6 +121,14 @@ fn processes() -> BTreeMap<i32, Process> {
         .collect()
 }
 
+/// Has it not ended? One that is ending has no command line any more and is
+/// found by no data folder, and still holds its files and locks.
+pub(super) fn runs(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
+    state.is_some_and(|state| !state.starts_with(['Z', 'X']))
+}
+
 /// Nothing for one that has just ended, and for zombies.
 fn process(pid: i32) -> Option<Process> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

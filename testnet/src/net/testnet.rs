@@ -2,7 +2,7 @@
 
 use super::{
     layout::{self, Layout, NodePlace},
-    process::{HostProcesses, adopt_orphans, host_processes, reap},
+    process::{HostProcesses, adopt_orphans, host_processes, reap, runs},
 };
 use crate::{
     client::{Client, Failed},
@@ -426,7 +426,7 @@ impl Testnet {
             processes.kill();
             killed.extend(processes.all());
             reap(&killed);
-            if processes.all().is_empty() {
+            if processes.all().is_empty() && !killed.iter().any(|pid| runs(*pid)) {
                 Ok(())
             } else {
                 Err(format!("{processes:?}"))
@@ -462,9 +462,9 @@ impl Testnet {
         let _ = kill(Pid::from_raw(agent), signal);
         until("the end of an agent", STOP_WAIT, || {
             reap(&BTreeSet::from([agent]));
-            match self.processes(name).agent {
-                None => Ok(()),
-                Some(pid) => Err(format!("process {pid} goes on")),
+            match runs(agent) {
+                false => Ok(()),
+                true => Err(format!("process {agent} goes on")),
             }
         })?;
         Ok(())

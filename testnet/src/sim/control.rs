@@ -10,6 +10,8 @@
 //! commits nothing, and a proposal whose leader fell may yet be committed by
 //! the next one. Raft itself is tested where it is implemented.
 
+mod recover;
+
 use super::{
     check::Seen,
     queue::MS,
@@ -143,6 +145,7 @@ impl World {
             self.lead(leader, term, now);
         }
         self.elect(now);
+        self.recall();
         self.queue.after(ROUND, Due::Control);
     }
 

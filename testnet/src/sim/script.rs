@@ -146,6 +146,14 @@ pub enum Action {
         /// For so long.
         ms: u64,
     },
+    /// The other voters' copies of the log are lost, and this host goes on
+    /// from its own, which lags behind.
+    Recover {
+        /// Which.
+        survivor: usize,
+        /// Its log ends before this job.
+        without: String,
+    },
     /// All faults end, all hosts start.
     Heal,
 }
@@ -212,6 +220,7 @@ impl World {
             }
             Action::Exit { host, share } => self.exit_tasks(host, share),
             Action::Sicken { host, ms } => self.sicken(host, ms),
+            Action::Recover { survivor, without } => self.recover(survivor, &without),
             Action::Heal => self.heal(),
         }
     }

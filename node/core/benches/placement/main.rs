@@ -18,7 +18,10 @@
 
 mod world;
 
-use potluck_core::scheduler::Event;
+use potluck_core::{
+    scheduler::Event,
+    session::{SlotReport, TaskState},
+};
 use potluck_specs::{
     Job,
     job::{AtMost, Level, Operator, Requirement, Resources},
@@ -177,11 +180,14 @@ fn reconcile() {
         world.refresh();
         world.tick(100);
         world.tick(100);
-        let busy = world.hosts.iter().find(|(_, host)| !host.slots.is_empty());
-        let (node, slot) = busy
-            .map(|(node, host)| (*node, host.slots.keys().next().cloned()))
-            .expect("a task");
-        world.stop(node, &slot.expect("a task"));
+        // Hosts here keep what has stopped.
+        let runs = |report: &&SlotReport| report.state == TaskState::Running;
+        let running = world.hosts.iter().find_map(|(node, host)| {
+            let report = host.slots.values().find(runs)?;
+            Some((*node, report.slot.clone()))
+        });
+        let (node, slot) = running.expect("a task");
+        world.stop(node, &slot);
         let heartbeat = world.heartbeat(node);
         world.reset();
         world.step(Event::Heartbeat { heartbeat });

@@ -2,7 +2,7 @@
 //! state. Clocks and dice were used before a command was proposed, so every
 //! time, id and signature that it needs stands in it.
 
-use super::{Origin, RolloutControl, RolloutStep};
+use super::{Origin, Recovery, RolloutControl, RolloutStep};
 use potluck_specs::{
     ChangeId, Epoch, FleetId, Generation, JobName, Millis, NodeId, NodeName, PackageId, Reign,
     SlotId, Topology,
@@ -209,6 +209,35 @@ pub enum Command {
     RemoveMember {
         /// The node.
         node: NodeId,
+        /// Unix time.
+        now: Millis,
+    },
+    /// Most voters were lost and a survivor goes on alone: the first entry of
+    /// a later epoch.
+    Recover {
+        /// How it begins.
+        recovery: Box<Recovery>,
+    },
+    /// A job that a host runs and the recovered log lacks, verified by the
+    /// leader.
+    RecoverJob {
+        /// The signed bytes.
+        job: Box<SignedJob>,
+        /// Who signed them.
+        author: String,
+        /// Nodes that hold the package.
+        holders: Vec<NodeId>,
+        /// Bytes of the package.
+        package_bytes: u64,
+        /// Unix time.
+        now: Millis,
+    },
+    /// A node with a valid certificate that the recovered log lacks.
+    RecoverMember {
+        /// As its certificate says.
+        admission: Box<Admission>,
+        /// Its roles.
+        roles: Vec<NodeRole>,
         /// Unix time.
         now: Millis,
     },

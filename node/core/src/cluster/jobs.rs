@@ -27,6 +27,10 @@ pub struct JobRecord {
     /// The reign in which its first version was accepted: under that one, and
     /// no other, nothing of it can run that the scheduler does not know.
     pub accepted_reign: Reign,
+    /// When its newest version was taken from a host, after a recovery whose
+    /// log lacked it; ended by a person's next version.
+    #[serde(default)]
+    pub recovered_at: Option<Millis>,
 }
 
 /// One version of a job.
@@ -153,14 +157,10 @@ impl Cluster {
         if job.slots() > SLOTS_MAX {
             return Reply::too_many("slots in a job", SLOTS_MAX as usize);
         }
-        if current == 0 && self.jobs.len() >= JOBS_MAX {
-            return Reply::too_many("jobs", JOBS_MAX);
-        }
-        let bytes_left = JOBS_BYTES_MAX.saturating_sub(self.bytes_of_others(&job.name));
-        let least = version.bytes() + self.jobs.get(&job.name).map_or(0, |r| r.current().bytes());
-        if least > bytes_left {
-            return Reply::too_many("bytes of jobs", JOBS_BYTES_MAX);
-        }
+        let bytes_left = match self.room_for(&job.name, &version) {
+            Ok(bytes_left) => bytes_left,
+            Err(reply) => return reply,
+        };
         let reign = self.authority.reign;
         let record = self
             .jobs
@@ -170,9 +170,11 @@ impl Cluster {
                 stopped: false,
                 stopped_by: None,
                 accepted_reign: reign,
+                recovered_at: None,
             });
         record.stopped = false;
         record.stopped_by = None;
+        record.recovered_at = None;
         record.versions.push_back(version);
         for dropped in record.trim(bytes_left) {
             self.unpin(dropped.package);
@@ -180,12 +182,27 @@ impl Cluster {
         Reply::Accepted { version: next }
     }
 
+    /// How many bytes the versions of this job may have in all, if one more
+    /// has room.
+    pub(super) fn room_for(&self, job: &JobName, version: &JobVersion) -> Result<usize, Reply> {
+        let record = self.jobs.get(job);
+        if record.is_none() && self.jobs.len() >= JOBS_MAX {
+            return Err(Reply::too_many("jobs", JOBS_MAX));
+        }
+        let bytes_left = JOBS_BYTES_MAX.saturating_sub(self.bytes_of_others(job));
+        let least = version.bytes() + record.map_or(0, |record| record.current().bytes());
+        match least > bytes_left {
+            true => Err(Reply::too_many("bytes of jobs", JOBS_BYTES_MAX)),
+            false => Ok(bytes_left),
+        }
+    }
+
     fn bytes_of_others(&self, job: &JobName) -> usize {
         let others = self.jobs.iter().filter(|(name, _)| *name != job);
         others.map(|(_, record)| record.bytes()).sum()
     }
 
-    fn pin(&mut self, package: PackageId, bytes: u64, holders: &[NodeId]) {
+    pub(super) fn pin(&mut self, package: PackageId, bytes: u64, holders: &[NodeId]) {
         let holders: BTreeSet<NodeId> = self.members_among(holders);
         let record = self
             .packages
@@ -197,7 +214,7 @@ impl Cluster {
         record.holders.extend(holders);
     }
 
-    fn unpin(&mut self, package: PackageId) {
+    pub(super) fn unpin(&mut self, package: PackageId) {
         let pinned = self
             .jobs
             .values()

@@ -1,7 +1,7 @@
 //! What a command comes to: the answer that its proposer gets.
 
 use crate::auction::Authority;
-use potluck_specs::{JobName, NodeId, NodeName, PackageId, trust::NodeCredential};
+use potluck_specs::{Epoch, JobName, NodeId, NodeName, PackageId, trust::NodeCredential};
 use serde::{Deserialize, Serialize};
 
 /// The answer to one command.
@@ -171,6 +171,15 @@ pub enum Refused {
         /// The limit.
         limit: u64,
     },
+    /// Epochs rise.
+    #[error("epoch {} has passed, or its order is too long", .epoch.0)]
+    StaleEpoch {
+        /// Which.
+        epoch: Epoch,
+    },
+    /// Only after a recovery is something taken from hosts.
+    #[error("the cluster was never recovered")]
+    NotRecovered,
     /// A batch in a batch.
     #[error("a batch holds no batches")]
     NestedBatch,

@@ -42,6 +42,8 @@ pub struct Cluster {
     pub(super) rollouts_at: u64,
     #[serde(default)]
     pub(super) shaped_at: u64,
+    #[serde(default)]
+    pub(super) recovery: Option<super::Recovery>,
 }
 
 /// What genesis fixed.
@@ -132,6 +134,9 @@ impl Cluster {
                 }
                 reply
             }
+            Command::Recover { .. }
+            | Command::RecoverJob { .. }
+            | Command::RecoverMember { .. } => self.change_recovery(command),
             Command::StopJob { .. }
             | Command::RecordPlacements { .. }
             | Command::RecordPackageHolders { .. } => self.change_jobs(command),

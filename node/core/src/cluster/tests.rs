@@ -11,6 +11,8 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 mod history;
+mod recovery;
+mod redacted;
 
 fn signed(bytes: Vec<u8>) -> Signed {
     Signed {

@@ -28,7 +28,7 @@ use crate::{
 use history::{Ended, Failures};
 use ports::Ports;
 use potluck_specs::{
-    Generation, Job, Millis, NodeId, SlotId,
+    Generation, Job, JobName, Millis, NodeId, SlotId,
     job::{Level, Resources},
 };
 use reports::Reports;
@@ -241,6 +241,15 @@ impl Host {
     /// All slots, in order, with what tells how they stand.
     pub fn glances(&self) -> impl Iterator<Item = Glance<'_>> {
         self.slots.values().map(Slot::glance)
+    }
+
+    /// What is held of a job, by its latest version here: for a recovered log
+    /// that lacks it.
+    pub fn held(&self, job: &JobName) -> Option<&Entry> {
+        let entries = self.slots.values().map(|slot| &slot.entry);
+        entries
+            .filter(|entry| entry.slot.job == *job)
+            .max_by_key(|entry| entry.job.version)
     }
 
     /// The generation that names the folders of what fills a slot.

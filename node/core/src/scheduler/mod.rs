@@ -41,6 +41,7 @@ mod rollout;
 mod score;
 mod stops;
 mod tally;
+mod unknown;
 mod view;
 
 pub use drain::{DrainView, DrainWait};

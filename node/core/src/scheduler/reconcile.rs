@@ -15,6 +15,7 @@ use super::{
     per_node::Slots,
     picture::{Host, serves},
     rollout::Target,
+    unknown::is_unknown,
 };
 use crate::{
     auction::StopReason,
@@ -97,7 +98,7 @@ impl Scheduler {
         }
         let Some(target) = self.target(cluster, job) else {
             if self.may_stop_job(cluster, job, now) {
-                self.stop_surplus(job, &Slots::First(0), StopReason::JobStopped);
+                self.stop_surplus(cluster, job, &Slots::First(0), StopReason::JobStopped);
             }
             self.surges_end(job);
             return;
@@ -106,7 +107,7 @@ impl Scheduler {
         if let Slots::These(these) = &slots {
             self.work_of(job).per_node.clone_from(these);
         }
-        self.stop_surplus(job, &slots, StopReason::ScaledDown);
+        self.stop_surplus(cluster, job, &slots, StopReason::ScaledDown);
         let mut survey = self.survey(cluster, &target, &slots, now);
         self.follow_rollout(cluster, &target, &survey.ledger, now);
         let mut wanted = std::mem::take(&mut survey.missing);
@@ -132,14 +133,16 @@ impl Scheduler {
     }
 
     /// Stops every task of the job that it has not asked for.
-    fn stop_surplus(&mut self, job: JobId, wanted: &Slots, reason: StopReason) {
+    fn stop_surplus(&mut self, cluster: &Cluster, job: JobId, wanted: &Slots, reason: StopReason) {
         let surplus: Vec<(Seat, NodeId)> = self
             .picture
             .slots_of(job)
             .filter(|seat| !wanted.contains(seat.index))
             .flat_map(|seat| {
                 let holders = self.picture.holders(seat);
-                holders.map(move |(node, _)| (seat, node))
+                holders
+                    .filter(|(_, at)| !is_unknown(cluster, &at.slot.job, at.version))
+                    .map(move |(node, _)| (seat, node))
             })
             .collect();
         for (seat, node) in surplus {
@@ -215,7 +218,9 @@ impl Scheduler {
         node: NodeId,
         report: &SlotReport,
     ) -> Option<StopReason> {
-        if target.is_wrong(seat.index, report.version) {
+        if target.is_wrong(seat.index, report.version)
+            && !is_unknown(cluster, target.name(), report.version)
+        {
             return Some(StopReason::Replaced);
         }
         if self.gives_up(cluster, node) {

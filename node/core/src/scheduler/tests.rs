@@ -18,6 +18,7 @@ use potluck_specs::{
 
 mod change;
 mod forecast;
+mod recovery;
 
 /// One way of a message.
 const HOP: u64 = 5;

@@ -67,6 +67,19 @@ impl LogReader {
         Ok(LogReader::new(folder, end.saturating_sub(lines)))
     }
 
+    /// Starts at most a frame before the first line of this Unix time, by the
+    /// writer's clock: if that was set back, lines before it may be missed.
+    ///
+    /// # Errors
+    /// Any [`ReadLogError`].
+    pub fn since(folder: &Path, ms: u64) -> Result<LogReader, ReadLogError> {
+        let seq = seq_at(folder, ms).map_err(|source| ReadLogError::Io {
+            path: folder.into(),
+            source,
+        })?;
+        Ok(LogReader::new(folder, seq))
+    }
+
     /// The next line; `None` if there is none *yet*: call again later to
     /// follow. Never repeats a line nor skips one that is kept.
     ///
@@ -143,6 +156,20 @@ fn next_segment(folder: &Path, number: u64) -> io::Result<Option<SegmentReader>>
         }
     }
     Ok(None)
+}
+
+/// The first line of the last frame that began by then, else of the log.
+fn seq_at(folder: &Path, ms: u64) -> io::Result<u64> {
+    for number in segment::list(folder)?.into_iter().rev() {
+        let Some(mut reader) = SegmentReader::open(folder, number)? else {
+            continue;
+        };
+        let found = segment::last_header_where(&mut reader.file, |header| header.first_ms <= ms)?;
+        if let Some((_, header)) = found {
+            return Ok(header.first_seq);
+        }
+    }
+    Ok(0)
 }
 
 /// The number of the line after the last that can be read.

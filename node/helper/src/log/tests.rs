@@ -72,6 +72,31 @@ fn lines_of_both_streams_come_back() {
 }
 
 #[test]
+fn a_log_is_read_from_a_time_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut writer = LogWriter::open(folder.path(), SMALL).unwrap();
+    for index in 0..200 {
+        let line = format!("{index} {}\n", noise(1, index));
+        writer.write(Stream::Out, line.as_bytes(), 10 * index);
+    }
+    writer.finish(2_000);
+    for since in [0, 5, 10, 995, 1_000, 1_990, 9_999] {
+        let mut reader = LogReader::since(folder.path(), since).unwrap();
+        let lines = read_all(&mut reader);
+        let wanted: Vec<u64> = lines.iter().map(|line| line.ms).collect();
+        let wanted: Vec<u64> = wanted.into_iter().filter(|ms| *ms >= since).collect();
+        let expected: Vec<u64> = (0..200).map(|index| 10 * index).collect();
+        let expected: Vec<u64> = expected.into_iter().filter(|ms| *ms >= since).collect();
+        assert_eq!(wanted, expected, "since {since}");
+        // A frame holds some 25 of these lines.
+        let before = lines.len() - wanted.len();
+        assert!(before <= 30, "{before} lines too many, since {since}");
+    }
+    let mut nothing = LogReader::since(&folder.path().join("none"), 7).unwrap();
+    assert!(read_all(&mut nothing).is_empty());
+}
+
+#[test]
 fn any_zstd_program_reads_a_segment() {
     let folder = tempfile::tempdir().unwrap();
     let mut writer = LogWriter::open(folder.path(), SMALL).unwrap();

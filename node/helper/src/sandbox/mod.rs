@@ -131,8 +131,16 @@ const TTY_GROUP: u32 = 5;
 #[derive(Debug)]
 pub(crate) struct Confinement {
     pub(crate) capabilities: Capabilities,
-    pub(crate) landlock: Landlock,
+    pub(crate) landlock: Option<Landlock>,
     pub(crate) filter: seccomp::Filter,
+}
+
+impl Confinement {
+    /// The same with or without the kernel's path rules.
+    pub(crate) fn with_landlock(mut self, with: bool) -> Confinement {
+        self.landlock.take_if(|_| !with);
+        self
+    }
 }
 
 /// A sandbox that can't be prepared.
@@ -174,9 +182,9 @@ pub(crate) fn confinement(
             true => Capabilities::NONE,
             false => Capabilities::usual(),
         },
-        landlock: Landlock {
+        landlock: Some(Landlock {
             writable: writable.transpose()?,
-        },
+        }),
         filter: seccomp::Filter::new(profile, flags & libc::CLONE_NEWPID != 0)?,
     }))
 }
@@ -311,6 +319,9 @@ impl Builder<'_> {
         self.step("/var/tmp", Action::Link { to })?;
         let to = c"../run".into();
         self.step("/var/run", Action::Link { to })?;
+        // For the tools of sessions, which only those see.
+        let tools = crate::session::TOOLS_AT;
+        self.step(tools, Action::Folder { mode: 0o755 })?;
         let owner = match self.description.user {
             Some(user) => format!(",uid={},gid={}", user.uid, user.gid),
             None => String::new(),

@@ -167,9 +167,8 @@ impl RootPlan {
             }
         };
         let root = self.begin().map_err(at(0))?;
-        let empty = sys::new_fs(c"tmpfs", &[], RDONLY | NOSUID | NODEV | NOEXEC).map_err(at(0))?;
         for (index, step) in self.steps.iter().enumerate() {
-            match (step.execute(&root, &empty), step.part) {
+            match (step.execute(&root), step.part) {
                 (Ok(()), _) => {}
                 (Err(Errno::ENOENT), _) if step.absent_is_fine => {}
                 (Err(errno), Some(part)) if host_refuses(errno) => miss(part, errno),
@@ -201,7 +200,7 @@ pub(crate) fn host_refuses(errno: Errno) -> bool {
 }
 
 impl Step {
-    fn execute(&self, root: &OwnedFd, empty: &OwnedFd) -> Result<(), Errno> {
+    fn execute(&self, root: &OwnedFd) -> Result<(), Errno> {
         match &self.action {
             Action::Folder { mode } => self.at.make_folder(root, *mode).map(drop),
             Action::Link { to } => {
@@ -236,7 +235,7 @@ impl Step {
                 sys::restrict_mount(&mount, RDONLY | NOSUID | NODEV | NOEXEC, true)?;
                 sys::attach(&mount, &there)
             }
-            Action::Hide => self.hide(root, empty),
+            Action::Hide => self.hide(root),
             Action::Seal { attrs } => {
                 let there = self.at.open(root)?;
                 sys::restrict_mount(&there, *attrs, false)
@@ -260,11 +259,13 @@ impl Step {
         sys::attach(&mount, &target)
     }
 
-    fn hide(&self, root: &OwnedFd, empty: &OwnedFd) -> Result<(), Errno> {
+    /// A folder by an empty one of its own: before Linux 6.15 a mount that is
+    /// nowhere yet can't be cloned.
+    fn hide(&self, root: &OwnedFd) -> Result<(), Errno> {
         let there = self.at.open(root)?;
         let folder = kind_of(&there)? == libc::S_IFDIR;
         let cover = match folder {
-            true => sys::clone_tree(empty)?,
+            true => sys::new_fs(c"tmpfs", &[], RDONLY | NOSUID | NODEV | NOEXEC)?,
             false => sys::clone_tree(&sys::open_in_root(root, c"dev/null", libc::O_PATH)?)?,
         };
         sys::attach(&cover, &there)

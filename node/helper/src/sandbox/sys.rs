@@ -25,13 +25,13 @@ const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
 const RESOLVE_NO_SYMLINKS: u64 = 0x04;
 const RESOLVE_IN_ROOT: u64 = 0x10;
 
-pub(super) const RDONLY: u64 = 1;
-pub(super) const NOSUID: u64 = 2;
-pub(super) const NODEV: u64 = 4;
+pub(crate) const RDONLY: u64 = 1;
+pub(crate) const NOSUID: u64 = 2;
+pub(crate) const NODEV: u64 = 4;
 pub(super) const NOEXEC: u64 = 8;
 
 /// An option of a file system; without a value it is a flag.
-pub(super) type FsOption = (CString, Option<CString>);
+pub(crate) type FsOption = (CString, Option<CString>);
 
 fn result(value: c_long) -> Result<c_long, Errno> {
     Errno::result(value)
@@ -56,12 +56,18 @@ pub(super) fn open_in_root(root: &OwnedFd, path: &CStr, flags: c_int) -> Result<
 
 /// Opens a path of the host without passing through doors of `/proc`, and
 /// through links only if asked to.
-pub(super) fn open_on_host(path: &CStr, links: bool) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_on_host(path: &CStr, links: bool) -> Result<OwnedFd, Errno> {
     let resolve = match links {
         true => RESOLVE_NO_MAGICLINKS,
         false => RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS,
     };
     open_by(libc::AT_FDCWD, path, libc::O_PATH, resolve)
+}
+
+/// Opens a file without passing through any link.
+pub(crate) fn open_plain_file(path: &CStr, flags: c_int) -> Result<OwnedFd, Errno> {
+    let resolve = RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS;
+    open_by(libc::AT_FDCWD, path, flags, resolve)
 }
 
 fn open_by(dir: RawFd, path: &CStr, flags: c_int, resolve: u64) -> Result<OwnedFd, Errno> {
@@ -98,7 +104,7 @@ pub(super) fn clone_tree(from: &OwnedFd) -> Result<OwnedFd, Errno> {
 }
 
 /// Attaches a mount onto what `to` is.
-pub(super) fn attach(mount: &OwnedFd, to: &OwnedFd) -> Result<(), Errno> {
+pub(crate) fn attach(mount: &OwnedFd, to: &OwnedFd) -> Result<(), Errno> {
     let empty = c"".as_ptr();
     // SAFETY: two empty paths that end with zero.
     let done = unsafe {
@@ -115,7 +121,7 @@ pub(super) fn attach(mount: &OwnedFd, to: &OwnedFd) -> Result<(), Errno> {
 }
 
 /// Adds attributes to a mount, and to all below it.
-pub(super) fn restrict_mount(mount: &OwnedFd, attrs: u64, deep: bool) -> Result<(), Errno> {
+pub(crate) fn restrict_mount(mount: &OwnedFd, attrs: u64, deep: bool) -> Result<(), Errno> {
     /// The kernel's `struct mount_attr`.
     #[repr(C)]
     struct Attrs {
@@ -149,7 +155,7 @@ pub(super) fn restrict_mount(mount: &OwnedFd, attrs: u64, deep: bool) -> Result<
 }
 
 /// A new file system, attached nowhere yet.
-pub(super) fn new_fs(kind: &CStr, options: &[FsOption], attrs: u64) -> Result<OwnedFd, Errno> {
+pub(crate) fn new_fs(kind: &CStr, options: &[FsOption], attrs: u64) -> Result<OwnedFd, Errno> {
     // SAFETY: a name that ends with zero.
     let fs = descriptor(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), FSOPEN_CLOEXEC) })?;
     for (name, value) in options {
@@ -189,14 +195,14 @@ pub(super) fn make_folder(parent: &OwnedFd, name: &CStr, mode: u32) -> Result<()
 }
 
 /// A new file, open for writing.
-pub(super) fn make_file(parent: &OwnedFd, name: &CStr, mode: u32) -> Result<OwnedFd, Errno> {
+pub(crate) fn make_file(parent: &OwnedFd, name: &CStr, mode: u32) -> Result<OwnedFd, Errno> {
     let flags = libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_WRONLY | libc::O_CLOEXEC;
     // SAFETY: a name that ends with zero.
     let fd = unsafe { libc::openat(parent.as_raw_fd(), name.as_ptr(), flags, mode) };
     descriptor(fd.into())
 }
 
-pub(super) fn make_link(parent: &OwnedFd, name: &CStr, to: &CStr) -> Result<(), Errno> {
+pub(crate) fn make_link(parent: &OwnedFd, name: &CStr, to: &CStr) -> Result<(), Errno> {
     // SAFETY: two strings that end with zero.
     let made = unsafe { libc::symlinkat(to.as_ptr(), parent.as_raw_fd(), name.as_ptr()) };
     Errno::result(made).map(drop)

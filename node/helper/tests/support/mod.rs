@@ -28,8 +28,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Far above what anything here takes, on a machine that is busy.
+/// Far above what anything here takes, on a machine that is busy; more where
+/// the machine is emulated.
 const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT_EMULATED: Duration = Duration::from_secs(120);
+
+fn limit() -> Duration {
+    match std::env::var_os("POTLUCK_MICROVM") {
+        Some(_) => LIMIT_EMULATED,
+        None => LIMIT,
+    }
+}
 
 /// Polls a condition until it gives something.
 pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
@@ -38,7 +47,7 @@ pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) 
         if let Some(found) = condition() {
             return found;
         }
-        assert!(begin.elapsed() < LIMIT, "waited in vain for {what}");
+        assert!(begin.elapsed() < limit(), "waited in vain for {what}");
         poll(&mut [], 2_u8).unwrap();
     }
 }
@@ -46,7 +55,7 @@ pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) 
 /// Waits until a descriptor is readable.
 fn wait_readable(what: &str, fd: BorrowedFd<'_>) {
     let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
-    let limit = PollTimeout::try_from(LIMIT).unwrap();
+    let limit = PollTimeout::try_from(limit()).unwrap();
     assert!(
         poll(&mut fds, limit).unwrap() > 0,
         "waited in vain for {what}"
@@ -132,6 +141,7 @@ impl Task {
             setup: Vec::new(),
             teardown: Vec::new(),
             memory_watch: None,
+            group: potluck_helper::group::TaskGroup::default(),
         };
         Task {
             folder,
@@ -276,6 +286,11 @@ impl Agent {
         self.channel.as_ref().unwrap().send(message).unwrap();
     }
 
+    pub(crate) fn send_with(&self, message: &AgentMessage, descriptors: &[BorrowedFd<'_>]) {
+        let channel = self.channel.as_ref().unwrap();
+        channel.send_with(message, descriptors).unwrap();
+    }
+
     pub(crate) fn welcome(&self) {
         self.send(&AgentMessage::Welcome {
             agent_generation: self.generation,
@@ -287,7 +302,7 @@ impl Agent {
     pub(crate) fn try_next(&mut self) -> Option<HelperMessage> {
         let begin = Instant::now();
         loop {
-            assert!(begin.elapsed() < LIMIT, "nothing but pings");
+            assert!(begin.elapsed() < limit(), "nothing but pings");
             let channel = self.channel.as_ref().unwrap();
             wait_readable("a message", channel.as_fd());
             match channel.receive::<HelperMessage>() {
@@ -303,6 +318,20 @@ impl Agent {
                 Err(ReceiveError::WouldBlock) => {}
                 Err(error) => panic!("{error:?}"),
             }
+        }
+    }
+
+    /// Waits for a message, which must be a ping, and answers it.
+    pub(crate) fn answer_ping(&mut self) {
+        let channel = self.channel.as_ref().unwrap();
+        wait_readable("a ping", channel.as_fd());
+        match channel.receive::<HelperMessage>() {
+            Ok(HelperMessage::Ping { sent_at }) => {
+                self.pings += 1;
+                let lease_ms = self.lease_ms;
+                self.send(&AgentMessage::Pong { sent_at, lease_ms });
+            }
+            other => panic!("not a ping: {other:?}"),
         }
     }
 

@@ -39,7 +39,7 @@ use crate::control::{
 };
 
 /// Entries by index.
-const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
+pub(super) const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 
 /// Most bytes of entries in one append, encoded. One request to a node is at
 /// most 1 MiB, and a single entry may already have [`COMMAND_BYTES_MAX`].
@@ -200,6 +200,11 @@ impl LogStore {
         }
     }
 
+    /// The last entry's place.
+    pub(in crate::control) fn last(&self) -> Option<Position> {
+        self.shared.memory().last
+    }
+
     async fn write_and_wait(&self, write: impl FnOnce(Done) -> Write) -> io::Result<()> {
         let (done, result) = oneshot::channel();
         self.writes.send(write(done)).await.map_err(|_| closed())?;
@@ -232,7 +237,7 @@ fn load(path: &Path, database: &Database) -> Result<Memory, StoreError> {
     Ok(memory)
 }
 
-fn decode_meta<T: DeserializeOwned>(
+pub(super) fn decode_meta<T: DeserializeOwned>(
     path: &Path,
     bytes: Option<Vec<u8>>,
 ) -> Result<Option<T>, StoreError> {
@@ -246,7 +251,7 @@ fn decode_meta<T: DeserializeOwned>(
         .transpose()
 }
 
-fn decode_entry(path: &Path, bytes: &[u8]) -> Result<EntryRecord, StoreError> {
+pub(super) fn decode_entry(path: &Path, bytes: &[u8]) -> Result<EntryRecord, StoreError> {
     codec::decode("log entry", bytes, ENTRY_BYTES_MAX).map_err(|error| StoreError::Damaged {
         path: path.into(),
         why: error.to_string(),

@@ -35,7 +35,7 @@ use crate::control::{
 
 /// The newest snapshot: under 0 the encoded [`SnapshotRecord`], from 1 on the
 /// encoded state in parts.
-const SNAPSHOT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("snapshot");
+pub(super) const SNAPSHOT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("snapshot");
 
 /// Size of a part in the file: redb rewrites and caches whole values.
 const PART_BYTES: usize = 1 << 20;
@@ -45,7 +45,7 @@ const PART_BYTES: usize = 1 << 20;
 pub(in crate::control) const SNAPSHOT_BYTES_MAX: usize = 512 << 20;
 
 /// The description of a snapshot: a membership of hundreds with addresses.
-const RECORD_BYTES_MAX: usize = 1 << 20;
+pub(super) const RECORD_BYTES_MAX: usize = 1 << 20;
 
 /// The file with the newest snapshot. Clones share it.
 #[derive(Clone)]
@@ -120,7 +120,7 @@ fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::BrokenPipe, "the snapshot file is closed")
 }
 
-fn read_record(database: &Database) -> Result<Option<Vec<u8>>, redb::Error> {
+pub(super) fn read_record(database: &Database) -> Result<Option<Vec<u8>>, redb::Error> {
     let table = database.begin_read()?.open_table(SNAPSHOT)?;
     Ok(table.get(0)?.map(|bytes| bytes.value().to_vec()))
 }
@@ -166,9 +166,34 @@ pub(in crate::control) struct At<S> {
     pub(in crate::control) membership: StoredVoters,
 }
 
+/// Commands as they are applied, for somebody who follows them one by one.
+#[derive(Default)]
+struct Tap {
+    bytes_left: usize,
+    /// Index and encoded command. `None`: more came than it holds.
+    applied: Option<Vec<(u64, Vec<u8>)>>,
+}
+
+impl Tap {
+    fn take(&mut self, index: u64, command: &[u8]) {
+        let Some(applied) = &mut self.applied else {
+            return;
+        };
+        match self.bytes_left.checked_sub(command.len()) {
+            Some(left) => {
+                self.bytes_left = left;
+                applied.push((index, command.to_vec()));
+            }
+            None => self.applied = None,
+        }
+    }
+}
+
 /// The state machine. Clones share it.
 pub(in crate::control) struct StateStore<S> {
     now: Arc<RwLock<At<S>>>,
+    /// Taken behind `now`, so that what it holds and the state fit together.
+    tap: Arc<Mutex<Option<Tap>>>,
     applied: watch::Sender<u64>,
     file: SnapshotFile,
 }
@@ -177,6 +202,7 @@ impl<S> Clone for StateStore<S> {
     fn clone(&self) -> Self {
         Self {
             now: self.now.clone(),
+            tap: self.tap.clone(),
             applied: self.applied.clone(),
             file: self.file.clone(),
         }
@@ -191,9 +217,57 @@ impl<S: Replicated> StateStore<S> {
                 applied: None,
                 membership: StoredVoters::default(),
             })),
+            tap: Arc::default(),
             applied: watch::channel(0).0,
             file,
         }
+    }
+
+    fn tap(&self) -> std::sync::MutexGuard<'_, Option<Tap>> {
+        self.tap.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins to keep what is applied, at most so many bytes between two calls
+    /// of [`Self::read_tapped`], and looks at the state before it.
+    pub(in crate::control) fn open_tap<R>(
+        &self,
+        bytes_max: usize,
+        look: impl FnOnce(&S) -> R,
+    ) -> R {
+        let now = self.read();
+        *self.tap() = Some(Tap {
+            bytes_left: bytes_max,
+            applied: Some(Vec::new()),
+        });
+        look(&now.state)
+    }
+
+    /// Keeps nothing any more.
+    pub(in crate::control) fn close_tap(&self) {
+        *self.tap() = None;
+    }
+
+    /// Looks at the state, with what was applied since the last look; `None`
+    /// if that was more than is kept, or nothing is.
+    pub(in crate::control) fn read_tapped<R>(
+        &self,
+        bytes_max: usize,
+        look: impl FnOnce(&S, Option<Vec<(u64, S::Command)>>) -> R,
+    ) -> R {
+        let now = self.read();
+        let applied = self.tap().as_mut().and_then(|tap| {
+            tap.bytes_left = bytes_max;
+            // Once something was missed, all that follows is of no use.
+            tap.applied.as_mut().map(std::mem::take)
+        });
+        let decoded = applied.and_then(|applied| {
+            let decode = |(index, bytes): (u64, Vec<u8>)| {
+                let command = codec::decode("command", &bytes, COMMAND_BYTES_MAX);
+                Some((index, command.ok()?))
+            };
+            applied.into_iter().map(decode).collect()
+        });
+        look(&now.state, decoded)
     }
 
     /// Looks at the state; nothing is applied meanwhile.
@@ -228,6 +302,9 @@ impl<S: Replicated> StateStore<S> {
             _ => None,
         };
         let mut now = self.write();
+        if let (EntryPayload::Normal(bytes), Some(tap)) = (&payload, self.tap().as_mut()) {
+            tap.take(at.index, &bytes.0);
+        }
         now.applied = Some(at);
         if let EntryPayload::Membership(voters) = payload {
             now.membership = StoredVoters::new(Some(at), voters);
@@ -278,11 +355,17 @@ impl<S: Replicated> RaftStateMachine<Types> for StateStore<S> {
         let state =
             codec::decode("snapshot", &snapshot, SNAPSHOT_BYTES_MAX).map_err(io::Error::other)?;
         persist(&self.file, SnapshotRecord::from(meta), snapshot).await?;
-        *self.write() = At {
+        let mut now = self.write();
+        if let Some(tap) = self.tap().as_mut() {
+            // What the snapshot jumps over is not known.
+            tap.applied = None;
+        }
+        *now = At {
             state,
             applied: meta.last_log_id,
             membership: meta.last_membership.clone(),
         };
+        drop(now);
         self.applied
             .send_replace(meta.last_log_id.map_or(0, |at| at.index));
         Ok(())

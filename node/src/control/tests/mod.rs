@@ -4,4 +4,5 @@ mod elections;
 mod hub;
 mod membership;
 mod messages;
+mod recovery;
 mod store;

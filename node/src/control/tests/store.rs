@@ -26,7 +26,7 @@ struct Builder;
 impl StoreBuilder<Types, LogStore, StateStore<Board>, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, StateStore<Board>), StorageError<Types>> {
         let folder = TempDir::new().unwrap();
-        let store = Store::open(folder.path()).unwrap();
+        let store = Store::open(folder.path(), Epoch(1)).unwrap();
         Ok((folder, store.log, StateStore::new(store.snapshots)))
     }
 }
@@ -61,7 +61,7 @@ async fn indexes(log: &mut LogStore, from: u64, to: u64) -> Vec<u64> {
 #[tokio::test]
 async fn an_append_stops_at_its_limit() {
     let folder = TempDir::new().unwrap();
-    let mut log = Store::open(folder.path()).unwrap().log;
+    let mut log = Store::open(folder.path(), Epoch(1)).unwrap().log;
     let entries = (1..=5).map(|index| entry(index, 200 << 10)).collect();
     append(&mut log, entries).await.unwrap();
     append(&mut log, vec![entry(6, COMMAND_BYTES_MAX), entry(7, 1)])
@@ -112,7 +112,7 @@ async fn an_append_stops_at_its_limit() {
 #[tokio::test]
 async fn reads_cross_from_disk_to_memory() {
     let folder = TempDir::new().unwrap();
-    let mut log = Store::open(folder.path()).unwrap().log;
+    let mut log = Store::open(folder.path(), Epoch(1)).unwrap().log;
     for index in 1..=60 {
         append(&mut log, vec![entry(index, 150 << 10)])
             .await
@@ -148,7 +148,7 @@ async fn reads_cross_from_disk_to_memory() {
     );
     drop((log, reader));
 
-    let store = Store::open(folder.path()).unwrap();
+    let store = Store::open(folder.path(), Epoch(1)).unwrap();
     let mut log = store.log;
     let state = log.get_log_state().await.unwrap();
     assert_eq!(

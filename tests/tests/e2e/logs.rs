@@ -1,0 +1,252 @@
+//! Logs: followed from another node over whatever happens to the task and its
+//! node, selected, and merged.
+
+use potluck_testnet::{client::Client, demo::get, wait::until};
+use potluck_tests::{
+    fleet::{Fleet, WAIT, failure},
+    status::{Task, await_healthy},
+};
+use std::{
+    fs::Permissions,
+    io::{BufRead, BufReader},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::Child,
+    sync::mpsc::{Receiver, channel},
+    time::{Duration, UNIX_EPOCH},
+};
+
+/// Requests at each step; each writes a numbered line into the task's log.
+const REQUESTS: u64 = 50;
+
+fn ask(task: &Task) {
+    for _ in 0..REQUESTS {
+        get(task.address, "/").unwrap_or_else(|error| panic!("{task:?}: {error}"));
+    }
+}
+
+#[test]
+fn a_followed_log_goes_on_over_the_death_of_the_agent() {
+    let fleet = Fleet::up(3, 3);
+    fleet.run("r1h1", &fleet.hello("steady", 3));
+    fleet.voters(3, &[]);
+    let leader = fleet.leader().unwrap();
+    let tasks = await_healthy(&fleet.client(&leader), "steady", &[]);
+    let task = tasks.iter().find(|task| task.node != leader).unwrap();
+    let mut follower = Follower::start(&fleet, &leader, &task.slot);
+    ask(task);
+    follower.await_lines(REQUESTS);
+    fleet.kill_agent(&task.node).unwrap();
+    ask(task);
+    fleet.start(&task.node).unwrap();
+    ask(task);
+    follower.await_lines(3 * REQUESTS);
+}
+
+/// Lines that a task of [`NUMBERS`] writes as fast as it can: more than one
+/// segment of a log takes.
+const BURST: u64 = 450_000;
+
+/// Writes numbered lines: many at once, then some each second until it is told
+/// to end, and one last.
+const NUMBERS: &str = r#"#!/bin/sh
+trap 'echo $((i + 1)) last; exit 0' TERM
+awk 'BEGIN { srand(7); while (n < 450000) {
+    printf "%d %09d%09d%09d%09d%09d%09d%09d%09d%09d\n", ++n, rand() * 1e9, rand() * 1e9,
+        rand() * 1e9, rand() * 1e9, rand() * 1e9, rand() * 1e9, rand() * 1e9,
+        rand() * 1e9, rand() * 1e9 } }'
+i=450000
+while :; do
+    i=$((i + 1))
+    echo "$i slow"
+    sleep 0.02
+done
+"#;
+
+fn numbers(fleet: &Fleet) -> String {
+    let spec = fleet.spec(
+        "numbers",
+        "job(name = \"numbers\", package = \"numbers.sh\", command = \"numbers.sh\",\n\
+         cpu = 0.05, memory = \"64MiB\")\n",
+    );
+    let script = Path::new(&spec).with_file_name("numbers.sh");
+    std::fs::write(&script, NUMBERS).unwrap();
+    std::fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+    spec
+}
+
+/// Where the one task of a job runs.
+fn node_of(client: &Client, job: &str) -> String {
+    let jobs = client.json(&["status", job]).unwrap();
+    let node = jobs[0]["tasks"][0]["node"].as_str();
+    node.unwrap_or_else(|| panic!("{jobs}")).to_owned()
+}
+
+#[test]
+fn no_line_is_lost_or_told_twice() {
+    let fleet = Fleet::up(3, 3);
+    fleet.run("r1h1", &numbers(&fleet));
+    fleet.voters(3, &[]);
+    let leader = fleet.leader().unwrap();
+    let client = fleet.client(&leader);
+    let node = node_of(&client, "numbers");
+    let asker = fleet.other(&[&node]);
+    let mut follower = Follower::start(&fleet, &asker, "numbers[0]");
+    // In the burst, over the rotation of the log, the agent dies.
+    follower.await_lines(1_000);
+    fleet.kill_agent(&node).unwrap();
+    fleet.start(&node).unwrap();
+    follower.await_lines(BURST + 50);
+    let segments = fleet.segments(&node);
+    assert!(segments > 1, "the log was not rotated: {segments}");
+
+    // Then the task moves.
+    fleet.await_up(&node);
+    client.json(&["drain", &node]).unwrap();
+    let told = follower.await_restart();
+    let last = client.text(&["logs", "--previous", "--tail", "1", "numbers[0]"]);
+    assert_eq!(last.unwrap(), format!("{told} last\n"));
+    assert_ne!(node_of(&client, "numbers"), node);
+    follower.await_lines(1_000);
+}
+
+#[test]
+fn logs_are_merged_and_selected() {
+    let fleet = Fleet::up(3, 3);
+    fleet.run("r1h1", &fleet.hello("web", 3));
+    let client = fleet.client("r2h1");
+    let tasks = await_healthy(&client, "web", &[]);
+    for round in 0..20 {
+        let task = &tasks[round % 3];
+        get(task.address, &format!("/?round-{round}")).unwrap();
+    }
+    let rounds = |args: &[&str]| -> Vec<serde_json::Value> {
+        let args = [&["logs", "-o", "json", "--grep", "round-[0-9]+"], args].concat();
+        let text = client.text(&args).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        lines.collect()
+    };
+    let all = until("all lines", WAIT, || match rounds(&["web"]) {
+        all if all.len() == 20 => Ok(all),
+        all => Err(format!("{} lines", all.len())),
+    });
+    let all = all.unwrap();
+    let times: Vec<u64> = all.iter().filter_map(|line| line["at"].as_u64()).collect();
+    assert!(times.is_sorted() && times.len() == 20, "{times:?}");
+    for task in &tasks {
+        let of_it = all.iter().filter(|line| line["task"] == task.slot.as_str());
+        assert!(of_it.count() >= 6, "{all:?}");
+    }
+    assert_eq!(rounds(&["--tail", "2", "web"]).len(), 6);
+    let one = [tasks[0].slot.as_str()];
+    assert_eq!(rounds(&one).len(), 7);
+
+    let middle = times[10];
+    let (since, until) = (rfc3339(middle), rfc3339(middle - 1));
+    let later = times.iter().filter(|at| **at >= middle).count();
+    assert_eq!(rounds(&["--since", &since, "web"]).len(), later);
+    assert_eq!(rounds(&["--until", &until, "web"]).len(), 20 - later);
+    assert!(rounds(&["--since", "0s", "web"]).is_empty());
+
+    // Each line says whose it is, if there can be several.
+    let named = client.text(&["logs", "--tail", "1", "web"]).unwrap();
+    assert!(named.lines().all(|line| line.contains("] | ")), "{named}");
+    for (args, code, words) in [
+        (&["logs", "--grep", "(", "web"][..], 2, "--grep"),
+        (&["logs", "nothing"], 3, "nothing"),
+        (&["logs", "web[7]"], 3, "web[7]"),
+        (
+            &["logs", "--previous", "web[0]"],
+            3,
+            "before its present one",
+        ),
+        (&["logs", "--since", "soon", "web"], 2, "how long ago"),
+    ] {
+        let failed = failure(&client, args);
+        assert_eq!(failed.code, Some(code), "{failed}");
+        assert!(failed.to_string().contains(words), "{failed}");
+    }
+
+    // What a stopped task said can still be read.
+    client.json(&["stop", "web"]).unwrap();
+    assert_eq!(rounds(&one).len(), 7);
+}
+
+fn rfc3339(ms: u64) -> String {
+    let at = UNIX_EPOCH + Duration::from_millis(ms);
+    humantime::format_rfc3339_millis(at).to_string()
+}
+
+/// `potluck logs -f`, ended with the test.
+struct Follower {
+    child: Child,
+    lines: Receiver<String>,
+    /// The last number.
+    last: u64,
+}
+
+impl Follower {
+    fn start(fleet: &Fleet, asker: &str, slot: &str) -> Follower {
+        let mut child = fleet.client(asker).start(&["logs", "-f", slot]).unwrap();
+        let output = child.stdout.take().unwrap();
+        let (sender, lines) = channel();
+        // Ends with its pipe, which ends with the child.
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Follower {
+            child,
+            lines,
+            last: 0,
+        }
+    }
+
+    /// Waits for more than `count` lines, numbered from 1 on without a gap.
+    fn await_lines(&mut self, count: u64) {
+        let come = until("lines of a followed log", WAIT, || {
+            for line in self.lines.try_iter() {
+                let number = number(&line);
+                assert_eq!(number, self.last + 1, "{line:?}");
+                self.last = number;
+            }
+            match self.last > count {
+                true => Ok(()),
+                false => Err(format!("{} lines", self.last)),
+            }
+        });
+        come.unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// Waits until the numbers begin again, and says which was the last before.
+    fn await_restart(&mut self) -> u64 {
+        let come = until("the task's first line elsewhere", WAIT, || {
+            for line in self.lines.try_iter() {
+                let number = number(&line);
+                let last = std::mem::replace(&mut self.last, number);
+                if number == 1 {
+                    return Ok(last);
+                }
+                assert_eq!(number, last + 1, "{line:?}");
+            }
+            Err(format!("still at {}", self.last))
+        });
+        come.unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+fn number(line: &str) -> u64 {
+    let number = line.split(' ').next().and_then(|word| word.parse().ok());
+    number.unwrap_or_else(|| panic!("no number in {line:?}"))
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
