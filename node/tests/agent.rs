@@ -11,7 +11,7 @@ use potluck_core::{
 };
 use potluck_node::agent::{self, Agent, AgentConfig, AgentError, LogQuery, PackageProvider};
 use potluck_specs::{
-    Epoch, FleetId, Generation, Job, JobName, NodeId, PackageId, Reign, SlotId,
+    Epoch, FleetId, Generation, Job, JobName, NodeId, NodeName, PackageId, Reign, SlotId, Topology,
     job::{
         HealthCheck, Hook, Mount, MountSource, PortSpec, RenderedFile, Resources, ServiceSpec,
         SignedJob, StopPolicy, TaskTemplate,
@@ -289,6 +289,8 @@ async fn launch(
 ) -> Result<Agent, AgentError> {
     let config = AgentConfig {
         node: node_id(seed),
+        name: NodeName(format!("n{seed}")),
+        topology: Topology::in_rack("home", "r7"),
         data_dir: data.into(),
         address: address(seed),
         total: Resources::new(4_000, 4 << 30),
@@ -794,6 +796,68 @@ exec sleep 1000
     until_line(&node, &job, "tmpfs").await;
     until_line(&node, &job, "/package").await;
     until_line(&node, &job, "/task").await;
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_are_filled_in_when_a_task_starts() {
+    let script = r#"#!/bin/sh
+echo "told $* and $WHERE, $(cat conf)"
+[ "$DIR" = "$POTLUCK_TASK_DIR" ] && [ "$PORT" = "$PORT_HTTP" ] && echo "as potluck says"
+exec sleep 1000
+"#;
+    let node = Node::start(script).await;
+    let mut job = job(4);
+    let texts = ["${slot.id}", "${job.version}", "$${slot.index}", "${HOME}"];
+    job.task.args = texts.map(Into::into).into();
+    for (name, text) in [
+        ("WHERE", "${node.cluster}/${node.rack}"),
+        ("DIR", "${task.dir}"),
+        ("PORT", "${port.http}"),
+    ] {
+        job.task.env.insert(name.into(), text.into());
+    }
+    let isolated = !node
+        .agent
+        .isolation_missing()
+        .iter()
+        .any(|line| line.contains("namespace"));
+    let mut conf = "no file";
+    if isolated {
+        conf = "slot 0 in /task";
+        job.task.files = vec![RenderedFile {
+            path: "conf".into(),
+            content: "slot ${slot.index} in ${task.dir}".into(),
+            mode: 0o644,
+        }];
+    } else {
+        job.task.setup = vec![Hook {
+            command: "/bin/sh".into(),
+            args: vec!["-c".into(), "echo no file > ${task.dir}/conf".into()],
+            timeout_ms: 30_000,
+        }];
+    }
+    node.award(&job, &[(0, 1)]).await;
+    node.until_running(&job, 0).await;
+    let line = format!("told web[0] 4 ${{slot.index}} ${{HOME}} and home/r7, {conf}");
+    until_line(&node, &job, &line).await;
+    until_line(&node, &job, "as potluck says").await;
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_stands_for_nothing_is_said_at_its_start() {
+    let node = Node::start(SERVER).await;
+    let mut job = job(1);
+    job.task.args = vec!["${port.admin}".into()];
+    node.award(&job, &[(0, 1)]).await;
+    let failed = |report: &SlotReport| report.last_end.is_some();
+    let report = node.until(&job, 0, failed).await;
+    let why = report.last_end.unwrap_or_default();
+    assert!(
+        why.contains("task.args[0]: ${port.admin} stands for nothing"),
+        "{why}"
+    );
     node.end().await;
 }
 

@@ -13,11 +13,6 @@ pub(crate) use value::{cores, duration, size};
 use crate::{Job, path::FieldPath};
 use serde::{Deserialize, Serialize};
 
-/// Does the scheduler leave a task alone whose job's new version does not
-/// need a restart? Until it does, each change is told as a rolling restart:
-/// that is what will happen. Set to true in the commit that executes it.
-pub const KEEPS_TASKS: bool = false;
-
 /// What a change does to the tasks that run. The later, the more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -65,11 +60,12 @@ pub enum JobChange {
 
 /// The fields that change, in the order of the job's parts.
 pub fn diff(old: &Job, new: &Job) -> Vec<FieldChange> {
-    let mut changes = needed(old, new);
-    if !KEEPS_TASKS {
-        for change in &mut changes {
-            change.effect = change.effect.max(Effect::RollingRestart);
-        }
+    let mut changes = Vec::new();
+    if same_wish(old, new) {
+        return changes;
+    }
+    for part in PARTS {
+        changes.extend(part.changes(old, new));
     }
     changes
 }
@@ -95,33 +91,18 @@ pub fn of_effects(changes: &[FieldChange]) -> JobChange {
     }
 }
 
-/// Must a task of `old` be started again to be one of `new`? For whoever
-/// decides that: whatever [`KEEPS_TASKS`] says.
+/// Must a task of `old` be started again to be one of `new`? Whoever decides
+/// that asks here, so that what [`diff`] tells is what happens.
 pub fn needs_restart(old: &Job, new: &Job) -> bool {
-    let effects = needed(old, new).into_iter().map(|change| change.effect);
-    effects
-        .max()
-        .is_some_and(|most| most >= Effect::RollingRestart)
+    let restarts = |change: &FieldChange| change.effect >= Effect::RollingRestart;
+    let mut parts = PARTS.iter();
+    parts.any(|part| part.changes(old, new).iter().any(restarts))
 }
 
-/// What each change needs by its nature.
-fn needed(old: &Job, new: &Job) -> Vec<FieldChange> {
-    let mut changes = Vec::new();
-    if wishes_alike(old, new) {
-        return changes;
-    }
-    for (part, of) in PARTS {
-        value::compare(&FieldPath::of(part), of(old), of(new), &mut changes);
-    }
-    for change in &mut changes {
-        change.effect = effect_of(&change.path);
-    }
-    changes
-}
-
-/// Most jobs of a plan don't change, and this is far cheaper than trees. Taken
-/// apart in full, so that a new field can't be forgotten here.
-fn wishes_alike(old: &Job, new: &Job) -> bool {
+/// Do both wish the same, whatever their versions are? Most jobs of a plan
+/// don't change, and this is far cheaper than trees. Taken apart in full, so
+/// that a new field can't be forgotten here.
+pub fn same_wish(old: &Job, new: &Job) -> bool {
     let Job {
         fleet: _,
         cluster: _,
@@ -148,22 +129,58 @@ fn wishes_alike(old: &Job, new: &Job) -> bool {
         && *annotations == new.annotations
 }
 
-type Part = fn(&Job) -> serde_json::Value;
+/// A part of a job that is its wish.
+struct Part {
+    name: &'static str,
+    same: fn(&Job, &Job) -> bool,
+    tree: fn(&Job) -> serde_json::Value,
+}
 
-/// The parts of a job that are its wish, in the order in which they are told.
-const PARTS: &[(&str, Part)] = &[
-    ("kind", |job| value::of(&job.kind)),
-    ("package", |job| value::of(&job.package)),
-    ("packages", |job| value::of(&job.packages)),
-    ("task", |job| value::of(&job.task)),
-    ("placement", |job| value::of(&job.placement)),
-    ("change", |job| value::of(&job.change)),
-    ("priority", |job| value::of(&job.priority)),
-    ("owner", |job| value::of(&job.owner)),
-    ("annotations", |job| value::of(&job.annotations)),
+impl Part {
+    fn changes(&self, old: &Job, new: &Job) -> Vec<FieldChange> {
+        let mut changes = Vec::new();
+        // Far cheaper than trees, and most parts don't change.
+        if (self.same)(old, new) {
+            return changes;
+        }
+        let path = FieldPath::of(self.name);
+        value::compare(&path, (self.tree)(old), (self.tree)(new), &mut changes);
+        for change in &mut changes {
+            change.effect = effect_of(&change.path);
+        }
+        changes
+    }
+}
+
+macro_rules! part {
+    ($field:ident) => {
+        Part {
+            name: stringify!($field),
+            same: |old, new| old.$field == new.$field,
+            tree: |job| value::of(&job.$field),
+        }
+    };
+}
+
+/// In the order in which they are told.
+const PARTS: &[Part] = &[
+    part!(kind),
+    part!(package),
+    part!(packages),
+    part!(task),
+    part!(placement),
+    part!(change),
+    part!(priority),
+    part!(owner),
+    part!(annotations),
 ];
 
 /// What a change of a field does; the longest path that holds it counts.
+///
+/// A host keeps the job that it was given with a task for as long as the task
+/// runs. So only what the scheduler alone goes by can change in place; all of
+/// `task` is a restart. Of the placement, wishes guide whoever is placed or
+/// moved next, while bounds must hold of tasks that run, too.
 const EFFECTS: &[(&str, Effect)] = &[
     ("kind", Effect::Replace),
     ("kind.service.replicas", Effect::InPlace),
@@ -174,14 +191,10 @@ const EFFECTS: &[(&str, Effect)] = &[
     ("package", Effect::RollingRestart),
     ("packages", Effect::RollingRestart),
     ("task", Effect::RollingRestart),
-    ("task.adaptive", Effect::InPlace),
-    ("task.health", Effect::InPlace),
-    ("task.metrics", Effect::InPlace),
-    ("task.restart", Effect::InPlace),
-    ("task.services", Effect::InPlace),
-    ("task.stop", Effect::InPlace),
-    ("task.teardown", Effect::InPlace),
-    ("placement", Effect::InPlace),
+    ("placement", Effect::RollingRestart),
+    ("placement.preferences", Effect::InPlace),
+    ("placement.spread", Effect::InPlace),
+    ("placement.bandwidth_heavy", Effect::InPlace),
     ("change", Effect::InPlace),
     // Only an award that was given as an exclusive one has a lease.
     ("change.exclusive", Effect::RollingRestart),

@@ -10,8 +10,7 @@ use crate::{
     finding::Finding,
     job::{
         AdaptiveMode, Exclusive, HealthAction, HealthCheck, Isolation, Job, JobDraft, JobKind,
-        Maintenance, PackageSource, Probe, RestartOn, StageSize, TaskTemplate, interpolation,
-        wish::Wish,
+        Maintenance, PackageSource, Probe, RestartOn, StageSize, TaskTemplate, wish::Wish,
     },
     path::FieldPath,
 };
@@ -57,12 +56,6 @@ pub const UNSUPPORTED: &[Row] = &[
     .instead("unpack the image, and name the folder"),
     row("packages", "a second package", |w| !w.packages().is_empty())
         .instead("put both trees into one package"),
-    row("task", "interpolation", |w| {
-        w.texts()
-            .iter()
-            .any(|(_, text)| interpolation::changes(text))
-    })
-    .instead("a task is told as much in POTLUCK_* and PORT_*"),
     row("task.resources.disk_bytes", "asking for disk", |w| {
         w.task.resources.disk_bytes > 0
     }),
@@ -83,28 +76,12 @@ pub const UNSUPPORTED: &[Row] = &[
             .iter()
             .any(|service| !service.tags.is_empty())
     }),
-    row("task.health", "more than one health check", |w| {
-        w.task.health.len() > 1
-    }),
     row("task.health", "a health check by a command", |w| {
         any_check(w.task, |check| matches!(check.probe, Probe::Exec { .. }))
     }),
     row("task.health", "a health check by gRPC", |w| {
         any_check(w.task, |check| matches!(check.probe, Probe::Grpc { .. }))
     }),
-    row(
-        "task.health",
-        "other times and thresholds of a health check",
-        |w| {
-            any_check(w.task, |check| {
-                let usual = HealthCheck {
-                    action: check.action,
-                    ..HealthCheck::of(check.probe.clone())
-                };
-                *check != usual
-            })
-        },
-    ),
     row("task.health", "another action than withdraw", |w| {
         any_check(w.task, |check| check.action != HealthAction::Withdraw)
     }),
@@ -113,9 +90,6 @@ pub const UNSUPPORTED: &[Row] = &[
     }),
     row("task.restart.on", "not starting again", |w| {
         w.task.restart.on != RestartOn::Always
-    }),
-    row("task.restart.attempts", "moving after failures", |w| {
-        w.task.restart.attempts.is_some()
     }),
     row("task.isolation", "a task without isolation", |w| {
         w.task.isolation == Isolation::None

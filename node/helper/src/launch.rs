@@ -294,10 +294,18 @@ fn view(
     package: &Path,
     task_folder: &Path,
 ) -> Result<View, LaunchError> {
+    // The agent named the task's folder as the host sees it.
+    let outside = description.task_folder.to_string_lossy();
+    let here = task_folder.to_string_lossy();
+    let seen = |text: &String| text.replace(&*outside, &here);
+    let args = |args: &[String]| -> Vec<String> { args.iter().map(seen).collect() };
     let hooks = |hooks: &[Hook]| {
         let hooks = hooks.iter();
         hooks
-            .map(|hook| program(package, &hook.command, &hook.args, hook.timeout_ms.max(1)))
+            .map(|hook| {
+                let timeout_ms = hook.timeout_ms.max(1);
+                program(package, &hook.command, &args(&hook.args), timeout_ms)
+            })
             .collect::<Result<Vec<_>, _>>()
     };
     let env = environment(description, package, task_folder)
@@ -306,7 +314,7 @@ fn view(
         .collect::<Result<Vec<_>, _>>()?;
     Ok(View {
         setup: hooks(&description.setup)?,
-        task: program(package, &description.command, &description.args, 0)?,
+        task: program(package, &description.command, &args(&description.args), 0)?,
         teardown: hooks(&description.teardown)?,
         env: CStrings::new(env),
         folder: text("task's folder", &task_folder.to_string_lossy())?,
@@ -319,7 +327,13 @@ pub(crate) fn environment(
     package: &Path,
     task_folder: &Path,
 ) -> BTreeMap<String, String> {
-    let mut env = description.env.clone();
+    // The agent named the task's folder as the host sees it.
+    let outside = description.task_folder.to_string_lossy();
+    let here = task_folder.to_string_lossy();
+    let env = description.env.iter();
+    let mut env: BTreeMap<String, String> = env
+        .map(|(name, value)| (name.clone(), value.replace(&*outside, &here)))
+        .collect();
     for (name, value) in [
         (PACKAGE_VARIABLE, package),
         (TASK_FOLDER_VARIABLE, task_folder),

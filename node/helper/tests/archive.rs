@@ -127,3 +127,17 @@ fn names_of_any_length_and_folders_without_rights_survive() {
         fs::set_permissions(path, mode(0o700)).unwrap();
     }
 }
+
+#[test]
+fn a_file_goes_into_a_folder_or_gets_another_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let stream = made_up(&[("name", EntryType::Regular, "content")]);
+    let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+    receive(&stream[..], folder.path()).unwrap();
+    assert_eq!(read("name"), "content");
+    receive(&stream[..], &folder.path().join("other")).unwrap();
+    assert_eq!(read("other"), "content");
+    fs::remove_file(folder.path().join("name")).unwrap();
+    receive_named(&stream[..], folder.path(), "name").unwrap();
+    assert_eq!(read("name"), "content");
+}

@@ -401,7 +401,7 @@ impl Actor {
             }
             Effect::Kill(run) => self.kill(run),
             Effect::KillLost(run) => self.kill_lost(run),
-            Effect::WatchHealth { run, check, port } => self.watch_health(run, check, port),
+            Effect::WatchHealth { run, checks } => self.watch_health(run, checks),
             Effect::UnwatchHealth(run) => {
                 if let Some(check) = self.running.checks.remove(&run) {
                     check.abort();
@@ -764,8 +764,9 @@ impl Actor {
         }
     }
 
-    fn watch_health(&mut self, run: Run, check: HealthCheck, port: u16) {
-        let address = SocketAddr::new(self.address, port);
+    fn watch_health(&mut self, run: Run, checks: Vec<(HealthCheck, u16)>) {
+        let at = |(check, port)| (check, SocketAddr::new(self.address, port));
+        let checks = checks.into_iter().map(at).collect();
         let commands = self.commands.clone();
         let of = run.clone();
         let tell = move |healthy| {
@@ -778,7 +779,7 @@ impl Actor {
                     .is_ok()
             }
         };
-        let check = spawn("health check", health::watch(check, address, tell));
+        let check = spawn("health check", health::watch(checks, tell));
         if let Some(before) = self.running.checks.insert(run, check) {
             before.abort();
         }

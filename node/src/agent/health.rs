@@ -1,65 +1,124 @@
 //! Health checks: does a task answer on its port?
 //!
-//! One actor per watched run. It tells the agent only when its opinion
-//! changes, never waits for it for anything else, and ends when it is aborted
-//! or the agent is gone.
+//! One actor per watched run, with all its checks. It tells the agent only
+//! when its opinion changes, never waits for it for anything else, and ends
+//! when it is aborted or the agent is gone.
 
+use futures::future::join_all;
 use potluck_specs::job::{HealthCheck, Probe};
 use std::{io, net::SocketAddr, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::mpsc,
     time::{Instant, sleep, timeout},
 };
-
-/// Between checks of a task that is healthy, or was long ago.
-const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Between checks of a task that has just started: its clients wait for it.
 const INTERVAL_AT_START: Duration = Duration::from_millis(20);
 
-/// How long a task counts as just started.
-const START: Duration = Duration::from_secs(10);
-
-/// How long an answer may take.
-const TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Failures in a row after which a healthy task is unhealthy: one lost packet
-/// or pause of the garbage collector is no reason to move clients away.
-const FAILURES: u32 = 3;
-
 /// Longest first line of an HTTP answer that is read.
 const STATUS_BYTES_MAX: usize = 512;
 
-/// Checks for ever, and calls `tell` with each change of opinion. A task is
-/// unhealthy before its first answer. Ends when `tell` returns false.
+/// What is thought of a task by one of its checks.
+///
+/// ```text
+/// unhealthy --healthy_after good answers in a row--> healthy
+/// healthy --unhealthy_after bad answers in a row--> unhealthy
+/// ```
+#[derive(Debug, Default)]
+struct Opinion {
+    healthy: bool,
+    /// Answers in a row that speak against it.
+    against: u32,
+    answered_well: bool,
+}
+
+impl Opinion {
+    /// Takes an answer; the opinion, if it changed.
+    fn take(&mut self, check: &HealthCheck, good: bool) -> Option<bool> {
+        self.answered_well |= good;
+        if good == self.healthy {
+            self.against = 0;
+            return None;
+        }
+        self.against += 1;
+        let enough = match good {
+            true => check.healthy_after,
+            false => check.unhealthy_after,
+        };
+        if self.against < enough {
+            return None;
+        }
+        self.against = 0;
+        self.healthy = good;
+        Some(good)
+    }
+
+    /// How long until the next question, so long after the start.
+    fn pause(&self, check: &HealthCheck, elapsed: Duration) -> Duration {
+        let interval = Duration::from_millis(check.interval_ms);
+        let starting =
+            !self.answered_well && elapsed < Duration::from_millis(check.start_period_ms);
+        match starting {
+            true => interval.min(INTERVAL_AT_START),
+            false => interval,
+        }
+    }
+}
+
+/// Checks for ever, and calls `tell` with each change of opinion: healthy if
+/// every check is, and not before its first answer. Ends when `tell` returns
+/// false.
 pub(super) async fn watch<F>(
-    check: HealthCheck,
-    address: SocketAddr,
+    checks: Vec<(HealthCheck, SocketAddr)>,
     mut tell: impl FnMut(bool) -> F,
 ) where
     F: Future<Output = bool>,
 {
-    let started = Instant::now();
-    let mut healthy = false;
-    let mut failures = 0;
-    loop {
-        let ok = matches!(timeout(TIMEOUT, once(&check, address)).await, Ok(Ok(true)));
-        failures = if ok { 0 } else { failures + 1 };
-        let opinion = ok || (healthy && failures < FAILURES);
-        if opinion != healthy {
-            healthy = opinion;
-            if !tell(healthy).await {
+    let mut healthy = vec![false; checks.len()];
+    // One place: a check that changed its mind waits until that is told.
+    let (opinions, mut heard) = mpsc::channel(1);
+    let asking = checks.iter().enumerate().map(|(index, (check, address))| {
+        let opinions = opinions.clone();
+        ask(check, *address, move |healthy| {
+            let opinions = opinions.clone();
+            async move { opinions.send((index, healthy)).await.is_ok() }
+        })
+    });
+    let asking = join_all(asking);
+    let telling = async {
+        while let Some((index, is)) = heard.recv().await {
+            let before = healthy.iter().all(|healthy| *healthy);
+            healthy[index] = is;
+            let now = healthy.iter().all(|healthy| *healthy);
+            if now != before && !tell(now).await {
                 return;
             }
         }
-        let starting = !healthy && started.elapsed() < START;
-        sleep(if starting {
-            INTERVAL_AT_START
-        } else {
-            INTERVAL
-        })
-        .await;
+    };
+    tokio::select! {
+        _ = asking => {}
+        () = telling => {}
+    }
+}
+
+/// Asks for ever.
+async fn ask<F>(check: &HealthCheck, address: SocketAddr, mut tell: impl FnMut(bool) -> F)
+where
+    F: Future<Output = bool>,
+{
+    let started = Instant::now();
+    let limit = Duration::from_millis(check.timeout_ms);
+    let mut opinion = Opinion::default();
+    loop {
+        let good = matches!(timeout(limit, once(check, address)).await, Ok(Ok(true)));
+        if let Some(healthy) = opinion.take(check, good)
+            && !tell(healthy).await
+        {
+            return;
+        }
+        sleep(opinion.pause(check, started.elapsed())).await;
     }
 }
 
@@ -91,7 +150,7 @@ fn status(answer: &[u8]) -> Option<u16> {
 mod tests {
     use super::*;
     use crate::spawn::spawn;
-    use tokio::{net::TcpListener, sync::mpsc};
+    use tokio::net::TcpListener;
 
     #[test]
     fn only_a_status_line_has_a_status() {
@@ -133,6 +192,79 @@ mod tests {
         }
     }
 
+    #[test]
+    fn answers_in_a_row_change_an_opinion() {
+        let check = HealthCheck {
+            healthy_after: 2,
+            unhealthy_after: 3,
+            interval_ms: 700,
+            start_period_ms: 5_000,
+            ..HealthCheck::tcp("http")
+        };
+        let mut opinion = Opinion::default();
+        let early = Duration::from_secs(1);
+        assert_eq!(opinion.pause(&check, early), INTERVAL_AT_START);
+        let late = Duration::from_secs(6);
+        assert_eq!(opinion.pause(&check, late).as_millis(), 700);
+        for (answer, changed) in [
+            (false, None),
+            (true, None),
+            (false, None),
+            (true, None),
+            (true, Some(true)),
+            (true, None),
+            (false, None),
+            (false, None),
+            (true, None),
+            (false, None),
+            (false, None),
+            (false, Some(false)),
+            (false, None),
+            (true, None),
+            (true, Some(true)),
+        ] {
+            assert_eq!(opinion.take(&check, answer), changed);
+        }
+        assert_eq!(
+            opinion.pause(&check, early).as_millis(),
+            700,
+            "it has answered"
+        );
+    }
+
+    #[tokio::test]
+    async fn all_checks_must_say_so() {
+        let bind = || TcpListener::bind("127.0.0.1:0");
+        let (first, second) = (bind().await.unwrap(), bind().await.unwrap());
+        let quick = |listener: &TcpListener| {
+            let check = HealthCheck {
+                interval_ms: 100,
+                unhealthy_after: 1,
+                ..HealthCheck::http("http", "/")
+            };
+            (check, listener.local_addr().unwrap())
+        };
+        let checks = vec![quick(&first), quick(&second)];
+        let (tell, mut told) = mpsc::channel(8);
+        let watcher = spawn(
+            "test watch",
+            watch(checks, move |healthy| {
+                let tell = tell.clone();
+                async move { tell.send(healthy).await.is_ok() }
+            }),
+        );
+        // Only the second one answers in time.
+        let good = "HTTP/1.0 200 OK\r\n\r\n";
+        let answers = spawn("test server", serve(second, good));
+        assert!(told.try_recv().is_err());
+        let other = spawn("test server", serve(first, good));
+        assert_eq!(told.recv().await, Some(true));
+        other.abort();
+        assert_eq!(told.recv().await, Some(false));
+        answers.abort();
+        watcher.abort();
+    }
+
     #[tokio::test]
     async fn opinions_are_told_when_they_change() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -142,7 +274,7 @@ mod tests {
         let check = HealthCheck::tcp("http");
         let watcher = spawn(
             "test watch",
-            watch(check, address, move |healthy| {
+            watch(vec![(check, address)], move |healthy| {
                 let tell = tell.clone();
                 async move { tell.send(healthy).await.is_ok() }
             }),

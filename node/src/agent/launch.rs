@@ -9,13 +9,17 @@ use super::{
     places::Places,
     process::Process,
     program,
+    texts::Texts,
 };
 use potluck_core::host::Start;
 use potluck_helper::{
     TaskDescription,
-    description::{DESCRIPTION_VERSION, Hook, Isolation, Profile, WrittenFile},
+    description::{DESCRIPTION_VERSION, Isolation, Profile},
 };
-use potluck_specs::{Millis, job};
+use potluck_specs::{
+    Millis, NodeId, NodeName, Topology,
+    job::{self, interpolation::Values},
+};
 use std::{
     collections::BTreeMap,
     net::IpAddr,
@@ -32,7 +36,9 @@ pub(super) struct Launch {
     pub(super) program: PathBuf,
     pub(super) folders: Folders,
     pub(super) cgroups: Arc<Cgroups>,
-    pub(super) node: String,
+    pub(super) node: NodeId,
+    pub(super) name: NodeName,
+    pub(super) topology: Topology,
     pub(super) address: IpAddr,
     pub(super) agent_generation: u64,
     pub(super) lease: Millis,
@@ -56,6 +62,7 @@ impl Launch {
             .prepare(run)
             .map_err(|error| format!("folders: {error}"))?;
         let task = &start.job.task;
+        let texts = self.texts(start)?;
         let places = Places::of(&self.folders, run, task)?;
         let group = self
             .cgroups
@@ -66,14 +73,14 @@ impl Launch {
             version: DESCRIPTION_VERSION,
             key: key_of(run),
             command: task.command.clone(),
-            args: task.args.clone(),
-            env: self.environment(start),
+            args: texts.args,
+            env: self.environment(start, texts.env),
             package: tree,
             task_folder: self.folders.work(run),
             log_folder: self.folders.logs(&run.slot, run.origin),
             agent_socket: self.folders.socket(),
             agent_generation: self.agent_generation,
-            node: self.node.clone(),
+            node: self.node.short(),
             lease_ms: self.lease.0,
             stop: task.stop,
             user: places.user,
@@ -84,9 +91,9 @@ impl Launch {
             profile,
             memory_bytes: memory_limit(&task.resources, &task.limits),
             mounts: places.mounts,
-            files: task.files.iter().map(written).collect(),
-            setup: task.setup.iter().map(hook).collect(),
-            teardown: task.teardown.iter().map(hook).collect(),
+            files: texts.files,
+            setup: texts.setup,
+            teardown: texts.teardown,
             memory_watch: group.memory_watch,
             group: group.group,
         };
@@ -116,16 +123,36 @@ impl Launch {
         }
     }
 
+    fn texts(&self, start: &Start) -> Result<Texts, String> {
+        let run = &start.run;
+        let folder = self.folders.work(run);
+        let values = Values {
+            slot: &run.slot,
+            version: start.job.version,
+            node: &self.name,
+            node_id: self.node,
+            address: &self.address.to_string(),
+            topology: &self.topology,
+            task_dir: &folder.to_string_lossy(),
+            ports: &start.ports,
+        };
+        Texts::of(&start.job.task, &values).map_err(|error| error.to_string())
+    }
+
     /// The job's own variables, and on top what potluck tells every task. Where
     /// its folders are, the helper adds: it knows how the task sees them.
-    fn environment(&self, start: &Start) -> BTreeMap<String, String> {
+    fn environment(
+        &self,
+        start: &Start,
+        own: BTreeMap<String, String>,
+    ) -> BTreeMap<String, String> {
         let mut env = BTreeMap::from([("PATH".to_string(), PATH.to_string())]);
-        env.extend(start.job.task.env.clone());
+        env.extend(own);
         let run = &start.run;
         let told = [
             ("POTLUCK_JOB", run.slot.job.to_string()),
             ("POTLUCK_SLOT", run.slot.index.to_string()),
-            ("POTLUCK_NODE", self.node.clone()),
+            ("POTLUCK_NODE", self.node.short()),
             ("POTLUCK_GENERATION", start.generation.to_string()),
             (moved::ADDRESS, self.address.to_string()),
         ];
@@ -142,22 +169,6 @@ fn profile(isolation: job::Isolation) -> Profile {
         job::Isolation::Default => Profile::Default,
         job::Isolation::Strict => Profile::Strict,
         job::Isolation::None => Profile::None,
-    }
-}
-
-fn written(file: &job::RenderedFile) -> WrittenFile {
-    WrittenFile {
-        path: file.path.clone(),
-        contents: file.content.clone(),
-        mode: file.mode,
-    }
-}
-
-fn hook(hook: &job::Hook) -> Hook {
-    Hook {
-        command: hook.command.clone(),
-        args: hook.args.clone(),
-        timeout_ms: hook.timeout_ms,
     }
 }
 

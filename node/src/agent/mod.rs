@@ -18,6 +18,7 @@ mod places;
 mod process;
 mod program;
 mod sessions;
+mod texts;
 mod tools;
 mod usage;
 
@@ -44,7 +45,7 @@ use potluck_core::{
 };
 use potluck_helper::{Listener, TaskKey};
 use potluck_specs::{
-    Generation, Job, JobName, Millis, NodeId, PackageId, SlotId,
+    Generation, Job, JobName, Millis, NodeId, NodeName, PackageId, SlotId, Topology,
     job::{Resources, SignedJob},
 };
 use std::{
@@ -86,6 +87,10 @@ pub type Verify = Arc<dyn Fn(&SignedJob) -> Result<Job, String> + Send + Sync>;
 pub struct AgentConfig {
     /// The node.
     pub node: NodeId,
+    /// Its name, for tasks that ask.
+    pub name: NodeName,
+    /// Where it stands, for tasks that ask.
+    pub topology: Topology,
     /// The agent's own folder; locked while it runs.
     pub data_dir: PathBuf,
     /// The node's address: tasks are told it, health checks dial it.
@@ -250,7 +255,9 @@ fn prepare(
         program,
         folders: folders.clone(),
         cgroups: cgroups.clone(),
-        node,
+        node: config.node,
+        name: config.name.clone(),
+        topology: config.topology.clone(),
         address: config.address,
         agent_generation: restored.agent_generation,
         lease: config.lease,

@@ -319,8 +319,12 @@ pub struct TaskStatus {
     pub healthy: bool,
     /// Under which generation.
     pub generation: Option<Generation>,
-    /// The job's version that it runs.
+    /// The job's version that it was started as.
     pub version: Option<u64>,
+    /// The job's newest version runs the same task, so that it was not
+    /// started again for it.
+    #[serde(default)]
+    pub up_to_date: bool,
     /// Its address and ports by name.
     pub ports: BTreeMap<String, SocketAddr>,
     /// Starts of its process.

@@ -428,11 +428,24 @@ pub(super) enum SpecCommand {
         #[arg(long, value_name = "NAME=VALUE")]
         set: Vec<String>,
     },
-    /// The functions of the language, as JSON.
-    Schema,
+    /// What may be written, as JSON: the functions of the language, and the
+    /// JSON Schema of the job that they evaluate to.
+    Schema {
+        /// Only this part, by itself.
+        part: Option<SchemaPart>,
+    },
     /// Write a commented spec to start from. On a terminal it asks for what is
     /// not given.
     New(NewArgs),
+}
+
+/// A part of what `potluck spec schema` tells.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(super) enum SchemaPart {
+    /// The functions of the language.
+    Functions,
+    /// The JSON Schema of a job, as `spec show -o json` shows it.
+    Job,
 }
 
 /// `potluck spec new`.

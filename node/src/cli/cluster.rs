@@ -2,7 +2,7 @@
 //! lost for good.
 
 use super::{
-    args::Global,
+    args::{Format, Global},
     connect::{Session, connect},
     output,
 };
@@ -54,7 +54,9 @@ pub(super) async fn recover(wish: Wish, global: &Global) -> Result<ExitCode, Api
         output::print(global.output, &view, describe);
         return Ok(ExitCode::SUCCESS);
     }
-    eprintln!("{}", describe(&view));
+    if global.output == Format::Table {
+        eprintln!("{}", describe(&view));
+    }
     if !view.objections.is_empty() && !wish.force {
         return Err(objected(&view));
     }

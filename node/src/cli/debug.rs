@@ -47,7 +47,14 @@ pub(super) async fn record(
     let mut file = create(path)?;
     let request = ApiRequest::Record { seconds, bytes_max };
     let mut bytes = 0;
-    let written = take(&mut session, &request, path, &mut file, &mut bytes).await;
+    let written = take(
+        &mut session,
+        &request,
+        &mut file,
+        (path, global),
+        &mut bytes,
+    )
+    .await;
     if written.is_err() && bytes == 0 {
         // Refused: nothing to look at stays behind.
         let _ = std::fs::remove_file(path);
@@ -68,8 +75,8 @@ pub(super) async fn record(
 async fn take(
     session: &mut Session,
     request: &ApiRequest,
-    path: &Path,
     file: &mut File,
+    (path, global): (&Path, &Global),
     bytes: &mut u64,
 ) -> Result<(), ApiError> {
     session.client.send(request).await?;
@@ -81,7 +88,7 @@ async fn take(
                 *bytes += part.len() as u64;
             }
             ApiFrame::End => return Ok(()),
-            ApiFrame::Progress(text) => eprintln!("-- {text}"),
+            ApiFrame::Progress(text) => output::note(global.output, "progress", &text),
             other => return Err(unexpected(&other)),
         }
     }

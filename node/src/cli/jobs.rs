@@ -175,18 +175,28 @@ fn show_job(job: &JobStatus) -> String {
         [
             "TASK", "VERSION", "NODE", "RACK", "STATE", "HEALTHY", "STARTS", "ADDRESS", "NOTE",
         ],
-        job.tasks.iter().map(task_row),
+        job.tasks.iter().map(|task| task_row(job, task)),
     );
     format!("{head}\n{tasks}")
 }
 
-fn task_row(task: &TaskStatus) -> [String; 9] {
+/// What a task runs: a change that leaves tasks alone does not make them old.
+fn version_told(newest: u64, task: &TaskStatus) -> String {
+    match task.version {
+        None => "-".into(),
+        Some(version) if task.up_to_date && version != newest => {
+            format!("{newest} (started as {version})")
+        }
+        Some(version) => version.to_string(),
+    }
+}
+
+fn task_row(job: &JobStatus, task: &TaskStatus) -> [String; 9] {
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
     let ports: Vec<String> = task.ports.values().map(ToString::to_string).collect();
     [
         task.slot.to_string(),
-        task.version
-            .map_or_else(|| "-".into(), |version| version.to_string()),
+        version_told(job.version, task),
         or_dash(&task.node),
         or_dash(&task.rack),
         task_state(task, clock::unix_now()),
@@ -306,6 +316,7 @@ mod tests {
             healthy: false,
             generation: None,
             version: Some(1),
+            up_to_date: true,
             ports: BTreeMap::new(),
             starts: 4,
             last_end: Some("exited with code 1".into()),
@@ -326,5 +337,9 @@ mod tests {
         task.failures = 4;
         task.state = Some(TaskState::Running);
         assert_eq!(task_state(&task, now), "running");
+        assert_eq!(version_told(1, &task), "1");
+        assert_eq!(version_told(3, &task), "3 (started as 1)");
+        task.up_to_date = false;
+        assert_eq!(version_told(3, &task), "1");
     }
 }

@@ -309,10 +309,7 @@ async fn wait(
             ));
             status.version > job.version
                 || status.healthy == status.replicas
-                    && status
-                        .tasks
-                        .iter()
-                        .all(|task| task.version == Some(job.version))
+                    && status.tasks.iter().all(|task| task.up_to_date)
         };
         let work = session.wait_for(&job.job, limit, "healthy", healthy);
         statuses.push(waiting.during(work).await?);

@@ -3,17 +3,18 @@
 //! and the checks of `potluck_specs`; this file finds files and prints.
 
 use super::{
-    args::{Format, Global, NewArgs, SpecCommand},
+    args::{Format, Global, NewArgs, SchemaPart, SpecCommand},
     exit::chain,
     output,
 };
 use crate::api::error::{ApiError, ErrorCode};
-use potluck_specs::job::JobDraft;
+use potluck_specs::{job::JobDraft, schema::of_a_job};
 use potluck_starlark::{
     EvalError, Evaluated, EvaluatedJob, Finding, Look, Outcome, Parameter, Sandbox, Settings,
     Shown, Starting, Wanted, describe_functions, render, starting_file,
 };
 use serde::Serialize;
+use serde_json::json;
 use std::{
     fs, io,
     io::{IsTerminal, Write},
@@ -38,7 +39,7 @@ pub(super) fn run(command: SpecCommand, global: &Global) -> Result<ExitCode, Api
     match command {
         SpecCommand::Check { paths, set } => check(&paths, &settings(&set)?, global),
         SpecCommand::Show { file, set } => show(&file, &settings(&set)?, global),
-        SpecCommand::Schema => schema(),
+        SpecCommand::Schema { part } => schema(part),
         SpecCommand::New(args) => new(args),
     }
 }
@@ -161,6 +162,10 @@ fn check(paths: &[PathBuf], settings: &Settings, global: &Global) -> Result<Exit
     for path in paths {
         match path.is_dir() {
             true => walk(path, &mut found)?,
+            false if !path.exists() => {
+                let message = format!("there is no {}", path.display());
+                return Err(ApiError::new(ErrorCode::NotFound, message));
+            }
             false => named.push(path.clone()),
         }
     }
@@ -329,9 +334,14 @@ fn show_job(job: &EvaluatedJob) -> String {
     text
 }
 
-fn schema() -> Result<ExitCode, ApiError> {
+fn schema(part: Option<SchemaPart>) -> Result<ExitCode, ApiError> {
+    let told = match part {
+        Some(SchemaPart::Functions) => json!(describe_functions()),
+        Some(SchemaPart::Job) => of_a_job(),
+        None => json!({ "functions": describe_functions(), "job": of_a_job() }),
+    };
     // The description is for programs, in either format.
-    output::print(Format::Json, &describe_functions(), |_| String::new());
+    output::print(Format::Json, &told, |_| String::new());
     Ok(ExitCode::SUCCESS)
 }
 

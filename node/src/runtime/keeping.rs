@@ -121,7 +121,10 @@ pub(super) fn pinned(state: &Cluster, packages: &[PackageId], slots: &[SlotVersi
     let is_pinned = |id: &&PackageId| state.packages().contains_key(*id);
     let is_known = |slot: &SlotVersion| {
         let record = state.jobs().get(&slot.job);
-        record.is_some_and(|record| record.version(slot.version).is_some())
+        record.is_some_and(|record| {
+            record.version(slot.version).is_some()
+                || record.runs_same_tasks(slot.version, record.current().version)
+        })
     };
     Pinned {
         packages: packages.iter().filter(is_pinned).copied().collect(),

@@ -92,7 +92,11 @@ fn rollout(
         RolloutStatus {
             version: rollout.version,
             from: rollout.from,
-            stage: rollout.stage + 1,
+            stage: match rollout.phase {
+                // One that restarts nothing has no stages to go through.
+                RolloutPhase::Done => stages,
+                _ => rollout.stage + 1,
+            },
             stages,
             phase: phase.into(),
             why,

@@ -91,8 +91,13 @@ fn plan_job(
             .push(Finding::warning(FieldPath::default(), message));
     }
     if plan.change != JobChange::Unchanged {
-        let restarts = plan.change >= JobChange::RollingRestart;
-        let forecast = scheduler.forecast(state, job, restarts, room, now);
+        let keep = state.would_keep_tasks_of(job);
+        // A version that failed is tried again even if little changes.
+        if plan.change == JobChange::ChangedInPlace && keep.is_none() {
+            plan.change = JobChange::RollingRestart;
+            plan.stages = plan::stages(&job.change.update, job.slots());
+        }
+        let forecast = scheduler.forecast(state, job, keep, room, now);
         plan.forecast = Some(shown(state, &forecast));
     }
     Some(plan)

@@ -248,6 +248,8 @@ fn task_status(state: &Cluster, view: &SlotView) -> TaskStatus {
         healthy: report.is_some_and(|report| report.healthy),
         generation: report.map(|report| report.generation),
         version: report.map(|report| report.version),
+        up_to_date: report
+            .is_some_and(|report| state.is_current_task(&report.slot.job, report.version)),
         ports: report.map_or_else(BTreeMap::new, |report| ports(report, address)),
         starts: report.map_or(0, |report| report.starts),
         last_end: report.and_then(|report| report.last_end.clone()),
@@ -266,7 +268,8 @@ fn next_try(state: &Cluster, report: &SlotReport) -> Option<Millis> {
     }
     let record = state.jobs().get(&report.slot.job)?;
     let job = record
-        .version(report.version)?
+        .version(report.version)
+        .unwrap_or(record.current())
         .job
         .decode_unchecked()
         .ok()?;

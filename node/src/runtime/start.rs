@@ -571,6 +571,8 @@ fn agent_config(settings: &NodeSettings, admitted: &Admitted, helper: PathBuf) -
     let (fleet, cluster) = (admitted.cluster.fleet, admitted.cluster.cluster.clone());
     AgentConfig {
         node: admitted.key.node(),
+        name: admitted.certificate.name.clone(),
+        topology: admitted.certificate.topology.clone(),
         data_dir: settings.data.join("agent"),
         address: settings.advertise.ip(),
         total: settings.total,

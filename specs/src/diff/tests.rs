@@ -122,7 +122,7 @@ const ROWS: &[Row] = &[
             "task.services[\"web\"].tags",
             "[]",
             "[\"v2\"]",
-            Effect::InPlace,
+            Effect::RollingRestart,
         )],
     ),
     (
@@ -131,7 +131,7 @@ const ROWS: &[Row] = &[
             "task.health[0].interval_ms",
             "1s",
             "1m30s500ms",
-            Effect::InPlace,
+            Effect::RollingRestart,
         )],
     ),
     (
@@ -140,12 +140,12 @@ const ROWS: &[Row] = &[
             "task.health",
             "[action = \"withdraw\"",
             "[]",
-            Effect::InPlace,
+            Effect::RollingRestart,
         )],
     ),
     (
         |j| j.task.stop.grace_ms = 0,
-        &[("task.stop.grace_ms", "10s", "0s", Effect::InPlace)],
+        &[("task.stop.grace_ms", "10s", "0s", Effect::RollingRestart)],
     ),
     (
         |j| {
@@ -173,9 +173,24 @@ const ROWS: &[Row] = &[
                 "placement.requirements",
                 "[]",
                 "[attribute = \"os\", operator = \"equal\", values = [\"linux\"]]",
-                Effect::InPlace,
+                Effect::RollingRestart,
             ),
             ("placement.spread", "[]", "[\"rack\"]", Effect::InPlace),
+        ],
+    ),
+    (
+        |j| {
+            j.placement.preferences.push(Default::default());
+            j.priority = 51;
+        },
+        &[
+            (
+                "placement.preferences",
+                "[]",
+                "[requirement",
+                Effect::InPlace,
+            ),
+            ("priority", "50", "51", Effect::InPlace),
         ],
     ),
     (
@@ -213,7 +228,7 @@ fn each_change_is_told_with_its_values_and_its_effect() {
         let old = job();
         let mut new = old.clone();
         edit(&mut new);
-        let found = needed(&old, &new);
+        let found = diff(&old, &new);
         assert_eq!(found.len(), expected.len(), "{found:#?}");
         for (found, (path, before, after, effect)) in found.iter().zip(*expected) {
             assert_eq!(found.path.to_string(), *path);
@@ -241,11 +256,7 @@ fn a_job_is_what_its_worst_field_is() {
     assert_eq!(classify(Some(&old), None), JobChange::Removed);
     assert_eq!(classify(Some(&old), Some(&new)), JobChange::Unchanged);
     new.kind = JobKind::service(9);
-    let small = match KEEPS_TASKS {
-        true => JobChange::ChangedInPlace,
-        false => JobChange::RollingRestart,
-    };
-    assert_eq!(classify(Some(&old), Some(&new)), small);
+    assert_eq!(classify(Some(&old), Some(&new)), JobChange::ChangedInPlace);
     new.task.command = "x".into();
     assert_eq!(classify(Some(&old), Some(&new)), JobChange::RollingRestart);
     new.kind = JobKind::Batch(Batch::default());
@@ -258,11 +269,12 @@ fn every_part_of_a_job_is_compared_and_has_an_effect() {
     let fields: Vec<&String> = all.as_object().unwrap().keys().collect();
     let identity = ["fleet", "cluster", "name", "version"];
     for field in fields {
-        let told = PARTS.iter().any(|(part, _)| part == field);
+        let told = PARTS.iter().any(|part| part.name == field);
         assert!(told || identity.contains(&field.as_str()), "{field}");
     }
-    for (part, _) in PARTS {
-        assert!(EFFECTS.iter().any(|(field, _)| field == part), "{part}");
+    for part in PARTS {
+        let name = part.name;
+        assert!(EFFECTS.iter().any(|(field, _)| *field == name), "{name}");
     }
 }
 

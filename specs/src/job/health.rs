@@ -18,8 +18,8 @@ record! {
         /// Bad answers in a row that make it unhealthy: one lost packet is no
         /// reason to move clients away.
         pub unhealthy_after: u32 = 3,
-        /// After its start: bad answers don't count yet, and questions come
-        /// more often, since clients wait for it.
+        /// After its start: until its first good answer questions come more
+        /// often, since clients wait for it.
         pub start_period_ms: u64 = 10_000,
         /// What happens when it is unhealthy.
         pub action: HealthAction = HealthAction::Withdraw,

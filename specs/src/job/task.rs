@@ -131,7 +131,7 @@ record! {
         /// After which exits it starts again.
         pub on: RestartOn = RestartOn::Always,
         /// Failures in a row after which it moves to another node; without a
-        /// number, never.
+        /// number, three.
         pub attempts: Option<u32> = None,
     }
 }

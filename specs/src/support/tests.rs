@@ -26,9 +26,6 @@ const USES: &[(&str, Use)] = &[
     ("a second package", |d| {
         d.packages.push(DraftPackage::default())
     }),
-    ("interpolation", |d| {
-        d.task.args.push("${slot.index}".into())
-    }),
     ("asking for disk", |d| d.task.resources.disk_bytes = 1),
     ("asking for uplink", |d| {
         d.task.resources.uplink_bits_per_s = 1
@@ -43,9 +40,6 @@ const USES: &[(&str, Use)] = &[
         d.task.services = vec![ServiceSpec::new("web", "http")];
         d.task.services[0].tags.push("a".into());
     }),
-    ("more than one health check", |d| {
-        d.task.health = vec![HealthCheck::tcp("a"); 2]
-    }),
     ("a health check by a command", |d| {
         let (command, args) = ("x".into(), vec![]);
         d.task.health = vec![HealthCheck::of(Probe::Exec { command, args })];
@@ -53,10 +47,6 @@ const USES: &[(&str, Use)] = &[
     ("a health check by gRPC", |d| {
         let (port, service) = ("x".into(), String::new());
         d.task.health = vec![HealthCheck::of(Probe::Grpc { port, service })];
-    }),
-    ("other times and thresholds", |d| {
-        d.task.health = vec![HealthCheck::tcp("a")];
-        d.task.health[0].timeout_ms = 2_000;
     }),
     ("another action than withdraw", |d| {
         d.task.health = vec![HealthCheck::tcp("a")];
@@ -67,9 +57,6 @@ const USES: &[(&str, Use)] = &[
     }),
     ("not starting again", |d| {
         d.task.restart.on = RestartOn::Failure
-    }),
-    ("moving after failures", |d| {
-        d.task.restart.attempts = Some(3)
     }),
     ("a task without isolation", |d| {
         d.task.isolation = Isolation::None
@@ -111,14 +98,20 @@ fn each_row_speaks_alone() {
 fn what_is_executed_is_not_refused() {
     let mut draft = draft();
     draft.kind = JobKind::service(7);
-    draft.task.args.push("$HOME ${HOME}".into());
+    draft.task.args.push("$HOME ${HOME} ${slot.index}".into());
     draft.task.ports.push(PortSpec {
         name: "http".into(),
         number: None,
     });
     draft.task.services.push(ServiceSpec::new("web", "http"));
     draft.task.health.push(HealthCheck::http("http", "/"));
+    draft.task.health.push(HealthCheck {
+        interval_ms: 500,
+        healthy_after: 2,
+        ..HealthCheck::tcp("http")
+    });
     draft.task.restart.backoff_ms = 1_000;
+    draft.task.restart.attempts = Some(5);
     draft.task.stop.grace_ms = 1;
     draft.owner = "ann".into();
     draft.annotations.insert("a".into(), "b".into());

@@ -5,12 +5,14 @@
 //!
 //! It runs itself as the child that evaluates, as the tests do.
 
+mod measure;
+
+use measure::{ROUNDS, measure};
 use potluck_starlark::{Evaluated, Evaluator, Root, Sandbox, Wanted, child_main};
 use std::{
     env, fs,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::{Duration, Instant},
 };
 
 const CHILD: &str = "internal-evaluate";
@@ -20,8 +22,6 @@ const JOBS: usize = 1_000;
 
 /// Libraries, each used by its share of the specs; all load one more.
 const LIBRARIES: usize = 10;
-
-const ROUNDS: usize = 5;
 
 fn main() -> ExitCode {
     if env::args().nth(1).as_deref() == Some(CHILD) {
@@ -112,22 +112,4 @@ fn write_specs(folder: &Path) -> Vec<PathBuf> {
         )
     };
     (0..JOBS).map(spec).collect()
-}
-
-fn measure(what: &str, run: impl Fn()) {
-    let mut times: Vec<Duration> = (0..ROUNDS)
-        .map(|_| {
-            let start = Instant::now();
-            run();
-            start.elapsed()
-        })
-        .collect();
-    times.sort();
-    let ms = |time: Duration| time.as_secs_f64() * 1_000.0;
-    println!(
-        "{what}: {:.1} ms ({:.1} to {:.1})",
-        ms(times[ROUNDS / 2]),
-        ms(times[0]),
-        ms(times[ROUNDS - 1])
-    );
 }

@@ -89,6 +89,10 @@ pub struct Finding {
 impl Spot {
     /// The place of a span.
     pub(crate) fn new(span: &FileSpan) -> Spot {
+        let written = span.file.source().trim_end();
+        if span.span.begin().get() as usize > written.len() {
+            return Spot::end_of(span.filename(), written);
+        }
         let resolved = span.resolve_span();
         let source = span.file.source();
         let quoted = source.split('\n').nth(resolved.begin.line);
@@ -103,6 +107,27 @@ impl Spot {
             end_line: count(resolved.end.line),
             end_column: count(resolved.end.column),
             quoted: if short { quoted.into() } else { String::new() },
+        }
+    }
+
+    /// Where the text of a file ends: something is missing there, and the empty
+    /// lines behind it show nothing.
+    fn end_of(file: &str, written: &str) -> Spot {
+        let quoted = written.rsplit('\n').next().unwrap_or_default();
+        // A file has at most 1 MiB.
+        let line = written.matches('\n').count() as u32 + 1;
+        let length = quoted.chars().count();
+        let column = length as u32 + 1;
+        Spot {
+            file: file.into(),
+            line,
+            column,
+            end_line: line,
+            end_column: column,
+            quoted: match length <= QUOTED_CHARS_MAX {
+                true => quoted.into(),
+                false => String::new(),
+            },
         }
     }
 

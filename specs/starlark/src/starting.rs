@@ -27,7 +27,7 @@ pub fn starting_file(starting: &Starting) -> String {
     let service = match port {
         Some(port) => format!(
             "\
-    # The node chooses a number and tells it as PORT_{variable}; write a number
+\x20   # The node chooses a number and tells it as PORT_{variable}; write a number
     # instead of 0 to fix it.
     ports = {{{port:?}: 0}},
     # Others find it under this name; clients are sent to healthy tasks only.
@@ -37,7 +37,7 @@ pub fn starting_file(starting: &Starting) -> String {
             variable = port.to_ascii_uppercase().replace('-', "_"),
         ),
         None => "\
-    # ports = {\"http\": 0},         # told to the task as PORT_HTTP
+\x20   # ports = {\"http\": 0},         # told to the task as PORT_HTTP
     # services = {\"name\": \"http\"}, # others find it under this name
 "
         .into(),

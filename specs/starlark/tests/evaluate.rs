@@ -599,6 +599,22 @@ fn each_kind_of_finding() {
     }
 }
 
+/// Where something is missing at the end, the last line that says anything is
+/// shown.
+#[test]
+fn the_end_of_a_file_is_a_place() {
+    for (source, place) in [
+        ("x = [1,2\n", "a.star:1:9]"),
+        ("a = 1\nx = [1,2\n\n  \n", "a.star:2:9]"),
+        ("x = (", "a.star:1:6]"),
+    ] {
+        let told = told(source);
+        assert!(told.contains(place), "{source}\n{told}");
+        let last = source.trim_end().lines().last().unwrap();
+        assert!(told.contains(&format!(" │ {last}")), "{source}\n{told}");
+    }
+}
+
 /// What a check saw in place of a wrong value is not told as well.
 #[test]
 fn one_mistake_is_told_once() {

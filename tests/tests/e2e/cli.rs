@@ -73,11 +73,10 @@ fn bad_specs_are_refused_with_their_place() {
         2,
         &["no-such-file", "hint: "],
     );
-    assert_failed(
-        &failure(&client, &["run", "no-such.star"]),
-        3,
-        &["no-such.star"],
-    );
+    for command in [&["run"][..], &["spec", "check"], &["spec", "show"]] {
+        let failed = failure(&client, &[command, &["no-such.star"]].concat());
+        assert_failed(&failed, 3, &["no-such.star"]);
+    }
     let jobs = client.json(&["status"]).unwrap();
     assert_eq!(jobs, Value::Array(Vec::new()), "nothing was accepted");
 }
@@ -250,4 +249,55 @@ fn every_command_speaks_json() {
         let text = client.text(&args).unwrap();
         assert!(text.contains("Usage: "), "{text}");
     }
+}
+
+/// What a `potluck spec` command prints as JSON; it asks no node.
+fn spec_json(args: &[&str]) -> Value {
+    let mut command = std::process::Command::new(programs().join("potluck"));
+    let output = command.arg("spec").args(args).args(["-o", "json"]).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{args:?}: {output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// What is shown of a job is what the schema says that a job has.
+#[test]
+fn the_schema_describes_the_jobs_that_are_shown() {
+    let whole = spec_json(&["schema"]);
+    let schema = spec_json(&["schema", "job"]);
+    assert_eq!(whole["job"], schema);
+    assert_eq!(whole["functions"], spec_json(&["schema", "functions"]));
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../specs/examples");
+    let mut jobs = 0;
+    for file in std::fs::read_dir(examples).unwrap() {
+        let file = file.unwrap().path();
+        if file.extension().is_none_or(|ext| ext != "star") {
+            continue;
+        }
+        let shown = spec_json(&["show", file.to_str().unwrap()]);
+        for job in shown["jobs"].as_array().unwrap() {
+            jobs += 1;
+            let job = &job["draft"];
+            for (part, described) in [
+                ("", ""),
+                ("/task", "/$defs/TaskTemplate"),
+                ("/task/resources", "/$defs/Resources"),
+                ("/task/stop", "/$defs/StopPolicy"),
+                ("/placement", "/$defs/Placement"),
+                ("/change", "/$defs/Change"),
+                ("/change/update", "/$defs/Update"),
+            ] {
+                let shown = job.pointer(part).and_then(Value::as_object).unwrap();
+                let described = schema.pointer(described).unwrap();
+                let known = described["properties"].as_object().unwrap();
+                let names = |map: &serde_json::Map<String, Value>| -> Vec<String> {
+                    let mut names: Vec<String> = map.keys().cloned().collect();
+                    names.sort();
+                    names
+                };
+                assert_eq!(names(shown), names(known), "{file:?} {part}");
+            }
+        }
+    }
+    assert!(jobs >= 10, "{jobs}");
 }

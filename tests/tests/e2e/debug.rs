@@ -79,7 +79,9 @@ fn a_run_and_a_drain_are_decided_again_the_same() {
     recording.end();
 
     // Without any node, even.
-    fleet.down().unwrap();
+    for name in [leader, other] {
+        fleet.kill(name).unwrap();
+    }
     let report = client.json(&["debug", "replay", &path]).unwrap();
     assert_eq!(report["differ"], 0, "{report}");
     let decisions = report["decisions"].as_array().expect("decisions");

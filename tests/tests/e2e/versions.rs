@@ -36,6 +36,74 @@ fn an_unchanged_run_changes_nothing() {
     assert_eq!(again["accepted"][0]["version"], 2, "{again}");
 }
 
+/// What the tasks of a job are known by: where
+/// they run, under which generation, and after how many starts.
+fn known_by(status: &Value) -> Vec<String> {
+    let tasks = status["tasks"].as_array().unwrap();
+    let known = tasks.iter().map(|task| {
+        let keys = ["slot", "node", "generation", "version", "starts"];
+        keys.map(|key| task[key].to_string()).join(" ")
+    });
+    known.collect()
+}
+
+#[test]
+fn a_change_beside_the_task_restarts_none() {
+    let fleet = Fleet::up(3, 3);
+    let client = fleet.client("r2h1");
+    let text = hello("web", 3, "potluck-hello", "potluck-hello");
+    let spec = fleet.spec("web", &text);
+    let first = fleet.run("r1h1", &spec);
+    let before = known_by(&first["jobs"][0]);
+    let names = fleet.names();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let ran = pids(&fleet, &names);
+
+    // More of them, and more important.
+    let changed = text.replace("replicas = 3", "replicas = 5, priority = 70");
+    std::fs::write(&spec, &changed).unwrap();
+    let output = client.command(&["plan", &spec, "-o", "json"]).output();
+    let said: Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+    let plan = &said["jobs"][0];
+    assert_eq!(plan["change"], "changed_in_place", "{said}");
+    assert_eq!(plan["forecast"]["kept"], 3, "{said}");
+    let fields = plan["fields"].as_array().unwrap().iter();
+    let fields: Vec<(&str, &str)> = fields
+        .map(|f| (f["field"].as_str().unwrap(), f["effect"].as_str().unwrap()))
+        .collect();
+    let expected = [
+        ("kind.service.replicas", "in_place"),
+        ("priority", "in_place"),
+    ];
+    assert_eq!(fields, expected);
+    let done = client.json(&["run", &spec]).unwrap();
+    let now = known_by(&done["jobs"][0]);
+    assert_eq!(now[..3], before, "{done}");
+    let tasks = done["jobs"][0]["tasks"].as_array().unwrap();
+    let versions: Vec<_> = tasks.iter().map(|t| t["version"].as_u64()).collect();
+    assert_eq!(versions, [1, 1, 1, 2, 2].map(Some), "{done}");
+    assert!(tasks.iter().all(|task| task["up_to_date"] == true));
+    for (name, (helpers, tasks)) in &ran {
+        let now = fleet.processes(name);
+        assert!(helpers.is_subset(&now.helpers) && tasks.is_subset(&now.tasks));
+    }
+    let shown = client.text(&["status", "web"]).unwrap();
+    assert!(shown.contains("2 (started as 1)"), "{shown}");
+    let rollout = client.text(&["rollout", "status", "web"]).unwrap();
+    assert!(rollout.contains("done"), "{rollout}");
+
+    // Also under another scheduler, and back.
+    for name in &names {
+        fleet.kill(name).unwrap();
+        fleet.start(name).unwrap();
+    }
+    fleet.await_all_up().unwrap();
+    let done = client.json(&["run", "--version", "1", "web"]).unwrap();
+    assert_eq!(known_by(&done["jobs"][0])[..], before, "{done}");
+    await_healthy(&client, "web", &[]);
+    assert_eq!(pids(&fleet, &names), ran, "the other two ended");
+}
+
 fn git(folder: &Path, args: &[&str]) -> String {
     let mut command = Command::new("git");
     command.arg("-C").arg(folder).args(args);

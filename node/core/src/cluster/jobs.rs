@@ -1,7 +1,7 @@
 //! Jobs, their versions, their packages, and where they were last seen.
 
 use super::{
-    Cluster, Command, Placement, Refused, Reply,
+    Cluster, Command, Placement, Refused, Reply, SameTasks,
     versions::{JOBS_BYTES_MAX, Origin, Stopped, TEXT_BYTES_MAX, bounded_text},
 };
 use potluck_specs::{Job, JobName, Millis, NodeId, PackageId, Reign, SlotId, job::SignedJob};
@@ -53,6 +53,9 @@ pub struct JobVersion {
     /// Where it came from.
     #[serde(default)]
     pub origin: Origin,
+    /// Whose tasks its tasks are.
+    #[serde(default)]
+    pub same_tasks: SameTasks,
 }
 
 /// A package that a job in the log pins.
@@ -109,6 +112,7 @@ impl Cluster {
                     package: decoded.package,
                     replicas: decoded.slots(),
                     origin: origin.bounded(),
+                    same_tasks: self.same_tasks(&decoded),
                 };
                 let reply = self.submit(&decoded, version, *expected_version);
                 if matches!(reply, Reply::Accepted { .. }) {

@@ -16,6 +16,7 @@ mod recovery;
 mod redacted;
 mod reply;
 mod rollouts;
+mod same_tasks;
 mod state;
 mod tokens;
 mod versions;
@@ -26,6 +27,7 @@ pub use members::{MEMBERS_MAX, Member};
 pub use recovery::{ORDER_BYTES_MAX, Recovery};
 pub use reply::{Refused, Reply, TokenRefusal};
 pub use rollouts::{Rollout, RolloutControl, RolloutPhase, RolloutStep};
+pub use same_tasks::SameTasks;
 pub use state::{CHANGES_REMEMBERED, Cluster};
 pub use tokens::{Redeem, TOKENS_MAX, TokenRecord};
 pub use versions::{

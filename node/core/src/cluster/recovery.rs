@@ -118,6 +118,7 @@ impl Cluster {
             package: job.package,
             replicas: job.slots(),
             origin: Origin::default(),
+            same_tasks: Default::default(),
         };
         let bytes_left = match self.room_for(&job.name, &version) {
             Ok(bytes_left) => bytes_left,

@@ -93,6 +93,14 @@ pub enum RolloutStep {
     },
 }
 
+/// Neither over nor failed.
+pub(super) fn is_under_way(rollout: &Rollout) -> bool {
+    matches!(
+        rollout.phase,
+        RolloutPhase::Rolling | RolloutPhase::Paused { .. }
+    )
+}
+
 impl Cluster {
     /// How far a job's newest version has come; nothing for a first version,
     /// which needs no rollout.
@@ -127,19 +135,29 @@ impl Cluster {
         })
     }
 
-    /// A new version was accepted.
+    /// A new version was accepted. One whose tasks are those that run needs
+    /// no stages, and one whose tasks are on their way goes on where they are.
     pub(super) fn begin_rollout(&mut self, job: &JobName, before: Option<u64>, now: Millis) {
         let record = self.jobs.get(job);
         let version = record.map_or(0, |record| record.current().version);
         let kept = |from: &u64| record.is_some_and(|record| record.version(*from).is_some());
         match before.filter(kept) {
             Some(from) => {
+                let same = |with: u64| record.is_some_and(|r| r.runs_same_tasks(with, version));
+                let last = self.rollouts.get(job);
+                let under_way = last.filter(|last| is_under_way(last) && same(last.version));
+                let (stage, phase, since) = match under_way {
+                    // What runs is to stay, or to come back: nothing is new.
+                    _ if same(from) => (0, RolloutPhase::Done, now),
+                    Some(last) => (last.stage, last.phase.clone(), last.since),
+                    None => (0, RolloutPhase::Rolling, now),
+                };
                 let rollout = Rollout {
                     version,
                     from,
-                    stage: 0,
-                    phase: RolloutPhase::Rolling,
-                    since: now,
+                    stage,
+                    phase,
+                    since,
                     at: self.applied,
                 };
                 self.rollouts_at = self.applied;

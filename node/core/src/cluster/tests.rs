@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 mod history;
 mod recovery;
 mod redacted;
+mod same_tasks;
 
 fn signed(bytes: Vec<u8>) -> Signed {
     Signed {

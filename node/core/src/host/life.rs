@@ -369,9 +369,10 @@ fn start(slot: &mut Slot, now: Millis, effects: &mut Effects) {
 fn goes_on(slot: &mut Slot, now: Millis, effects: &mut Effects) {
     set(slot, State::Running { since: now }, now);
     let run = slot.run();
-    match slot.health_check() {
-        None => slot.healthy = true,
-        Some((check, port)) => effects.then.push(Effect::WatchHealth { run, check, port }),
+    let checks = slot.health_checks();
+    match checks.is_empty() {
+        true => slot.healthy = true,
+        false => effects.then.push(Effect::WatchHealth { run, checks }),
     }
 }
 

@@ -232,10 +232,9 @@ pub enum Effect {
     WatchHealth {
         /// Which.
         run: Run,
-        /// How.
-        check: HealthCheck,
-        /// The number of the port to check.
-        port: u16,
+        /// How, each with the number of the port to check; never empty. It is
+        /// healthy when all of them say so.
+        checks: Vec<(HealthCheck, u16)>,
     },
     /// No longer check the task's health.
     UnwatchHealth(Run),

@@ -168,14 +168,19 @@ impl Slot {
 
     /// How the task shows that it is healthy. One that offers services must at
     /// least accept connections before clients are sent to it.
-    pub(super) fn health_check(&self) -> Option<(HealthCheck, u16)> {
+    pub(super) fn health_checks(&self) -> Vec<(HealthCheck, u16)> {
         let task = &self.entry.job.task;
-        let check = task.health.first().cloned().or_else(|| {
-            let service = task.services.first()?;
-            Some(HealthCheck::tcp(&service.port))
-        })?;
-        let number = *self.entry.ports.get(check.probe.port()?)?;
-        Some((check, number))
+        let service = task.services.first();
+        let usual = service.map(|service| HealthCheck::tcp(&service.port));
+        let checks = match task.health.is_empty() {
+            true => usual.into_iter().collect(),
+            false => task.health.clone(),
+        };
+        let with_port = |check: HealthCheck| {
+            let number = *self.entry.ports.get(check.probe.port()?)?;
+            Some((check, number))
+        };
+        checks.into_iter().filter_map(with_port).collect()
     }
 
     /// Devices of a kind that the slot holds.

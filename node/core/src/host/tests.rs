@@ -651,8 +651,7 @@ fn services_are_checked_before_clients_are_sent() {
     let check = HealthCheck::tcp("http");
     assert!(effects.contains(&Effect::WatchHealth {
         run: run.clone(),
-        check,
-        port: 100
+        checks: vec![(check, 100)]
     }));
     assert!(!world.report("web", 0).healthy);
     let healthy = true;

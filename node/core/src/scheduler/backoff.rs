@@ -22,8 +22,8 @@ use crate::{
 use potluck_specs::{JobName, Millis, NodeId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Failures in a row in one place before another is tried: one may be chance,
-/// two a dependency that was away for a second.
+/// Failures in a row in one place before another is tried, if the job does not
+/// say: one may be chance, two a dependency that was away for a second.
 pub(super) const FAILURES_BEFORE_MOVE: u32 = 3;
 
 /// A pair is bad for this long at first, then twice as long each time, up to
@@ -191,17 +191,23 @@ fn doubled(first: Millis, times: u32, longest: Millis) -> Millis {
     Millis(first.0.saturating_mul(factor).min(longest.0))
 }
 
-/// Fails where it is, again and again.
-pub(super) fn fails_here(report: &SlotReport) -> bool {
-    report.state == TaskState::Backoff && report.failures >= FAILURES_BEFORE_MOVE
-}
-
 impl Scheduler {
+    /// Fails where it is, again and again.
+    pub(super) fn fails_here(&self, report: &SlotReport) -> bool {
+        if report.state != TaskState::Backoff {
+            return false;
+        }
+        let id = self.names.id(&report.slot.job);
+        let job = self.catalog.version_or_newest(id, report.version);
+        let attempts = job.and_then(|job| job.task.restart.attempts);
+        report.failures >= attempts.unwrap_or(FAILURES_BEFORE_MOVE)
+    }
+
     /// A host's report of a slot: does the job fail there?
     pub(super) fn note_failures(&mut self, seats: &BTreeSet<Seat>, node: NodeId, now: Millis) {
         for seat in seats {
             let report = self.picture.report(*seat, node);
-            let Some(report) = report.filter(|report| fails_here(report)) else {
+            let Some(report) = report.filter(|report| self.fails_here(report)) else {
                 continue;
             };
             let (job, version) = (report.slot.job.clone(), report.version);
@@ -263,7 +269,9 @@ impl Scheduler {
         now: Millis,
     ) -> bool {
         let bad = self.backoff.bad_hosts(job, now);
-        let bad = bad.filter(|(_, pair)| pair.version == version).count();
+        let record = cluster.jobs().get(job);
+        let is_of = |other| record.is_some_and(|r| r.runs_same_tasks(other, version));
+        let bad = bad.filter(|(_, pair)| is_of(pair.version)).count();
         bad >= LOOP_HOSTS || (bad > 0 && self.good_hosts(cluster, job, now).next().is_none())
     }
 

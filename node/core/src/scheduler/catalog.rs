@@ -7,7 +7,7 @@ use super::{
 };
 use crate::cluster::Cluster;
 use potluck_specs::{
-    Job, Reign,
+    Job, JobName, Reign,
     job::{JobKind, Level, SignedJob},
 };
 use std::{
@@ -182,5 +182,29 @@ impl Catalog {
     /// The newest version, whether or not it should run.
     pub(super) fn latest(&self, id: JobId) -> Option<&Arc<Job>> {
         self.version(id, self.jobs.get(id)?.current)
+    }
+
+    /// A version of a job, or the newest where the log keeps that one no longer:
+    /// its tasks still run only if they are alike.
+    pub(super) fn version_or_newest(&self, id: JobId, version: u64) -> Option<&Arc<Job>> {
+        self.version(id, version).or_else(|| self.latest(id))
+    }
+
+    /// What a task that runs is to be taken by: the version that it was given,
+    /// or the newest one where that runs the same tasks, since all else of it
+    /// may have changed.
+    pub(super) fn of_task(
+        &self,
+        cluster: &Cluster,
+        id: JobId,
+        name: &JobName,
+        version: u64,
+    ) -> Option<&Arc<Job>> {
+        let current = self.jobs.get(id)?.current;
+        let version = match version == current || cluster.is_current_task(name, version) {
+            true => current,
+            false => version,
+        };
+        self.version(id, version)
     }
 }

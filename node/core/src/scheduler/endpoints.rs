@@ -11,7 +11,7 @@ use super::{
     names::{JobId, JobMap, Seat},
     picture::serves,
 };
-use crate::session::SlotReport;
+use crate::{cluster::Cluster, session::SlotReport};
 use potluck_specs::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -65,14 +65,14 @@ impl Published {
 
 impl Scheduler {
     /// Publishes what changed about these jobs.
-    pub(super) fn publish(&mut self) {
+    pub(super) fn publish(&mut self, cluster: &Cluster) {
         let jobs = std::mem::take(&mut self.to_publish);
         let mut changed = BTreeSet::new();
         for job in jobs {
             if !self.knows_endpoints(job) {
                 continue;
             }
-            let current = self.endpoints_of(job);
+            let current = self.endpoints_of(cluster, job);
             changed.extend(self.published.replace(job, current));
         }
         for key in changed {
@@ -87,7 +87,7 @@ impl Scheduler {
         self.catalog.has(job) && (self.asked || self.began_here(job))
     }
 
-    fn endpoints_of(&self, job: JobId) -> BTreeMap<ServiceKey, Vec<Endpoint>> {
+    fn endpoints_of(&self, cluster: &Cluster, job: JobId) -> BTreeMap<ServiceKey, Vec<Endpoint>> {
         let mut services: BTreeMap<ServiceKey, Vec<Endpoint>> = BTreeMap::new();
         let namespace = &self.names.name(job).namespace;
         // A service with no endpoint yet is known, and empty.
@@ -104,14 +104,16 @@ impl Scheduler {
             // One that is about to end may have been published by an earlier
             // scheduler: its service is said to be without it.
             for (_, report) in self.picture.reports(seat) {
-                let version = self.catalog.version(job, report.version);
+                let version = self
+                    .catalog
+                    .of_task(cluster, job, &report.slot.job, report.version);
                 for service in version.iter().flat_map(|job| &job.task.services) {
                     let key = (namespace.clone(), service.name.clone());
                     services.entry(key).or_default();
                 }
             }
             for (node, report, healthy) in self.serving(seat) {
-                self.add(&mut services, seat, node, report, healthy);
+                self.add(cluster, &mut services, (seat, node, report), healthy);
             }
         }
         services
@@ -142,13 +144,13 @@ impl Scheduler {
 
     fn add(
         &self,
+        cluster: &Cluster,
         services: &mut BTreeMap<ServiceKey, Vec<Endpoint>>,
-        seat: Seat,
-        node: NodeId,
-        report: &SlotReport,
+        (seat, node, report): (Seat, NodeId, &SlotReport),
         healthy: bool,
     ) {
-        let Some(job) = self.catalog.version(seat.job, report.version) else {
+        let job = &report.slot.job;
+        let Some(job) = self.catalog.of_task(cluster, seat.job, job, report.version) else {
             return;
         };
         let rack = self.picture.hosts.get(&node).map(|h| h.rack.clone());

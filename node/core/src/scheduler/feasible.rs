@@ -487,7 +487,7 @@ impl Scheduler {
         reports
             .filter_map(|seat| Some((seat.job, self.picture.report(*seat, node)?)))
             .filter(|(_, report)| report.state != crate::session::TaskState::Stopped)
-            .filter_map(|(job, report)| self.catalog.version(job, report.version))
+            .filter_map(|(job, report)| self.catalog.version_or_newest(job, report.version))
             .filter_map(|job| job.task.devices.get(kind).copied())
             .sum()
     }

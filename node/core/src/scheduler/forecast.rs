@@ -75,6 +75,9 @@ pub struct Forecast {
     pub waits_for_jobs: Vec<JobName>,
 }
 
+/// Slots by number, each with its node and the version that runs there.
+type Held = BTreeMap<u32, (NodeId, u64)>;
+
 /// A slot and its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ForecastTask {
@@ -108,13 +111,14 @@ impl Room {
 }
 
 impl Scheduler {
-    /// Where the job's tasks would go. `restarts`: running tasks are replaced
-    /// rather than left as they are. `now` as in [`Scheduler::step`].
+    /// Where the job's tasks would go. `keep`: the version whose tasks are
+    /// left as they are, see [`Cluster::would_keep_tasks_of`]. `now` as in
+    /// [`Scheduler::step`].
     pub fn forecast(
         &self,
         cluster: &Cluster,
         job: &Job,
-        restarts: bool,
+        keep: Option<u64>,
         room: &mut Room,
         now: Millis,
     ) -> Forecast {
@@ -124,7 +128,7 @@ impl Scheduler {
         let looked_at: Vec<u32> = wanted.indexes().take(room.slots_left as usize).collect();
         room.slots_left -= looked_at.len() as u32;
         let (at, surplus) = self.present(job, &wanted);
-        for (index, node) in &surplus {
+        for (index, (node, _)) in &surplus {
             self.free_slot(job, *index, *node, room);
         }
         let mut look = Look::new(self, cluster, job, now, &at);
@@ -135,8 +139,13 @@ impl Scheduler {
             .filter(|index| !at.contains_key(index))
             .collect();
         let held = looked_at.iter().filter_map(|k| Some((*k, *at.get(k)?)));
-        let moving = |node: NodeId| restarts || self.gives_up(cluster, node);
-        let (moved, stay): (Vec<_>, Vec<_>) = held.partition(|(_, node)| moving(*node));
+        let record = cluster.jobs().get(&job.name);
+        let is_kept = |version| {
+            let kept = record.zip(keep);
+            kept.is_some_and(|(record, keep)| record.runs_same_tasks(version, keep))
+        };
+        let (moved, stay): (Vec<_>, Vec<_>) = held
+            .partition(|(_, (node, version))| !is_kept(*version) || self.gives_up(cluster, *node));
         let mut forecast = Forecast {
             not_looked_at: (all - looked_at.len()) as u32,
             restarts: moved.len() as u32,
@@ -145,7 +154,7 @@ impl Scheduler {
             waits_for_jobs: self.all_unmet(cluster, job),
             ..Forecast::default()
         };
-        let stays = |(index, node)| ForecastTask {
+        let stays = |(index, (node, _))| ForecastTask {
             index,
             node,
             stays: true,
@@ -153,7 +162,7 @@ impl Scheduler {
         };
         forecast.tasks.extend(stay.into_iter().map(stays));
         look.place_missing(&missing, room, &mut forecast);
-        for (index, node) in moved {
+        for (index, (node, _)) in moved {
             look.restart(index, node, room, &mut forecast);
         }
         if !forecast.unplaced.is_empty() {
@@ -171,17 +180,16 @@ impl Scheduler {
         unmet.map(|needs| needs.job.clone()).collect()
     }
 
-    /// Slots that are filled or awarded, with their nodes: those that are
-    /// wanted, and the others.
-    fn present(&self, job: &Job, wanted: &Slots) -> (BTreeMap<u32, NodeId>, BTreeMap<u32, NodeId>) {
+    /// Slots that are filled or awarded: those that are wanted, and the others.
+    fn present(&self, job: &Job, wanted: &Slots) -> (Held, Held) {
         let id = self.names.id(&job.name);
-        let mut at: BTreeMap<u32, NodeId> = self
+        let mut at: Held = self
             .awards_of(id)
-            .map(|(seat, award)| (seat.index, award.node))
+            .map(|(seat, award)| (seat.index, (award.node, award.version)))
             .collect();
         for seat in self.picture.slots_of(id) {
-            if let Some((node, _)) = self.kept(seat) {
-                at.insert(seat.index, node);
+            if let Some((node, report)) = self.kept(seat) {
+                at.insert(seat.index, (node, report.version));
             }
         }
         at.into_iter()
@@ -219,7 +227,7 @@ impl<'a> Look<'a> {
         cluster: &'a Cluster,
         job: &'a Job,
         now: Millis,
-        at: &BTreeMap<u32, NodeId>,
+        at: &Held,
     ) -> Look<'a> {
         let mut look = Look {
             scheduler,
@@ -230,7 +238,7 @@ impl<'a> Look<'a> {
             ended: BTreeSet::new(),
             call: scheduler.last_call,
         };
-        for node in at.values() {
+        for (node, _) in at.values() {
             look.count(*node, true);
         }
         look

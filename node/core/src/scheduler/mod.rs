@@ -284,7 +284,7 @@ impl Scheduler {
         self.close_calls(cluster, now);
         self.send_recorded(cluster, now);
         self.reconcile_dirty(cluster, now);
-        self.publish();
+        self.publish(cluster);
         self.send_stops(now);
         if self.behind.is_urgent() {
             self.write_behind(cluster, now);

@@ -15,7 +15,6 @@
 
 use super::{
     Note, Scheduler,
-    backoff::fails_here,
     names::{JobId, Seat},
     reconcile::Survey,
     rollout::Target,
@@ -228,7 +227,7 @@ impl Scheduler {
             .holders(seat)
             .filter(|(node, report)| {
                 *node != surge.from
-                    && !fails_here(report)
+                    && !self.fails_here(report)
                     && !self.stops.contains_key(&(seat, *node))
             })
             .map(|(node, _)| node)

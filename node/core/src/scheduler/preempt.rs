@@ -172,7 +172,10 @@ impl Scheduler {
             let ends = matches!(report.state, TaskState::Stopped | TaskState::Stopping)
                 || self.stops.contains_key(&(seat, entry.node));
             // A job that the log lacks is nobody's to stop.
-            let job = self.catalog.version(seat.job, report.version);
+            let name = &report.slot.job;
+            let job = self
+                .catalog
+                .of_task(cluster, seat.job, name, report.version);
             let Some(job) = job.filter(|job| job.priority < priority && !ends) else {
                 continue;
             };

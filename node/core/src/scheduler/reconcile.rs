@@ -8,7 +8,6 @@
 
 use super::{
     Note, Scheduler, SessionState,
-    backoff::fails_here,
     ledger::Book,
     moves::Leaving,
     names::{JobId, Seat},
@@ -218,15 +217,14 @@ impl Scheduler {
         node: NodeId,
         report: &SlotReport,
     ) -> Option<StopReason> {
-        if target.is_wrong(seat.index, report.version)
-            && !is_unknown(cluster, target.name(), report.version)
-        {
+        let unknown = is_unknown(cluster, target.name(), report.version);
+        if !unknown && target.is_wrong(cluster, seat.index, report.version) {
             return Some(StopReason::Replaced);
         }
         if self.gives_up(cluster, node) {
             return Some(StopReason::Drained);
         }
-        if fails_here(report) {
+        if self.fails_here(report) {
             return Some(StopReason::Failing);
         }
         self.rebalance

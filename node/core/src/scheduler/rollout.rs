@@ -104,9 +104,17 @@ impl Target {
         both.find(|job| job.version == version)
     }
 
-    /// Is the version that runs in the slot to make room?
-    pub(super) fn is_wrong(&self, index: u32, version: u64) -> bool {
-        (index < self.reach || self.old.is_none()) && version != self.new.version
+    /// Is the version that runs in the slot to make room? Not if its task is
+    /// the one that the newer version wants, too.
+    pub(super) fn is_wrong(&self, cluster: &Cluster, index: u32, version: u64) -> bool {
+        (index < self.reach || self.old.is_none()) && !self.is_new(cluster, version)
+    }
+
+    /// Is a task of this version one of the version that is to be everywhere?
+    fn is_new(&self, cluster: &Cluster, version: u64) -> bool {
+        let new = self.new.version;
+        let record = || cluster.jobs().get(self.name());
+        version == new || record().is_some_and(|record| record.runs_same_tasks(version, new))
     }
 }
 
@@ -211,11 +219,16 @@ impl Scheduler {
         let (stage, version) = (rollout.stage, rollout.version);
         let watched = self.rollouts.remove(id);
         let mut watched = watched
-            .filter(|w| (w.version, w.stage) == (version, stage))
+            .filter(|w| w.stage == stage && target.is_new(cluster, w.version))
             .unwrap_or_else(|| Watched::new(version, stage));
+        if watched.version != version {
+            // What was proposed of another version was refused.
+            watched.version = version;
+            watched.proposed_at = None;
+        }
         let stand = match looping {
             true => Stand::Failed("its tasks fail wherever they are tried".into()),
-            false => self.stand(target, ledger, stage, &mut watched, now),
+            false => self.stand(cluster, target, ledger, &mut watched, now),
         };
         let step = match stand {
             Stand::Goes => None,
@@ -250,13 +263,13 @@ impl Scheduler {
 
     fn stand(
         &self,
+        cluster: &Cluster,
         target: &Target,
         ledger: &Book,
-        stage: u32,
         watched: &mut Watched,
         now: Millis,
     ) -> Stand {
-        let version = target.current().version;
+        let is_new = |version| target.is_new(cluster, version);
         let mut all_serve = true;
         let stage_slots = match target.new.kind {
             JobKind::PerNode => self.slots_last_wanted(target),
@@ -264,10 +277,10 @@ impl Scheduler {
         };
         for index in stage_slots.indexes() {
             let seat = target.id().seat(index);
-            let has = self.kept(seat).is_some_and(|(_, r)| r.version == version);
+            let has = self.kept(seat).is_some_and(|(_, r)| is_new(r.version));
             let serves = has && !ledger.used.contains_key(&index);
             all_serve &= serves;
-            let given = has || self.awards.get(seat).is_some_and(|a| a.version == version);
+            let given = has || self.awards.get(seat).is_some_and(|a| is_new(a.version));
             match given && !serves {
                 true => {
                     watched.late_since.entry(index).or_insert(now);
@@ -294,7 +307,7 @@ impl Scheduler {
         let since = *watched.healthy_since.get_or_insert(now);
         let stages = stages(target.current());
         let bake = stages
-            .get(stage as usize)
+            .get(watched.stage as usize)
             .map_or(Millis(0), |(_, bake)| *bake);
         match now.since(since) >= bake.max(MIN_HEALTHY) {
             true => Stand::Over,

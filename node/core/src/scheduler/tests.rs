@@ -18,6 +18,7 @@ use potluck_specs::{
 
 mod change;
 mod forecast;
+mod in_place;
 mod recovery;
 
 /// One way of a message.
@@ -1334,7 +1335,7 @@ proptest::proptest! {
     /// versions change. Once it is over, each slot runs exactly once.
     #[test]
     fn after_any_trouble_all_heals(
-        troubles in proptest::collection::vec((0u8..9, 1u8..8, 100u64..6_000), 0..14),
+        troubles in proptest::collection::vec((0u8..10, 1u8..8, 100u64..6_000), 0..14),
     ) {
         let mut world = World::new("aabbccc");
         let mut version = 1;
@@ -1349,6 +1350,12 @@ proptest::proptest! {
                 5 => world.host(k).draining ^= true,
                 6 => world.quorum ^= true,
                 7 => world.reign(k),
+                8 => {
+                    version += 1;
+                    let mut job = job(version, 9, 500);
+                    job.priority = 50 + u32::from(k);
+                    world.submit_job(&job);
+                }
                 _ => {
                     version += 1;
                     world.submit(version, 9, 500);
@@ -1364,7 +1371,11 @@ proptest::proptest! {
             host.draining = false;
         }
         let all_new = move |w: &World| w.healthy(9) == 9 && (0..9).all(|k| {
-            w.on(&slot(k)).iter().all(|n| w.hosts[n].slots[&slot(k)].version == version)
+            let mut on = w.on(&slot(k)).into_iter();
+            on.all(|n| {
+                let runs = w.hosts[&n].slots[&slot(k)].version;
+                w.cluster.is_current_task(&slot(k).job, runs)
+            })
         });
         // What was on its way, such as a report of a drain, arrives first.
         world.run(3_000);

@@ -47,8 +47,8 @@ pub const COMMAND_BYTES_MAX: usize = 32 << 10;
 pub const PATH_BYTES_MAX: usize = 4_096;
 
 /// How long what still runs may take after the hang-up signal before it is
-/// killed. Enough for a shell to save its history.
-pub const HANGUP_GRACE_MS: u64 = 500;
+/// killed. Enough for a shell to save its history on a disk that is busy.
+pub const HANGUP_GRACE_MS: u64 = 2_000;
 
 /// Exit codes as shells have them.
 pub const CODE_NOT_RUNNABLE: u8 = 126;

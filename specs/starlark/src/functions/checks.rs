@@ -43,7 +43,7 @@ static COMMON: Group = Group {
             "start_period",
             Kind::Duration,
             Is("\"10s\""),
-            "After its start bad answers don't count yet.",
+            "After its start it is asked more often, until its first good answer.",
         ),
         param(
             "action",

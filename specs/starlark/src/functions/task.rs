@@ -321,7 +321,7 @@ pub(super) static RESTART: Function = Function {
             param(
                 "attempts",
                 Kind::Count,
-                Absent("it is never moved for failing"),
+                Absent("after three"),
                 "Failures in a row after which it moves to another node.",
             ),
         ],

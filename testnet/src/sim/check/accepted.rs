@@ -1,5 +1,6 @@
 //! What was accepted runs: in the end each wanted slot is filled by exactly
-//! one running task of the current version, nothing else runs, and the
+//! one running task of the current version, or of one whose task it leaves as
+//! it is, nothing else runs, and the
 //! published endpoints are those tasks.
 
 use super::World;
@@ -58,6 +59,8 @@ fn wanted(world: &World) -> BTreeMap<SlotId, u64> {
 
 fn slots(world: &World) -> Option<String> {
     let mut wanted = wanted(world);
+    let truth = &world.control.truth;
+    let is_new = |slot: &SlotId, version| truth.is_current_task(&slot.job, version);
     for (host, machine) in world.machines.iter().enumerate() {
         if !machine.admitted {
             continue;
@@ -72,8 +75,9 @@ fn slots(world: &World) -> Option<String> {
             }
             match wanted.remove(slot) {
                 None => return Some(format!("h{host} has {slot}, which is not wanted there")),
-                Some(version) if version != report.version => {
-                    return Some(format!("h{host} has {slot} at {}", report.version));
+                Some(version) if !is_new(slot, report.version) => {
+                    let has = report.version;
+                    return Some(format!("h{host} has {slot} at {has}, not {version}"));
                 }
                 Some(_) if report.state != TaskState::Running || !report.healthy => {
                     return Some(format!("h{host} has {slot}: {:?}", report.state));

@@ -14,7 +14,7 @@ fn web() -> JobName {
 
 impl World {
     /// Submits any job; gives its version.
-    fn submit_job(&mut self, job: &Job) -> u64 {
+    pub(super) fn submit_job(&mut self, job: &Job) -> u64 {
         let author = UserCredential {
             root: PublicKey([1; 32]),
             issuer: signed(vec![]),
@@ -56,7 +56,7 @@ impl World {
         assert_eq!(reply, Reply::Done);
     }
 
-    fn control(&mut self, control: RolloutControl) -> Reply {
+    pub(super) fn control(&mut self, control: RolloutControl) -> Reply {
         self.change(|change| Command::ControlRollout {
             change,
             job: web(),
@@ -67,7 +67,7 @@ impl World {
     }
 
     /// Tasks that serve on live hosts, of one version or of any.
-    fn serving(&self, name: &str, version: Option<u64>) -> usize {
+    pub(super) fn serving(&self, name: &str, version: Option<u64>) -> usize {
         let hosts = self.hosts.values().filter(|host| host.alive);
         hosts
             .flat_map(|host| host.slots.values())
@@ -76,7 +76,7 @@ impl World {
             .count()
     }
 
-    fn phase(&self) -> RolloutPhase {
+    pub(super) fn phase(&self) -> RolloutPhase {
         self.cluster
             .rollout(&web())
             .expect("a rollout")
@@ -84,7 +84,7 @@ impl World {
             .clone()
     }
 
-    fn stage(&self) -> u32 {
+    pub(super) fn stage(&self) -> u32 {
         self.cluster.rollout(&web()).expect("a rollout").stage
     }
 
@@ -120,8 +120,9 @@ impl World {
     }
 }
 
-fn staged(version: u64, replicas: u32, stages: &[(StageSize, u64)]) -> Job {
+pub(super) fn staged(version: u64, replicas: u32, stages: &[(StageSize, u64)]) -> Job {
     let mut job = job(version, replicas, 400);
+    job.task.args = vec![version.to_string()];
     job.change.update.stages = stages
         .iter()
         .map(|(size, bake_ms)| Stage {
@@ -236,6 +237,20 @@ fn a_slot_that_fails_on_one_host_is_moved_and_the_host_avoided() {
     }
     // After a while the host is tried again.
     world.run(121_000);
+    let now = Millis(world.now);
+    assert!(!world.scheduler.is_bad_pair(&web(), bad, now));
+}
+
+#[test]
+fn a_job_says_how_often_it_is_tried_in_one_place() {
+    let mut world = World::new("abc");
+    let mut patient = job(1, 3, 500);
+    patient.task.restart.attempts = Some(90);
+    world.submit_job(&patient);
+    world.until("healthy", |w| w.healthy(3) == 3);
+    let bad = world.on(&slot(1))[0];
+    world.run_failing(8_000, move |id, _| id == bad);
+    assert!(!world.hosts[&bad].slots.is_empty(), "{}", world.show());
     let now = Millis(world.now);
     assert!(!world.scheduler.is_bad_pair(&web(), bad, now));
 }

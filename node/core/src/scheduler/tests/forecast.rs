@@ -16,9 +16,8 @@ impl World {
     fn forecast(&self, job: &Job, restarts: bool, room: &mut Room) -> Forecast {
         let now = Millis(self.now);
         let before = format!("{:?}", self.scheduler);
-        let forecast = self
-            .scheduler
-            .forecast(&self.cluster, job, restarts, room, now);
+        let keep = (!restarts).then_some(1);
+        let forecast = self.scheduler.forecast(&self.cluster, job, keep, room, now);
         assert_eq!(format!("{:?}", self.scheduler), before);
         forecast
     }
