@@ -135,7 +135,7 @@ impl Node {
                 .iter()
                 .map(|(index, sequence)| (slot(job, *index), generation(*sequence)))
                 .collect(),
-            job: signed(job),
+            job: signed(job).into(),
             package_bytes: 1,
             holders: vec![],
         };

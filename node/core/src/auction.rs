@@ -9,7 +9,7 @@ use potluck_specs::{
     job::{PortSpec, Resources, SignedJob},
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 /// Whose word it is. Ordered by epoch, then reign.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -259,11 +259,31 @@ pub struct Award {
     pub slots: Vec<(SlotId, Generation)>,
     /// The whole job again: the node keeps no state for a call but its
     /// reservation, and checks the signature itself.
-    pub job: SignedJob,
+    #[serde(with = "shared")]
+    pub job: Arc<SignedJob>,
     /// Bytes of the package, for the plan of fetching.
     pub package_bytes: u64,
     /// Nodes that hold the package.
     pub holders: Vec<NodeId>,
+}
+
+/// Written and read as what is shared.
+mod shared {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::sync::Arc;
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(
+        value: &Arc<T>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        T::serialize(value, serializer)
+    }
+
+    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Arc<T>, D::Error> {
+        T::deserialize(deserializer).map(Arc::new)
+    }
 }
 
 /// A node's answer to an award, slot by slot. A slot that is committed stays

@@ -194,7 +194,7 @@ mod tests {
             authority,
             call: 1,
             slots: Vec::new(),
-            job: testing::signed_job(Millis(0)),
+            job: testing::signed_job(Millis(0)).into(),
             package_bytes: 0,
             holders: Vec::new(),
         };

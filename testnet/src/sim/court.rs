@@ -30,8 +30,8 @@ const GREET_WAIT: u64 = 1_500 * MS;
 pub struct Court {
     /// The index of its `Reign`.
     pub reign: u64,
-    /// The decider.
-    pub scheduler: Scheduler,
+    /// The decider; boxed, since courts are moved with each step.
+    pub scheduler: Box<Scheduler>,
     /// When it began, on the world's clock.
     pub began: u64,
     ticked_at: u64,
@@ -55,7 +55,8 @@ impl World {
         let authority = self.control.replicas[&at].cluster.authority();
         let machine = &self.machines[at];
         let config = SchedulerConfig::default();
-        let scheduler = Scheduler::new(config, authority, machine.node, machine.clock(now));
+        let clock = machine.clock(now);
+        let scheduler = Box::new(Scheduler::new(config, authority, machine.node, clock));
         let court = Court {
             reign,
             scheduler,

@@ -48,14 +48,17 @@ impl Held {
     }
 }
 
-fn truth(machine: &Machine) -> BTreeSet<SlotId> {
+/// Slots that a host holds in truth, in order.
+fn truth(machine: &Machine) -> Box<dyn Iterator<Item = &SlotId> + '_> {
     match &machine.host {
         Some(host) => {
-            let reports = host.slots().into_iter();
-            let held = reports.filter(|report| report.state != TaskState::Stopped);
-            held.map(|report| report.slot).collect()
+            let held = host.glances().filter(|at| at.state != TaskState::Stopped);
+            Box::new(held.map(|at| at.slot))
         }
-        None => machine.live().map(|p| p.run.slot.clone()).collect(),
+        None => {
+            let held: BTreeSet<&SlotId> = machine.live().map(|p| &p.run.slot).collect();
+            Box::new(held.into_iter())
+        }
     }
 }
 
@@ -71,8 +74,9 @@ impl World {
 
     /// Something happened to a host that may change what it holds.
     pub(super) fn hold(&mut self, at: usize) {
-        let truth = truth(&self.machines[at]);
-        if truth != *self.held.by_host[at] {
+        let machine = &self.machines[at];
+        if !truth(machine).eq(self.held.by_host[at].iter()) {
+            let truth = truth(machine).cloned().collect();
             self.held.put(at, truth);
         }
     }

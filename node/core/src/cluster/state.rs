@@ -41,6 +41,8 @@ pub struct Cluster {
     #[serde(default)]
     pub(super) rollouts_at: u64,
     #[serde(default)]
+    pub(super) shaped_at: u64,
+    #[serde(default)]
     pub(super) recovery: Option<super::Recovery>,
 }
 
@@ -95,6 +97,13 @@ impl Cluster {
     }
 
     fn change(&mut self, index: u64, command: &Command) -> Reply {
+        let notes = matches!(
+            command,
+            Command::RecordPlacements { .. } | Command::RecordPackageHolders { .. }
+        );
+        if !notes {
+            self.shaped_at = index;
+        }
         match command {
             Command::Genesis { .. } => Reply::refused(Refused::AlreadyBegun),
             Command::Batch { .. } => Reply::refused(Refused::NestedBatch),
@@ -168,6 +177,13 @@ impl Cluster {
     /// The index of the last command applied.
     pub fn applied(&self) -> u64 {
         self.applied
+    }
+
+    /// The index of the last command that was more than a note of where things
+    /// are: jobs, rollouts, members and what they are to be used for are as
+    /// they were then.
+    pub fn shaped_at(&self) -> u64 {
+        self.shaped_at
     }
 
     /// Has genesis happened?

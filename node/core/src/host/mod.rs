@@ -23,7 +23,7 @@ pub use message::{Answer, Effect, End, Entry, Event, Run, Start};
 use crate::{
     attributes::{Facts, meets, text},
     auction::{Authority, Award, AwardAnswer, Bid, Call, CallAnswer, Refusal, StopOrder},
-    session::{Heartbeat, HeartbeatAnswer, Inventory, SlotReport},
+    session::{Heartbeat, HeartbeatAnswer, Inventory, SlotReport, TaskState},
 };
 use history::{Ended, Failures};
 use ports::Ports;
@@ -108,6 +108,19 @@ impl Effects {
         all.extend(self.changed.then_some(Effect::ReportChanged));
         all
     }
+}
+
+/// One slot at a glance: what most who look at all of them want to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Glance<'a> {
+    /// The slot.
+    pub slot: &'a SlotId,
+    /// Under which generation it is filled.
+    pub generation: Generation,
+    /// What its task is doing.
+    pub state: TaskState,
+    /// It passes its health check; without one: it runs.
+    pub healthy: bool,
 }
 
 impl Host {
@@ -223,6 +236,11 @@ impl Host {
         reports
             .map(|slot| slot.report(self.config.unix_offset))
             .collect()
+    }
+
+    /// All slots, in order, with what tells how they stand.
+    pub fn glances(&self) -> impl Iterator<Item = Glance<'_>> {
+        self.slots.values().map(Slot::glance)
     }
 
     /// What is held of a job, by its latest version here: for a recovered log
@@ -400,7 +418,7 @@ impl Host {
         let job = heard.and_then(|()| job.map_err(|why| Refusal::Untrusted { why }));
         let template = job.map(|job| Offer {
             job,
-            signed: Arc::new(award.job),
+            signed: award.job,
             package_bytes: award.package_bytes,
             holders: award.holders.into_iter().take(HOLDERS_MAX).collect(),
         });

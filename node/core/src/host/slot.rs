@@ -226,6 +226,15 @@ impl Slot {
         }
     }
 
+    pub(super) fn glance(&self) -> super::Glance<'_> {
+        super::Glance {
+            slot: &self.entry.slot,
+            generation: self.entry.generation,
+            state: self.task_state(),
+            healthy: self.healthy,
+        }
+    }
+
     fn task_state(&self) -> TaskState {
         match self.state {
             State::Adopting | State::Lost { .. } => TaskState::Adopting,

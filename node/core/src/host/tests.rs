@@ -93,7 +93,7 @@ fn award(reign: u64, call: u64, job: &Job, slots: &[(u32, u64)]) -> Event {
                     (id, generation(reign, *sequence))
                 })
                 .collect(),
-            job: signed(job),
+            job: Arc::new(signed(job)),
             package_bytes: 1,
             holders: vec![],
         },

@@ -17,13 +17,17 @@
 //! has ended, take the slot for free, and fill it twice. A first placement
 //! waits for nothing: without a record all hosts are asked.
 
-use super::{Effect, Note, Scheduler, SessionState, call::Answered, picture::Host};
+use super::{
+    Effect, Note, Scheduler, SessionState,
+    names::{JobId, Seat, SlotMap},
+    picture::Host,
+};
 use crate::{
     auction::{Award, AwardAnswer, Refusal},
-    cluster::Cluster,
+    cluster::{Cluster, Placement},
     session::TaskState,
 };
-use potluck_specs::{Generation, Job, JobName, Millis, NodeId, SlotId};
+use potluck_specs::{Generation, Job, Millis, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// First pause before an unanswered award is repeated, and the longest.
@@ -43,42 +47,47 @@ const REPEATS_BEFORE_REPORTS: u32 = 3;
 /// Awards that are not yet seen in a report.
 #[derive(Debug, Default)]
 pub(super) struct Awards {
-    by_slot: BTreeMap<SlotId, Pending>,
-    on: BTreeMap<NodeId, BTreeSet<SlotId>>,
+    by_slot: SlotMap<Pending>,
+    on: BTreeMap<NodeId, Vec<Seat>>,
     /// Those that wait for the log, and perhaps some that are over.
-    unsent: BTreeSet<SlotId>,
+    unsent: BTreeSet<Seat>,
+    /// Those that have no answer yet, and perhaps some that are over.
+    unanswered: BTreeSet<Seat>,
 }
 
 impl Awards {
-    fn insert(&mut self, slot: SlotId, pending: Pending) {
-        self.remove(&slot);
-        let on = self.on.entry(pending.node).or_default();
-        on.insert(slot.clone());
-        self.by_slot.insert(slot, pending);
+    fn insert(&mut self, seat: Seat, pending: Pending) {
+        self.remove(seat);
+        self.on.entry(pending.node).or_default().push(seat);
+        if !pending.committed {
+            self.unanswered.insert(seat);
+        }
+        self.by_slot.insert(seat, pending);
     }
 
-    fn remove(&mut self, slot: &SlotId) {
-        let Some(pending) = self.by_slot.remove(slot) else {
+    fn remove(&mut self, seat: Seat) {
+        let Some(pending) = self.by_slot.remove(seat) else {
             return;
         };
+        self.unanswered.remove(&seat);
         if let Some(on) = self.on.get_mut(&pending.node) {
-            on.remove(slot);
+            on.retain(|other| *other != seat);
             if on.is_empty() {
                 self.on.remove(&pending.node);
             }
         }
     }
 
-    pub(super) fn get(&self, slot: &SlotId) -> Option<&Pending> {
-        self.by_slot.get(slot)
+    pub(super) fn get(&self, seat: Seat) -> Option<&Pending> {
+        self.by_slot.get(seat)
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.by_slot.is_empty()
     }
 
-    pub(super) fn contains_key(&self, slot: &SlotId) -> bool {
-        self.by_slot.contains_key(slot)
+    pub(super) fn contains(&self, seat: Seat) -> bool {
+        self.by_slot.contains(seat)
     }
 
     /// Nodes that have any.
@@ -86,16 +95,16 @@ impl Awards {
         self.on.keys().copied()
     }
 
-    fn on(&self, node: NodeId) -> impl Iterator<Item = (&SlotId, &Pending)> {
-        let slots = self.on.get(&node).into_iter().flatten();
-        slots.filter_map(|slot| self.by_slot.get_key_value(slot))
+    fn on(&self, node: NodeId) -> impl Iterator<Item = (Seat, &Pending)> {
+        let seats = self.on.get(&node).into_iter().flatten();
+        seats.filter_map(|seat| Some((*seat, self.by_slot.get(*seat)?)))
     }
 
     /// Those of one call to one node.
-    fn of_call(&self, node: NodeId, call: u64) -> Vec<SlotId> {
+    fn of_call(&self, node: NodeId, call: u64) -> Vec<Seat> {
         self.on(node)
             .filter(|(_, pending)| pending.call == call)
-            .map(|(slot, _)| slot.clone())
+            .map(|(seat, _)| seat)
             .collect()
     }
 }
@@ -124,14 +133,15 @@ impl Scheduler {
     pub(super) fn award(
         &mut self,
         cluster: &Cluster,
-        node: NodeId,
+        (node, number): (NodeId, u32),
         call: u64,
         job: &Job,
-        slots: Vec<SlotId>,
+        seats: &[Seat],
         now: Millis,
     ) {
         let reports = self.reports_of(node);
-        for slot in slots {
+        for seat in seats {
+            let seat = *seat;
             self.sequence += 1;
             let generation = self.authority.generation(self.sequence);
             let pending = Pending {
@@ -147,67 +157,75 @@ impl Scheduler {
                 reports,
             };
             self.note(Note::Placed {
-                slot: slot.clone(),
+                slot: self.names.slot(seat),
                 node,
                 generation,
             });
-            self.tallies.touch(&slot);
-            self.index.promise(node, job.task.resources);
+            self.tallies.touch(seat);
             self.claim_used(node, &job.name);
-            self.awards.insert(slot, pending);
+            self.awards.insert(seat, pending);
         }
-        self.send_award(cluster, node, call, &job.name);
+        let all = (seats.len() as u64).try_into().unwrap_or(u32::MAX);
+        self.index
+            .promise(number, node, job.task.resources.times(all));
+        if let Some(first) = seats.first() {
+            self.send_award(cluster, node, call, first.job);
+        }
     }
 
     fn reports_of(&self, node: NodeId) -> u64 {
         self.picture.hosts.get(&node).map_or(0, |host| host.reports)
     }
 
-    pub(super) fn awards_of(&self, job: &JobName) -> impl Iterator<Item = (&SlotId, &Pending)> {
-        let first = SlotId {
-            job: job.clone(),
-            index: 0,
-        };
-        let last = SlotId {
-            job: job.clone(),
-            index: u32::MAX,
-        };
-        self.awards.by_slot.range(first..=last)
+    pub(super) fn awards_of(&self, job: JobId) -> impl Iterator<Item = (Seat, &Pending)> {
+        self.awards.by_slot.of_job(job)
     }
 
-    pub(super) fn awards_on(&self, node: NodeId) -> impl Iterator<Item = (&SlotId, &Pending)> {
+    pub(super) fn awards_on(&self, node: NodeId) -> impl Iterator<Item = (Seat, &Pending)> {
         self.awards.on(node)
     }
 
     /// Sends what of a call's award is not answered yet. A slot that another
     /// host has shown to hold by now is left out: the award may still be
     /// committed, which the host's reports tell, but needs no help to be.
-    fn send_award(&mut self, cluster: &Cluster, node: NodeId, call: u64, job: &JobName) {
-        let (open, waiting): (Vec<_>, Vec<_>) = self
-            .awards_on(node)
-            .filter(|(slot, p)| p.call == call && slot.job == *job && !p.committed)
-            .filter(|(slot, _)| !self.is_held_elsewhere(slot, node))
-            .map(|(slot, p)| (slot.clone(), p.generation, p.version))
-            .partition(|(slot, ..)| !self.record_misleads(cluster, slot, node));
-        for (slot, ..) in waiting {
-            self.behind.hurry(slot.clone());
-            self.awards.unsent.insert(slot);
+    fn send_award(&mut self, cluster: &Cluster, node: NodeId, call: u64, job: JobId) {
+        let mut open = Vec::new();
+        let mut waiting = Vec::new();
+        for (seat, pending) in self.awards_on(node) {
+            let of_call = pending.call == call && seat.job == job && !pending.committed;
+            if !of_call || self.is_held_elsewhere(seat, node) {
+                continue;
+            }
+            let slot = self.names.slot(seat);
+            match self.misleads(cluster.placements().get(&slot), seat, node) {
+                true => waiting.push(seat),
+                false => open.push((seat, pending.version, (slot, pending.generation))),
+            }
         }
-        for (slot, ..) in &open {
-            if let Some(pending) = self.awards.by_slot.get_mut(slot) {
+        for seat in waiting {
+            self.behind.hurry(seat);
+            self.awards.unsent.insert(seat);
+        }
+        for (seat, ..) in &open {
+            if let Some(pending) = self.awards.by_slot.get_mut(*seat) {
                 pending.sent = true;
             }
         }
-        let version = open
-            .first()
-            .and_then(|(_, _, version)| cluster.jobs().get(job)?.version(*version));
-        let Some(version) = version else { return };
-        let package = cluster.packages().get(&version.package);
+        // In the order of their numbers, whichever was decided first.
+        open.sort_unstable_by_key(|(seat, ..)| *seat);
+        let Some((_, version, _)) = open.first() else {
+            return;
+        };
+        let Some(version) = self.catalog.kept(job, *version) else {
+            return;
+        };
+        let slots = open.into_iter().map(|(.., slot)| slot).collect();
+        let package = cluster.packages().get(&version.job.package);
         let award = Award {
             authority: self.authority,
             call,
-            slots: open.into_iter().map(|(slot, g, _)| (slot, g)).collect(),
-            job: version.job.clone(),
+            slots,
+            job: version.signed.clone(),
             package_bytes: package.map_or(0, |package| package.bytes),
             holders: package.map_or_else(Vec::new, |p| p.holders.iter().copied().collect()),
         };
@@ -218,21 +236,31 @@ impl Scheduler {
     }
 
     /// Does somebody else hold it, other than the task whose next one this is?
-    fn is_held_elsewhere(&self, slot: &SlotId, node: NodeId) -> bool {
-        let from = self.surges.get(slot).map(|surge| surge.from);
-        let holders = self.picture.holders(slot);
-        holders
-            .iter()
-            .any(|(holder, _)| *holder != node && Some(*holder) != from)
+    fn is_held_elsewhere(&self, seat: Seat, node: NodeId) -> bool {
+        let from = self.surges.get(seat).map(|surge| surge.from);
+        self.picture
+            .holders(seat)
+            .any(|(holder, _)| holder != node && Some(holder) != from)
     }
 
     /// Does the log name a holder that is neither this node nor has the slot?
-    fn record_misleads(&self, cluster: &Cluster, slot: &SlotId, node: NodeId) -> bool {
-        let recorded = cluster.placements().get(slot).map(|placed| placed.node);
+    fn record_misleads(&self, cluster: &Cluster, seat: Seat, node: NodeId) -> bool {
+        self.misleads(self.recorded(cluster, seat), seat, node)
+    }
+
+    fn misleads(&self, recorded: Option<&Placement>, seat: Seat, node: NodeId) -> bool {
         recorded.is_some_and(|recorded| {
-            let mut holders = self.picture.holders(slot).into_iter();
-            recorded != node && !holders.any(|(holder, _)| holder == recorded)
+            let mut holders = self.picture.holders(seat);
+            recorded.node != node && !holders.any(|(holder, _)| holder == recorded.node)
         })
+    }
+
+    /// What the log says of a slot.
+    pub(super) fn recorded<'c>(&self, cluster: &'c Cluster, seat: Seat) -> Option<&'c Placement> {
+        match cluster.placements().is_empty() {
+            true => None,
+            false => cluster.placements().get(&self.names.slot(seat)),
+        }
     }
 
     /// Sends awards that waited for the log.
@@ -240,24 +268,24 @@ impl Scheduler {
         if self.awards.unsent.is_empty() {
             return;
         }
-        let mut ready: BTreeSet<(NodeId, u64, JobName)> = BTreeSet::new();
-        for slot in std::mem::take(&mut self.awards.unsent) {
-            let Some(pending) = self.awards.by_slot.get(&slot).filter(|p| !p.sent) else {
+        let mut ready: BTreeSet<(NodeId, u64, JobId)> = BTreeSet::new();
+        for seat in std::mem::take(&mut self.awards.unsent) {
+            let Some(pending) = self.awards.by_slot.get(seat).filter(|p| !p.sent) else {
                 continue;
             };
-            if self.record_misleads(cluster, &slot, pending.node) {
-                self.awards.unsent.insert(slot);
+            if self.record_misleads(cluster, seat, pending.node) {
+                self.awards.unsent.insert(seat);
                 continue;
             }
             let reports = self.reports_of(pending.node);
-            ready.insert((pending.node, pending.call, slot.job.clone()));
-            if let Some(pending) = self.awards.by_slot.get_mut(&slot) {
+            ready.insert((pending.node, pending.call, seat.job));
+            if let Some(pending) = self.awards.by_slot.get_mut(seat) {
                 pending.at = now;
                 pending.reports = reports;
             }
         }
         for (node, call, job) in ready {
-            self.send_award(cluster, node, call, &job);
+            self.send_award(cluster, node, call, job);
         }
     }
 
@@ -270,7 +298,8 @@ impl Scheduler {
     ) {
         let reports = self.reports_of(node);
         for (slot, result) in answer.slots {
-            let Some(pending) = self.awards.by_slot.get_mut(&slot) else {
+            let seat = self.names.seat(&slot);
+            let Some(pending) = self.awards.by_slot.get_mut(seat) else {
                 continue;
             };
             if pending.node != node || pending.call != call || pending.committed {
@@ -282,18 +311,19 @@ impl Scheduler {
                     pending.committed = true;
                     pending.at = now;
                     pending.reports = reports;
-                    self.behind.touch(slot);
+                    self.awards.unanswered.remove(&seat);
+                    self.behind.touch(seat);
                 }
                 Err(refusal) => {
-                    self.award_refused(&slot, node, refusal, now);
-                    self.touch(slot);
+                    self.award_refused(seat, node, refusal, now);
+                    self.touch(seat);
                 }
             }
         }
     }
 
-    fn award_refused(&mut self, slot: &SlotId, node: NodeId, refusal: Refusal, now: Millis) {
-        self.awards.remove(slot);
+    fn award_refused(&mut self, seat: Seat, node: NodeId, refusal: Refusal, now: Millis) {
+        self.awards.remove(seat);
         match &refusal {
             Refusal::StaleAuthority { highest } => self.heard_of(*highest),
             // It runs something that the picture lacks.
@@ -304,19 +334,17 @@ impl Scheduler {
             }
             _ => {}
         }
-        let work = self.works.entry(slot.job.clone()).or_default();
+        let work = self.work_of(seat.job);
         work.avoid(node, Some(&refusal), now);
-        work.answers.insert(node, Answered::Refused(refusal));
+        work.refusals.insert(node, refusal);
         work.retry_at = now;
-        self.note(Note::AwardRefused {
-            slot: slot.clone(),
-            node,
-        });
+        let slot = self.names.slot(seat);
+        self.note(Note::AwardRefused { slot, node });
     }
 
     pub(super) fn award_lost(&mut self, node: NodeId, call: u64) {
-        for slot in self.awards.of_call(node, call) {
-            if let Some(pending) = self.awards.by_slot.get_mut(&slot)
+        for seat in self.awards.of_call(node, call) {
+            if let Some(pending) = self.awards.by_slot.get_mut(seat)
                 && !pending.committed
             {
                 pending.lost = true;
@@ -326,11 +354,10 @@ impl Scheduler {
 
     /// Repeats awards that got no answer. Due with each tick.
     pub(super) fn repeat_awards(&mut self, cluster: &Cluster, now: Millis) {
-        let mut due: BTreeMap<(NodeId, u64), JobName> = BTreeMap::new();
-        for (slot, pending) in &self.awards.by_slot {
-            if pending.committed {
-                continue;
-            }
+        let mut due: BTreeMap<(NodeId, u64), JobId> = BTreeMap::new();
+        let unanswered = self.awards.unanswered.iter();
+        let unanswered = unanswered.filter_map(|seat| Some((*seat, self.awards.get(*seat)?)));
+        for (seat, pending) in unanswered {
             let up = self
                 .picture
                 .hosts
@@ -341,15 +368,14 @@ impl Scheduler {
             // An answer that is only slow is not chased: the driver says when
             // it is lost, and its own patience ends before ours.
             let silent = pending.lost || now.since(pending.at) >= REPEAT_LONGEST;
-            if up && silent && pending.sent && !pending.committed && now.since(pending.at) >= pause
-            {
-                due.insert((pending.node, pending.call), slot.job.clone());
+            if up && silent && pending.sent && now.since(pending.at) >= pause {
+                due.insert((pending.node, pending.call), seat.job);
             }
         }
         for ((node, call), job) in due {
             let reports = self.reports_of(node);
-            for slot in self.awards.of_call(node, call) {
-                if let Some(pending) = self.awards.by_slot.get_mut(&slot)
+            for seat in self.awards.of_call(node, call) {
+                if let Some(pending) = self.awards.by_slot.get_mut(seat)
                     && !pending.committed
                 {
                     pending.at = now;
@@ -358,7 +384,7 @@ impl Scheduler {
                     pending.repeats = pending.repeats.saturating_add(1);
                 }
             }
-            self.send_award(cluster, node, call, &job);
+            self.send_award(cluster, node, call, job);
         }
     }
 
@@ -369,38 +395,35 @@ impl Scheduler {
         };
         let mut settled = Vec::new();
         let mut absent = Vec::new();
-        for (slot, pending) in self.awards.on(node) {
-            match self.picture.report(slot, node) {
-                Some(report) if report.generation >= pending.generation => {
-                    settled.push(slot.clone());
-                }
+        for (seat, pending) in self.awards.on(node) {
+            match self.picture.report(seat, node) {
+                Some(report) if report.generation >= pending.generation => settled.push(seat),
                 // An older task of the slot is still there.
                 Some(report) if report.state != TaskState::Stopped => {}
-                _ if lacks(host, pending, now) => absent.push((slot.clone(), pending.committed)),
+                _ if lacks(host, pending, now) => absent.push((seat, pending.committed)),
                 _ => {}
             }
         }
-        for slot in settled {
-            self.awards.remove(&slot);
-            self.touch(slot);
+        for seat in settled {
+            self.awards.remove(seat);
+            self.touch(seat);
         }
-        for (slot, committed) in absent {
-            self.awards.remove(&slot);
+        for (seat, committed) in absent {
+            self.awards.remove(seat);
             if !committed {
-                let work = self.works.entry(slot.job.clone()).or_default();
-                work.avoid(node, None, now);
+                self.work_of(seat.job).avoid(node, None, now);
             }
-            self.touch(slot);
+            self.touch(seat);
         }
     }
 
     /// The host is lost, and with it what was awarded to it.
     pub(super) fn drop_awards_of(&mut self, node: NodeId) {
         let on = self.awards.on(node);
-        let slots: Vec<SlotId> = on.map(|(slot, _)| slot.clone()).collect();
-        for slot in slots {
-            self.awards.remove(&slot);
-            self.touch(slot);
+        let seats: Vec<Seat> = on.map(|(seat, _)| seat).collect();
+        for seat in seats {
+            self.awards.remove(seat);
+            self.touch(seat);
         }
     }
 }
@@ -415,6 +438,8 @@ fn lacks(host: &Host, pending: &Pending, now: Millis) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scheduler::names::Names;
+    use potluck_specs::JobName;
 
     #[test]
     fn a_host_lacks_an_award_only_when_no_older_report_can_be_under_way() {
@@ -454,10 +479,8 @@ mod tests {
 
     #[test]
     fn awards_are_found_by_host_until_they_are_gone() {
-        let slot = |index| SlotId {
-            job: JobName::in_default("web"),
-            index,
-        };
+        let job = Names::default().meet(&JobName::in_default("web"));
+        let slot = |index| job.seat(index);
         let pending = |host: u8, call| Pending {
             node: NodeId([host; 32]),
             generation: Generation::default(),
@@ -478,7 +501,7 @@ mod tests {
         assert_eq!(awards.of_call(NodeId([1; 32]), 7), []);
         assert_eq!(awards.of_call(NodeId([1; 32]), 8), [slot(1)]);
         assert_eq!(awards.of_call(NodeId([2; 32]), 9), [slot(0)]);
-        awards.remove(&slot(1));
+        awards.remove(slot(1));
         assert_eq!(awards.nodes().collect::<Vec<_>>(), [NodeId([2; 32])]);
     }
 }

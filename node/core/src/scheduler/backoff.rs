@@ -14,12 +14,12 @@
 //! The model is Nomad's: a few restarts in place, then another host, with
 //! growing pauses, without an end; and a person sees that it goes on.
 
-use super::{Note, Scheduler, SessionState, failure::is_fresh};
+use super::{Note, Scheduler, SessionState, failure::is_fresh, names::Seat};
 use crate::{
     cluster::Cluster,
     session::{SlotReport, TaskState},
 };
-use potluck_specs::{JobName, Millis, NodeId, SlotId};
+use potluck_specs::{JobName, Millis, NodeId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Failures in a row in one place before another is tried, if the job does not
@@ -120,9 +120,12 @@ impl Backoff {
     }
 
     fn is_bad(&self, job: &JobName, node: NodeId, now: Millis) -> bool {
-        self.pairs
-            .get(&(job.clone(), node))
-            .is_some_and(|pair| now < pair.until)
+        // Nothing fails anywhere, as a rule; the key would be a copied name.
+        !self.pairs.is_empty()
+            && self
+                .pairs
+                .get(&(job.clone(), node))
+                .is_some_and(|pair| now < pair.until)
     }
 
     fn bad_hosts<'a>(
@@ -194,24 +197,21 @@ impl Scheduler {
         if report.state != TaskState::Backoff {
             return false;
         }
-        let job = self.catalog.kept(&report.slot.job, report.version);
+        let id = self.names.id(&report.slot.job);
+        let job = self.catalog.version_or_newest(id, report.version);
         let attempts = job.and_then(|job| job.task.restart.attempts);
         report.failures >= attempts.unwrap_or(FAILURES_BEFORE_MOVE)
     }
 
     /// A host's report of a slot: does the job fail there?
-    pub(super) fn note_failures(&mut self, slots: &BTreeSet<SlotId>, node: NodeId, now: Millis) {
-        for slot in slots {
-            let Some(report) = self
-                .picture
-                .report(slot, node)
-                .filter(|r| self.fails_here(r))
-            else {
+    pub(super) fn note_failures(&mut self, seats: &BTreeSet<Seat>, node: NodeId, now: Millis) {
+        for seat in seats {
+            let report = self.picture.report(*seat, node);
+            let Some(report) = report.filter(|report| self.fails_here(report)) else {
                 continue;
             };
-            let version = report.version;
-            if self.backoff.fails(&slot.job, node, version, now) {
-                let job = slot.job.clone();
+            let (job, version) = (report.slot.job.clone(), report.version);
+            if self.backoff.fails(&job, node, version, now) {
                 self.note(Note::BadPair { job, node });
             }
         }

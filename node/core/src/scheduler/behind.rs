@@ -1,9 +1,9 @@
 //! Placements, written behind to the log in batches, so that the next
 //! scheduler knows whom to wait for.
 
-use super::{Effect, Scheduler, reconcile::MayPlace};
+use super::{Effect, Scheduler, names::Seat, reconcile::MayPlace};
 use crate::cluster::{Cluster, Command, Placement, SLOTS_MAX};
-use potluck_specs::{Millis, NodeId, SlotId};
+use potluck_specs::{Millis, NodeId};
 use std::collections::BTreeSet;
 
 /// Between two batches: a few entries a second, whatever happens.
@@ -19,22 +19,22 @@ const CHECK_AFTER: Millis = Millis(2_000);
 
 #[derive(Debug, Default)]
 pub(super) struct Behind {
-    dirty: BTreeSet<SlotId>,
-    proposed: BTreeSet<SlotId>,
+    dirty: BTreeSet<Seat>,
+    proposed: BTreeSet<Seat>,
     proposed_at: Millis,
     /// Something waits for the log.
     urgent: bool,
 }
 
 impl Behind {
-    pub(super) fn touch(&mut self, slot: SlotId) {
-        self.dirty.insert(slot);
+    pub(super) fn touch(&mut self, seat: Seat) {
+        self.dirty.insert(seat);
     }
 
     /// An award waits until the log knows of this slot.
-    pub(super) fn hurry(&mut self, slot: SlotId) {
-        if !self.proposed.contains(&slot) {
-            self.dirty.insert(slot);
+    pub(super) fn hurry(&mut self, seat: Seat) {
+        if !self.proposed.contains(&seat) {
+            self.dirty.insert(seat);
             self.urgent = true;
         }
     }
@@ -59,15 +59,15 @@ impl Scheduler {
         let mut filled = Vec::new();
         let mut freed = Vec::new();
         while filled.len() + freed.len() < BATCH {
-            let Some(slot) = self.behind.dirty.pop_first() else {
+            let Some(seat) = self.behind.dirty.pop_first() else {
                 break;
             };
-            match self.placement_to_record(cluster, &slot) {
+            match self.placement_to_record(cluster, seat) {
                 None => continue,
                 Some(Some(placement)) => filled.push(placement),
-                Some(None) => freed.push(slot.clone()),
+                Some(None) => freed.push(self.names.slot(seat)),
             }
-            self.behind.proposed.insert(slot);
+            self.behind.proposed.insert(seat);
         }
         if filled.is_empty() && freed.is_empty() {
             return;
@@ -84,12 +84,12 @@ impl Scheduler {
     }
 
     /// `None`: the log says it already, or it is not known yet.
-    fn placement_to_record(&self, cluster: &Cluster, slot: &SlotId) -> Option<Option<Placement>> {
-        if !cluster.jobs().contains_key(&slot.job) || slot.index >= SLOTS_MAX {
+    fn placement_to_record(&self, cluster: &Cluster, seat: Seat) -> Option<Option<Placement>> {
+        if !self.catalog.has(seat.job) || seat.index >= SLOTS_MAX {
             return None;
         }
-        let recorded = cluster.placements().get(slot);
-        let actual = match (self.kept(slot), self.awards.get(slot)) {
+        let recorded = self.recorded(cluster, seat);
+        let actual = match (self.kept(seat), self.awards.get(seat)) {
             (Some((node, report)), _) => Some((node, report.generation)),
             (None, Some(award)) => Some((award.node, award.generation)),
             (None, None) => None,
@@ -103,18 +103,20 @@ impl Scheduler {
             // first: what is seen of the slot may be a leftover.
             Some((node, _)) if waited_for(node) => None,
             Some((node, generation)) => {
-                let placement = Placement {
-                    slot: slot.clone(),
-                    node,
-                    generation,
-                };
-                (recorded != Some(&placement)).then_some(Some(placement))
+                let known = recorded.is_some_and(|r| (r.node, r.generation) == (node, generation));
+                (!known).then(|| {
+                    Some(Placement {
+                        slot: self.names.slot(seat),
+                        node,
+                        generation,
+                    })
+                })
             }
             None if recorded.is_none() => None,
             // While the hosts are being asked the record is what says that its
             // holder, and no other, had to be waited for.
             None if !self.asked => None,
-            None => (self.may_place(cluster, slot) == MayPlace::Yes).then_some(None),
+            None => (self.may_place(cluster, seat) == MayPlace::Yes).then_some(None),
         }
     }
 }

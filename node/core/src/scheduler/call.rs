@@ -7,16 +7,17 @@
 
 use super::{
     Effect, Note, Scheduler,
-    failure::is_fresh,
-    feasible::{Ask, Suits},
+    feasible::{Ask, Suits, is_fresh_entry},
+    names::{JobId, Seat},
     rank,
+    rollout::Target,
     score::Offer,
 };
 use crate::{
     auction::{Authority, Bid, Call, CallAnswer, Refusal},
     cluster::Cluster,
 };
-use potluck_specs::{Job, JobName, Millis, NodeId, SlotId, job::MountSource, trust::NodeRole};
+use potluck_specs::{Job, Millis, NodeId, job::MountSource, trust::NodeRole};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
@@ -59,11 +60,12 @@ const AVOID_UNTRUSTED: Millis = Millis(300_000);
 /// A call under way.
 #[derive(Debug)]
 pub(super) struct OpenCall {
-    pub(super) job: JobName,
-    pub(super) slots: Vec<SlotId>,
+    pub(super) job: JobId,
+    pub(super) slots: Vec<Seat>,
     version: u64,
-    waiting: BTreeSet<NodeId>,
-    bids: BTreeMap<NodeId, Bid>,
+    /// Who has not answered, with their numbers in the index.
+    waiting: BTreeMap<NodeId, u32>,
+    bids: BTreeMap<NodeId, (u32, Bid)>,
     deadline: Millis,
 }
 
@@ -87,16 +89,15 @@ impl Calls {
         self.open.insert(number, call);
     }
 
-    /// One that was called need not be waited for; false if it was not.
-    fn heard(&mut self, number: u64, node: NodeId) -> bool {
-        let Some(open) = self.open.get_mut(&number) else {
-            return false;
-        };
-        let waited_for = open.waiting.remove(&node);
+    /// One that was called need not be waited for; its number in the index if
+    /// it was.
+    fn heard(&mut self, call: u64, node: NodeId) -> Option<(u32, &mut OpenCall)> {
+        let open = self.open.get_mut(&call)?;
+        let number = open.waiting.remove(&node)?;
         if open.waiting.is_empty() {
-            self.complete.insert(number);
+            self.complete.insert(call);
         }
-        waited_for
+        Some((number, open))
     }
 
     /// A call that is answered, or was waited for long enough.
@@ -120,8 +121,8 @@ pub(super) struct Work {
     pub(super) called_at: Option<Millis>,
     /// Calls in a row that left slots unfilled.
     pub(super) rounds_failed: u32,
-    /// The last answer of each host, for `explain`.
-    pub(super) answers: BTreeMap<NodeId, Answered>,
+    /// The last answer of each host that refused, for `explain`.
+    pub(super) refusals: BTreeMap<NodeId, Refusal>,
     /// Hosts left alone until then.
     pub(super) avoid: BTreeMap<NodeId, Millis>,
     /// What each group of hosts is to the job's present version.
@@ -132,13 +133,6 @@ pub(super) struct Work {
     pub(super) per_node: BTreeSet<u32>,
     /// When the job was last looked at.
     pub(super) looked_at: Option<Millis>,
-}
-
-/// How a host answered the last call that it got.
-#[derive(Clone, Debug)]
-pub(super) enum Answered {
-    Bid,
-    Refused(Refusal),
 }
 
 impl Work {
@@ -164,45 +158,50 @@ impl Work {
 
 impl Scheduler {
     /// Opens a call for slots of one job that are to be filled.
-    pub(super) fn call(&mut self, cluster: &Cluster, job: &Job, missing: &[SlotId], now: Millis) {
+    pub(super) fn call(
+        &mut self,
+        cluster: &Cluster,
+        id: JobId,
+        job: &Arc<Job>,
+        missing: &[Seat],
+        now: Millis,
+    ) {
         if !self.asked && now.since(self.began) < SETTLE {
-            self.deferred.insert(job.name.clone());
+            self.deferred.insert(id);
             return;
         }
-        let work = self.works.entry(job.name.clone()).or_default();
+        let work = self.work_of(id);
         if work.call.is_some() || now < work.retry_at {
             return;
         }
-        work.queue = missing.iter().map(|slot| slot.index).collect();
-        self.call_next(cluster, job, now);
+        work.queue = missing.iter().map(|seat| seat.index).collect();
+        self.call_next(cluster, id, job, now);
     }
 
     /// Opens a call for the next of the slots that were found missing. Without
     /// any, the job is looked at again.
-    fn call_next(&mut self, cluster: &Cluster, job: &Job, now: Millis) {
-        let slots = self.next_slots(cluster, job);
+    fn call_next(&mut self, cluster: &Cluster, id: JobId, job: &Arc<Job>, now: Millis) {
+        let slots = self.next_slots(cluster, id, job);
         if slots.is_empty() {
-            self.dirty.insert(job.name.clone());
+            self.dirty.insert(id);
             return;
         }
         self.last_call += 1;
         let number = self.last_call;
         self.count_tasks();
-        let ask = self.ask(job);
+        let ask = self.ask(id, job);
         let limit = rank::candidates(slots.len());
         let chosen = self.candidates(cluster, &ask, &slots, limit, number, now);
-        let need = ask.need;
-        let work = self.works.entry(job.name.clone()).or_default();
+        let each_most = ask.each_most();
+        let work = self.works.of(id);
         work.called_at = Some(now);
         if chosen.is_empty() {
-            work.fail(now);
-            let first = work.rounds_failed == 1;
             let missing = slots.len() + work.queue.len();
             work.queue.clear();
-            if first {
-                self.unplaced(&job.name, missing);
+            if self.failed_round(id, now) {
+                self.unplaced(job, missing);
             }
-            self.make_room(cluster, job, missing, now);
+            self.make_room(cluster, id, job, missing, now);
             return;
         }
         work.call = Some(number);
@@ -213,21 +212,22 @@ impl Scheduler {
             job: job.name.clone(),
             version: job.version,
             wanted: slots.len() as u32,
-            each_most: Some((share as u32).min(ask.each_most())),
-            resources: need,
+            each_most: Some((share as u32).min(each_most)),
+            resources: job.task.resources,
             devices: job.task.devices.clone(),
             ports: job.task.ports.clone(),
             package: job.package,
             package_bytes: package_bytes(cluster, job),
         });
-        for to in &chosen {
+        self.out.reserve(chosen.len());
+        for (to, _) in &chosen {
             self.out.push(Effect::Call {
                 to: *to,
                 call: call.clone(),
             });
         }
         let open = OpenCall {
-            job: job.name.clone(),
+            job: id,
             slots,
             version: job.version,
             waiting: chosen.into_iter().collect(),
@@ -239,47 +239,42 @@ impl Scheduler {
 
     /// Slots that are alike: one that has volumes somewhere is called alone,
     /// since that host is worth more to it.
-    fn next_slots(&mut self, cluster: &Cluster, job: &Job) -> Vec<SlotId> {
-        let Some(work) = self.works.get_mut(&job.name) else {
+    fn next_slots(&mut self, cluster: &Cluster, id: JobId, job: &Job) -> Vec<Seat> {
+        let Some(work) = self.works.get_mut(id) else {
             return Vec::new();
         };
+        if !has_volumes(job) {
+            let count = work.queue.len().min(SLOTS_PER_CALL);
+            // Whether it still is missing is asked when the call is closed.
+            let next = work.queue.drain(..count);
+            return next.map(|index| id.seat(index)).collect();
+        }
         let mut queue = std::mem::take(&mut work.queue);
         let mut slots = Vec::new();
         while slots.len() < SLOTS_PER_CALL
             && let Some(index) = queue.pop_front()
         {
-            let slot = SlotId {
-                job: job.name.clone(),
-                index,
-            };
-            // Whether it still is missing is asked when the call is closed.
-            if self.former_node(cluster, job, &slot).is_some() {
+            let seat = id.seat(index);
+            if self.former_node(cluster, job, seat).is_some() {
                 match slots.is_empty() {
-                    true => slots.push(slot),
+                    true => slots.push(seat),
                     false => queue.push_front(index),
                 }
                 break;
             }
-            slots.push(slot);
+            slots.push(seat);
         }
-        if let Some(work) = self.works.get_mut(&job.name) {
-            work.queue = queue;
-        }
+        self.works.of(id).queue = queue;
         slots
     }
 
     /// Where a slot with volumes was before.
-    pub(super) fn former_node(
-        &self,
-        cluster: &Cluster,
-        job: &Job,
-        slot: &SlotId,
-    ) -> Option<NodeId> {
+    pub(super) fn former_node(&self, cluster: &Cluster, job: &Job, seat: Seat) -> Option<NodeId> {
         if !has_volumes(job) {
             return None;
         }
-        let recorded = cluster.placements().get(slot).map(|placed| placed.node);
-        self.tallies.former(slot).or(recorded)
+        let former = self.tallies.former(seat);
+        former.or_else(|| self.recorded(cluster, seat).map(|placed| placed.node))
     }
 
     /// Brings the tallies up to date.
@@ -298,7 +293,7 @@ impl Scheduler {
         if let CallAnswer::Refusal(Refusal::StaleAuthority { highest }) = &answer {
             self.heard_of(*highest);
         }
-        if !self.calls.heard(number, node) {
+        let Some((at, open)) = self.calls.heard(number, node) else {
             // Too late, or said twice.
             let expected = self.calls.get(number);
             let counted = expected.is_some_and(|open| open.bids.contains_key(&node));
@@ -307,20 +302,17 @@ impl Scheduler {
                 self.cancel_unawarded(node, number);
             }
             return;
-        }
-        let Some(open) = self.calls.open.get_mut(&number) else {
-            return;
         };
-        let answered = match answer {
+        let work = self.works.of(open.job);
+        match answer {
             CallAnswer::Bid(bid) => {
-                self.index.set_free(node, bid.free);
-                open.bids.insert(node, bid);
-                Answered::Bid
+                self.index.set_free(at, node, bid.free);
+                open.bids.insert(node, (at, bid));
+                work.refusals.remove(&node);
             }
-            CallAnswer::Refusal(refusal) => Answered::Refused(refusal),
-        };
-        if let Some(work) = self.works.get_mut(&open.job) {
-            work.answers.insert(node, answered);
+            CallAnswer::Refusal(refusal) => {
+                work.refusals.insert(node, refusal);
+            }
         }
     }
 
@@ -336,59 +328,88 @@ impl Scheduler {
     }
 
     fn close(&mut self, cluster: &Cluster, number: u64, mut open: OpenCall, now: Millis) {
-        let work = self.works.entry(open.job.clone()).or_default();
-        work.call = None;
+        let id = open.job;
+        self.works.of(id).call = None;
         // One that did not answer may have reserved all the same.
         let silent = std::mem::take(&mut open.waiting);
-        self.cancel_all(silent.iter(), number);
-        let job = self.wanted_version(cluster, &open.job, open.version);
-        let Some(job) = job else {
-            self.dirty.insert(open.job);
+        self.cancel_all(silent.keys(), number);
+        let target = self.target(cluster, id);
+        let wanted = |target: Target| {
+            let job = target.version(open.version).cloned();
+            Some((target, job?))
+        };
+        let Some((target, job)) = target.and_then(wanted) else {
+            self.dirty.insert(id);
             self.cancel_all(open.bids.keys(), number);
             return;
         };
-        let wanted: Vec<SlotId> = std::mem::take(&mut open.slots)
+        let wanted: Vec<Seat> = std::mem::take(&mut open.slots)
             .into_iter()
-            .filter(|slot| self.is_missing(cluster, &job, slot))
+            .filter(|seat| {
+                self.is_wanted(&target, seat.index)
+                    && target.job_for(seat.index).version == job.version
+                    && self.is_missing(cluster, *seat)
+            })
             .collect();
         self.count_tasks();
-        let ask = self.ask(&job);
+        let ask = self.ask(id, &job);
         let former = wanted
             .first()
-            .and_then(|slot| self.former_node(cluster, &job, slot));
+            .and_then(|seat| self.former_node(cluster, &job, *seat));
         let offers: Vec<Offer> = open
             .bids
             .iter()
-            .filter_map(|(node, bid)| self.offer_of(&ask, *node, bid, former, now))
+            .filter_map(|(node, (at, bid))| self.offer_of(&ask, (*node, *at), bid, former, now))
             .collect();
         let terms = ask.terms(number);
         let chosen = rank::assign(&offers, &terms, wanted.len());
+        let mut by_offer: Vec<Vec<Seat>> = vec![Vec::new(); offers.len()];
         let mut filled = 0;
-        let mut by_node: BTreeMap<NodeId, Vec<SlotId>> = BTreeMap::new();
         let count = wanted.len();
-        for (slot, at) in wanted.into_iter().zip(chosen) {
+        for (seat, at) in wanted.into_iter().zip(chosen) {
             let node = offers[at].node;
-            let from = self.surges.get(&slot).map(|surge| surge.from);
+            let from = self.surges.get(seat).map(|surge| surge.from);
             if from == Some(node) {
                 // Its own host would end the task to start the next.
                 continue;
             }
             filled += 1;
-            by_node.entry(node).or_default().push(slot);
+            by_offer[at].push(seat);
         }
-        self.cancel_all(
-            open.bids.keys().filter(|node| !by_node.contains_key(node)),
-            number,
-        );
-        for (node, slots) in by_node {
-            self.award(cluster, node, number, &job, slots, now);
+        // Bids and offers of them stand in the same order.
+        let mut given = offers.iter().zip(&by_offer).peekable();
+        for node in open.bids.keys() {
+            let takes = match given.next_if(|(offer, _)| offer.node == *node) {
+                Some((_, seats)) => !seats.is_empty(),
+                None => false,
+            };
+            if !takes {
+                let (to, authority, call) = (*node, self.authority, number);
+                self.out.push(Effect::Cancel {
+                    to,
+                    authority,
+                    call,
+                });
+            }
         }
-        self.account(&job.name, count, filled, now);
+        for (offer, seats) in offers.iter().zip(&by_offer) {
+            if !seats.is_empty() {
+                self.award(
+                    cluster,
+                    (offer.node, offer.number),
+                    number,
+                    &job,
+                    seats,
+                    now,
+                );
+            }
+        }
+        self.account(id, &job, count, filled, now);
         if filled == count {
-            self.call_next(cluster, &job, now);
+            self.call_next(cluster, id, &job, now);
         } else {
-            self.make_room(cluster, &job, count - filled, now);
-            self.dirty.insert(open.job);
+            self.make_room(cluster, id, &job, count - filled, now);
+            self.dirty.insert(id);
         }
     }
 
@@ -396,18 +417,17 @@ impl Scheduler {
     fn offer_of(
         &self,
         ask: &Ask<'_>,
-        node: NodeId,
+        (node, number): (NodeId, u32),
         bid: &Bid,
         former: Option<NodeId>,
         now: Millis,
     ) -> Option<Offer> {
-        let host = self.picture.hosts.get(&node)?;
-        let entry = self.index.of(node)?;
-        let tally = self.tallies.of(&ask.job.name);
-        if !is_fresh(host, self.began, now) || !ask.admits_neighbours(&entry.place) {
+        let entry = self.index.at(number, node)?;
+        let tally = self.tallies.of(ask.id);
+        if !is_fresh_entry(entry, now) || !ask.admits_neighbours(&entry.place) {
             return None;
         }
-        let work = self.works.get(&ask.job.name);
+        let work = self.works.get(ask.id);
         let suits = work.and_then(|work| work.suits.get(entry.group));
         let preferred = match suits {
             Some(Suits::Yes(preferred)) => *preferred,
@@ -415,12 +435,13 @@ impl Scheduler {
         };
         Some(Offer {
             node,
+            number,
             place: entry.place,
             slots: bid.slots,
             free: bid.free,
             total: bid.total,
-            tasks: tally.map_or([0; _], |tally| tally.around(&entry.place)),
-            heavy: self.tallies.heavy_around(&entry.place),
+            tasks: ask.tasks_around(&entry.place, tally),
+            heavy: self.heavy_around(ask, &entry.place),
             preference: preferred + ask.prefers(entry),
             former: former == Some(node),
             flapping: self.is_flapping(node, now),
@@ -431,25 +452,31 @@ impl Scheduler {
         })
     }
 
-    fn account(&mut self, job: &JobName, wanted: usize, filled: usize, now: Millis) {
-        let Some(work) = self.works.get_mut(job) else {
-            return;
-        };
+    fn account(&mut self, id: JobId, job: &Job, wanted: usize, filled: usize, now: Millis) {
+        let work = self.works.of(id);
         if filled == wanted {
             work.rounds_failed = 0;
             work.retry_at = now;
+            self.waiting.remove(&id);
             return;
         }
         work.queue.clear();
-        work.fail(now);
-        if work.rounds_failed == 1 {
+        if self.failed_round(id, now) {
             self.unplaced(job, wanted - filled);
         }
     }
 
-    fn unplaced(&mut self, job: &JobName, slots: usize) {
+    /// A call left slots unfilled; true if that is the first in a row.
+    fn failed_round(&mut self, id: JobId, now: Millis) -> bool {
+        let work = self.works.of(id);
+        work.fail(now);
+        self.waiting.insert(id);
+        work.rounds_failed == 1
+    }
+
+    fn unplaced(&mut self, job: &Job, slots: usize) {
         self.note(Note::Unplaced {
-            job: job.clone(),
+            job: job.name.clone(),
             slots: slots as u32,
         });
     }
@@ -479,11 +506,22 @@ impl Scheduler {
 
     /// Some host has more room: jobs that wait for it need not wait longer.
     pub(super) fn retry_waiting(&mut self, now: Millis) {
-        for (job, work) in &mut self.works {
+        for job in &self.waiting {
+            let work = self.works.of(*job);
             let rested = work.called_at.is_none_or(|at| now.since(at) >= RETRY_GROWN);
-            if work.rounds_failed > 0 && work.call.is_none() && rested && work.retry_at > now {
+            if work.call.is_none() && rested && work.retry_at > now {
                 work.retry_at = now;
-                self.dirty.insert(job.clone());
+                self.dirty.insert(*job);
+            }
+        }
+    }
+
+    /// Jobs whose pause after a failed call is over. Due with each tick.
+    pub(super) fn take_rested(&mut self, now: Millis) {
+        for job in &self.waiting {
+            let work = self.works.get(*job);
+            if work.is_some_and(|work| work.call.is_none() && now >= work.retry_at) {
+                self.dirty.insert(*job);
             }
         }
     }

@@ -8,15 +8,15 @@
 
 use super::{
     Scheduler,
-    call::{Work, package_bytes},
-    failure::MISSED_AFTER,
+    call::Work,
     feasible::{Ask, Suits},
-    index::{Entry, Group, LEVELS},
+    index::{Entry, Group, LEVELS, Place},
+    names::Seat,
     rank::{self, mix},
     score::Offer,
 };
-use crate::cluster::Cluster;
-use potluck_specs::{Millis, NodeId, SlotId, job::Level};
+use crate::cluster::{Cluster, PackageRecord};
+use potluck_specs::{Millis, NodeId, job::Level};
 use std::{cmp::Reverse, collections::BinaryHeap};
 
 /// Out of how many, for each host called, the estimate picks.
@@ -45,21 +45,20 @@ impl Scheduler {
         &mut self,
         cluster: &Cluster,
         ask: &Ask<'_>,
-        slots: &[SlotId],
+        slots: &[Seat],
         limit: usize,
         call: u64,
         now: Millis,
-    ) -> Vec<NodeId> {
-        let name = &ask.job.name;
+    ) -> Vec<(NodeId, u32)> {
         let mut suits = self
             .works
-            .get_mut(name)
+            .get_mut(ask.id)
             .map(|work| std::mem::take(&mut work.suits))
             .unwrap_or_default();
         let turns = self.turns(ask, &mut suits, limit, call);
         let former = slots
             .first()
-            .and_then(|slot| self.former_node(cluster, ask.job, slot));
+            .and_then(|slot| self.former_node(cluster, ask.job, *slot));
         let mut offers = self.take_turns(cluster, ask, &suits, turns, limit * SAMPLE, call, now);
         self.add_former(cluster, ask, &suits, former, &mut offers, now);
         let mut terms = ask.terms(call);
@@ -68,10 +67,11 @@ impl Scheduler {
             *level = level.saturating_mul(2);
         }
         let chosen = rank::assign(&offers, &terms, limit);
-        if let Some(work) = self.works.get_mut(name) {
+        if let Some(work) = self.works.get_mut(ask.id) {
             work.suits = suits;
         }
-        chosen.into_iter().map(|at| offers[at].node).collect()
+        let numbered = |at: usize| (offers[at].node, offers[at].number);
+        chosen.into_iter().map(numbered).collect()
     }
 
     /// Groups with room that suit, those in the emptiest places first.
@@ -119,7 +119,7 @@ impl Scheduler {
 
     /// What the place of a group costs; `None` if it is shut.
     fn price_of(&self, ask: &Ask<'_>, group: &Group, suits: Suits) -> Option<i64> {
-        let tally = self.tallies.of(&ask.job.name);
+        let tally = self.tallies.of(ask.id);
         if !ask.admits_place(&group.place, tally) {
             return None;
         }
@@ -127,8 +127,8 @@ impl Scheduler {
             return None;
         };
         let offer = Offer {
-            tasks: tally.map_or([0; LEVELS], |tally| tally.around(&group.place)),
-            heavy: self.tallies.heavy_around(&group.place),
+            tasks: ask.tasks_around(&group.place, tally),
+            heavy: self.heavy_around(ask, &group.place),
             preference,
             ..Offer::at(NodeId([0; 32]), group.place)
         };
@@ -150,9 +150,9 @@ impl Scheduler {
         call: u64,
         now: Millis,
     ) -> Vec<Offer> {
-        let work = self.works.get(&ask.job.name);
+        let work = self.works.get(ask.id);
         let rise: i64 = ask.weights.spread[..Level::Node as usize].iter().sum();
-        let bytes = package_bytes(cluster, ask.job);
+        let package = cluster.packages().get(&ask.job.package);
         let mut offers = Vec::with_capacity(enough);
         while offers.len() < enough {
             let Some(Reverse(mut turn)) = turns.pop() else {
@@ -164,8 +164,8 @@ impl Scheduler {
                 let number = members[(begin + turn.seen) % members.len()];
                 turn.seen += 1;
                 let entry = self.index.entry(number);
-                let offer = entry
-                    .and_then(|entry| self.estimate(cluster, ask, entry, suits, work, bytes, now));
+                let offer =
+                    entry.and_then(|entry| self.estimate(package, ask, entry, suits, work, now));
                 if let Some(offer) = offer {
                     offers.push(offer);
                     break;
@@ -179,6 +179,14 @@ impl Scheduler {
         offers
     }
 
+    /// Bandwidth-heavy tasks in the rack of a place, if that matters.
+    pub(super) fn heavy_around(&self, ask: &Ask<'_>, place: &Place) -> u32 {
+        match ask.weights.heavy {
+            true => self.tallies.heavy_around(place),
+            false => 0,
+        }
+    }
+
     /// The host that has a slot's volumes is called in any case.
     fn add_former(
         &self,
@@ -190,12 +198,12 @@ impl Scheduler {
         now: Millis,
     ) {
         let Some(former) = former else { return };
-        let work = self.works.get(&ask.job.name);
+        let work = self.works.get(ask.id);
         if !offers.iter().any(|offer| offer.node == former)
             && let Some(entry) = self.index.of(former)
         {
-            let bytes = package_bytes(cluster, ask.job);
-            offers.extend(self.estimate(cluster, ask, entry, suits, work, bytes, now));
+            let package = cluster.packages().get(&ask.job.package);
+            offers.extend(self.estimate(package, ask, entry, suits, work, now));
         }
         for offer in offers.iter_mut() {
             offer.former = offer.node == former;
@@ -203,46 +211,39 @@ impl Scheduler {
     }
 
     /// What a host is likely to offer, by its last word.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "two callers, each is another thing"
-    )]
     fn estimate(
         &self,
-        cluster: &Cluster,
+        package: Option<&PackageRecord>,
         ask: &Ask<'_>,
         entry: &Entry,
         suits: &[Suits],
         work: Option<&Work>,
-        package_bytes: u64,
         now: Millis,
     ) -> Option<Offer> {
         let age = now.since(entry.heard_at?);
-        let tally = self.tallies.of(&ask.job.name);
+        let tally = self.tallies.of(ask.id);
         let Some(Suits::Yes(preferred)) = suits.get(entry.group) else {
             return None;
         };
-        let may = age < MISSED_AFTER
-            && ask.admits(entry, tally)
-            && self.admits_exactly(ask, entry, work, now);
+        let may = ask.admits(entry, tally) && self.admits_exactly(ask, entry, work, now);
         if !may {
             return None;
         }
-        let package = cluster.packages().get(&ask.job.package);
-        let holds = package.is_some_and(|package| package.holders.contains(&entry.node));
+        let missing = package.filter(|package| !package.holders.contains(&entry.node));
         Some(Offer {
             node: entry.node,
+            number: entry.number,
             place: entry.place,
             slots: 1,
             free: entry.free,
             total: entry.total,
-            tasks: tally.map_or([0; LEVELS], |tally| tally.around(&entry.place)),
-            heavy: self.tallies.heavy_around(&entry.place),
+            tasks: ask.tasks_around(&entry.place, tally),
+            heavy: self.heavy_around(ask, &entry.place),
             preference: preferred + ask.prefers(entry),
             former: false,
             flapping: self.is_flapping(entry.node, now),
             failures: 0,
-            missing_bytes: if holds { 0 } else { package_bytes },
+            missing_bytes: missing.map_or(0, |package| package.bytes),
             pressure: entry.pressure,
             age_ms: age.0,
         })

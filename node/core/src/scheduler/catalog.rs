@@ -1,11 +1,14 @@
 //! Jobs as they are read: the log holds signed bytes, and decoding them at
 //! each decision would cost more than the decision.
 
-use super::call::has_volumes;
+use super::{
+    call::has_volumes,
+    names::{JobId, JobMap, Names},
+};
 use crate::cluster::Cluster;
 use potluck_specs::{
-    Job, JobName,
-    job::{JobKind, Level},
+    Job, JobName, Reign,
+    job::{JobKind, Level, SignedJob},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,124 +17,177 @@ use std::{
 
 #[derive(Debug, Default)]
 pub(super) struct Catalog {
-    jobs: BTreeMap<JobName, Known>,
+    jobs: JobMap<Known>,
     /// For each job that others must be apart from: those others.
-    apart: BTreeMap<JobName, BTreeSet<(JobName, Level)>>,
-    per_node: BTreeSet<JobName>,
+    apart: BTreeMap<JobId, BTreeSet<(JobId, Level)>>,
+    per_node: BTreeSet<JobId>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
     current: u64,
     stopped: bool,
-    decoded: BTreeMap<u64, Arc<Job>>,
+    accepted: Option<Reign>,
+    kept: BTreeMap<u64, Kept>,
+    /// Of the newest version, for counting: its tasks are bandwidth-heavy,
+    /// keep volumes.
+    heavy: bool,
+    volumes: bool,
+}
+
+/// A version that the log keeps.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) job: Arc<Job>,
+    pub(super) signed: Arc<SignedJob>,
 }
 
 impl Catalog {
     /// Follows the log; gives the jobs that changed.
-    pub(super) fn follow(&mut self, cluster: &Cluster) -> BTreeSet<JobName> {
-        let mut changed = BTreeSet::new();
+    pub(super) fn follow(&mut self, cluster: &Cluster, names: &mut Names) -> Vec<JobId> {
+        let mut changed = Vec::new();
         for (name, record) in cluster.jobs() {
             let version = record.current().version;
-            let known = self.jobs.entry(name.clone()).or_default();
+            let id = names.meet(name);
+            let known = self.jobs.of(id);
             if known.current == version && known.stopped == record.stopped {
                 continue;
             }
             known.current = version;
+            known.accepted = Some(record.accepted_reign);
             known.stopped = record.stopped;
             known
-                .decoded
+                .kept
                 .retain(|version, _| record.version(*version).is_some());
             for kept in &record.versions {
-                if !known.decoded.contains_key(&kept.version)
+                if !known.kept.contains_key(&kept.version)
                     && let Ok(job) = kept.job.decode_unchecked()
                 {
-                    known.decoded.insert(kept.version, Arc::new(job));
+                    let version = Kept {
+                        job: Arc::new(job),
+                        signed: Arc::new(kept.job.clone()),
+                    };
+                    known.kept.insert(kept.version, version);
                 }
             }
-            changed.insert(name.clone());
+            changed.push(id);
         }
-        for name in &changed {
-            self.note_placement(name);
+        for id in &changed {
+            self.note_placement(*id, names);
         }
         changed
     }
 
     /// Notes what other jobs have to know of this one.
-    fn note_placement(&mut self, name: &JobName) {
-        self.per_node.remove(name);
+    fn note_placement(&mut self, id: JobId, names: &mut Names) {
+        self.per_node.remove(&id);
         self.apart.retain(|_, others| {
-            others.retain(|(other, _)| other != name);
+            others.retain(|(other, _)| *other != id);
             !others.is_empty()
         });
-        let Some(job) = self.newest(name) else { return };
+        let newest = self.running(id).cloned();
+        if let Some(known) = self.jobs.get_mut(id) {
+            let job = newest.as_deref();
+            known.heavy = job.is_some_and(|job| job.placement.bandwidth_heavy);
+            known.volumes = job.is_some_and(has_volumes);
+        }
+        let Some(job) = newest else { return };
         if job.kind == JobKind::PerNode {
-            self.per_node.insert(name.clone());
+            self.per_node.insert(id);
         }
         for other in &job.placement.apart_from {
-            let those = self.apart.entry(other.job.clone()).or_default();
-            those.insert((name.clone(), other.level));
+            let those = self.apart.entry(names.meet(&other.job)).or_default();
+            those.insert((id, other.level));
         }
     }
 
     /// The version that should run, if anything of the job should.
-    fn newest(&self, name: &JobName) -> Option<Arc<Job>> {
-        let known = self.jobs.get(name).filter(|known| !known.stopped)?;
-        known.decoded.get(&known.current).cloned()
+    pub(super) fn running(&self, id: JobId) -> Option<&Arc<Job>> {
+        let known = self.jobs.get(id).filter(|known| !known.stopped)?;
+        known.kept.get(&known.current).map(|kept| &kept.job)
+    }
+
+    /// The reign in which the job was first accepted.
+    pub(super) fn accepted_in(&self, id: JobId) -> Option<Reign> {
+        self.jobs.get(id)?.accepted
+    }
+
+    /// Does the log have the job?
+    pub(super) fn has(&self, id: JobId) -> bool {
+        self.jobs.get(id).is_some()
+    }
+
+    /// Does the log have the job, or does one of its jobs name it?
+    pub(super) fn names(&self, id: JobId) -> bool {
+        self.has(id) || self.apart.contains_key(&id)
+    }
+
+    /// Does any kept version of the job have a service?
+    pub(super) fn serves(&self, id: JobId) -> bool {
+        let known = self.jobs.get(id);
+        let mut kept = known.into_iter().flat_map(|known| known.kept.values());
+        kept.any(|kept| !kept.job.task.services.is_empty())
     }
 
     /// Jobs that want to be apart from this one.
-    pub(super) fn apart_from(&self, name: &JobName) -> impl Iterator<Item = (JobName, Level)> {
-        self.apart.get(name).into_iter().flatten().cloned()
+    pub(super) fn apart_from(&self, id: JobId) -> impl Iterator<Item = (JobId, Level)> {
+        self.apart.get(&id).into_iter().flatten().copied()
     }
 
     /// Does the one want to be near the other?
-    pub(super) fn wants_near(&self, name: &JobName, other: &JobName) -> bool {
-        self.newest(name).is_some_and(|job| {
+    pub(super) fn wants_near(&self, id: JobId, other: &Job) -> bool {
+        self.running(id).is_some_and(|job| {
             let mut near = job.placement.together_with.iter();
-            near.any(|neighbour| neighbour.job == *other)
+            near.any(|neighbour| neighbour.job == other.name)
         })
     }
 
     /// Does any job matter less than this priority?
     pub(super) fn has_lower(&self, priority: u32) -> bool {
         self.jobs
-            .values()
-            .filter(|known| !known.stopped)
-            .filter_map(|known| known.decoded.get(&known.current))
-            .any(|job| job.priority < priority)
+            .iter()
+            .filter(|(_, known)| !known.stopped)
+            .filter_map(|(_, known)| known.kept.get(&known.current))
+            .any(|kept| kept.job.priority < priority)
     }
 
     /// Jobs with one task on each node.
-    pub(super) fn per_node(&self) -> impl Iterator<Item = &JobName> {
-        self.per_node.iter()
+    pub(super) fn per_node(&self) -> impl Iterator<Item = JobId> {
+        self.per_node.iter().copied()
     }
 
-    pub(super) fn is_heavy(&self, name: &JobName) -> bool {
-        let job = self.newest(name);
-        job.is_some_and(|job| job.placement.bandwidth_heavy)
+    pub(super) fn is_heavy(&self, id: JobId) -> bool {
+        self.jobs.get(id).is_some_and(|known| known.heavy)
     }
 
-    pub(super) fn has_volumes(&self, name: &JobName) -> bool {
-        self.newest(name).is_some_and(|job| has_volumes(&job))
+    pub(super) fn has_volumes(&self, id: JobId) -> bool {
+        self.jobs.get(id).is_some_and(|known| known.volumes)
     }
 
     /// Every job in the log.
-    pub(super) fn names(&self) -> impl Iterator<Item = JobName> + '_ {
-        self.jobs.keys().cloned()
+    pub(super) fn ids(&self) -> impl Iterator<Item = JobId> + '_ {
+        self.jobs.iter().map(|(id, _)| id)
+    }
+
+    /// A version of a job with its signed bytes, if the log still keeps it.
+    pub(super) fn kept(&self, id: JobId, version: u64) -> Option<&Kept> {
+        self.jobs.get(id)?.kept.get(&version)
     }
 
     /// A version of a job, if the log still keeps it.
-    pub(super) fn version(&self, name: &JobName, version: u64) -> Option<Arc<Job>> {
-        self.jobs.get(name)?.decoded.get(&version).cloned()
+    pub(super) fn version(&self, id: JobId, version: u64) -> Option<&Arc<Job>> {
+        self.kept(id, version).map(|kept| &kept.job)
+    }
+
+    /// The newest version, whether or not it should run.
+    pub(super) fn latest(&self, id: JobId) -> Option<&Arc<Job>> {
+        self.version(id, self.jobs.get(id)?.current)
     }
 
     /// A version of a job, or the newest where the log keeps that one no longer:
     /// its tasks still run only if they are alike.
-    pub(super) fn kept(&self, name: &JobName, version: u64) -> Option<Arc<Job>> {
-        let current = || self.jobs.get(name).map(|known| known.current);
-        let newest = || self.version(name, current()?);
-        self.version(name, version).or_else(newest)
+    pub(super) fn version_or_newest(&self, id: JobId, version: u64) -> Option<&Arc<Job>> {
+        self.version(id, version).or_else(|| self.latest(id))
     }
 
     /// What a task that runs is to be taken by: the version that it was given,
@@ -140,22 +196,15 @@ impl Catalog {
     pub(super) fn of_task(
         &self,
         cluster: &Cluster,
+        id: JobId,
         name: &JobName,
         version: u64,
-    ) -> Option<Arc<Job>> {
-        let version = match cluster.is_current_task(name, version) {
-            true => self.jobs.get(name)?.current,
+    ) -> Option<&Arc<Job>> {
+        let current = self.jobs.get(id)?.current;
+        let version = match version == current || cluster.is_current_task(name, version) {
+            true => current,
             false => version,
         };
-        self.version(name, version)
-    }
-
-    /// What should run, if anything should.
-    pub(super) fn running(&self, cluster: &Cluster, name: &JobName) -> Option<Arc<Job>> {
-        let record = cluster.jobs().get(name)?;
-        if record.stopped {
-            return None;
-        }
-        self.version(name, record.current().version)
+        self.version(id, version)
     }
 }

@@ -4,7 +4,7 @@
 //! A task that runs is never touched because another job is down: only what
 //! has to be started waits.
 
-use super::{Scheduler, picture::serves};
+use super::{Scheduler, names::JobId, picture::serves};
 use crate::{
     cluster::{Cluster, RolloutPhase},
     session::TaskState,
@@ -26,19 +26,24 @@ const LOOK_EVERY: Millis = Millis(1_000);
 impl Scheduler {
     /// A job that this one waits for before it starts, if any.
     pub fn unmet_dependency(&self, cluster: &Cluster, name: &JobName) -> Option<JobName> {
-        let job = self.catalog.running(cluster, name)?;
+        self.unmet(cluster, self.names.id(name)).cloned()
+    }
+
+    pub(super) fn unmet(&self, cluster: &Cluster, job: JobId) -> Option<&JobName> {
+        let job = self.catalog.running(job)?;
         let needs = job.change.depends_on.iter();
         let mut unmet = needs.filter(|needs| !self.is_met(cluster, needs));
-        unmet.next().map(|needs| needs.job.clone())
+        unmet.next().map(|needs| &needs.job)
     }
 
     pub(super) fn is_met(&self, cluster: &Cluster, needs: &Dependency) -> bool {
-        let Some(target) = self.target(cluster, &needs.job) else {
+        let job = self.names.id(&needs.job);
+        let Some(target) = self.target(cluster, job) else {
             return false;
         };
         let wanted = needs.at_least.unwrap_or(target.slots());
-        let there = self.picture.slots_of(&needs.job).filter(|slot| {
-            self.kept(slot).is_some_and(|(_, report)| {
+        let there = self.picture.slots_of(job).filter(|seat| {
+            self.kept(*seat).is_some_and(|(_, report)| {
                 serves(report)
                     || (needs.state == DependencyState::Started
                         && report.state == TaskState::Running)
@@ -48,8 +53,12 @@ impl Scheduler {
     }
 
     /// A job that this one depends on, whose rollout comes first.
-    pub(super) fn rollout_before(&self, cluster: &Cluster, name: &JobName) -> Option<JobName> {
-        let job = self.catalog.running(cluster, name)?;
+    pub(super) fn rollout_before<'a>(
+        &'a self,
+        cluster: &Cluster,
+        job: JobId,
+    ) -> Option<&'a JobName> {
+        let job = self.catalog.running(job)?;
         let needs = job.change.depends_on.iter();
         let mut rolling = needs.filter(|needs| {
             cluster
@@ -57,82 +66,77 @@ impl Scheduler {
                 .is_some_and(|rollout| rollout.phase == RolloutPhase::Rolling)
                 && cluster.jobs().get(&needs.job).is_some_and(|r| !r.stopped)
         });
-        rolling.next().map(|needs| needs.job.clone())
+        rolling.next().map(|needs| &needs.job)
     }
 
     /// May a stopped job's tasks end now? Those of stopped jobs that depend on
     /// it end first, for a while.
-    pub(super) fn may_stop_job(&mut self, cluster: &Cluster, name: &JobName, now: Millis) -> bool {
-        let waits = self.dependants(name).into_iter().any(|dependant| {
-            let record = cluster.jobs().get(&dependant);
-            record.is_some_and(|record| record.stopped) && self.has_tasks(&dependant)
+    pub(super) fn may_stop_job(&mut self, cluster: &Cluster, job: JobId, now: Millis) -> bool {
+        let waits = self.dependants.of(job).any(|dependant| {
+            let record = cluster.jobs().get(self.names.name(dependant));
+            record.is_some_and(|record| record.stopped) && self.has_tasks(dependant)
         });
-        if !waits || !self.has_tasks(name) {
-            self.stop_waits.remove(name);
+        if !waits || !self.has_tasks(job) {
+            self.stop_waits.remove(&job);
             return true;
         }
-        let since = *self.stop_waits.entry(name.clone()).or_insert(now);
+        let since = *self.stop_waits.entry(job).or_insert(now);
         if now.since(since) >= STOP_ORDER_LONGEST {
             return true;
         }
-        self.wake(name, now + LOOK_EVERY);
+        self.wake(job, now + LOOK_EVERY);
         false
     }
 
-    fn has_tasks(&self, name: &JobName) -> bool {
-        let mut slots = self.picture.slots_of(name);
-        slots.any(|slot| !self.picture.holders(slot).is_empty())
-    }
-
-    /// Jobs whose newest version depends on this one.
-    fn dependants(&self, name: &JobName) -> Vec<JobName> {
-        let known = self.dependants.by_job.get(name).into_iter().flatten();
-        known.cloned().collect()
+    fn has_tasks(&self, job: JobId) -> bool {
+        let mut slots = self.picture.slots_of(job);
+        slots.any(|seat| self.picture.holders(seat).next().is_some())
     }
 
     /// Jobs that may wait for this one are looked at with the next tick.
-    pub(super) fn look_at_dependants(&mut self, name: &JobName) {
-        let dependants = self.dependants(name);
-        self.deferred.extend(dependants);
+    pub(super) fn look_at_dependants(&mut self, job: JobId) {
+        self.deferred.extend(self.dependants.of(job));
     }
 
     /// The job's newest version is another.
-    pub(super) fn follow_needs(&mut self, cluster: &Cluster, name: &JobName) {
-        let newest = cluster
-            .jobs()
-            .get(name)
-            .map(|record| record.current().version);
-        let job = newest.and_then(|version| self.catalog.version(name, version));
-        let needs = job.map_or_else(BTreeSet::new, |job| {
+    pub(super) fn follow_needs(&mut self, job: JobId) {
+        let needs = self.catalog.latest(job).map_or_else(BTreeSet::new, |job| {
             let needs = job.change.depends_on.iter();
-            needs.map(|needs| needs.job.clone()).collect()
+            needs.map(|needs| self.names.meet(&needs.job)).collect()
         });
-        self.dependants.replace(name, needs);
+        self.dependants.replace(job, needs);
     }
 }
 
 /// Who depends on whom, by the newest versions.
 #[derive(Debug, Default)]
 pub(super) struct Dependants {
-    needs: BTreeMap<JobName, BTreeSet<JobName>>,
-    by_job: BTreeMap<JobName, BTreeSet<JobName>>,
+    needs: BTreeMap<JobId, BTreeSet<JobId>>,
+    by_job: BTreeMap<JobId, BTreeSet<JobId>>,
 }
 
 impl Dependants {
-    fn replace(&mut self, name: &JobName, needs: BTreeSet<JobName>) {
-        for before in self.needs.remove(name).into_iter().flatten() {
+    /// Does any job depend on this one?
+    pub(super) fn names(&self, job: JobId) -> bool {
+        self.of(job).next().is_some()
+    }
+
+    /// Jobs that depend on this one.
+    fn of(&self, job: JobId) -> impl Iterator<Item = JobId> {
+        self.by_job.get(&job).into_iter().flatten().copied()
+    }
+
+    fn replace(&mut self, job: JobId, needs: BTreeSet<JobId>) {
+        for before in self.needs.remove(&job).into_iter().flatten() {
             if let Some(dependants) = self.by_job.get_mut(&before) {
-                dependants.remove(name);
+                dependants.remove(&job);
             }
         }
-        for job in &needs {
-            self.by_job
-                .entry(job.clone())
-                .or_default()
-                .insert(name.clone());
+        for needed in &needs {
+            self.by_job.entry(*needed).or_default().insert(job);
         }
         if !needs.is_empty() {
-            self.needs.insert(name.clone(), needs);
+            self.needs.insert(job, needs);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Drains: until when a node may take to give up what it has, and how far it
 //! is. How tasks leave is `moves`' part.
 
-use super::Scheduler;
+use super::{Scheduler, names::Seat};
 use crate::{auction::StopReason, cluster::Cluster};
 use potluck_specs::{Millis, NodeId, SlotId};
 
@@ -46,33 +46,36 @@ impl Scheduler {
     /// How far the drain of a node is; nothing if it is not a member.
     pub fn drain_view(&self, cluster: &Cluster, node: NodeId) -> Option<DrainView> {
         let host = self.picture.hosts.get(&node)?;
-        let held = host.slots.iter().filter(|slot| {
-            let holders = self.picture.holders(slot);
-            holders.iter().any(|(holder, _)| *holder == node)
+        let held = host.slots.iter().copied().filter(|seat| {
+            let mut holders = self.picture.holders(*seat);
+            holders.any(|(holder, _)| holder == node)
         });
+        let mut left: Vec<(SlotId, DrainWait)> = held
+            .map(|seat| (self.names.slot(seat), self.drain_wait(cluster, seat, node)))
+            .collect();
+        left.sort_by(|(a, _), (b, _)| a.cmp(b));
         Some(DrainView {
-            left: held
-                .map(|slot| (slot.clone(), self.drain_wait(cluster, slot, node)))
-                .collect(),
+            left,
             deadline: cluster.drain_deadline(node),
         })
     }
 
-    fn drain_wait(&self, cluster: &Cluster, slot: &SlotId, node: NodeId) -> DrainWait {
-        if self.stops.contains_key(&(slot.clone(), node)) {
+    fn drain_wait(&self, cluster: &Cluster, seat: Seat, node: NodeId) -> DrainWait {
+        if self.stops.contains_key(&(seat, node)) {
             return DrainWait::Stopping;
         }
-        if !cluster.jobs().contains_key(&slot.job) {
+        if !self.catalog.has(seat.job) {
             return DrainWait::Recovered;
         }
-        let surge = self.surges.get(slot);
-        let awarded = self.awards.get(slot).map(|award| award.node);
-        match (surge, awarded.or(self.next_of_surge(slot))) {
+        let surge = self.surges.get(seat);
+        let awarded = self.awards.get(seat).map(|award| award.node);
+        match (surge, awarded.or(self.next_of_surge(seat))) {
             (Some(_), Some(on)) => DrainWait::Starting { on },
             (Some(surge), None) if surge.reason == StopReason::Drained => {
-                match self.may_disrupt(cluster, slot) {
-                    Ok(()) => DrainWait::NoPlace,
-                    Err(_) => DrainWait::Budget,
+                let book = self.book(cluster, seat.job);
+                match book.is_none_or(|book| book.may_disrupt(&seat.index).is_ok()) {
+                    true => DrainWait::NoPlace,
+                    false => DrainWait::Budget,
                 }
             }
             _ => DrainWait::ItsTurn,

@@ -6,9 +6,13 @@
 //! while its host is unreachable or held by the brake, marked unhealthy; with
 //! its host dead and let go, it is gone.
 
-use super::{Effect, Endpoint, Scheduler, ServiceEndpoints, SessionState, picture::serves};
+use super::{
+    Effect, Endpoint, Scheduler, ServiceEndpoints, SessionState,
+    names::{JobId, JobMap, Seat},
+    picture::serves,
+};
 use crate::{cluster::Cluster, session::SlotReport};
-use potluck_specs::{JobName, NodeId, SlotId};
+use potluck_specs::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Namespace and name of a service.
@@ -17,7 +21,9 @@ type ServiceKey = (String, String);
 /// What was published, by service and job.
 #[derive(Debug, Default)]
 pub(super) struct Published {
-    services: BTreeMap<ServiceKey, BTreeMap<JobName, Vec<Endpoint>>>,
+    services: BTreeMap<ServiceKey, BTreeMap<JobId, Vec<Endpoint>>>,
+    /// The services of each job.
+    of_job: JobMap<BTreeSet<ServiceKey>>,
 }
 
 impl Published {
@@ -25,19 +31,20 @@ impl Published {
     /// that changed.
     fn replace(
         &mut self,
-        job: &JobName,
+        job: JobId,
         mut current: BTreeMap<ServiceKey, Vec<Endpoint>>,
     ) -> BTreeSet<ServiceKey> {
-        for (key, jobs) in &self.services {
-            if jobs.contains_key(job) {
-                current.entry(key.clone()).or_default();
+        for key in self.of_job.get(job).into_iter().flatten() {
+            if !current.contains_key(key) {
+                current.insert(key.clone(), Vec::new());
             }
         }
         let mut changed = BTreeSet::new();
         for (key, endpoints) in current {
             let jobs = self.services.entry(key.clone()).or_default();
-            if jobs.get(job) != Some(&endpoints) {
-                jobs.insert(job.clone(), endpoints);
+            if jobs.get(&job) != Some(&endpoints) {
+                jobs.insert(job, endpoints);
+                self.of_job.of(job).insert(key.clone());
                 changed.insert(key);
             }
         }
@@ -61,12 +68,12 @@ impl Scheduler {
     pub(super) fn publish(&mut self, cluster: &Cluster) {
         let jobs = std::mem::take(&mut self.to_publish);
         let mut changed = BTreeSet::new();
-        for name in jobs {
-            if !self.knows_endpoints(cluster, &name) {
+        for job in jobs {
+            if !self.knows_endpoints(job) {
                 continue;
             }
-            let current = self.endpoints_of(cluster, &name);
-            changed.extend(self.published.replace(&name, current));
+            let current = self.endpoints_of(cluster, job);
+            changed.extend(self.published.replace(job, current));
         }
         for key in changed {
             let service = self.published.all(&key);
@@ -76,48 +83,47 @@ impl Scheduler {
 
     /// Before the hosts were asked, what is known of a job in the log is not
     /// all there is.
-    pub(super) fn knows_endpoints(&self, cluster: &Cluster, name: &JobName) -> bool {
-        let record = cluster.jobs().get(name);
-        record.is_some_and(|record| self.asked || record.accepted_reign == self.authority.reign)
+    pub(super) fn knows_endpoints(&self, job: JobId) -> bool {
+        self.catalog.has(job) && (self.asked || self.began_here(job))
     }
 
-    fn endpoints_of(
-        &self,
-        cluster: &Cluster,
-        name: &JobName,
-    ) -> BTreeMap<ServiceKey, Vec<Endpoint>> {
+    fn endpoints_of(&self, cluster: &Cluster, job: JobId) -> BTreeMap<ServiceKey, Vec<Endpoint>> {
         let mut services: BTreeMap<ServiceKey, Vec<Endpoint>> = BTreeMap::new();
+        let namespace = &self.names.name(job).namespace;
         // A service with no endpoint yet is known, and empty.
-        if let Some(job) = self.catalog.running(cluster, name) {
-            for service in &job.task.services {
-                let key = (name.namespace.clone(), service.name.clone());
+        if let Some(newest) = self.catalog.running(job) {
+            for service in &newest.task.services {
+                let key = (namespace.clone(), service.name.clone());
                 services.entry(key).or_default();
             }
         }
-        for slot in self.picture.slots_of(name) {
+        if !self.catalog.serves(job) {
+            return services;
+        }
+        for seat in self.picture.slots_of(job) {
             // One that is about to end may have been published by an earlier
             // scheduler: its service is said to be without it.
-            for (_, report) in self.picture.reports(slot) {
-                let job = self.catalog.of_task(cluster, name, report.version);
-                for service in job.iter().flat_map(|job| &job.task.services) {
-                    let key = (name.namespace.clone(), service.name.clone());
+            for (_, report) in self.picture.reports(seat) {
+                let version = self
+                    .catalog
+                    .of_task(cluster, job, &report.slot.job, report.version);
+                for service in version.iter().flat_map(|job| &job.task.services) {
+                    let key = (namespace.clone(), service.name.clone());
                     services.entry(key).or_default();
                 }
             }
-            for (node, report, healthy) in self.serving(slot) {
-                self.add(cluster, &mut services, (slot, node, report), healthy);
+            for (node, report, healthy) in self.serving(seat) {
+                self.add(cluster, &mut services, (seat, node, report), healthy);
             }
         }
         services
     }
 
-    fn serving(&self, slot: &SlotId) -> Vec<(NodeId, &SlotReport, bool)> {
+    fn serving(&self, seat: Seat) -> Vec<(NodeId, &SlotReport, bool)> {
         let serving: Vec<_> = self
             .picture
-            .reports(slot)
-            .filter(|(node, report)| {
-                serves(report) && !self.stops.contains_key(&(slot.clone(), *node))
-            })
+            .reports(seat)
+            .filter(|(node, report)| serves(report) && !self.stops.contains_key(&(seat, *node)))
             .filter_map(|(node, report)| Some((node, report, self.standing(node)?)))
             .collect();
         if serving.iter().any(|(.., healthy)| *healthy) {
@@ -140,10 +146,11 @@ impl Scheduler {
         &self,
         cluster: &Cluster,
         services: &mut BTreeMap<ServiceKey, Vec<Endpoint>>,
-        (slot, node, report): (&SlotId, NodeId, &SlotReport),
+        (seat, node, report): (Seat, NodeId, &SlotReport),
         healthy: bool,
     ) {
-        let Some(job) = self.catalog.of_task(cluster, &slot.job, report.version) else {
+        let job = &report.slot.job;
+        let Some(job) = self.catalog.of_task(cluster, seat.job, job, report.version) else {
             return;
         };
         let rack = self.picture.hosts.get(&node).map(|h| h.rack.clone());
@@ -152,9 +159,10 @@ impl Scheduler {
             let fixed = fixed.and_then(|port| port.number);
             let port = report.ports.get(&service.port).copied().or(fixed);
             let Some(port) = port else { continue };
+            let slot = report.slot.clone();
             let key = (slot.job.namespace.clone(), service.name.clone());
             services.entry(key).or_default().push(Endpoint {
-                slot: slot.clone(),
+                slot,
                 node,
                 rack: rack.clone().unwrap_or_default(),
                 port,

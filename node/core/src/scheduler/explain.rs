@@ -1,6 +1,8 @@
 //! Answers to people: what is where. Why it is there stands in `explanation`.
 
-use super::{HostView, Scheduler, SessionState, SlotPhase, SlotView, reconcile::MayPlace};
+use super::{
+    HostView, Scheduler, SessionState, SlotPhase, SlotView, names::Seat, reconcile::MayPlace,
+};
 use crate::cluster::Cluster;
 use potluck_specs::{NodeId, SlotId};
 use std::collections::BTreeSet;
@@ -45,7 +47,11 @@ impl Scheduler {
 
     /// Every slot that is wanted or filled, in order.
     pub fn slots(&self, cluster: &Cluster) -> Vec<SlotView> {
-        let mut all: BTreeSet<SlotId> = self.picture.slots().cloned().collect();
+        let mut all: BTreeSet<SlotId> = self
+            .picture
+            .slots()
+            .map(|seat| self.names.slot(seat))
+            .collect();
         for (name, record) in cluster.jobs().iter().filter(|(_, r)| !r.stopped) {
             all.extend((0..record.current().replicas).map(|index| SlotId {
                 job: name.clone(),
@@ -57,40 +63,41 @@ impl Scheduler {
 
     /// One slot.
     pub fn slot(&self, cluster: &Cluster, slot: &SlotId) -> SlotView {
+        let seat = self.names.seat(slot);
         SlotView {
             slot: slot.clone(),
-            phase: self.phase(cluster, slot),
+            phase: self.phase(cluster, seat),
             holders: self
                 .picture
-                .reports(slot)
+                .reports(seat)
                 .map(|(node, report)| (node, report.clone()))
                 .collect(),
         }
     }
 
-    fn phase(&self, cluster: &Cluster, slot: &SlotId) -> SlotPhase {
-        if let Some((node, _)) = self.kept(slot) {
-            return match self.stops.contains_key(&(slot.clone(), node)) {
+    fn phase(&self, cluster: &Cluster, seat: Seat) -> SlotPhase {
+        if let Some((node, _)) = self.kept(seat) {
+            return match self.stops.contains_key(&(seat, node)) {
                 true => SlotPhase::Stopping,
                 false => SlotPhase::Held,
             };
         }
-        if let Some(award) = self.awards.get(slot) {
+        if let Some(award) = self.awards.get(seat) {
             return SlotPhase::Awarded {
                 node: award.node,
                 generation: award.generation,
             };
         }
-        let target = self.target(cluster, &slot.job);
-        if target.is_none_or(|target| !self.is_wanted(&target, slot.index)) {
+        let target = self.target(cluster, seat.job);
+        if target.is_none_or(|target| !self.is_wanted(&target, seat.index)) {
             return SlotPhase::Unwanted;
         }
-        if let MayPlace::Wait { holder } = self.may_place(cluster, slot) {
+        if let MayPlace::Wait { holder } = self.may_place(cluster, seat) {
             return SlotPhase::Waiting { holder };
         }
-        let called = self.works.get(&slot.job).and_then(|work| work.call);
+        let called = self.works.get(seat.job).and_then(|work| work.call);
         match called.and_then(|call| self.calls.get(call)) {
-            Some(open) if open.job == slot.job && open.slots.contains(slot) => SlotPhase::Calling,
+            Some(open) if open.slots.contains(&seat) => SlotPhase::Calling,
             _ => SlotPhase::Missing,
         }
     }

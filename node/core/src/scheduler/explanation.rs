@@ -6,9 +6,9 @@
 
 use super::{
     Obstacle, Part, Scheduler, SlotPhase,
-    call::Answered,
     feasible::{Ask, Suits},
     index::{Entry, LEVELS, Place},
+    names::Seat,
     relax::SmallestChange,
     score::Offer,
 };
@@ -85,14 +85,15 @@ impl Scheduler {
         slot: &SlotId,
         now: Millis,
     ) -> Option<Explanation> {
-        let target = self.target(cluster, &slot.job)?;
+        let seat = self.names.seat(slot);
+        let target = self.target(cluster, seat.job)?;
         let job = target.job_for(slot.index).clone();
-        let ask = self.ask(&job);
-        let own = self.place_of(slot);
+        let ask = self.ask(seat.job, &job);
+        let own = self.place_of(seat);
         let mut hosts: Vec<HostCase> = self
             .index
             .entries()
-            .map(|entry| self.case(cluster, &ask, slot, entry, own.as_ref(), now))
+            .map(|entry| self.case(cluster, &ask, seat, entry, own.as_ref(), now))
             .collect();
         hosts.sort_by(|a, b| {
             let rank = |case: &HostCase| (!case.holds, case.obstacles.len(), shortfall(case));
@@ -114,10 +115,10 @@ impl Scheduler {
         })
     }
 
-    fn place_of(&self, slot: &SlotId) -> Option<Place> {
-        let node = match self.kept(slot) {
+    fn place_of(&self, seat: Seat) -> Option<Place> {
+        let node = match self.kept(seat) {
             Some((node, _)) => node,
-            None => self.awards.get(slot)?.node,
+            None => self.awards.get(seat)?.node,
         };
         self.index.of(node).map(|entry| entry.place)
     }
@@ -126,7 +127,7 @@ impl Scheduler {
         &self,
         cluster: &Cluster,
         ask: &Ask<'_>,
-        slot: &SlotId,
+        seat: Seat,
         entry: &Entry,
         own: Option<&Place>,
         now: Millis,
@@ -143,12 +144,9 @@ impl Scheduler {
                 )
             });
         }
-        let work = self.works.get(&slot.job);
-        let refused = match work.and_then(|work| work.answers.get(&node)) {
-            Some(Answered::Refused(refusal)) => Some(refusal.clone()),
-            _ => None,
-        };
-        let offer = self.imagine(cluster, ask, slot, entry, own, now);
+        let work = self.works.get(ask.id);
+        let refused = work.and_then(|work| work.refusals.get(&node)).cloned();
+        let offer = self.imagine(cluster, ask, seat, entry, own, now);
         let mut parts = Vec::new();
         let taken = if holds { Resources::ZERO } else { ask.need };
         offer.parts(&ask.weights, taken, &[0; LEVELS], |part, cost| {
@@ -178,7 +176,7 @@ impl Scheduler {
         &self,
         cluster: &Cluster,
         ask: &Ask<'_>,
-        slot: &SlotId,
+        seat: Seat,
         entry: &Entry,
         own: Option<&Place>,
         now: Millis,
@@ -188,7 +186,7 @@ impl Scheduler {
             Suits::Yes(preferred) => preferred,
             _ => 0,
         };
-        let tally = self.tallies.of(&slot.job);
+        let tally = self.tallies.of(ask.id);
         let mut tasks = tally.map_or([0; LEVELS], |tally| tally.around(&entry.place));
         let mut heavy = self.tallies.heavy_around(&entry.place);
         if let Some(own) = own {
@@ -207,7 +205,7 @@ impl Scheduler {
             tasks,
             heavy,
             preference: preferred + ask.prefers(entry),
-            former: self.former_node(cluster, ask.job, slot) == Some(entry.node),
+            former: self.former_node(cluster, ask.job, seat) == Some(entry.node),
             flapping: self.is_flapping(entry.node, now),
             missing_bytes: match holds {
                 true => 0,
@@ -228,7 +226,7 @@ impl Scheduler {
         own: Option<&Place>,
         now: Millis,
     ) -> Vec<NodeId> {
-        let ask = self.ask(job);
+        let ask = self.ask(self.names.id(&job.name), job);
         let takes = |entry: &&Entry| {
             let mut obstacles = self.obstacles(cluster, &ask, entry, own, now).into_iter();
             obstacles.all(|obstacle| {

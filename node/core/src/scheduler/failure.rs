@@ -11,7 +11,6 @@ use super::{
     picture::{Host, Picture},
     rank::mix,
 };
-use crate::cluster::Cluster;
 use potluck_specs::{Millis, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -145,6 +144,7 @@ impl Scheduler {
         }
         let was = std::mem::replace(&mut host.state, SessionState::Up);
         host.lost = false;
+        self.stops_due = true;
         self.came_back(node, was, now);
         self.rebalance.busy(now);
         self.note_session(node, SessionState::Up);
@@ -153,16 +153,18 @@ impl Scheduler {
     }
 
     /// Looks at every host's silence. Due with each tick.
-    pub(super) fn watch(&mut self, cluster: &Cluster, now: Millis) {
+    pub(super) fn watch(&mut self, now: Millis) {
         self.greet(now);
         if now < self.accuse_from {
             return;
         }
-        let nodes: Vec<NodeId> = self.picture.hosts.keys().copied().collect();
-        for node in nodes {
+        let hosts = self.picture.hosts.iter();
+        let silent = hosts.filter(|(_, host)| is_missed(host, self.began, now));
+        let silent: Vec<NodeId> = silent.map(|(node, _)| *node).collect();
+        for node in silent {
             self.watch_host(node, now);
         }
-        self.release(cluster, now);
+        self.release(now);
     }
 
     fn watch_host(&mut self, node: NodeId, now: Millis) {
@@ -172,7 +174,7 @@ impl Scheduler {
             return;
         };
         let silence = host.silence(began, now);
-        if silence < MISSED_AFTER || !host.expected {
+        if !is_missed(host, began, now) {
             return;
         }
         host.suspected_at.get_or_insert(now);
@@ -260,7 +262,7 @@ impl Scheduler {
     }
 
     /// Lets go of the hosts that the brake lets go.
-    fn release(&mut self, cluster: &Cluster, now: Millis) {
+    fn release(&mut self, now: Millis) {
         let suspects = suspects(&self.picture);
         if suspects.is_empty() && !self.brake.is_on() {
             return;
@@ -275,7 +277,7 @@ impl Scheduler {
             self.note(Note::BrakeOn { suspects });
         }
         for node in verdict.release {
-            self.lose(cluster, node);
+            self.lose(node);
             if was_on {
                 self.note(Note::BrakeReleased { node });
             }
@@ -286,13 +288,13 @@ impl Scheduler {
     }
 
     /// A host's slots are free from here on.
-    fn lose(&mut self, cluster: &Cluster, node: NodeId) {
+    fn lose(&mut self, node: NodeId) {
         if let Some(host) = self.picture.hosts.get_mut(&node) {
             host.lost = true;
         }
         self.dirty_host(node);
         self.drop_awards_of(node);
-        self.touch_recorded(cluster, node);
+        self.touch_recorded(node);
     }
 
     fn greet(&mut self, now: Millis) {
@@ -318,6 +320,11 @@ impl Scheduler {
     fn note_session(&mut self, node: NodeId, state: SessionState) {
         self.note(Note::Session { node, state });
     }
+}
+
+/// Silent for so long that it is missed.
+fn is_missed(host: &Host, began: Millis, now: Millis) -> bool {
+    host.expected && host.silence(began, now) >= MISSED_AFTER
 }
 
 /// Up, and heard just now.

@@ -8,8 +8,9 @@
 use super::{
     Scheduler, SessionState,
     call::Work,
-    failure::is_fresh,
+    failure::{MISSED_AFTER, is_fresh},
     index::{Entry, Group, Index, LEVELS, NOWHERE, Place},
+    names::JobId,
     rank::Terms,
     score::Weights,
     tally::{Tallies, Tally},
@@ -166,15 +167,16 @@ impl Resource {
 /// What one job asks of hosts at this moment, ready to be asked of many.
 #[derive(Debug)]
 pub(super) struct Ask<'a> {
+    pub(super) id: JobId,
     pub(super) job: &'a Job,
     pub(super) need: Resources,
     pub(super) weights: Weights,
     pub(super) at_most: [u32; LEVELS],
     /// Places that are shut because of other jobs.
-    shut: BTreeMap<u32, JobName>,
+    shut: BTreeMap<u32, JobId>,
     /// For each job that must be near: at which level, and where it is. The
     /// first task of two jobs that want each other may go anywhere.
-    near: Vec<(Level, JobName, BTreeSet<u32>)>,
+    near: Vec<(Level, &'a JobName, BTreeSet<u32>)>,
     ports: Vec<u16>,
 }
 
@@ -193,11 +195,12 @@ pub(super) enum Suits {
 impl<'a> Ask<'a> {
     /// What the job asks, given where others are.
     pub(super) fn new(
+        id: JobId,
         job: &'a Job,
         index: &Index,
         tallies: &Tallies,
-        apart: &[(JobName, Level)],
-        near: &[(JobName, Level)],
+        apart: &[(JobId, Level)],
+        near: &[(JobId, &'a JobName, Level)],
     ) -> Ask<'a> {
         let placement = &job.placement;
         let mut at_most = [u32::MAX; LEVELS];
@@ -210,11 +213,12 @@ impl<'a> Ask<'a> {
         }
         let mut shut = BTreeMap::new();
         for (other, level) in apart {
-            for place in places_of(tallies.of(other), *level) {
-                shut.insert(place, other.clone());
+            for place in places_of(tallies.of(*other), *level) {
+                shut.insert(place, *other);
             }
         }
         Ask {
+            id,
             job,
             need: job.task.resources,
             weights: Weights::new(&placement.spread, placement.bandwidth_heavy, |level| {
@@ -224,9 +228,9 @@ impl<'a> Ask<'a> {
             shut,
             near: near
                 .iter()
-                .map(|(other, level)| {
-                    let places = places_of(tallies.of(other), *level);
-                    (*level, other.clone(), places)
+                .map(|(other, name, level)| {
+                    let places = places_of(tallies.of(*other), *level);
+                    (*level, *name, places)
                 })
                 .collect(),
             ports: job.task.ports.iter().filter_map(|p| p.number).collect(),
@@ -320,6 +324,19 @@ impl<'a> Ask<'a> {
             || wider.iter().any(|weight| *weight != 0)
     }
 
+    /// Tasks of the job in the place of a host, at the levels at which that
+    /// matters.
+    pub(super) fn tasks_around(&self, place: &Place, tally: Option<&Tally>) -> [u32; LEVELS] {
+        let mut tasks = [0; LEVELS];
+        let Some(tally) = tally else { return tasks };
+        for (level, tasks) in tasks.iter_mut().enumerate() {
+            if self.weights.spread[level] != 0 || self.at_most[level] != u32::MAX {
+                *tasks = tally.at(place[level]);
+            }
+        }
+        tasks
+    }
+
     /// What the ranking needs of it.
     pub(super) fn terms(&self, seed: u64) -> Terms {
         Terms {
@@ -371,25 +388,34 @@ fn lacks(need: &Resources, entry: &Entry) -> impl Iterator<Item = Obstacle> {
         })
 }
 
-/// Jobs, each with the level on which it counts as near.
-type Neighbours = Vec<(JobName, Level)>;
+/// Jobs to be apart from, each with the level on which it counts as near.
+type Apart = Vec<(JobId, Level)>;
+
+/// Jobs to be near to; one that was never met is nowhere.
+type Near<'a> = Vec<(JobId, &'a JobName, Level)>;
+
+/// Heard just now; one that was is up.
+pub(super) fn is_fresh_entry(entry: &Entry, now: Millis) -> bool {
+    let age = entry.heard_at.map(|at| now.since(at));
+    age.is_some_and(|age| age < MISSED_AFTER)
+}
 
 impl Scheduler {
     /// Jobs with which this one may not, or must, share places: by its own
     /// word, and apart also by the other's.
-    pub(super) fn neighbours(&self, job: &Job) -> (Neighbours, Neighbours) {
+    pub(super) fn neighbours<'a>(&self, id: JobId, job: &'a Job) -> (Apart, Near<'a>) {
         let placement = &job.placement;
-        let mut apart: Neighbours = placement
+        let mut apart: Apart = placement
             .apart_from
             .iter()
-            .map(|other| (other.job.clone(), other.level))
+            .map(|other| (self.names.id(&other.job), other.level))
             .collect();
-        apart.extend(self.catalog.apart_from(&job.name));
+        apart.extend(self.catalog.apart_from(id));
         let near = placement
             .together_with
             .iter()
             .filter(|other| !self.may_go_first(job, &other.job))
-            .map(|other| (other.job.clone(), other.level))
+            .map(|other| (self.names.id(&other.job), &other.job, other.level))
             .collect();
         (apart, near)
     }
@@ -397,14 +423,15 @@ impl Scheduler {
     /// Two jobs that want each other would wait for each other for ever: the
     /// first by name may go first.
     fn may_go_first(&self, job: &Job, other: &JobName) -> bool {
-        let nowhere = self.tallies.of(other).is_none_or(Tally::is_empty);
-        nowhere && job.name < *other && self.catalog.wants_near(other, &job.name)
+        let id = self.names.id(other);
+        let nowhere = self.tallies.of(id).is_none_or(Tally::is_empty);
+        nowhere && job.name < *other && self.catalog.wants_near(id, job)
     }
 
     /// What the job asks now.
-    pub(super) fn ask<'a>(&self, job: &'a Job) -> Ask<'a> {
-        let (apart, near) = self.neighbours(job);
-        Ask::new(job, &self.index, &self.tallies, &apart, &near)
+    pub(super) fn ask<'a>(&self, id: JobId, job: &'a Job) -> Ask<'a> {
+        let (apart, near) = self.neighbours(id, job);
+        Ask::new(id, job, &self.index, &self.tallies, &apart, &near)
     }
 
     /// Is there nothing about what the host runs, or what it said lately,
@@ -416,10 +443,7 @@ impl Scheduler {
         work: Option<&Work>,
         now: Millis,
     ) -> bool {
-        let Some(host) = self.picture.hosts.get(&entry.node) else {
-            return false;
-        };
-        is_fresh(host, self.began, now)
+        is_fresh_entry(entry, now)
             && !work.is_some_and(|work| work.avoids(entry.node, now))
             && !self.is_bad_pair(&ask.job.name, entry.node, now)
             && self.leaves_claims(ask, entry, now)
@@ -431,7 +455,7 @@ impl Scheduler {
         let host = self.picture.hosts.get(&node)?;
         let reports = host.slots.iter();
         let mut taken = reports
-            .filter_map(|slot| self.picture.report(slot, node))
+            .filter_map(|seat| self.picture.report(*seat, node))
             .filter(|report| report.state != crate::session::TaskState::Stopped)
             .flat_map(|report| report.ports.values().copied());
         taken.find(|port| ports.contains(port))
@@ -461,9 +485,9 @@ impl Scheduler {
         };
         let reports = host.slots.iter();
         reports
-            .filter_map(|slot| self.picture.report(slot, node))
-            .filter(|report| report.state != crate::session::TaskState::Stopped)
-            .filter_map(|report| self.catalog.kept(&report.slot.job, report.version))
+            .filter_map(|seat| Some((seat.job, self.picture.report(*seat, node)?)))
+            .filter(|(_, report)| report.state != crate::session::TaskState::Stopped)
+            .filter_map(|(job, report)| self.catalog.version_or_newest(job, report.version))
             .filter_map(|job| job.task.devices.get(kind).copied())
             .sum()
     }
@@ -521,7 +545,7 @@ impl Scheduler {
         if self.is_bad_pair(&ask.job.name, entry.node, now) {
             found.push(Obstacle::BadPair);
         }
-        let work = self.works.get(&ask.job.name);
+        let work = self.works.get(ask.id);
         let until = work.and_then(|work| work.avoid.get(&entry.node));
         if let Some(until) = until.filter(|until| now < **until) {
             found.push(Obstacle::Avoided {
@@ -534,7 +558,7 @@ impl Scheduler {
     /// What other tasks keep the job out of a place.
     fn crowd(&self, ask: &Ask<'_>, place: &Place, besides: Option<&Place>) -> Vec<Obstacle> {
         let mut found = Vec::new();
-        let tally = self.tallies.of(&ask.job.name);
+        let tally = self.tallies.of(ask.id);
         for level in Level::ALL {
             let at = level as usize;
             let name = || self.index.name(place[at]).to_owned();
@@ -552,7 +576,7 @@ impl Scheduler {
             }
             if let Some(job) = ask.shut.get(&place[at]) {
                 found.push(Obstacle::Apart {
-                    job: job.clone(),
+                    job: self.names.name(*job).clone(),
                     level,
                     place: name(),
                 });
@@ -560,7 +584,7 @@ impl Scheduler {
             for (near, job, places) in &ask.near {
                 if *near == level && !places.contains(&place[at]) {
                     found.push(Obstacle::Together {
-                        job: job.clone(),
+                        job: (*job).clone(),
                         level,
                         place: name(),
                     });

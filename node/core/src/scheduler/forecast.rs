@@ -10,6 +10,7 @@ use super::{
     failure::is_fresh,
     feasible::{Ask, Suits},
     index::{Entry, LEVELS, Place},
+    names::Seat,
     per_node::Slots,
     rank,
     reconcile::MayPlace,
@@ -18,7 +19,7 @@ use super::{
 };
 use crate::cluster::Cluster;
 use potluck_specs::{
-    Job, JobName, Millis, NodeId, SlotId,
+    Job, JobName, Millis, NodeId,
     job::{Level, Resources},
 };
 use std::{
@@ -121,7 +122,7 @@ impl Scheduler {
         room: &mut Room,
         now: Millis,
     ) -> Forecast {
-        let target = Target::all(Arc::new(job.clone()));
+        let target = Target::all(self.names.id(&job.name), Arc::new(job.clone()));
         let wanted = self.slots_wanted(&target, now);
         let all = wanted.indexes().count();
         let looked_at: Vec<u32> = wanted.indexes().take(room.slots_left as usize).collect();
@@ -150,7 +151,7 @@ impl Scheduler {
             restarts: moved.len() as u32,
             stops: surplus.len() as u32,
             waits_for_hosts: missing.iter().any(|index| look.waits(*index)),
-            waits_for_jobs: self.unmet(cluster, job),
+            waits_for_jobs: self.all_unmet(cluster, job),
             ..Forecast::default()
         };
         let stays = |(index, (node, _))| ForecastTask {
@@ -173,7 +174,7 @@ impl Scheduler {
         forecast
     }
 
-    fn unmet(&self, cluster: &Cluster, job: &Job) -> Vec<JobName> {
+    fn all_unmet(&self, cluster: &Cluster, job: &Job) -> Vec<JobName> {
         let needs = job.change.depends_on.iter();
         let unmet = needs.filter(|needs| !self.is_met(cluster, needs));
         unmet.map(|needs| needs.job.clone()).collect()
@@ -181,13 +182,14 @@ impl Scheduler {
 
     /// Slots that are filled or awarded: those that are wanted, and the others.
     fn present(&self, job: &Job, wanted: &Slots) -> (Held, Held) {
+        let id = self.names.id(&job.name);
         let mut at: Held = self
-            .awards_of(&job.name)
-            .map(|(slot, award)| (slot.index, (award.node, award.version)))
+            .awards_of(id)
+            .map(|(seat, award)| (seat.index, (award.node, award.version)))
             .collect();
-        for slot in self.picture.slots_of(&job.name) {
-            if let Some((node, report)) = self.kept(slot) {
-                at.insert(slot.index, (node, report.version));
+        for seat in self.picture.slots_of(id) {
+            if let Some((node, report)) = self.kept(seat) {
+                at.insert(seat.index, (node, report.version));
             }
         }
         at.into_iter()
@@ -195,9 +197,13 @@ impl Scheduler {
     }
 
     fn free_slot(&self, job: &Job, index: u32, node: NodeId, room: &mut Room) {
-        if let Some(report) = self.picture.report(&slot_of(job, index), node) {
+        if let Some(report) = self.picture.report(self.seat_of(job, index), node) {
             room.give(node, report.resources);
         }
+    }
+
+    fn seat_of(&self, job: &Job, index: u32) -> Seat {
+        self.names.id(&job.name).seat(index)
     }
 }
 
@@ -226,7 +232,7 @@ impl<'a> Look<'a> {
         let mut look = Look {
             scheduler,
             cluster,
-            ask: scheduler.ask(job),
+            ask: scheduler.ask(scheduler.names.id(&job.name), job),
             now,
             tasks: BTreeMap::new(),
             ended: BTreeSet::new(),
@@ -301,9 +307,8 @@ impl<'a> Look<'a> {
         }
         self.call += 1;
         let former = from.and_then(|(index, _)| {
-            let slot = slot_of(self.ask.job, index);
             self.scheduler
-                .former_node(self.cluster, self.ask.job, &slot)
+                .former_node(self.cluster, self.ask.job, self.ask.id.seat(index))
         });
         let offers: Vec<Offer> = self
             .scheduler
@@ -369,8 +374,8 @@ impl<'a> Look<'a> {
                 host.slots
                     .iter()
                     // A task that has ended by then makes room.
-                    .filter(|slot| slot.job != job.name || !self.ended.contains(&slot.index))
-                    .filter_map(|slot| picture.report(slot, node))
+                    .filter(|seat| seat.job != self.ask.id || !self.ended.contains(&seat.index))
+                    .filter_map(|seat| picture.report(*seat, node))
                     .any(|report| report.ports.values().any(|number| *number == port))
             })
         };
@@ -414,16 +419,9 @@ impl<'a> Look<'a> {
     /// A slot that may be filled where this scheduler can't see yet.
     fn waits(&self, index: u32) -> bool {
         let job = &self.ask.job.name;
-        let slot = slot_of(self.ask.job, index);
+        let seat = self.ask.id.seat(index);
         self.cluster.jobs().contains_key(job)
-            && self.scheduler.may_place(self.cluster, &slot) != MayPlace::Yes
-    }
-}
-
-fn slot_of(job: &Job, index: u32) -> SlotId {
-    SlotId {
-        job: job.name.clone(),
-        index,
+            && self.scheduler.may_place(self.cluster, seat) != MayPlace::Yes
     }
 }
 

@@ -25,6 +25,8 @@ pub(super) type Place = [u32; LEVELS];
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) node: NodeId,
+    /// Where it stands in the index.
+    pub(super) number: u32,
     pub(super) name: String,
     pub(super) place: Place,
     pub(super) group: usize,
@@ -153,6 +155,7 @@ impl Index {
         };
         self.entries[number as usize] = Some(Entry {
             node,
+            number,
             name: String::new(),
             place: [NOWHERE; LEVELS],
             group: usize::MAX,
@@ -295,20 +298,23 @@ impl Index {
         new
     }
 
-    /// A bid or an award says more than the last report.
-    pub(super) fn set_free(&mut self, node: NodeId, free: Resources) {
-        if let Some(number) = self.numbers.get(&node).copied()
-            && let Some(open) = self.entry(number).map(|entry| entry.open)
-        {
+    /// A bid says more than the last report.
+    pub(super) fn set_free(&mut self, number: u32, node: NodeId, free: Resources) {
+        if let Some(open) = self.at(number, node).map(|entry| entry.open) {
             self.set_room(number, free, open);
         }
     }
 
     /// Takes what was promised to awards out of what is free.
-    pub(super) fn promise(&mut self, node: NodeId, taken: Resources) {
-        if let Some(free) = self.of(node).map(|entry| entry.free) {
-            self.set_free(node, free.minus(taken));
+    pub(super) fn promise(&mut self, number: u32, node: NodeId, taken: Resources) {
+        if let Some((free, open)) = self.at(number, node).map(|e| (e.free, e.open)) {
+            self.set_room(number, free.minus(taken), open);
         }
+    }
+
+    /// The host that had this number, if it is there still.
+    pub(super) fn at(&self, number: u32, node: NodeId) -> Option<&Entry> {
+        self.entry(number).filter(|entry| entry.node == node)
     }
 
     fn set_room(&mut self, number: u32, free: Resources, open: bool) {

@@ -8,7 +8,11 @@
 //! Law: a slot is taken away by us only while fewer slots than the budget are
 //! down, that slot not counted. A drain's deadline alone overrides it.
 
-use super::{Scheduler, reconcile::MayPlace};
+use super::{
+    Scheduler,
+    names::{JobId, Seat},
+    reconcile::MayPlace,
+};
 use crate::{
     auction::StopReason,
     cluster::Cluster,
@@ -108,14 +112,17 @@ fn of(reason: StopReason) -> &'static str {
 
 /// A job's disruption budget and who holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ledger {
+pub struct Ledger<K = SlotId> {
     /// How many slots may be down at once before we take no other one away.
     pub budget: u32,
     /// Slots that should serve.
     pub wanted: u32,
     /// Those that do not.
-    pub used: BTreeMap<SlotId, Use>,
+    pub used: BTreeMap<K, Use>,
 }
+
+/// A ledger as it is worked with: slots by number alone.
+pub(super) type Book = Ledger<u32>;
 
 /// The budget is spent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -127,8 +134,8 @@ pub struct Spent {
     pub used: u32,
 }
 
-impl Ledger {
-    pub(super) fn new(job: &Job, wanted: u32) -> Ledger {
+impl<K: Ord> Ledger<K> {
+    pub(super) fn new(job: &Job, wanted: u32) -> Ledger<K> {
         Ledger {
             budget: budget(job, wanted),
             wanted,
@@ -140,7 +147,7 @@ impl Ledger {
     ///
     /// # Errors
     /// If the budget is spent.
-    pub fn may_disrupt(&self, slot: &SlotId) -> Result<(), Spent> {
+    pub fn may_disrupt(&self, slot: &K) -> Result<(), Spent> {
         let used = self.used.len() as u32;
         if self.used.contains_key(slot) || used < self.budget {
             return Ok(());
@@ -151,7 +158,7 @@ impl Ledger {
         })
     }
 
-    pub(super) fn hold(&mut self, slot: SlotId, reason: Use) {
+    pub(super) fn hold(&mut self, slot: K, reason: Use) {
         self.used.insert(slot, reason);
     }
 }
@@ -167,19 +174,31 @@ fn budget(job: &Job, wanted: u32) -> u32 {
 impl Scheduler {
     /// Who holds a job's budget now; nothing if the job is not to run.
     pub fn ledger(&self, cluster: &Cluster, name: &JobName) -> Option<Ledger> {
-        let target = self.target(cluster, name)?;
+        let book = self.book(cluster, self.names.id(name))?;
+        let used = book.used.into_iter().map(|(index, reason)| {
+            let job = name.clone();
+            (SlotId { job, index }, reason)
+        });
+        Some(Ledger {
+            budget: book.budget,
+            wanted: book.wanted,
+            used: used.collect(),
+        })
+    }
+
+    /// The same, to be worked with.
+    pub(super) fn book(&self, cluster: &Cluster, job: JobId) -> Option<Book> {
+        let target = self.target(cluster, job)?;
         let slots = self.slots_last_wanted(&target);
-        let mut ledger = Ledger::new(target.current(), slots.count());
+        let unmet = self.unmet(cluster, job);
+        let mut book = Book::new(target.current(), slots.count());
         for index in slots.indexes() {
-            let slot = SlotId {
-                job: name.clone(),
-                index,
-            };
-            if let Some(reason) = self.use_of(cluster, &slot, self.kept(&slot)) {
-                ledger.hold(slot, reason);
+            let seat = job.seat(index);
+            if let Some(reason) = self.use_of(cluster, seat, self.kept(seat), unmet) {
+                book.hold(index, reason);
             }
         }
-        Some(ledger)
+        Some(book)
     }
 
     /// May a task of this slot be taken away for a reason of ours, such as
@@ -189,33 +208,35 @@ impl Scheduler {
     /// # Errors
     /// If the job's budget is spent.
     pub fn may_disrupt(&self, cluster: &Cluster, slot: &SlotId) -> Result<(), Spent> {
-        match self.ledger(cluster, &slot.job) {
-            Some(ledger) => ledger.may_disrupt(slot),
+        match self.book(cluster, self.names.id(&slot.job)) {
+            Some(book) => book.may_disrupt(&slot.index),
             // Nobody wants it.
             None => Ok(()),
         }
     }
 
     /// Why a wanted slot, kept by this task, does not serve; `None`: it does.
+    /// `unmet`: what its job waits for before it starts.
     pub(super) fn use_of(
         &self,
         cluster: &Cluster,
-        slot: &SlotId,
+        seat: Seat,
         kept: Option<(NodeId, &SlotReport)>,
+        unmet: Option<&JobName>,
     ) -> Option<Use> {
         let Some((node, report)) = kept else {
-            if let Some(award) = self.awards.get(slot) {
+            if let Some(award) = self.awards.get(seat) {
                 return Some(Use::Starting { node: award.node });
             }
-            if let MayPlace::Wait { holder } = self.may_place(cluster, slot) {
+            if let MayPlace::Wait { holder } = self.may_place(cluster, seat) {
                 return Some(Use::Waiting { holder });
             }
-            return Some(match self.unmet_dependency(cluster, &slot.job) {
-                Some(job) => Use::Dependency { job },
+            return Some(match unmet {
+                Some(job) => Use::Dependency { job: job.clone() },
                 None => Use::Unplaced,
             });
         };
-        if let Some(stop) = self.stops.get(&(slot.clone(), node)) {
+        if let Some(stop) = self.stops.get(&(seat, node)) {
             let reason = stop.reason;
             return Some(Use::Stopping { node, reason });
         }

@@ -29,6 +29,7 @@ mod forecast;
 mod index;
 mod ledger;
 mod moves;
+mod names;
 mod per_node;
 mod picture;
 mod preempt;
@@ -55,11 +56,12 @@ pub use score::Part;
 pub use view::{HostView, SessionState, SlotPhase, SlotView};
 
 use crate::{
-    auction::{Authority, StopOrder, StopReason},
+    auction::Authority,
     cluster::Cluster,
     session::{Heartbeat, HeartbeatAnswer},
 };
-use potluck_specs::{Generation, JobName, Millis, NodeId, SlotId};
+use names::{JobId, Seat};
+use potluck_specs::{Millis, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A quorum that was away for longer means that this leader was cut off, and
@@ -104,15 +106,22 @@ pub struct Scheduler {
     superseded: bool,
     /// Every live member has told what it runs.
     asked: bool,
+    /// The first that had not told when last looked at.
+    waited_for: Option<NodeId>,
     /// The log's index up to which `catalog` and `picture` follow.
     followed: Option<u64>,
+    /// The same of what shapes the cluster: intent and members.
+    shaped: Option<u64>,
     ticked_at: Option<Millis>,
     /// Nobody is accused before this.
     accuse_from: Millis,
     catalog: catalog::Catalog,
     picture: picture::Picture,
     brake: brake::Brake,
-    works: BTreeMap<JobName, call::Work>,
+    names: names::Names,
+    works: names::JobMap<call::Work>,
+    /// Jobs whose last call left slots unfilled.
+    waiting: BTreeSet<JobId>,
     index: index::Index,
     tallies: tally::Tallies,
     calls: call::Calls,
@@ -120,27 +129,31 @@ pub struct Scheduler {
     awards: award::Awards,
     /// Counts the instructions of this reign.
     sequence: u64,
-    stops: BTreeMap<(SlotId, NodeId), stops::Stopping>,
+    stops: BTreeMap<(Seat, NodeId), stops::Stopping>,
+    /// Some stop may be due.
+    stops_due: bool,
+    /// Slots by the host that the log named when the reign began.
+    recorded_on: BTreeMap<NodeId, Vec<Seat>>,
     /// Slots whose next task is started before the present one ends.
-    surges: BTreeMap<SlotId, moves::Surge>,
+    surges: names::SlotMap<moves::Surge>,
     backoff: backoff::Backoff,
     rebalance: rebalance::Rebalance,
     /// Room that was made for a job, by host.
     claims: BTreeMap<NodeId, preempt::Claim>,
-    rollouts: BTreeMap<JobName, rollout::Watched>,
+    rollouts: names::JobMap<rollout::Watched>,
     dependants: dependencies::Dependants,
     /// Stopped jobs whose tasks wait for those of others, since when.
-    stop_waits: BTreeMap<JobName, Millis>,
+    stop_waits: BTreeMap<JobId, Millis>,
     published: endpoints::Published,
     behind: behind::Behind,
     /// Jobs to look at again.
-    dirty: BTreeSet<JobName>,
+    dirty: BTreeSet<JobId>,
     /// Jobs to look at again with the next tick.
-    deferred: BTreeSet<JobName>,
+    deferred: BTreeSet<JobId>,
     /// Jobs to look at again at a time.
-    wakes: BTreeMap<JobName, Millis>,
+    wakes: BTreeMap<JobId, Millis>,
     /// Jobs whose endpoints may have changed.
-    to_publish: BTreeSet<JobName>,
+    to_publish: BTreeSet<JobId>,
     capacity_grew: bool,
     /// Some host came, went, or is another now.
     hosts_changed: bool,
@@ -171,13 +184,17 @@ impl Scheduler {
             silent: true,
             superseded: false,
             asked: false,
+            waited_for: None,
             followed: None,
+            shaped: None,
             ticked_at: None,
             accuse_from: Millis(0),
             catalog: catalog::Catalog::default(),
             picture: picture::Picture::default(),
             brake: brake::Brake::default(),
-            works: BTreeMap::new(),
+            names: names::Names::default(),
+            works: names::JobMap::default(),
+            waiting: BTreeSet::new(),
             index: index::Index::default(),
             tallies: tally::Tallies::default(),
             calls: call::Calls::default(),
@@ -185,11 +202,13 @@ impl Scheduler {
             awards: award::Awards::default(),
             sequence: 0,
             stops: BTreeMap::new(),
-            surges: BTreeMap::new(),
+            stops_due: false,
+            recorded_on: BTreeMap::new(),
+            surges: names::SlotMap::default(),
             backoff: backoff::Backoff::default(),
             rebalance: rebalance::Rebalance::default(),
             claims: BTreeMap::new(),
-            rollouts: BTreeMap::new(),
+            rollouts: names::JobMap::default(),
             dependants: dependencies::Dependants::default(),
             stop_waits: BTreeMap::new(),
             published: endpoints::Published::default(),
@@ -224,12 +243,12 @@ impl Scheduler {
             Event::ClusterChanged => {}
             Event::QuorumConfirmed { at } => self.quorum_confirmed(at, now),
             Event::Heartbeat { heartbeat } => {
-                let answer = self.reported(cluster, &heartbeat, now);
                 let to = heartbeat.node;
+                let answer = self.reported(heartbeat, now);
                 self.out.push(Effect::AnswerHeartbeat { to, answer });
             }
             Event::Greeted { heartbeat } => {
-                self.reported(cluster, &heartbeat, now);
+                self.reported(heartbeat, now);
             }
             Event::GreetFailed { .. } => {}
             Event::Members { members } => self.gossiped(&members),
@@ -266,7 +285,7 @@ impl Scheduler {
         self.send_recorded(cluster, now);
         self.reconcile_dirty(cluster, now);
         self.publish(cluster);
-        self.send_stops(cluster, now);
+        self.send_stops(now);
         if self.behind.is_urgent() {
             self.write_behind(cluster, now);
         }
@@ -276,21 +295,19 @@ impl Scheduler {
         if let Some(before) = self.ticked_at.replace(now) {
             self.lagged(now.since(before), now);
         }
-        self.watch(cluster, now);
+        self.stops_due = true;
+        self.watch(now);
         self.count_tasks();
         if std::mem::take(&mut self.capacity_grew) {
             self.retry_waiting(now);
         }
         self.dirty.append(&mut self.deferred);
         if std::mem::take(&mut self.hosts_changed) {
-            self.dirty.extend(self.catalog.per_node().cloned());
+            self.dirty.extend(self.catalog.per_node());
         }
         self.take_woken(now);
-        for (job, work) in &self.works {
-            if work.rounds_failed > 0 && work.call.is_none() && now >= work.retry_at {
-                self.dirty.insert(job.clone());
-            }
-        }
+        self.take_rested(now);
+        self.tidy_names();
         if self.may_act(now) {
             self.even_out(cluster, now);
             self.repeat_awards(cluster, now);
@@ -305,19 +322,27 @@ impl Scheduler {
         }
         let at_begin = self.followed.is_none();
         self.followed = Some(cluster.applied());
+        if at_begin {
+            self.follow_recorded(cluster);
+        }
         if cluster.authority() > self.authority {
             self.heard_of(cluster.authority());
         }
-        for name in self.catalog.follow(cluster) {
-            if let Some(work) = self.works.get_mut(&name) {
+        if self.shaped == Some(cluster.shaped_at()) {
+            // Only notes of where things are.
+            return;
+        }
+        self.shaped = Some(cluster.shaped_at());
+        for job in self.catalog.follow(cluster, &mut self.names) {
+            if let Some(work) = self.works.get_mut(job) {
                 work.retry_at = now;
-                work.answers.clear();
+                work.refusals.clear();
                 work.avoid.clear();
                 work.suits.clear();
             }
-            self.backoff.job_changed(&name, now);
-            self.follow_needs(cluster, &name);
-            self.dirty.insert(name);
+            self.backoff.job_changed(self.names.name(job), now);
+            self.follow_needs(job);
+            self.dirty.insert(job);
         }
         let moved = self.index.follow(cluster);
         let draining: BTreeSet<NodeId> = cluster
@@ -326,8 +351,8 @@ impl Scheduler {
             .filter(|member| member.draining)
             .map(|member| member.node)
             .collect();
-        for slot in self.picture.follow(cluster.members(), at_begin) {
-            self.touch(slot);
+        for seat in self.picture.follow(cluster.members(), at_begin) {
+            self.touch(seat);
         }
         for node in moved {
             self.dirty_host(node);
@@ -342,6 +367,13 @@ impl Scheduler {
         if draining != self.draining {
             self.drains_changed(draining);
         }
+    }
+
+    /// Forgets names that nothing here goes by any more.
+    fn tidy_names(&mut self) {
+        let (catalog, picture, dependants) = (&self.catalog, &self.picture, &self.dependants);
+        self.names
+            .tidy(|job| catalog.names(job) || picture.knows(job) || dependants.names(job));
     }
 
     fn drains_changed(&mut self, draining: BTreeSet<NodeId>) {
@@ -369,12 +401,7 @@ impl Scheduler {
     }
 
     /// A host's report, by heartbeat or greeting.
-    fn reported(
-        &mut self,
-        cluster: &Cluster,
-        heartbeat: &Heartbeat,
-        now: Millis,
-    ) -> HeartbeatAnswer {
+    fn reported(&mut self, mut heartbeat: Heartbeat, now: Millis) -> HeartbeatAnswer {
         let mut answer = HeartbeatAnswer {
             authority: self.authority,
             confirmed: None,
@@ -383,11 +410,11 @@ impl Scheduler {
         self.heard_of(heartbeat.highest);
         let node = heartbeat.node;
         let was_draining = self.picture.hosts.get(&node).map(|host| host.draining);
-        let Some(taken) = self.picture.take(heartbeat, now) else {
+        let Some(taken) = self.picture.take(&mut self.names, &mut heartbeat, now) else {
             return answer;
         };
         self.heard(node, now);
-        self.index_report(heartbeat, now);
+        self.index_report(&heartbeat, now);
         if was_draining != Some(heartbeat.draining) {
             self.dirty_host(node);
         }
@@ -398,13 +425,13 @@ impl Scheduler {
             .is_some_and(|h| h.reports == 1)
         {
             // What it does not report, it is known now not to have.
-            self.touch_recorded(cluster, node);
+            self.touch_recorded(node);
         }
         self.capacity_grew |= taken.grew;
         self.settle_stops(&taken.changed, node);
         self.note_failures(&taken.changed, node, now);
-        for slot in taken.changed {
-            self.touch(slot);
+        for seat in taken.changed {
+            self.touch(seat);
         }
         self.settle_awards(node, now);
         answer.confirmed = taken.confirmed;
@@ -480,40 +507,41 @@ impl Scheduler {
     }
 
     /// Something about a slot is different.
-    fn touch(&mut self, slot: SlotId) {
-        if !self.dirty.contains(&slot.job) {
-            self.dirty.insert(slot.job.clone());
-        }
-        self.tallies.touch(&slot);
-        self.behind.touch(slot);
+    fn touch(&mut self, seat: Seat) {
+        self.dirty.insert(seat.job);
+        self.tallies.touch(seat);
+        self.behind.touch(seat);
     }
 
     /// Everything on a host is to be looked at again.
     fn dirty_host(&mut self, node: NodeId) {
         self.hosts_changed = true;
         if let Some(host) = self.picture.hosts.get(&node) {
-            for slot in host.slots.clone() {
-                self.touch(slot);
+            for seat in host.slots.clone() {
+                self.touch(seat);
             }
         }
     }
 
-    /// Every slot that the log places on a host is to be looked at again.
-    fn touch_recorded(&mut self, cluster: &Cluster, node: NodeId) {
-        let placements = cluster.placements().values();
-        for placement in placements.filter(|placement| placement.node == node) {
-            self.touch(placement.slot.clone());
+    /// Every slot that the log placed on a host when the reign began is to be
+    /// looked at again. What was placed since, a report or an award tells of.
+    fn touch_recorded(&mut self, node: NodeId) {
+        for seat in self.recorded_on.get(&node).cloned().unwrap_or_default() {
+            self.touch(seat);
         }
     }
 
-    fn send_stop(&mut self, to: NodeId, slot: SlotId, generation: Generation, reason: StopReason) {
-        let order = StopOrder {
-            authority: self.authority,
-            slot,
-            generation,
-            reason,
-        };
-        self.out.push(Effect::Stop { to, order });
+    fn follow_recorded(&mut self, cluster: &Cluster) {
+        for (slot, placement) in cluster.placements() {
+            let seat = self.names.meet_slot(slot);
+            let on = self.recorded_on.entry(placement.node).or_default();
+            on.push(seat);
+        }
+    }
+
+    /// What is remembered of a job between two calls.
+    fn work_of(&mut self, job: JobId) -> &mut call::Work {
+        self.works.of(job)
     }
 
     fn note(&mut self, note: Note) {

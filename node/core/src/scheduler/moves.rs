@@ -13,9 +13,14 @@
 //! one finds a double, keeps the older task, and begins anew if the reason
 //! still holds.
 
-use super::{Note, Scheduler, reconcile::Survey, rollout::Target};
+use super::{
+    Note, Scheduler,
+    names::{JobId, Seat},
+    reconcile::Survey,
+    rollout::Target,
+};
 use crate::{auction::StopReason, cluster::Cluster};
-use potluck_specs::{JobName, Millis, NodeId, SlotId, job::JobKind};
+use potluck_specs::{Millis, NodeId, SlotId, job::JobKind};
 
 /// How long a task's successor is looked for before the budget pays: a call
 /// and some retries, and the time in which another task's end makes room.
@@ -32,7 +37,7 @@ const SURGES_MIN: u32 = 1;
 #[derive(Debug)]
 pub(super) struct Leaving {
     pub(super) serves: bool,
-    pub(super) slot: SlotId,
+    pub(super) seat: Seat,
     pub(super) node: NodeId,
     pub(super) reason: StopReason,
 }
@@ -54,26 +59,30 @@ impl Scheduler {
         target: &Target,
         mut survey: Survey,
         now: Millis,
-    ) -> Vec<SlotId> {
+    ) -> Vec<Seat> {
+        if !self.knows_endpoints(target.id()) {
+            // No order could leave yet, and by the time that one can, the job
+            // may have a smaller budget.
+            return Vec::new();
+        }
         let mut leaving = std::mem::take(&mut survey.leaving);
-        leaving.sort_by(|a, b| (a.serves, &a.slot).cmp(&(b.serves, &b.slot)));
-        let still: Vec<&SlotId> = leaving.iter().map(|l| &l.slot).collect();
-        self.surges_end_except(target.name(), &still);
+        leaving.sort_by_key(|task| (task.serves, task.seat));
+        self.surges_end_except(target.id(), &leaving);
         let mut surging = Vec::new();
         for task in leaving {
             match task.reason {
                 StopReason::Replaced => self.replace(cluster, task, &mut survey, &mut surging, now),
                 StopReason::Failing => {
-                    if self.surges.contains_key(&task.slot)
+                    if self.surges.contains(task.seat)
                         || self.may_try_elsewhere(cluster, target.name(), now)
                     {
-                        if !self.surges.contains_key(&task.slot) {
+                        if !self.surges.contains(task.seat) {
                             self.tried_elsewhere(target.name(), now);
                         }
                         self.surge(&task, &survey, &mut surging, now);
                     }
                     survey.in_flight += 1;
-                    self.wake(target.name(), now + LOOK_EVERY);
+                    self.wake(target.id(), now + LOOK_EVERY);
                 }
                 _ => self.send_away(cluster, target, task, &mut survey, &mut surging, now),
             }
@@ -87,11 +96,11 @@ impl Scheduler {
         cluster: &Cluster,
         task: Leaving,
         survey: &mut Survey,
-        surging: &mut Vec<SlotId>,
+        surging: &mut Vec<Seat>,
         now: Millis,
     ) {
-        if self.waits_for_rollout(cluster, &task.slot.job) || !self.is_heard(task.node) {
-            self.wake(&task.slot.job, now + LOOK_EVERY);
+        if self.waits_for_rollout(cluster, task.seat.job) || !self.is_heard(task.node) {
+            self.wake(task.seat.job, now + LOOK_EVERY);
             return;
         }
         if survey.ledger.budget == 0 {
@@ -106,7 +115,7 @@ impl Scheduler {
         if risked + survey.unsettled < survey.ledger.budget {
             self.stop_now(task, survey);
         } else if survey.unsettled > 0 {
-            self.wake(&task.slot.job, now + LOOK_EVERY);
+            self.wake(task.seat.job, now + LOOK_EVERY);
         }
     }
 
@@ -117,7 +126,7 @@ impl Scheduler {
         target: &Target,
         task: Leaving,
         survey: &mut Survey,
-        surging: &mut Vec<SlotId>,
+        surging: &mut Vec<Seat>,
         now: Millis,
     ) {
         if task.reason == StopReason::Drained && self.drain_is_over(cluster, task.node, now) {
@@ -130,7 +139,7 @@ impl Scheduler {
             if free && self.is_heard(task.node) {
                 self.stop_now(task, survey);
             } else {
-                self.wake(&task.slot.job, now + LOOK_EVERY);
+                self.wake(task.seat.job, now + LOOK_EVERY);
             }
             return;
         }
@@ -141,14 +150,13 @@ impl Scheduler {
         self.surge(&task, survey, surging, now);
         let waited = self
             .surges
-            .get(&task.slot)
+            .get(task.seat)
             .is_some_and(|surge| now.since(surge.began) >= SURGE_PATIENCE);
-        let placed =
-            self.awards.contains_key(&task.slot) || self.next_of_surge(&task.slot).is_some();
+        let placed = self.awards.contains(task.seat) || self.next_of_surge(task.seat).is_some();
         if task.reason == StopReason::Drained
             && waited
             && !placed
-            && survey.ledger.may_disrupt(&task.slot).is_ok()
+            && survey.ledger.may_disrupt(&task.seat.index).is_ok()
         {
             self.stop_now(task, survey);
         }
@@ -156,21 +164,21 @@ impl Scheduler {
 
     fn stop_now(&mut self, task: Leaving, survey: &mut Survey) {
         let (node, reason) = (task.node, task.reason);
-        if self.decide_stop(&task.slot, node, reason) {
-            self.surges.remove(&task.slot);
+        if self.decide_stop(task.seat, node, reason) {
+            self.surges.remove(task.seat);
             survey.in_flight += 1;
             survey
                 .ledger
-                .hold(task.slot, super::Use::Stopping { node, reason });
+                .hold(task.seat.index, super::Use::Stopping { node, reason });
         }
     }
 
     /// Starts the task's successor, or goes on to.
-    fn surge(&mut self, task: &Leaving, survey: &Survey, surging: &mut Vec<SlotId>, now: Millis) {
-        self.wake(&task.slot.job, now + LOOK_EVERY);
-        if !self.surges.contains_key(&task.slot) {
+    fn surge(&mut self, task: &Leaving, survey: &Survey, surging: &mut Vec<Seat>, now: Millis) {
+        self.wake(task.seat.job, now + LOOK_EVERY);
+        if !self.surges.contains(task.seat) {
             let limit = survey.ledger.budget.max(SURGES_MIN);
-            if self.surges_of(&task.slot.job) >= limit {
+            if self.surges.count_of(task.seat.job) as u32 >= limit {
                 return;
             }
             let surge = Surge {
@@ -178,112 +186,104 @@ impl Scheduler {
                 reason: task.reason,
                 began: now,
             };
-            self.surges.insert(task.slot.clone(), surge);
+            self.surges.insert(task.seat, surge);
             self.note(Note::Surge {
-                slot: task.slot.clone(),
+                slot: self.names.slot(task.seat),
                 from: task.node,
                 reason: task.reason,
             });
         }
-        let placed =
-            self.awards.contains_key(&task.slot) || self.next_of_surge(&task.slot).is_some();
+        let placed = self.awards.contains(task.seat) || self.next_of_surge(task.seat).is_some();
         if !placed {
-            surging.push(task.slot.clone());
+            surging.push(task.seat);
         }
     }
 
     /// Where the task is whose next one is being started elsewhere, if the slot
     /// has such.
     pub fn surge_from(&self, slot: &SlotId) -> Option<NodeId> {
-        self.surges.get(slot).map(|surge| surge.from)
+        self.surges
+            .get(self.names.seat(slot))
+            .map(|surge| surge.from)
     }
 
     /// As [`Self::surge_from`], if the reason holds still: a drain may have
     /// been ended since.
-    pub(super) fn surge_that_holds(&self, cluster: &Cluster, slot: &SlotId) -> Option<NodeId> {
-        let surge = self.surges.get(slot)?;
+    pub(super) fn surge_that_holds(&self, cluster: &Cluster, seat: Seat) -> Option<NodeId> {
+        let surge = self.surges.get(seat)?;
         let holds = surge.reason != StopReason::Drained || self.gives_up(cluster, surge.from);
         holds.then_some(surge.from)
     }
 
-    fn surges_of(&self, job: &JobName) -> u32 {
-        self.surges.keys().filter(|slot| slot.job == *job).count() as u32
-    }
-
     /// The holder that is to take over from the one that leaves, while that
     /// one still is the one to keep.
-    pub(super) fn next_of_surge(&self, slot: &SlotId) -> Option<NodeId> {
-        let surge = self.surges.get(slot)?;
-        let (kept, _) = self.kept(slot)?;
+    pub(super) fn next_of_surge(&self, seat: Seat) -> Option<NodeId> {
+        let surge = self.surges.get(seat)?;
+        let (kept, _) = self.kept(seat)?;
         if kept != surge.from {
             return None;
         }
-        let holders = self.picture.holders(slot).into_iter();
-        holders
+        self.picture
+            .holders(seat)
             .filter(|(node, report)| {
                 *node != surge.from
                     && !self.fails_here(report)
-                    && !self.stops.contains_key(&(slot.clone(), *node))
+                    && !self.stops.contains_key(&(seat, *node))
             })
             .map(|(node, _)| node)
             .next()
     }
 
     /// Ends a surge whose first task is gone.
-    pub(super) fn settle_surge(&mut self, slot: &SlotId) {
-        let Some(surge) = self.surges.get(slot) else {
+    pub(super) fn settle_surge(&mut self, seat: Seat) {
+        let Some(surge) = self.surges.get(seat) else {
             return;
         };
         let from = surge.from;
-        let holds = self.picture.holders(slot).iter().any(|(n, _)| *n == from);
-        if !holds {
-            self.surges.remove(slot);
+        if !self.picture.holders(seat).any(|(n, _)| n == from) {
+            self.surges.remove(seat);
         }
     }
 
     /// Surges of slots that have no reason to leave any more. Where the next
     /// task is the one to keep by now, the surge names whom to stop.
-    fn surges_end_except(&mut self, job: &JobName, still: &[&SlotId]) {
-        let over: Vec<SlotId> = self
+    fn surges_end_except(&mut self, job: JobId, still: &[Leaving]) {
+        let over: Vec<Seat> = self
             .surges
-            .iter()
-            .filter(|(slot, surge)| {
-                slot.job == *job
-                    && !still.contains(slot)
-                    && self.kept(slot).is_none_or(|(kept, _)| kept == surge.from)
+            .of_job(job)
+            .filter(|(seat, surge)| {
+                !still.iter().any(|task| task.seat == *seat)
+                    && self.kept(*seat).is_none_or(|(kept, _)| kept == surge.from)
             })
-            .map(|(slot, _)| slot.clone())
+            .map(|(seat, _)| seat)
             .collect();
-        for slot in over {
-            self.surges.remove(&slot);
+        for seat in over {
+            self.surges.remove(seat);
         }
     }
 
-    pub(super) fn surges_end(&mut self, job: &JobName) {
-        self.surges.retain(|slot, _| slot.job != *job);
+    pub(super) fn surges_end(&mut self, job: JobId) {
+        let all: Vec<Seat> = self.surges.of_job(job).map(|(seat, _)| seat).collect();
+        for seat in all {
+            self.surges.remove(seat);
+        }
     }
 
     /// Looks at the job again at that time.
-    pub(super) fn wake(&mut self, job: &JobName, at: Millis) {
-        match self.wakes.get_mut(job) {
-            Some(before) => *before = at.min(*before),
-            None => {
-                self.wakes.insert(job.clone(), at);
-            }
-        }
+    pub(super) fn wake(&mut self, job: JobId, at: Millis) {
+        let before = self.wakes.entry(job).or_insert(at);
+        *before = at.min(*before);
     }
 
     /// Jobs that were to be looked at by now. Due with each tick.
     pub(super) fn take_woken(&mut self, now: Millis) {
-        let due: Vec<JobName> = self
-            .wakes
-            .iter()
-            .filter(|(_, at)| **at <= now)
-            .map(|(job, _)| job.clone())
-            .collect();
-        for job in due {
-            self.wakes.remove(&job);
-            self.dirty.insert(job);
-        }
+        let dirty = &mut self.dirty;
+        self.wakes.retain(|job, at| {
+            let due = *at <= now;
+            if due {
+                dirty.insert(*job);
+            }
+            !due
+        });
     }
 }

@@ -5,8 +5,8 @@
 //! is free. Which node fills which number does not matter, since no node may
 //! have two.
 
-use super::{Scheduler, failure::is_fresh, feasible::Suits, rollout::Target};
-use potluck_specs::{Millis, NodeId, SlotId, job::JobKind};
+use super::{Scheduler, failure::is_fresh, feasible::Suits, names::Seat, rollout::Target};
+use potluck_specs::{Millis, NodeId, job::JobKind};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The slots that a job is to have.
@@ -50,18 +50,18 @@ impl Scheduler {
             return Slots::First(target.slots());
         }
         let mut holds: BTreeMap<NodeId, u32> = BTreeMap::new();
-        let mut hold = |node: NodeId, slot: &SlotId| {
-            holds.entry(node).or_insert(slot.index);
+        let mut hold = |node: NodeId, seat: Seat| {
+            holds.entry(node).or_insert(seat.index);
         };
-        for slot in self.picture.slots_of(&job.name) {
-            for (node, _) in self.picture.holders_of(slot) {
-                hold(node, slot);
+        for seat in self.picture.slots_of(target.id()) {
+            for (node, _) in self.picture.holders(seat) {
+                hold(node, seat);
             }
         }
-        for (slot, award) in self.awards_of(&job.name) {
-            hold(award.node, slot);
+        for (seat, award) in self.awards_of(target.id()) {
+            hold(award.node, seat);
         }
-        let ask = self.ask(job);
+        let ask = self.ask(target.id(), job);
         let mut these = BTreeSet::new();
         let mut without = 0;
         for entry in self.index.entries() {
@@ -92,7 +92,7 @@ impl Scheduler {
         if job.kind != JobKind::PerNode {
             return Slots::First(target.slots());
         }
-        let work = self.works.get(&job.name);
+        let work = self.works.get(target.id());
         Slots::These(work.map_or_else(BTreeSet::new, |work| work.per_node.clone()))
     }
 
@@ -102,7 +102,7 @@ impl Scheduler {
         if job.kind != JobKind::PerNode {
             return index < target.slots();
         }
-        let work = self.works.get(&job.name);
+        let work = self.works.get(target.id());
         work.is_some_and(|work| work.per_node.contains(&index))
     }
 }

@@ -3,12 +3,15 @@
 //! Answers for putting reports in order: full ones replace, deltas add, gaps
 //! ask for everything. Leaves to `failure` what silence means.
 
-use super::SessionState;
+use super::{
+    SessionState,
+    names::{JobId, Names, Seat, SlotMap},
+};
 use crate::{
     cluster::Member,
     session::{Heartbeat, SlotReport, TaskState},
 };
-use potluck_specs::{Generation, JobName, Millis, NodeId, SlotId, job::Resources};
+use potluck_specs::{Generation, Millis, NodeId, SlotId, job::Resources};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// One host, from what it says and from how long it says nothing.
@@ -37,7 +40,7 @@ pub(super) struct Host {
     pub(super) free: Resources,
     pub(super) total: Resources,
     pub(super) draining: bool,
-    pub(super) slots: BTreeSet<SlotId>,
+    pub(super) slots: BTreeSet<Seat>,
 }
 
 impl Host {
@@ -78,16 +81,24 @@ impl Host {
 #[derive(Debug, Default)]
 pub(super) struct Picture {
     pub(super) hosts: BTreeMap<NodeId, Host>,
-    slots: BTreeMap<SlotId, BTreeMap<NodeId, SlotReport>>,
-    /// Since when tasks serve that were seen to begin.
-    served_since: BTreeMap<(SlotId, NodeId), Millis>,
+    /// Who reports each slot, by node; mostly one.
+    slots: SlotMap<Vec<Told>>,
+}
+
+/// What a node says of a slot.
+#[derive(Debug)]
+struct Told {
+    node: NodeId,
+    report: SlotReport,
+    /// Since when its task serves, if it was seen to begin.
+    served_since: Option<Millis>,
 }
 
 /// What a report changed.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
     /// Slots that differ from before.
-    pub(super) changed: BTreeSet<SlotId>,
+    pub(super) changed: BTreeSet<Seat>,
     /// The host has more free than it had, or takes work again.
     pub(super) grew: bool,
     /// What the host may relate its next report to.
@@ -102,7 +113,7 @@ impl Picture {
         &mut self,
         members: &BTreeMap<NodeId, Member>,
         at_begin: bool,
-    ) -> BTreeSet<SlotId> {
+    ) -> BTreeSet<Seat> {
         for (node, member) in members {
             let rack = &member.topology.rack;
             match self.hosts.get_mut(node) {
@@ -126,8 +137,8 @@ impl Picture {
         let mut changed = BTreeSet::new();
         for node in left {
             if let Some(host) = self.hosts.remove(&node) {
-                for slot in &host.slots {
-                    self.drop_report(slot, node);
+                for seat in &host.slots {
+                    self.drop_report(*seat, node);
                 }
                 changed.extend(host.slots);
             }
@@ -136,14 +147,18 @@ impl Picture {
     }
 
     /// Takes a report of a known host. `None`: not a member, or out of order.
-    pub(super) fn take(&mut self, heartbeat: &Heartbeat, now: Millis) -> Option<Taken> {
+    pub(super) fn take(
+        &mut self,
+        names: &mut Names,
+        heartbeat: &mut Heartbeat,
+        now: Millis,
+    ) -> Option<Taken> {
         let node = heartbeat.node;
         let host = self.hosts.get_mut(&node)?;
         host.heard_at = Some(now);
         host.expected = true;
         let same_life = host.incarnation == Some(heartbeat.incarnation);
-        let inventory = &heartbeat.inventory;
-        if same_life && inventory.number < host.number {
+        if same_life && heartbeat.inventory.number < host.number {
             return None;
         }
         let mut taken = Taken {
@@ -154,14 +169,17 @@ impl Picture {
         host.total = heartbeat.total;
         host.draining = heartbeat.draining;
         let follows = same_life && host.complete;
+        let inventory = &mut heartbeat.inventory;
+        let reports = std::mem::take(&mut inventory.slots);
         match inventory.since {
-            None => self.replace(node, &inventory.slots, now, &mut taken.changed),
+            None => self.replace(names, node, reports, now, &mut taken.changed),
             Some(since) if follows && since <= host.number => {
-                for report in &inventory.slots {
-                    self.put(node, report, now, &mut taken.changed);
+                for report in reports {
+                    let seat = names.meet_slot(&report.slot);
+                    self.put(node, seat, report, now, &mut taken.changed);
                 }
                 for slot in &inventory.gone {
-                    self.forget(node, slot, &mut taken.changed);
+                    self.forget(node, names.seat(slot), &mut taken.changed);
                 }
             }
             Some(_) => {
@@ -171,82 +189,99 @@ impl Picture {
         }
         let host = self.hosts.get_mut(&node)?;
         host.incarnation = Some(heartbeat.incarnation);
-        host.number = inventory.number;
+        host.number = heartbeat.inventory.number;
         host.complete = true;
         host.reports += 1;
-        taken.confirmed = Some(inventory.number);
+        taken.confirmed = Some(heartbeat.inventory.number);
         taken.forget = self.stopped_on(node);
         Some(taken)
     }
 
     fn replace(
         &mut self,
+        names: &mut Names,
         node: NodeId,
-        reports: &[SlotReport],
+        reports: Vec<SlotReport>,
         now: Millis,
-        changed: &mut BTreeSet<SlotId>,
+        changed: &mut BTreeSet<Seat>,
     ) {
-        let now_there: BTreeSet<&SlotId> = reports.iter().map(|r| &r.slot).collect();
+        let reports: Vec<(Seat, SlotReport)> = reports
+            .into_iter()
+            .map(|report| (names.meet_slot(&report.slot), report))
+            .collect();
+        let now_there: BTreeSet<Seat> = reports.iter().map(|(seat, _)| *seat).collect();
         let before = self
             .hosts
             .get(&node)
             .map_or_else(BTreeSet::new, |h| h.slots.clone());
-        for slot in before.iter().filter(|slot| !now_there.contains(slot)) {
-            self.forget(node, slot, changed);
+        for seat in before.difference(&now_there) {
+            self.forget(node, *seat, changed);
         }
-        for report in reports {
-            self.put(node, report, now, changed);
+        for (seat, report) in reports {
+            self.put(node, seat, report, now, changed);
         }
     }
 
     fn put(
         &mut self,
         node: NodeId,
-        report: &SlotReport,
+        seat: Seat,
+        report: SlotReport,
         now: Millis,
-        changed: &mut BTreeSet<SlotId>,
+        changed: &mut BTreeSet<Seat>,
     ) {
-        let holders = self.slots.entry(report.slot.clone()).or_default();
-        let before = holders.get(&node);
-        if before != Some(report) {
-            let key = (report.slot.clone(), node);
-            // What serves in a host's first report may have for long.
-            let host_is_known = self.hosts.get(&node).is_some_and(|host| host.reports > 0);
-            let begins = match before {
-                None => host_is_known,
-                Some(before) => {
-                    !serves(before)
-                        || (before.starts, before.version) != (report.starts, report.version)
-                }
-            };
-            if !serves(report) {
-                self.served_since.remove(&key);
-            } else if begins {
-                self.served_since.insert(key, now);
+        let Some(host) = self.hosts.get_mut(&node) else {
+            return;
+        };
+        host.slots.insert(seat);
+        // What serves in a host's first report may have for long.
+        let host_is_known = host.reports > 0;
+        let told = self
+            .slots
+            .get_or_insert_with(seat, || Vec::with_capacity(1));
+        let place = told.binary_search_by_key(&node, |told| told.node);
+        let before = place.ok().map(|at| &told[at]);
+        if before.is_some_and(|before| before.report == report) {
+            return;
+        }
+        let begins = match before {
+            None => host_is_known,
+            Some(Told { report: before, .. }) => {
+                !serves(before)
+                    || (before.starts, before.version) != (report.starts, report.version)
             }
-            holders.insert(node, report.clone());
-            changed.insert(report.slot.clone());
+        };
+        let served_since = match (serves(&report), begins) {
+            (false, _) => None,
+            (true, true) => Some(now),
+            (true, false) => before.and_then(|before| before.served_since),
+        };
+        let next = Told {
+            node,
+            report,
+            served_since,
+        };
+        match place {
+            Ok(at) => told[at] = next,
+            Err(at) => told.insert(at, next),
         }
-        if let Some(host) = self.hosts.get_mut(&node) {
-            host.slots.insert(report.slot.clone());
-        }
+        changed.insert(seat);
     }
 
-    fn forget(&mut self, node: NodeId, slot: &SlotId, changed: &mut BTreeSet<SlotId>) {
+    fn forget(&mut self, node: NodeId, seat: Seat, changed: &mut BTreeSet<Seat>) {
         if let Some(host) = self.hosts.get_mut(&node)
-            && host.slots.remove(slot)
+            && host.slots.remove(&seat)
         {
-            changed.insert(slot.clone());
+            changed.insert(seat);
         }
-        self.drop_report(slot, node);
+        self.drop_report(seat, node);
     }
 
-    fn drop_report(&mut self, slot: &SlotId, node: NodeId) {
-        self.served_since.remove(&(slot.clone(), node));
-        if let Some(holders) = self.slots.get_mut(slot) {
-            holders.remove(&node);
-            if holders.is_empty() {
-                self.slots.remove(slot);
+    fn drop_report(&mut self, seat: Seat, node: NodeId) {
+        if let Some(told) = self.slots.get_mut(seat) {
+            told.retain(|told| told.node != node);
+            if told.is_empty() {
+                self.slots.remove(seat);
             }
         }
     }
@@ -257,40 +292,39 @@ impl Picture {
         };
         host.slots
             .iter()
-            .filter_map(|slot| self.report(slot, node))
+            .filter_map(|seat| self.report(*seat, node))
             .filter(|report| report.state == TaskState::Stopped)
             .map(|report| (report.slot.clone(), report.generation))
             .collect()
     }
 
+    fn told(&self, seat: Seat) -> &[Told] {
+        self.slots.get(seat).map_or(&[], Vec::as_slice)
+    }
+
+    fn told_by(&self, seat: Seat, node: NodeId) -> Option<&Told> {
+        self.told(seat).iter().find(|told| told.node == node)
+    }
+
     /// What a node says of a slot.
-    pub(super) fn report(&self, slot: &SlotId, node: NodeId) -> Option<&SlotReport> {
-        self.slots.get(slot)?.get(&node)
+    pub(super) fn report(&self, seat: Seat, node: NodeId) -> Option<&SlotReport> {
+        self.told_by(seat, node).map(|told| &told.report)
     }
 
     /// Since when a task serves that was seen to begin.
-    pub(super) fn served_since(&self, slot: &SlotId, node: NodeId) -> Option<Millis> {
-        self.served_since.get(&(slot.clone(), node)).copied()
+    pub(super) fn served_since(&self, seat: Seat, node: NodeId) -> Option<Millis> {
+        self.told_by(seat, node)?.served_since
     }
 
     /// Everybody who says anything of a slot.
-    pub(super) fn reports(&self, slot: &SlotId) -> impl Iterator<Item = (NodeId, &SlotReport)> {
-        self.slots
-            .get(slot)
-            .into_iter()
-            .flatten()
-            .map(|(node, report)| (*node, report))
+    pub(super) fn reports(&self, seat: Seat) -> impl Iterator<Item = (NodeId, &SlotReport)> {
+        self.told(seat).iter().map(|told| (told.node, &told.report))
     }
 
     /// Who fills a slot, as far as known: silent hosts still do, lost ones
     /// and those that stopped it do not.
-    pub(super) fn holders(&self, slot: &SlotId) -> Vec<(NodeId, &SlotReport)> {
-        self.holders_of(slot).collect()
-    }
-
-    /// The same, one by one.
-    pub(super) fn holders_of(&self, slot: &SlotId) -> impl Iterator<Item = (NodeId, &SlotReport)> {
-        self.reports(slot)
+    pub(super) fn holders(&self, seat: Seat) -> impl Iterator<Item = (NodeId, &SlotReport)> {
+        self.reports(seat)
             .filter(|(node, report)| report.state != TaskState::Stopped && !self.is_lost(*node))
     }
 
@@ -300,21 +334,18 @@ impl Picture {
     }
 
     /// Slots of a job that anybody reports, in order.
-    pub(super) fn slots_of(&self, job: &JobName) -> impl Iterator<Item = &SlotId> {
-        let first = SlotId {
-            job: job.clone(),
-            index: 0,
-        };
-        let last = SlotId {
-            job: job.clone(),
-            index: u32::MAX,
-        };
-        self.slots.range(first..=last).map(|(slot, _)| slot)
+    pub(super) fn slots_of(&self, job: JobId) -> impl Iterator<Item = Seat> {
+        self.slots.of_job(job).map(|(seat, _)| seat)
+    }
+
+    /// Does anybody report a slot of the job?
+    pub(super) fn knows(&self, job: JobId) -> bool {
+        self.slots.count_of(job) > 0
     }
 
     /// Slots that anybody reports.
-    pub(super) fn slots(&self) -> impl Iterator<Item = &SlotId> {
-        self.slots.keys()
+    pub(super) fn slots(&self) -> impl Iterator<Item = Seat> {
+        self.slots.iter().map(|(seat, _)| seat)
     }
 }
 

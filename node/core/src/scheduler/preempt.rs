@@ -12,12 +12,14 @@
 //! ```
 
 use super::{
-    Ledger, Scheduler,
+    Scheduler,
     feasible::{Ask, Suits},
     index::Entry,
+    ledger::Book,
+    names::{JobId, Seat},
 };
 use crate::{auction::StopReason, cluster::Cluster, session::TaskState};
-use potluck_specs::{Job, JobName, Millis, NodeId, SlotId, job::Resources};
+use potluck_specs::{Job, JobName, Millis, NodeId, job::Resources};
 use std::collections::BTreeMap;
 
 /// Hosts looked at for one job, each time that it finds no room: more would
@@ -44,7 +46,7 @@ pub(super) struct Claim {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Victim {
     priority: u32,
-    slot: SlotId,
+    seat: Seat,
     resources: Resources,
 }
 
@@ -66,14 +68,21 @@ impl Sacrifice {
 
 impl Scheduler {
     /// No host had room for so many slots of the job: has lower ones make it.
-    pub(super) fn make_room(&mut self, cluster: &Cluster, job: &Job, missing: usize, now: Millis) {
+    pub(super) fn make_room(
+        &mut self,
+        cluster: &Cluster,
+        id: JobId,
+        job: &Job,
+        missing: usize,
+        now: Millis,
+    ) {
         self.claims.retain(|_, claim| now < claim.until);
         let claimed = self.claims.values().filter(|claim| claim.job == job.name);
         let wanted = missing.min(AT_ONCE).saturating_sub(claimed.count());
         if wanted == 0 || !self.catalog.has_lower(job.priority) {
             return;
         }
-        let ask = self.ask(job);
+        let ask = self.ask(id, job);
         let mut ledgers = BTreeMap::new();
         let mut found: Vec<Sacrifice> = self
             .index
@@ -91,8 +100,8 @@ impl Scheduler {
 
     fn suits_but_for_room(&self, ask: &Ask<'_>, entry: &Entry, now: Millis) -> bool {
         let group = &self.index.groups()[entry.group];
-        let tally = self.tallies.of(&ask.job.name);
-        let work = self.works.get(&ask.job.name);
+        let tally = self.tallies.of(ask.id);
+        let work = self.works.get(ask.id);
         entry.takes_work()
             && entry.total.fits(&ask.need)
             && ask.suits(&self.index, group) != Suits::No
@@ -107,14 +116,14 @@ impl Scheduler {
         cluster: &Cluster,
         job: &Job,
         entry: &Entry,
-        ledgers: &mut BTreeMap<JobName, Option<Ledger>>,
+        ledgers: &mut BTreeMap<JobId, Option<Book>>,
     ) -> Option<Sacrifice> {
         let mut victims = self.victims(cluster, job.priority, entry, ledgers);
         // The least important first, of those the largest: fewer have to go.
         victims.sort_by(|a, b| {
             let order = a.priority.cmp(&b.priority);
             let larger = b.resources.memory_bytes.cmp(&a.resources.memory_bytes);
-            order.then(larger).then(a.slot.cmp(&b.slot))
+            order.then(larger).then(a.seat.cmp(&b.seat))
         });
         let need = job.task.resources;
         let mut free = entry.free;
@@ -149,33 +158,37 @@ impl Scheduler {
         cluster: &Cluster,
         priority: u32,
         entry: &Entry,
-        ledgers: &mut BTreeMap<JobName, Option<Ledger>>,
+        ledgers: &mut BTreeMap<JobId, Option<Book>>,
     ) -> Vec<Victim> {
         let Some(host) = self.picture.hosts.get(&entry.node) else {
             return Vec::new();
         };
         let mut victims = Vec::new();
-        for slot in &host.slots {
-            let Some(report) = self.picture.report(slot, entry.node) else {
+        for seat in &host.slots {
+            let seat = *seat;
+            let Some(report) = self.picture.report(seat, entry.node) else {
                 continue;
             };
             let ends = matches!(report.state, TaskState::Stopped | TaskState::Stopping)
-                || self.stops.contains_key(&(slot.clone(), entry.node));
+                || self.stops.contains_key(&(seat, entry.node));
             // A job that the log lacks is nobody's to stop.
-            let job = self.catalog.of_task(cluster, &slot.job, report.version);
+            let name = &report.slot.job;
+            let job = self
+                .catalog
+                .of_task(cluster, seat.job, name, report.version);
             let Some(job) = job.filter(|job| job.priority < priority && !ends) else {
                 continue;
             };
             let ledger = ledgers
-                .entry(slot.job.clone())
-                .or_insert_with(|| self.ledger(cluster, &slot.job));
+                .entry(seat.job)
+                .or_insert_with(|| self.book(cluster, seat.job));
             let allowed = ledger
                 .as_ref()
-                .is_some_and(|ledger| ledger.may_disrupt(slot).is_ok());
+                .is_some_and(|ledger| ledger.may_disrupt(&seat.index).is_ok());
             if allowed {
                 victims.push(Victim {
                     priority: job.priority,
-                    slot: slot.clone(),
+                    seat,
                     resources: report.resources,
                 });
             }
@@ -188,17 +201,18 @@ impl Scheduler {
         &mut self,
         job: &Job,
         sacrifice: Sacrifice,
-        ledgers: &mut BTreeMap<JobName, Option<Ledger>>,
+        ledgers: &mut BTreeMap<JobId, Option<Book>>,
         now: Millis,
     ) {
         let mut held = ledgers.clone();
         for victim in &sacrifice.victims {
-            let ledger = held.get_mut(&victim.slot.job).and_then(Option::as_mut);
-            let Some(ledger) = ledger.filter(|l| l.may_disrupt(&victim.slot).is_ok()) else {
+            let (job, index) = (victim.seat.job, victim.seat.index);
+            let ledger = held.get_mut(&job).and_then(Option::as_mut);
+            let Some(ledger) = ledger.filter(|l| l.may_disrupt(&index).is_ok()) else {
                 return;
             };
             ledger.hold(
-                victim.slot.clone(),
+                index,
                 super::Use::Stopping {
                     node: sacrifice.node,
                     reason: StopReason::Preempted,
@@ -207,7 +221,7 @@ impl Scheduler {
         }
         *ledgers = held;
         for victim in sacrifice.victims {
-            self.decide_stop(&victim.slot, sacrifice.node, StopReason::Preempted);
+            self.decide_stop(victim.seat, sacrifice.node, StopReason::Preempted);
         }
         let claim = Claim {
             job: job.name.clone(),

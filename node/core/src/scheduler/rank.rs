@@ -40,6 +40,15 @@ pub(super) struct Terms {
     pub(super) seed: u64,
 }
 
+impl Terms {
+    /// Does it matter how many tasks a place of this level has?
+    fn counts(&self, level: usize) -> bool {
+        self.weights.spread[level] != 0
+            || self.at_most[level] != u32::MAX
+            || (self.weights.heavy && level == Level::Rack as usize)
+    }
+}
+
 /// Tasks given in this round, by place.
 #[derive(Debug, Default)]
 struct Given(BTreeMap<u32, u32>);
@@ -49,18 +58,16 @@ impl Given {
         let mut more = [0; LEVELS];
         more[Level::Node as usize] = taken;
         for (level, more) in more.iter_mut().enumerate().take(Level::Node as usize) {
-            let counts = terms.weights.spread[level] != 0
-                || terms.at_most[level] != u32::MAX
-                || (terms.weights.heavy && level == Level::Rack as usize);
-            if counts {
+            if terms.counts(level) {
                 *more = self.0.get(&offer.place[level]).copied().unwrap_or(0);
             }
         }
         more
     }
 
-    fn add(&mut self, offer: &Offer) {
-        for place in &offer.place[..Level::Node as usize] {
+    fn add(&mut self, offer: &Offer, terms: &Terms) {
+        let wider = offer.place[..Level::Node as usize].iter().enumerate();
+        for (_, place) in wider.filter(|(level, _)| terms.counts(*level)) {
             *self.0.entry(*place).or_default() += 1;
         }
     }
@@ -108,7 +115,7 @@ pub(super) fn assign(offers: &[Offer], terms: &Terms, wanted: usize) -> Vec<usiz
             continue;
         }
         chosen.push(at);
-        given.add(offer);
+        given.add(offer, terms);
         taken[at] += 1;
         if taken[at] < offer.slots {
             let more = given.at(offer, terms, taken[at]);
@@ -150,6 +157,7 @@ mod tests {
     fn offer(k: u8, rack: u32, slots: u32, free: u32) -> Offer {
         Offer {
             node: node(k),
+            number: u32::from(k),
             place: [1, 2, 3, 10 + rack, 100 + u32::from(k)],
             slots,
             free: Resources::new(free * 10, u64::from(free * 10) << 20),
@@ -306,7 +314,7 @@ mod tests {
                 })
                 .min();
             let Some((.., at)) = best else { break };
-            given.add(&offers[at]);
+            given.add(&offers[at], terms);
             taken[at] += 1;
             chosen.push(at);
         }

@@ -6,9 +6,14 @@
 //! nobody takes it nothing happens. Each move lowers the crowd that it leaves
 //! by more than it raises the one that it joins, so that moves end.
 
-use super::{Scheduler, SessionState, failure::is_fresh, picture::serves};
+use super::{
+    Scheduler, SessionState,
+    failure::is_fresh,
+    names::{JobId, Seat},
+    picture::serves,
+};
 use crate::cluster::Cluster;
-use potluck_specs::{JobName, Millis, NodeId, SlotId};
+use potluck_specs::{Millis, NodeId, SlotId};
 use std::collections::BTreeMap;
 
 /// Nothing moves before the cluster has been quiet for this long: no host came
@@ -46,18 +51,17 @@ pub struct Move {
 #[derive(Debug, Default)]
 pub(super) struct Rebalance {
     /// What is being moved, and since when.
-    moving: Option<(Move, Millis)>,
+    moving: Option<(Seat, NodeId, Millis)>,
     /// When something last happened.
     busy_at: Millis,
     moved_at: Option<Millis>,
-    moved: BTreeMap<SlotId, Millis>,
+    moved: BTreeMap<Seat, Millis>,
 }
 
 impl Rebalance {
-    pub(super) fn is_to_move(&self, slot: &SlotId, node: NodeId) -> bool {
+    pub(super) fn is_to_move(&self, seat: Seat, node: NodeId) -> bool {
         self.moving
-            .as_ref()
-            .is_some_and(|(m, _)| m.slot == *slot && m.from == node)
+            .is_some_and(|(moving, from, _)| moving == seat && from == node)
     }
 
     /// Something happened.
@@ -65,18 +69,18 @@ impl Rebalance {
         self.busy_at = now;
     }
 
-    fn begin(&mut self, next: Move, now: Millis) {
+    fn begin(&mut self, seat: Seat, from: NodeId, now: Millis) {
         self.moved.retain(|_, at| now.since(*at) < SLOT_RESTS);
         if self.moved.len() >= MOVED_MAX {
             self.moved.pop_first();
         }
-        self.moved.insert(next.slot.clone(), now);
+        self.moved.insert(seat, now);
         self.moved_at = Some(now);
-        self.moving = Some((next, now));
+        self.moving = Some((seat, from, now));
     }
 
-    fn rests(&self, slot: &SlotId, now: Millis) -> bool {
-        let moved = self.moved.get(slot);
+    fn rests(&self, seat: Seat, now: Millis) -> bool {
+        let moved = self.moved.get(&seat);
         moved.is_some_and(|at| now.since(*at) < SLOT_RESTS)
     }
 }
@@ -98,13 +102,12 @@ impl Crowd<'_> {
 impl Scheduler {
     /// Proposes the next move, or gives the present one up. Due with each tick.
     pub(super) fn even_out(&mut self, cluster: &Cluster, now: Millis) {
-        if let Some((present, since)) = &self.rebalance.moving {
-            let slot = present.slot.clone();
-            let still = self.kept(&slot).is_some_and(|(n, _)| n == present.from);
-            let placed = self.awards.contains_key(&slot) || self.next_of_surge(&slot).is_some();
-            if !still || (!placed && now.since(*since) >= GIVE_UP) {
+        if let Some((seat, from, since)) = self.rebalance.moving {
+            let still = self.kept(seat).is_some_and(|(n, _)| n == from);
+            let placed = self.awards.contains(seat) || self.next_of_surge(seat).is_some();
+            if !still || (!placed && now.since(since) >= GIVE_UP) {
                 self.rebalance.moving = None;
-                self.dirty.insert(slot.job);
+                self.dirty.insert(seat.job);
             }
             return;
         }
@@ -117,14 +120,13 @@ impl Scheduler {
         if !at_rest || !self.is_calm(cluster) {
             return;
         }
-        let names: Vec<JobName> = self.catalog.names().collect();
-        let next = names
-            .iter()
-            .find_map(|name| self.next_move(cluster, name, now));
+        let mut jobs = self.catalog.ids();
+        let next = jobs.find_map(|job| self.next_move(cluster, job, now));
         match next {
-            Some(next) => {
-                self.dirty.insert(next.slot.job.clone());
-                self.rebalance.begin(next, now);
+            Some((seat, from, _)) => {
+                drop(jobs);
+                self.dirty.insert(seat.job);
+                self.rebalance.begin(seat, from, now);
             }
             // Nothing to do: look again when something happened, or later.
             None => self.rebalance.busy(now),
@@ -134,8 +136,13 @@ impl Scheduler {
     /// Moves that would even things out, for `rebalance --dry-run`: the ones
     /// that come next, one a job.
     pub fn rebalance_plan(&self, cluster: &Cluster, now: Millis) -> Vec<Move> {
-        let names = self.catalog.names();
-        let moves = names.filter_map(|name| self.next_move(cluster, &name, now));
+        let jobs = self.catalog.ids();
+        let moves = jobs.filter_map(|job| self.next_move(cluster, job, now));
+        let moves = moves.map(|(seat, from, to)| Move {
+            slot: self.names.slot(seat),
+            from,
+            to,
+        });
         moves.take(SHOWN_MAX).collect()
     }
 
@@ -152,22 +159,27 @@ impl Scheduler {
             && !cluster.members().values().any(|member| member.draining)
     }
 
-    fn next_move(&self, cluster: &Cluster, name: &JobName, now: Millis) -> Option<Move> {
-        let target = self.target(cluster, name)?;
-        if !super::rollout::may_wander(target.current()) || self.waits_for_rollout(cluster, name) {
+    fn next_move(
+        &self,
+        cluster: &Cluster,
+        job: JobId,
+        now: Millis,
+    ) -> Option<(Seat, NodeId, NodeId)> {
+        let target = self.target(cluster, job)?;
+        if !super::rollout::may_wander(target.current()) || self.waits_for_rollout(cluster, job) {
             return None;
         }
         let mut crowd = Crowd::default();
         let mut tasks = Vec::new();
-        for slot in self.picture.slots_of(name) {
-            let Some((node, report)) = self.kept(slot) else {
+        for seat in self.picture.slots_of(job) {
+            let Some((node, report)) = self.kept(seat) else {
                 continue;
             };
             let rack = &self.picture.hosts.get(&node)?.rack;
             *crowd.racks.entry(rack).or_default() += 1;
             *crowd.nodes.entry(node).or_default() += 1;
-            if serves(report) && !self.rebalance.rests(slot, now) {
-                tasks.push((rack.as_str(), node, slot));
+            if serves(report) && !self.rebalance.rests(seat, now) {
+                tasks.push((rack.as_str(), node, seat));
             }
         }
         let need = target.current().task.resources;
@@ -178,7 +190,7 @@ impl Scheduler {
                 && !host.draining
                 && host.free.fits(&need)
                 && super::call::takes_work(cluster, **node)
-                && !self.is_bad_pair(name, **node, now)
+                && !self.is_bad_pair(target.name(), **node, now)
                 && !self.is_flapping(**node, now)
         });
         let (to_rack, to) = able
@@ -191,10 +203,9 @@ impl Scheduler {
             let keeps_racks = *rack == to_rack || in_rack > rack_to;
             evens_racks || (keeps_racks && on_node >= node_to + 2)
         });
-        let (_, from, slot) = better.max_by_key(|(rack, node, slot)| {
-            (crowd.on(rack, *node), std::cmp::Reverse(slot.index))
+        let (_, from, seat) = better.max_by_key(|(rack, node, seat)| {
+            (crowd.on(rack, *node), std::cmp::Reverse(seat.index))
         })?;
-        let slot = slot.clone();
-        Some(Move { slot, from, to })
+        Some((seat, from, to))
     }
 }

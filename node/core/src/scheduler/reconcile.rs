@@ -7,15 +7,21 @@
 //! running until a person stops them.
 
 use super::{
-    Note, Scheduler, SessionState, ledger::Ledger, moves::Leaving, per_node::Slots,
-    picture::serves, rollout::Target, unknown::is_unknown,
+    Note, Scheduler, SessionState,
+    ledger::Book,
+    moves::Leaving,
+    names::{JobId, Seat},
+    per_node::Slots,
+    picture::{Host, serves},
+    rollout::Target,
+    unknown::is_unknown,
 };
 use crate::{
     auction::StopReason,
     cluster::Cluster,
     session::{SlotReport, TaskState},
 };
-use potluck_specs::{Job, JobName, Millis, NodeId, SlotId, trust::NodeRole};
+use potluck_specs::{JobName, Millis, NodeId, trust::NodeRole};
 
 /// With no record of a slot's holder, all live members are waited for, but
 /// no longer than this: one that hangs must not keep jobs from starting.
@@ -31,11 +37,11 @@ const LOOK_EVERY: Millis = Millis(100);
 #[derive(Debug)]
 pub(super) struct Survey {
     /// Slots that nobody fills.
-    missing: Vec<SlotId>,
+    missing: Vec<Seat>,
     /// Tasks that have to go from where they are.
     pub(super) leaving: Vec<Leaving>,
     /// Who holds the job's budget.
-    pub(super) ledger: Ledger,
+    pub(super) ledger: Book,
     /// Slots on their way, of those that the ledger has: placed or started,
     /// not merely waiting to leave.
     pub(super) in_flight: u32,
@@ -57,27 +63,27 @@ impl Scheduler {
     /// Decides about all that changed since the last time.
     pub(super) fn reconcile_dirty(&mut self, cluster: &Cluster, now: Millis) {
         let dirty = std::mem::take(&mut self.dirty);
-        for name in dirty {
-            if self.rests(cluster, &name, now) {
-                self.deferred.insert(name);
+        for job in dirty {
+            if self.rests(job, now) {
+                self.deferred.insert(job);
                 continue;
             }
-            self.reconcile(cluster, &name, now);
-            self.look_at_dependants(&name);
-            self.to_publish.insert(name);
+            self.reconcile(cluster, job, now);
+            self.look_at_dependants(job);
+            self.to_publish.insert(job);
         }
     }
 
     /// A job of many slots is looked at as a whole at most once in a while:
     /// else each of its reports would cost as much as all of them.
-    fn rests(&mut self, cluster: &Cluster, name: &JobName, now: Millis) -> bool {
-        let Some(record) = cluster.jobs().get(name) else {
+    fn rests(&mut self, job: JobId, now: Millis) -> bool {
+        let Some(newest) = self.catalog.latest(job) else {
             return false;
         };
-        if record.current().replicas <= LARGE {
+        if newest.slots() <= LARGE {
             return false;
         }
-        let work = self.works.entry(name.clone()).or_default();
+        let work = self.work_of(job);
         let rests = work.looked_at.is_some_and(|at| now.since(at) < LOOK_EVERY);
         if !rests {
             work.looked_at = Some(now);
@@ -85,24 +91,22 @@ impl Scheduler {
         rests
     }
 
-    fn reconcile(&mut self, cluster: &Cluster, name: &JobName, now: Millis) {
-        let Some(record) = cluster.jobs().get(name) else {
+    fn reconcile(&mut self, cluster: &Cluster, job: JobId, now: Millis) {
+        if !self.catalog.has(job) {
             return;
-        };
-        let Some(target) = self.target(cluster, name) else {
-            if self.may_stop_job(cluster, name, now) {
-                self.stop_surplus(cluster, name, &Slots::First(0), StopReason::JobStopped);
+        }
+        let Some(target) = self.target(cluster, job) else {
+            if self.may_stop_job(cluster, job, now) {
+                self.stop_surplus(cluster, job, &Slots::First(0), StopReason::JobStopped);
             }
-            self.surges_end(name);
+            self.surges_end(job);
             return;
         };
-        debug_assert!(!record.stopped, "a stopped job has no target");
         let slots = self.slots_wanted(&target, now);
         if let Slots::These(these) = &slots {
-            let work = self.works.entry(name.clone()).or_default();
-            work.per_node.clone_from(these);
+            self.work_of(job).per_node.clone_from(these);
         }
-        self.stop_surplus(cluster, name, &slots, StopReason::ScaledDown);
+        self.stop_surplus(cluster, job, &slots, StopReason::ScaledDown);
         let mut survey = self.survey(cluster, &target, &slots, now);
         self.follow_rollout(cluster, &target, &survey.ledger, now);
         let mut wanted = std::mem::take(&mut survey.missing);
@@ -112,42 +116,36 @@ impl Scheduler {
 
     /// Calls for the slots, those of one version at a time: a call is for one.
     /// Each failed round the other version has its turn.
-    fn fill(&mut self, cluster: &Cluster, target: &Target, wanted: Vec<SlotId>, now: Millis) {
-        if wanted.is_empty() || self.unmet_dependency(cluster, target.name()).is_some() {
+    fn fill(&mut self, cluster: &Cluster, target: &Target, wanted: Vec<Seat>, now: Millis) {
+        if wanted.is_empty() || self.unmet(cluster, target.id()).is_some() {
             return;
         }
-        let rounds = self.works.get(target.name()).map_or(0, |w| w.rounds_failed);
-        let (new, old): (Vec<SlotId>, Vec<SlotId>) = wanted
+        let rounds = self.works.get(target.id()).map_or(0, |w| w.rounds_failed);
+        let (new, old): (Vec<Seat>, Vec<Seat>) = wanted
             .into_iter()
-            .partition(|slot| target.job_for(slot.index).version == target.current().version);
+            .partition(|seat| target.job_for(seat.index).version == target.current().version);
         let new_first = old.is_empty() || (!new.is_empty() && rounds % 2 == 1);
         let slots = if new_first { new } else { old };
         let Some(first) = slots.first() else { return };
         let job = target.job_for(first.index).clone();
-        self.call(cluster, &job, &slots, now);
+        self.call(cluster, target.id(), &job, &slots, now);
     }
 
     /// Stops every task of the job that it has not asked for.
-    fn stop_surplus(
-        &mut self,
-        cluster: &Cluster,
-        name: &JobName,
-        wanted: &Slots,
-        reason: StopReason,
-    ) {
-        let surplus: Vec<(SlotId, NodeId)> = self
+    fn stop_surplus(&mut self, cluster: &Cluster, job: JobId, wanted: &Slots, reason: StopReason) {
+        let surplus: Vec<(Seat, NodeId)> = self
             .picture
-            .slots_of(name)
-            .filter(|slot| !wanted.contains(slot.index))
-            .flat_map(|slot| {
-                let holders = self.picture.holders(slot).into_iter();
+            .slots_of(job)
+            .filter(|seat| !wanted.contains(seat.index))
+            .flat_map(|seat| {
+                let holders = self.picture.holders(seat);
                 holders
-                    .filter(|(_, report)| !is_unknown(cluster, name, report.version))
-                    .map(|(node, _)| (slot.clone(), node))
+                    .filter(|(_, at)| !is_unknown(cluster, &at.slot.job, at.version))
+                    .map(move |(node, _)| (seat, node))
             })
             .collect();
-        for (slot, node) in surplus {
-            self.decide_stop(&slot, node, reason);
+        for (seat, node) in surplus {
+            self.decide_stop(seat, node, reason);
         }
     }
 
@@ -155,16 +153,14 @@ impl Scheduler {
         let mut survey = Survey {
             missing: Vec::new(),
             leaving: Vec::new(),
-            ledger: Ledger::new(target.current(), slots.count()),
+            ledger: Book::new(target.current(), slots.count()),
             in_flight: 0,
             unsettled: 0,
         };
+        let unmet = self.unmet(cluster, target.id()).cloned();
         for index in slots.indexes() {
-            let slot = SlotId {
-                job: target.name().clone(),
-                index,
-            };
-            self.survey_slot(cluster, target, slot, &mut survey, now);
+            let seat = target.id().seat(index);
+            self.survey_slot(cluster, target, seat, unmet.as_ref(), &mut survey, now);
         }
         survey
     }
@@ -173,41 +169,42 @@ impl Scheduler {
         &mut self,
         cluster: &Cluster,
         target: &Target,
-        slot: SlotId,
+        seat: Seat,
+        unmet: Option<&JobName>,
         survey: &mut Survey,
         now: Millis,
     ) {
-        self.settle_surge(&slot);
-        self.trim_doubles(cluster, &slot);
-        let kept = self.kept(&slot);
-        let reason = self.use_of(cluster, &slot, kept);
+        self.settle_surge(seat);
+        self.trim_doubles(cluster, seat);
+        let kept = self.kept(seat);
+        let reason = self.use_of(cluster, seat, kept, unmet);
         let serves = reason.is_none();
         if let Some(reason) = reason {
-            survey.ledger.hold(slot.clone(), reason);
+            survey.ledger.hold(seat.index, reason);
         }
         let Some((node, report)) = kept else {
             // Placed but unseen, to be placed, or perhaps placed.
             survey.in_flight += 1;
-            if self.is_missing(cluster, target.job_for(slot.index), &slot) {
-                survey.missing.push(slot);
+            if self.is_missing(cluster, seat) {
+                survey.missing.push(seat);
             }
             return;
         };
-        let stopping = self.stops.contains_key(&(slot.clone(), node));
+        let stopping = self.stops.contains_key(&(seat, node));
         let why = match stopping {
             true => None,
-            false => self.why_leave(cluster, target, &slot, node, report),
+            false => self.why_leave(cluster, target, seat, node, report),
         };
         match why {
             Some(reason) => survey.leaving.push(Leaving {
                 serves,
-                slot,
+                seat,
                 node,
                 reason,
             }),
             None => {
                 survey.in_flight += u32::from(!serves);
-                survey.unsettled += u32::from(serves && self.is_unsettled(&slot, node, now));
+                survey.unsettled += u32::from(serves && self.is_unsettled(seat, node, now));
             }
         }
     }
@@ -216,12 +213,12 @@ impl Scheduler {
         &self,
         cluster: &Cluster,
         target: &Target,
-        slot: &SlotId,
+        seat: Seat,
         node: NodeId,
         report: &SlotReport,
     ) -> Option<StopReason> {
-        let unknown = is_unknown(cluster, &slot.job, report.version);
-        if !unknown && target.is_wrong(cluster, slot.index, report.version) {
+        let unknown = is_unknown(cluster, target.name(), report.version);
+        if !unknown && target.is_wrong(cluster, seat.index, report.version) {
             return Some(StopReason::Replaced);
         }
         if self.gives_up(cluster, node) {
@@ -231,7 +228,7 @@ impl Scheduler {
             return Some(StopReason::Failing);
         }
         self.rebalance
-            .is_to_move(slot, node)
+            .is_to_move(seat, node)
             .then_some(StopReason::Moved)
     }
 
@@ -253,56 +250,57 @@ impl Scheduler {
     ///
     /// The log has to name the kept one first: the next scheduler would take
     /// the word of the other, that it has ended, for the slot being free.
-    fn trim_doubles(&mut self, cluster: &Cluster, slot: &SlotId) {
-        let holders = self.picture.holders(slot);
-        if holders.len() < 2 {
+    fn trim_doubles(&mut self, cluster: &Cluster, seat: Seat) {
+        if self.picture.holders(seat).nth(1).is_none() {
             return;
         }
-        let Some((kept, _)) = self.kept(slot) else {
+        let holders: Vec<NodeId> = self.picture.holders(seat).map(|(node, _)| node).collect();
+        let Some((kept, _)) = self.kept(seat) else {
             return;
         };
-        if holders.len() == 2 && self.next_of_surge(slot).is_some() {
+        let next = self.next_of_surge(seat);
+        if holders.len() == 2 && next.is_some() {
             return;
         }
-        let recorded = cluster.placements().get(slot);
+        let recorded = self.recorded(cluster, seat);
         if recorded.is_none_or(|recorded| recorded.node != kept) {
-            self.deferred.insert(slot.job.clone());
-            self.behind.touch(slot.clone());
+            self.deferred.insert(seat.job);
+            self.behind.touch(seat);
             return;
         }
-        let next = self.next_of_surge(slot);
-        let surplus: Vec<NodeId> = holders
+        let surplus = holders
             .into_iter()
-            .map(|(node, _)| node)
-            .filter(|node| *node != kept && Some(*node) != next)
-            .collect();
+            .filter(|node| *node != kept && Some(*node) != next);
         for node in surplus {
-            let (reason, is_double) = match self.surges.get(slot) {
+            let (reason, is_double) = match self.surges.get(seat) {
                 Some(surge) if surge.from == node => (surge.reason, false),
                 _ => (StopReason::Double, true),
             };
-            if self.decide_stop(slot, node, reason) && is_double {
-                self.note(Note::Double {
-                    slot: slot.clone(),
-                    node,
-                });
+            if self.decide_stop(seat, node, reason) && is_double {
+                let slot = self.names.slot(seat);
+                self.note(Note::Double { slot, node });
             }
         }
     }
 
     /// The one among a slot's holders that is to stay.
-    pub(super) fn kept(&self, slot: &SlotId) -> Option<(NodeId, &SlotReport)> {
-        self.picture
-            .holders(slot)
+    pub(super) fn kept(&self, seat: Seat) -> Option<(NodeId, &SlotReport)> {
+        let mut holders = self.picture.holders(seat);
+        let first = holders.next()?;
+        let Some(second) = holders.next() else {
+            return Some(first);
+        };
+        [first, second]
             .into_iter()
+            .chain(holders)
             .min_by_key(|(node, report)| {
-                let stopping = self.stops.contains_key(&(slot.clone(), *node));
+                let stopping = self.stops.contains_key(&(seat, *node));
                 let heard = self.is_heard(*node);
                 (
                     stopping,
                     !heard,
                     !serves(report),
-                    self.is_to_go(slot, *node),
+                    self.is_to_go(seat, *node),
                     rank_of(report.state),
                     report.since,
                     *node,
@@ -312,8 +310,8 @@ impl Scheduler {
 
     /// Its next task is being started elsewhere, or its host says that it is
     /// drained: of two that serve the other one stays.
-    fn is_to_go(&self, slot: &SlotId, node: NodeId) -> bool {
-        let leaves = self.surges.get(slot).is_some_and(|s| s.from == node);
+    fn is_to_go(&self, seat: Seat, node: NodeId) -> bool {
+        let leaves = self.surges.get(seat).is_some_and(|s| s.from == node);
         leaves || self.picture.hosts.get(&node).is_some_and(|h| h.draining)
     }
 
@@ -322,27 +320,24 @@ impl Scheduler {
         host.is_some_and(|host| host.state == SessionState::Up)
     }
 
-    /// Is the slot to be filled with this version, and by nobody yet, or only
-    /// by the task whose next one is to be started before it ends?
-    pub(super) fn is_missing(&self, cluster: &Cluster, job: &Job, slot: &SlotId) -> bool {
-        let wanted = self.target(cluster, &slot.job).is_some_and(|target| {
-            self.is_wanted(&target, slot.index) && target.job_for(slot.index).version == job.version
-        });
-        let from = self.surge_that_holds(cluster, slot);
-        let holders = self.picture.holders(slot);
-        wanted
-            && !self.awards.contains_key(slot)
-            && holders.iter().all(|(node, _)| Some(*node) == from)
-            && self.may_place(cluster, slot) == MayPlace::Yes
+    /// Is the slot filled by nobody yet, or only by the task whose next one is
+    /// to be started before it ends?
+    pub(super) fn is_missing(&self, cluster: &Cluster, seat: Seat) -> bool {
+        if self.awards.contains(seat) {
+            return false;
+        }
+        let from = self.surge_that_holds(cluster, seat);
+        let mut holders = self.picture.holders(seat);
+        holders.all(|(node, _)| Some(node) == from)
+            && self.may_place(cluster, seat) == MayPlace::Yes
     }
 
     /// A new scheduler asks before it places.
-    pub(super) fn may_place(&self, cluster: &Cluster, slot: &SlotId) -> MayPlace {
-        let record = cluster.jobs().get(&slot.job);
-        if record.is_some_and(|record| record.accepted_reign == self.authority.reign) {
+    pub(super) fn may_place(&self, cluster: &Cluster, seat: Seat) -> MayPlace {
+        if self.began_here(seat.job) {
             return MayPlace::Yes;
         }
-        match cluster.placements().get(slot) {
+        match self.recorded(cluster, seat) {
             Some(placement) if !self.has_told_all(placement.node) => MayPlace::Wait {
                 holder: Some(placement.node),
             },
@@ -354,6 +349,12 @@ impl Scheduler {
         }
     }
 
+    /// Was the job first accepted in this reign? Then nothing of it can run
+    /// that is not known here.
+    pub(super) fn began_here(&self, job: JobId) -> bool {
+        self.catalog.accepted_in(job) == Some(self.authority.reign)
+    }
+
     /// Either reported all that it runs, or is gone for good.
     pub(super) fn has_told_all(&self, node: NodeId) -> bool {
         self.picture
@@ -362,24 +363,35 @@ impl Scheduler {
             .is_none_or(|host| host.lost || host.reports > 0)
     }
 
+    /// Has every live member told? Asked after each event, so that the one
+    /// that was waited for last time is looked at first, then those behind it.
+    fn all_told(&mut self) -> bool {
+        let waits = |(node, host): (&NodeId, &Host)| {
+            let waits = host.reports == 0 && !host.lost;
+            waits.then_some(*node)
+        };
+        let hosts = &self.picture.hosts;
+        let from = self.waited_for.unwrap_or(NodeId([0; 32]));
+        let next = hosts.range(from..).find_map(waits);
+        self.waited_for = next.or_else(|| hosts.iter().find_map(waits));
+        self.waited_for.is_none()
+    }
+
     /// Ends the asking once every live member has told.
     pub(super) fn end_asking(&mut self, cluster: &Cluster, now: Millis) {
         if self.asked {
             return;
         }
-        let all_told = self
-            .picture
-            .hosts
-            .values()
-            .all(|host| host.reports > 0 || host.lost);
-        if !all_told && now.since(self.began) < ASK_LONGEST {
+        if !self.all_told() && now.since(self.began) < ASK_LONGEST {
             return;
         }
         self.asked = true;
+        self.stops_due = true;
         self.note(Note::Asked);
-        self.dirty.extend(self.catalog.names());
+        self.dirty.extend(self.catalog.ids());
         for slot in cluster.placements().keys() {
-            self.touch(slot.clone());
+            let seat = self.names.meet_slot(slot);
+            self.touch(seat);
         }
     }
 }

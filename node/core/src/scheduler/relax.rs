@@ -101,7 +101,7 @@ impl Scheduler {
         own: Option<&Place>,
         now: Millis,
     ) -> Option<SmallestChange> {
-        let ask = self.ask(job);
+        let ask = self.ask(self.names.id(&job.name), job);
         let mut sets: BTreeMap<(u64, String), Vec<Relaxation>> = BTreeMap::new();
         for entry in self.index.entries() {
             let obstacles = self.obstacles(cluster, &ask, entry, own, now);

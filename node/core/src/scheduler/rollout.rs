@@ -11,10 +11,15 @@
 //! tasks is `moves`' part. Slots outside of the stage are left as they are:
 //! one that has to be filled anew gets the version before.
 
-use super::{Effect, Scheduler, ledger::Ledger, per_node::Slots};
+use super::{
+    Effect, Scheduler,
+    ledger::Book,
+    names::{JobId, Seat},
+    per_node::Slots,
+};
 use crate::cluster::{Cluster, Command, RolloutPhase, RolloutStep};
 use potluck_specs::{
-    Job, JobName, Millis, NodeId, SlotId,
+    Job, JobName, Millis, NodeId,
     job::{Amount, JobKind, MountSource, StageSize},
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -33,6 +38,7 @@ const MIN_HEALTHY: Millis = Millis(2_000);
 /// What should run of a job: how many slots, and which version in each.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
+    id: JobId,
     new: Arc<Job>,
     old: Option<Arc<Job>>,
     /// Slots before this one get the new version.
@@ -41,9 +47,10 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) fn all(job: Arc<Job>) -> Target {
+    pub(super) fn all(id: JobId, job: Arc<Job>) -> Target {
         let slots = job.slots();
         Target {
+            id,
             new: job,
             old: None,
             reach: slots,
@@ -53,14 +60,19 @@ impl Target {
 
     /// The first `reach` slots of the new version, the others as before. Only
     /// the last stage takes slots away.
-    fn partly(new: Arc<Job>, old: Arc<Job>, reach: u32) -> Target {
+    fn partly(id: JobId, new: Arc<Job>, old: Arc<Job>, reach: u32) -> Target {
         let slots = reach.max(old.slots());
         Target {
+            id,
             new,
             old: Some(old),
             reach,
             slots,
         }
+    }
+
+    pub(super) fn id(&self) -> JobId {
+        self.id
     }
 
     pub(super) fn name(&self) -> &JobName {
@@ -85,6 +97,13 @@ impl Target {
         }
     }
 
+    /// This version, if some slot is to have it.
+    pub(super) fn version(&self, version: u64) -> Option<&Arc<Job>> {
+        let both = [Some(&self.new), self.old.as_ref()];
+        let mut both = both.into_iter().flatten();
+        both.find(|job| job.version == version)
+    }
+
     /// Is the version that runs in the slot to make room? Not if its task is
     /// the one that the newer version wants, too.
     pub(super) fn is_wrong(&self, cluster: &Cluster, index: u32, version: u64) -> bool {
@@ -107,7 +126,7 @@ pub(super) struct Watched {
     /// Since when all slots of the stage serve at the new version.
     healthy_since: Option<Millis>,
     /// Slots that were given the new version and do not serve, since when.
-    late_since: BTreeMap<SlotId, Millis>,
+    late_since: BTreeMap<u32, Millis>,
     proposed_at: Option<Millis>,
 }
 
@@ -134,60 +153,49 @@ enum Stand {
 
 impl Scheduler {
     /// What should run of a job; nothing if nothing should.
-    pub(super) fn target(&self, cluster: &Cluster, name: &JobName) -> Option<Target> {
-        let new = self.catalog.running(cluster, name)?;
-        let Some(rollout) = cluster.rollout(name) else {
-            return Some(Target::all(new));
+    pub(super) fn target(&self, cluster: &Cluster, id: JobId) -> Option<Target> {
+        let new = self.catalog.running(id)?.clone();
+        let Some(rollout) = cluster.rollout(&new.name) else {
+            return Some(Target::all(id, new));
         };
-        let before = self.catalog.version(name, rollout.from);
+        let before = self.catalog.version(id, rollout.from).cloned();
         let target = match (&rollout.phase, before) {
-            (RolloutPhase::RolledBack { .. }, Some(before)) => Target::all(before),
-            (RolloutPhase::Done, _) | (_, None) => Target::all(new),
+            (RolloutPhase::RolledBack { .. }, Some(before)) => Target::all(id, before),
+            (RolloutPhase::Done, _) | (_, None) => Target::all(id, new),
             (_, Some(before)) => {
                 let stages = stages(&new);
                 match stages.get(rollout.stage as usize) {
-                    Some((reach, _)) if *reach < new.slots() => Target::partly(new, before, *reach),
-                    _ => Target::all(new),
+                    Some((reach, _)) if *reach < new.slots() => {
+                        Target::partly(id, new, before, *reach)
+                    }
+                    _ => Target::all(id, new),
                 }
             }
         };
         Some(target)
     }
 
-    /// The job's version, if some slot is to have it.
-    pub(super) fn wanted_version(
-        &self,
-        cluster: &Cluster,
-        name: &JobName,
-        version: u64,
-    ) -> Option<Arc<Job>> {
-        let target = self.target(cluster, name)?;
-        let both = [Some(&target.new), target.old.as_ref()];
-        let wanted = both
-            .into_iter()
-            .flatten()
-            .find(|job| job.version == version);
-        wanted.cloned()
-    }
-
     /// How many stages the rollout of the job's newest version has.
     pub fn rollout_stages(&self, cluster: &Cluster, name: &JobName) -> u32 {
         let newest = cluster.jobs().get(name).map(|r| r.current().version);
-        let job = newest.and_then(|version| self.catalog.version(name, version));
-        job.map_or(0, |job| stages(&job).len() as u32)
+        let id = self.names.id(name);
+        let job = newest.and_then(|version| self.catalog.version(id, version));
+        job.map_or(0, |job| stages(job).len() as u32)
     }
 
     /// Has the slot's task served for too short a time to build upon?
-    pub(super) fn is_unsettled(&self, slot: &SlotId, node: NodeId, now: Millis) -> bool {
+    pub(super) fn is_unsettled(&self, seat: Seat, node: NodeId, now: Millis) -> bool {
         self.picture
-            .served_since(slot, node)
+            .served_since(seat, node)
             .is_some_and(|since| now.since(since) < MIN_HEALTHY)
     }
 
     /// Some rollout is at another stage or phase.
     pub(super) fn follow_rollouts(&mut self, cluster: &Cluster) {
         if self.rollouts_at != cluster.rollouts_at() {
-            self.dirty.extend(cluster.rollouts_since(self.rollouts_at));
+            for name in cluster.rollouts_since(self.rollouts_at) {
+                self.dirty.insert(self.names.meet(&name));
+            }
             self.rollouts_at = cluster.rollouts_at();
         }
     }
@@ -197,19 +205,19 @@ impl Scheduler {
         &mut self,
         cluster: &Cluster,
         target: &Target,
-        ledger: &Ledger,
+        ledger: &Book,
         now: Millis,
     ) {
-        let name = target.name().clone();
+        let (id, name) = (target.id(), target.name().clone());
         let version = target.current().version;
         let looping = self.watch_crash_loop(cluster, &name, version, now);
         let rollout = cluster.rollout(&name);
         let Some(rollout) = rollout.filter(|r| r.phase == RolloutPhase::Rolling) else {
-            self.rollouts.remove(&name);
+            self.rollouts.remove(id);
             return;
         };
         let (stage, version) = (rollout.stage, rollout.version);
-        let watched = self.rollouts.remove(&name);
+        let watched = self.rollouts.remove(id);
         let mut watched = watched
             .filter(|w| w.stage == stage && target.is_new(cluster, w.version))
             .unwrap_or_else(|| Watched::new(version, stage));
@@ -249,15 +257,15 @@ impl Scheduler {
                 },
             });
         }
-        self.rollouts.insert(name.clone(), watched);
-        self.wake(&name, now + LOOK_EVERY);
+        self.rollouts.insert(id, watched);
+        self.wake(id, now + LOOK_EVERY);
     }
 
     fn stand(
         &self,
         cluster: &Cluster,
         target: &Target,
-        ledger: &Ledger,
+        ledger: &Book,
         watched: &mut Watched,
         now: Millis,
     ) -> Stand {
@@ -268,29 +276,29 @@ impl Scheduler {
             _ => Slots::First(target.reach),
         };
         for index in stage_slots.indexes() {
-            let slot = SlotId {
-                job: target.name().clone(),
-                index,
-            };
-            let has = self.kept(&slot).is_some_and(|(_, r)| is_new(r.version));
-            let serves = has && !ledger.used.contains_key(&slot);
+            let seat = target.id().seat(index);
+            let has = self.kept(seat).is_some_and(|(_, r)| is_new(r.version));
+            let serves = has && !ledger.used.contains_key(&index);
             all_serve &= serves;
-            let given = has || self.awards.get(&slot).is_some_and(|a| is_new(a.version));
+            let given = has || self.awards.get(seat).is_some_and(|a| is_new(a.version));
             match given && !serves {
                 true => {
-                    watched.late_since.entry(slot).or_insert(now);
+                    watched.late_since.entry(index).or_insert(now);
                 }
                 false => {
-                    watched.late_since.remove(&slot);
+                    watched.late_since.remove(&index);
                 }
             }
         }
         let deadline = Millis(target.current().change.update.health_deadline_ms);
         let late = watched.late_since.iter();
         let mut late = late.filter(|(_, since)| now.since(**since) >= deadline);
-        if let Some((slot, _)) = late.next() {
+        if let Some((index, _)) = late.next() {
             let seconds = deadline.0 / 1_000;
-            return Stand::Failed(format!("{slot} was not healthy within {seconds} s"));
+            let name = target.name();
+            return Stand::Failed(format!(
+                "{name}[{index}] was not healthy within {seconds} s"
+            ));
         }
         if !all_serve {
             watched.healthy_since = None;
@@ -309,14 +317,16 @@ impl Scheduler {
 
     /// Does the job's rollout wait: paused, failed, or for that of a job that
     /// it depends on?
-    pub(super) fn waits_for_rollout(&self, cluster: &Cluster, name: &JobName) -> bool {
-        let held = cluster.rollout(name).is_some_and(|rollout| {
-            matches!(
-                rollout.phase,
-                RolloutPhase::Paused { .. } | RolloutPhase::Failed { .. }
-            )
-        });
-        held || self.rollout_before(cluster, name).is_some()
+    pub(super) fn waits_for_rollout(&self, cluster: &Cluster, job: JobId) -> bool {
+        let held = cluster
+            .rollout(self.names.name(job))
+            .is_some_and(|rollout| {
+                matches!(
+                    rollout.phase,
+                    RolloutPhase::Paused { .. } | RolloutPhase::Failed { .. }
+                )
+            });
+        held || self.rollout_before(cluster, job).is_some()
     }
 }
 

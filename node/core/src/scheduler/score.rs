@@ -123,6 +123,8 @@ impl fmt::Display for Part {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Offer {
     pub(super) node: NodeId,
+    /// Its number in the index.
+    pub(super) number: u32,
     pub(super) place: Place,
     /// How many it can take.
     pub(super) slots: u32,
@@ -176,6 +178,7 @@ impl Offer {
     pub(super) fn at(node: NodeId, place: Place) -> Offer {
         Offer {
             node,
+            number: u32::MAX,
             place,
             slots: 1,
             free: Resources::ZERO,

@@ -1,9 +1,15 @@
 //! Stops: decided, sent once the endpoints without the task are published,
 //! repeated until a report shows that they happened.
 
-use super::{Scheduler, SessionState};
-use crate::{auction::StopReason, cluster::Cluster, session::TaskState};
-use potluck_specs::{Generation, JobName, Millis, NodeId, SlotId};
+use super::{
+    Effect, Scheduler, SessionState,
+    names::{JobId, Seat},
+};
+use crate::{
+    auction::{StopOrder, StopReason},
+    session::TaskState,
+};
+use potluck_specs::{Generation, Millis, NodeId};
 use std::collections::BTreeSet;
 
 /// A stop order that had no effect yet is repeated.
@@ -20,12 +26,12 @@ pub(super) struct Stopping {
 impl Scheduler {
     /// Notes that a task is to be stopped; the order leaves at the end of the
     /// step, behind the endpoints without it. False if it was noted before.
-    pub(super) fn decide_stop(&mut self, slot: &SlotId, node: NodeId, reason: StopReason) -> bool {
-        let Some(report) = self.picture.report(slot, node) else {
+    pub(super) fn decide_stop(&mut self, seat: Seat, node: NodeId, reason: StopReason) -> bool {
+        let Some(report) = self.picture.report(seat, node) else {
             return false;
         };
         let generation = report.generation;
-        let key = (slot.clone(), node);
+        let key = (seat, node);
         if self.stops.contains_key(&key) {
             return false;
         }
@@ -35,18 +41,22 @@ impl Scheduler {
             sent_at: None,
         };
         self.stops.insert(key, stopping);
-        self.to_publish.insert(slot.job.clone());
+        self.stops_due = true;
+        self.to_publish.insert(seat.job);
         true
     }
 
     /// Stops that a report shows to have happened.
-    pub(super) fn settle_stops(&mut self, changed: &BTreeSet<SlotId>, node: NodeId) {
-        for slot in changed {
-            let key = (slot.clone(), node);
+    pub(super) fn settle_stops(&mut self, changed: &BTreeSet<Seat>, node: NodeId) {
+        if self.stops.is_empty() {
+            return;
+        }
+        for seat in changed {
+            let key = (*seat, node);
             let Some(stop) = self.stops.get(&key) else {
                 continue;
             };
-            let over = self.picture.report(slot, node).is_none_or(|report| {
+            let over = self.picture.report(*seat, node).is_none_or(|report| {
                 report.state == TaskState::Stopped || report.generation > stop.generation
             });
             if over {
@@ -56,44 +66,45 @@ impl Scheduler {
     }
 
     /// Sends the orders that are due, to hosts that are heard, once the
-    /// endpoints without them could be published.
-    pub(super) fn send_stops(&mut self, cluster: &Cluster, now: Millis) {
-        let mut orders = Vec::new();
-        let mut held: BTreeSet<JobName> = BTreeSet::new();
+    /// endpoints without them could be published. Looked at with each tick,
+    /// and at once when one was decided or may leave that could not before.
+    pub(super) fn send_stops(&mut self, now: Millis) {
+        if !std::mem::take(&mut self.stops_due) || self.stops.is_empty() {
+            return;
+        }
+        let mut held: BTreeSet<JobId> = BTreeSet::new();
         if !self.asked {
-            let jobs = self.stops.keys().map(|(slot, _)| slot.job.clone());
-            held.extend(jobs.filter(|job| !self.knows_endpoints(cluster, job)));
+            let jobs = self.stops.keys().map(|(seat, _)| seat.job);
+            held.extend(jobs.filter(|job| !self.knows_endpoints(*job)));
         }
-        let gone: Vec<_> = self
-            .stops
-            .keys()
-            .filter(|(slot, node)| self.picture.report(slot, *node).is_none())
-            .cloned()
-            .collect();
-        for key in gone {
-            self.stops.remove(&key);
-        }
-        for ((slot, node), stop) in &mut self.stops {
-            if held.contains(&slot.job) {
+        let picture = &self.picture;
+        self.stops
+            .retain(|(seat, node), _| picture.report(*seat, *node).is_some());
+        for ((seat, node), stop) in &mut self.stops {
+            if held.contains(&seat.job) {
                 continue;
             }
-            let up = self
-                .picture
+            let due = stop.sent_at.is_none_or(|at| now.since(at) >= STOP_EVERY);
+            if !due {
+                continue;
+            }
+            let up = picture
                 .hosts
                 .get(node)
                 .is_some_and(|host| host.state == SessionState::Up);
-            let taken = self
-                .picture
-                .report(slot, *node)
+            let taken = picture
+                .report(*seat, *node)
                 .is_some_and(|report| report.state == TaskState::Stopping);
-            let due = stop.sent_at.is_none_or(|at| now.since(at) >= STOP_EVERY);
-            if up && due && !(taken && stop.sent_at.is_some()) {
+            if up && !(taken && stop.sent_at.is_some()) {
                 stop.sent_at = Some(now);
-                orders.push((*node, slot.clone(), stop.generation, stop.reason));
+                let order = StopOrder {
+                    authority: self.authority,
+                    slot: self.names.slot(*seat),
+                    generation: stop.generation,
+                    reason: stop.reason,
+                };
+                self.out.push(Effect::Stop { to: *node, order });
             }
-        }
-        for (to, slot, generation, reason) in orders {
-            self.send_stop(to, slot, generation, reason);
         }
     }
 }

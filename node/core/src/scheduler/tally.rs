@@ -6,9 +6,10 @@
 use super::{
     award::Awards,
     index::{Index, LEVELS, Place},
+    names::{JobId, JobMap, Seat, SlotMap},
     picture::Picture,
 };
-use potluck_specs::{JobName, NodeId, SlotId, job::Level};
+use potluck_specs::{NodeId, job::Level};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where tasks of one job are or will be.
@@ -59,22 +60,22 @@ impl Tally {
 /// The tallies of all jobs.
 #[derive(Debug, Default)]
 pub(super) struct Tallies {
-    jobs: BTreeMap<JobName, Tally>,
+    jobs: JobMap<Tally>,
     /// May name a slot twice; emptied with each tick.
-    stale: Vec<SlotId>,
+    stale: Vec<Seat>,
     /// Bandwidth-heavy tasks of any job, by rack.
     heavy: BTreeMap<u32, u32>,
     /// Where slots with volumes were last, by slot.
-    former: BTreeMap<SlotId, NodeId>,
+    former: SlotMap<NodeId>,
 }
 
 impl Tallies {
     /// Something about a slot is different.
-    pub(super) fn touch(&mut self, slot: &SlotId) {
-        self.stale.push(slot.clone());
+    pub(super) fn touch(&mut self, seat: Seat) {
+        self.stale.push(seat);
     }
 
-    pub(super) fn of(&self, job: &JobName) -> Option<&Tally> {
+    pub(super) fn of(&self, job: JobId) -> Option<&Tally> {
         self.jobs.get(job)
     }
 
@@ -85,8 +86,8 @@ impl Tallies {
     }
 
     /// Where a slot with volumes was last.
-    pub(super) fn former(&self, slot: &SlotId) -> Option<NodeId> {
-        self.former.get(slot).copied()
+    pub(super) fn former(&self, seat: Seat) -> Option<NodeId> {
+        self.former.get(seat).copied()
     }
 
     /// Counts what was touched.
@@ -95,58 +96,60 @@ impl Tallies {
         picture: &Picture,
         awards: &Awards,
         index: &Index,
-        is_heavy: impl Fn(&JobName) -> bool,
-        has_volumes: impl Fn(&JobName) -> bool,
+        is_heavy: impl Fn(JobId) -> bool,
+        has_volumes: impl Fn(JobId) -> bool,
     ) {
-        for slot in std::mem::take(&mut self.stale) {
-            let mut places: Vec<Place> = Vec::new();
+        let mut stale = std::mem::take(&mut self.stale);
+        let mut places: Vec<Place> = Vec::new();
+        for seat in stale.drain(..) {
+            places.clear();
             let place_of = |node| index.of(node).map(|entry| entry.place);
-            let mut awarded = awards.get(&slot).map(|award| award.node);
-            for (node, _) in picture.holders_of(&slot) {
+            let mut awarded = awards.get(seat).map(|award| award.node);
+            for (node, _) in picture.holders(seat) {
                 places.extend(place_of(node));
                 awarded = awarded.filter(|to| *to != node);
-                if has_volumes(&slot.job) {
-                    self.former.insert(slot.clone(), node);
+                if has_volumes(seat.job) {
+                    self.former.insert(seat, node);
                 }
             }
             places.extend(awarded.and_then(place_of));
-            self.put(&slot, places, is_heavy(&slot.job));
+            self.put(seat, &places, is_heavy(seat.job));
         }
+        // Its room is kept for the next ones.
+        self.stale = stale;
     }
 
-    fn put(&mut self, slot: &SlotId, places: Vec<Place>, heavy: bool) {
-        if !self.jobs.contains_key(&slot.job) {
-            if places.is_empty() {
-                return;
-            }
-            self.jobs.insert(slot.job.clone(), Tally::default());
-        }
-        let Some(tally) = self.jobs.get_mut(&slot.job) else {
+    fn put(&mut self, seat: Seat, places: &[Place], heavy: bool) {
+        if self.jobs.get(seat.job).is_none() && places.is_empty() {
             return;
-        };
+        }
+        let tally = self.jobs.of(seat.job);
         if tally.heavy != heavy {
             tally.heavy = heavy;
             for place in tally.slots.values().flatten() {
                 weigh(&mut self.heavy, place, heavy);
             }
         }
+        if tally.slots.get(&seat.index).map_or(&[][..], Vec::as_slice) == places {
+            return;
+        }
         let before = match places.is_empty() {
-            true => tally.slots.remove(&slot.index),
-            false => tally.slots.insert(slot.index, places.clone()),
+            true => tally.slots.remove(&seat.index),
+            false => tally.slots.insert(seat.index, places.to_vec()),
         };
         let before = before.unwrap_or_default();
         tally.change(&before, false);
-        tally.change(&places, true);
+        tally.change(places, true);
         if heavy {
             for place in &before {
                 weigh(&mut self.heavy, place, false);
             }
-            for place in &places {
+            for place in places {
                 weigh(&mut self.heavy, place, true);
             }
         }
         if tally.is_empty() {
-            self.jobs.remove(&slot.job);
+            self.jobs.remove(seat.job);
         }
     }
 }

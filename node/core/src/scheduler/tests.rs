@@ -11,7 +11,7 @@ use crate::{
     session::{Inventory, SlotReport, TaskState},
 };
 use potluck_specs::{
-    ChangeId, Epoch, FleetId, Job, NodeName, PackageId, Topology,
+    ChangeId, Epoch, FleetId, Generation, Job, JobName, NodeName, PackageId, SlotId, Topology,
     job::{JobKind, PortSpec, Resources, ServiceSpec, SignedJob, TaskTemplate},
     trust::{NodeCredential, NodeRole, PublicKey, Signed, UserCredential},
 };

@@ -22,16 +22,17 @@ impl Scheduler {
     /// version that is seen and a host that runs it.
     pub fn unknown_jobs(&self, cluster: &Cluster) -> BTreeMap<JobName, (u64, NodeId)> {
         let mut unknown: BTreeMap<JobName, (u64, NodeId)> = BTreeMap::new();
-        for slot in self.picture.slots() {
-            for (node, report) in self.picture.holders_of(slot) {
+        for seat in self.picture.slots() {
+            for (node, report) in self.picture.holders(seat) {
+                let job = &report.slot.job;
                 let later = |known: &(u64, NodeId)| known.0 >= report.version;
-                if !is_unknown(cluster, &slot.job, report.version)
-                    || unknown.get(&slot.job).is_some_and(later)
+                if !is_unknown(cluster, job, report.version)
+                    || unknown.get(job).is_some_and(later)
                     || !self.is_heard(node)
                 {
                     continue;
                 }
-                unknown.insert(slot.job.clone(), (report.version, node));
+                unknown.insert(job.clone(), (report.version, node));
             }
         }
         unknown
@@ -40,8 +41,8 @@ impl Scheduler {
     /// Who runs this version of a job, and so has its package.
     pub fn hosts_running(&self, job: &JobName, version: u64) -> Vec<NodeId> {
         let mut hosts = BTreeSet::new();
-        for slot in self.picture.slots_of(job) {
-            let holders = self.picture.holders_of(slot);
+        for seat in self.picture.slots_of(self.names.id(job)) {
+            let holders = self.picture.holders(seat);
             let running = holders.filter(|(_, report)| report.version == version);
             hosts.extend(running.map(|(node, _)| node));
         }

@@ -16,6 +16,16 @@ pub fn unhealed(world: &World) -> Option<String> {
         .or_else(|| endpoints(world))
 }
 
+/// As [`unhealed`], as far as counting shows it: cheap, since it is asked again
+/// and again while a large world heals.
+pub(in crate::sim) fn miscounted(world: &World) -> Option<String> {
+    let jobs = world.control.truth.jobs().values();
+    let wanted = jobs.filter(|record| !record.stopped);
+    let wanted: usize = wanted.map(|r| r.current().replicas as usize).sum();
+    let running: usize = world.machines.iter().map(|m| m.live().count()).sum();
+    (wanted != running).then(|| format!("{running} processes run, {wanted} are wanted"))
+}
+
 /// A change whose client was told "accepted" is in the log.
 fn lost_change(world: &World) -> Option<String> {
     let told = world.clients.iter().filter_map(|c| c.accepted.as_ref());

@@ -13,8 +13,8 @@ use super::{Seen, Violation, World, broken};
 use crate::sim::{exchange::Request, queue::SECOND};
 use potluck_core::{
     auction::{StopOrder, StopReason},
-    host::Answer,
-    session::{SlotReport, TaskState},
+    host::{Answer, Glance},
+    session::TaskState,
 };
 use potluck_specs::{Generation, JobName, SlotId};
 use std::collections::BTreeMap;
@@ -59,25 +59,27 @@ impl Budget {
         let Some(host) = &world.machines[at].host else {
             return;
         };
-        let before = self.served.remove(&at).unwrap_or_default();
-        let mut after = BTreeMap::new();
-        for report in host.slots() {
-            let was = before.get(&report.slot).copied();
-            if serves(&report) {
-                let since = was.filter(|(_, until)| until.is_none());
-                after.insert(
-                    report.slot.clone(),
-                    (since.map_or(now, |(since, _)| since), None),
-                );
-                let down = self.down.get(&report.slot);
-                if down.is_some_and(|(_, ended)| report.generation > *ended) {
-                    self.down.remove(&report.slot);
+        let served = self.served.entry(at).or_default();
+        served.retain(|slot, _| host.origin(slot).is_some());
+        for at in host.glances() {
+            if !serves(&at) {
+                if let Some((_, until)) = served.get_mut(at.slot) {
+                    until.get_or_insert(now);
                 }
-            } else if let Some((since, until)) = was {
-                after.insert(report.slot, (since, until.or(Some(now))));
+                continue;
+            }
+            match served.get_mut(at.slot) {
+                Some((_, None)) => {}
+                Some(before) => *before = (now, None),
+                None => {
+                    served.insert(at.slot.clone(), (now, None));
+                }
+            }
+            let down = self.down.get(at.slot);
+            if down.is_some_and(|(_, ended)| at.generation > *ended) {
+                self.down.remove(at.slot);
             }
         }
-        self.served.insert(at, after);
     }
 
     fn stopped(&mut self, world: &World, at: usize, order: &StopOrder) -> Result<(), Violation> {
@@ -141,15 +143,15 @@ fn is_ours(reason: StopReason) -> bool {
     }
 }
 
-fn serves(report: &SlotReport) -> bool {
-    report.state == TaskState::Running && report.healthy
+fn serves(at: &Glance<'_>) -> bool {
+    at.state == TaskState::Running && at.healthy
 }
 
 fn serves_elsewhere(world: &World, at: usize, slot: &SlotId) -> bool {
     let mut others = world.held.holders(slot).filter(|host| *host != at);
     others.any(|host| {
         let agent = world.machines[host].host.iter();
-        let mut reports = agent.flat_map(|agent| agent.slots());
-        reports.any(|report| report.slot == *slot && serves(&report))
+        let mut all = agent.flat_map(|agent| agent.glances());
+        all.any(|at| at.slot == slot && serves(&at))
     })
 }

@@ -136,9 +136,8 @@ fn runs(world: &World, slot: &SlotId, node: NodeId) -> bool {
     }
     match &world.machines[at].host {
         Some(host) => host
-            .slots()
-            .iter()
-            .any(|report| report.slot == *slot && report.state == TaskState::Running),
+            .glances()
+            .any(|at| at.slot == slot && at.state == TaskState::Running),
         None => true,
     }
 }
