@@ -82,7 +82,8 @@ impl World {
         world.submit(1, 3, 100);
         world.until("version 1 runs", |world| world.healthy(3) == 3);
         let (earlier, index) = (world.cluster.clone(), world.index);
-        world.submit(2, 5, 100);
+        // Other resources: with the same ones the tasks of version 1 would stay.
+        world.submit(2, 5, 150);
         world.until("version 2 runs", |world| {
             let running = world.running();
             running.len() == 5 && running.values().all(|(_, version)| *version == 2)
@@ -114,7 +115,7 @@ fn a_recovered_version_is_a_job_like_others() {
     let mut world = World::ahead_of_its_log();
     world.run(2_000);
     let before = world.running();
-    let reply = world.recover_job(&job(2, 5, 100));
+    let reply = world.recover_job(&job(2, 5, 150));
     assert_eq!(reply, Reply::Accepted { version: 2 });
     world.run(30_000);
     assert_eq!(world.running(), before, "it runs already");
