@@ -12,11 +12,11 @@ const LOST: [usize; 2] = [0, 1];
 
 const SEEDS: u64 = 25;
 
-fn submit(world: &mut World, ms: u64, name: &str, replicas: u32) {
+fn submit(world: &mut World, ms: u64, name: &str, replicas: u32, cpu: u32) {
     let action = Action::Submit {
         name: name.into(),
         replicas,
-        cpu: 200,
+        cpu,
         directive: Directive::default(),
     };
     world.at(ms, action);
@@ -50,9 +50,11 @@ fn processes(world: &World) -> BTreeSet<(usize, String)> {
 /// lacks, and reigns that it knows nothing of; then two of three voters die.
 fn lost(seed: u64) -> World {
     let mut world = World::new(seed, Options::calm(), true);
-    submit(&mut world, 1_000, "old", 5);
-    submit(&mut world, 8_000, "late", 6);
-    submit(&mut world, 12_000, "old", 7);
+    submit(&mut world, 1_000, "old", 5, 200);
+    submit(&mut world, 8_000, "late", 6, 200);
+    // Other resources, so that each task is started anew, and every host that
+    // has one knows of the version.
+    submit(&mut world, 12_000, "old", 7, 250);
     for ms in [20_000, 26_000, 32_000] {
         let action = Action::Crash {
             whom: Whom::Leader,
