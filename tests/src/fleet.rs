@@ -261,7 +261,7 @@ impl Fleet {
 
     /// Files of logs on a node.
     pub fn segments(&self, node: &str) -> usize {
-        let mut folders = vec![self.data(node).join("tasks")];
+        let mut folders = vec![self.data(node).join("agent/tasks")];
         let mut segments = 0;
         while let Some(folder) = folders.pop() {
             // What a task removes meanwhile is none.

@@ -75,6 +75,26 @@ pub(super) async fn running(shared: &Arc<Shared>, slot: &SlotId) -> Result<NodeI
     }
 }
 
+/// All nodes that may have kept something: those that the scheduler knows,
+/// the silent ones too, or without one those that gossip tells of.
+pub(super) async fn members(shared: &Arc<Shared>) -> Vec<NodeId> {
+    let asked = ask_leader(shared, Request::Query(Query::Nodes), ASK_WAIT).await;
+    let Ok(Response::Answer(answer)) = asked else {
+        return shared.directory.alive();
+    };
+    let Ok(ApiAnswer::Nodes(nodes)) = *answer else {
+        return shared.directory.alive();
+    };
+    let nodes = nodes.into_iter().map(|status| {
+        // Gossip may not have told of it yet.
+        if let Some(address) = status.address {
+            shared.network.learn(status.node, vec![address]);
+        }
+        status.node
+    });
+    nodes.collect()
+}
+
 /// The node of this name; gossip tells of a new one within seconds.
 async fn known(shared: &Arc<Shared>, name: &str) -> Result<NodeId, ApiError> {
     let mut looks = interval(LOOK);

@@ -20,7 +20,8 @@ fn every_node_takes_a_job_and_a_change_is_a_new_version() {
         let spec = fleet.hello(&job, 2);
         let again = fleet.run(&name, &spec);
         assert_eq!(again["accepted"][0]["version"], 2, "{again}");
-        assert_eq!(again["jobs"][0]["tasks"][0]["version"], 2, "{again}");
+        assert_eq!(again["jobs"][0]["tasks"][0]["up_to_date"], true, "{again}");
+        assert_eq!(again["jobs"][0]["tasks"][1]["version"], 2, "{again}");
     }
     // Over the network too, by the person's certificate alone.
     let address = fleet.place("r2h1").unwrap().address.to_string();

@@ -94,7 +94,7 @@ fn a_change_beside_the_task_restarts_none() {
 
     // Also under another scheduler, and back.
     for name in &names {
-        fleet.kill(name).unwrap();
+        fleet.kill_agent(name).unwrap();
         fleet.start(name).unwrap();
     }
     fleet.await_all_up().unwrap();

@@ -151,14 +151,14 @@ impl Follower<'_> {
         self.remote(node).await
     }
 
-    /// All logs of the slot that living nodes keep, by their generations.
+    /// All logs of the slot that are kept, by their generations.
     async fn search(&self) -> BTreeMap<Generation, NodeId> {
         let slot = &self.read.slot;
         let me = self.shared.me.node;
         let here = self.shared.agent.log_origins(slot.clone()).await;
         let mut found: BTreeMap<_, _> = here.into_iter().map(|origin| (origin, me)).collect();
         let mut silent = Vec::new();
-        let others = self.shared.directory.alive().into_iter();
+        let others = holder::members(self.shared).await.into_iter();
         let mut answers = stream::iter(others.filter(|node| *node != me))
             .map(|node| async move {
                 let request = Request::LogOrigins(slot.clone());
