@@ -121,12 +121,17 @@ fn processes() -> BTreeMap<i32, Process> {
         .collect()
 }
 
-/// Has it not ended? One that is ending has no command line any more and is
-/// found by no data folder, and still holds its files and locks.
+/// Has it not ended? One that is ending has no command line any more, so that
+/// it is found by no data folder, and still holds its files and locks: also as
+/// a zombie, while it has other threads.
 pub(super) fn runs(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return false;
+    };
     let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
-    state.is_some_and(|state| !state.starts_with(['Z', 'X']))
+    let is_zombie = state.is_some_and(|state| state.starts_with(['Z', 'X']));
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    !is_zombie || threads > 1
 }
 
 /// Nothing for one that has just ended, and for zombies.
