@@ -22,6 +22,10 @@ const RETURNS: u32 = 2;
 /// A process that was not heard for so long is gone: ten heartbeats.
 const SILENCE: Millis = Millis(10_000);
 
+/// After a silence of so long another process may be the later one of two:
+/// three heartbeats.
+const PAUSE: Millis = Millis(3_000);
+
 /// How long people are told of twins.
 const TOLD_FOR: Millis = Millis(10 * 60_000);
 
@@ -36,8 +40,9 @@ pub(super) struct Twins {
 struct Node {
     /// The process that was there first, and when it was heard last.
     first: (u64, Millis),
-    /// The one that came later.
-    second: Option<u64>,
+    /// The one that came later, and when it was heard last: it is the node
+    /// when the first has gone, though a third has come meanwhile.
+    second: Option<(u64, Millis)>,
     /// The second was heard last.
     second_spoke: bool,
     returns: u32,
@@ -74,23 +79,29 @@ impl Node {
             return false;
         }
         if now.since(self.first.1) > SILENCE {
-            // The first is gone: this one is the node now.
-            self.first = (process, now);
+            self.first = self.heir(now).unwrap_or((process, now));
             self.second = None;
             self.second_spoke = false;
             self.returns = 0;
-            return false;
+            return self.hear(process, now);
         }
-        if self.second != Some(process) {
-            self.second = Some(process);
-            self.returns = 0;
+        match self.heir(now) {
+            Some((second, _)) if second != process => return false,
+            Some(_) => {}
+            None => self.returns = 0,
         }
+        self.second = Some((process, now));
         self.second_spoke = true;
         let is_twin = self.returns >= RETURNS;
         if is_twin {
             self.found_at = Some(now);
         }
         is_twin
+    }
+
+    /// The second, if it is still there.
+    fn heir(&self, now: Millis) -> Option<(u64, Millis)> {
+        self.second.filter(|(_, heard)| now.since(*heard) <= PAUSE)
     }
 }
 
@@ -130,6 +141,23 @@ mod tests {
         ] {
             let refused = refused(heard);
             assert!(!refused.contains(&true), "{heard:?}: {refused:?}");
+        }
+    }
+
+    /// The first was restarted as the second, and the third runs on a copy of
+    /// its folder: whoever is heard when the first is given up, it is the third.
+    #[test]
+    fn of_the_processes_after_a_restart_the_later_is_refused() {
+        let pairs = [[2, 3], [3, 2]];
+        for pair in pairs {
+            let after = pair.iter().cycle().copied().take(24);
+            let heard: Vec<u64> = [1, 2].into_iter().chain(after).collect();
+            let refused = refused(&heard);
+            let whom = |process| {
+                let mut all = heard.iter().zip(&refused);
+                all.any(|(one, refused)| *one == process && *refused)
+            };
+            assert!(whom(3) && !whom(2), "{heard:?}: {refused:?}");
         }
     }
 
