@@ -30,6 +30,7 @@ lint: tools
 # run on this host says so in the file that is counted at the end. The tests
 # with cgroup v2 boot a kernel of their own, which is fetched once.
 test: lint build
+	@./scripts/test-tools
 	@./scripts/microvm
 	@./scripts/test $(CARGO) test --workspace --locked --no-fail-fast
 
