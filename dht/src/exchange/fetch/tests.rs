@@ -12,6 +12,7 @@ use std::{
 use crate::scratch::Scratch;
 use async_trait::async_trait;
 use futures::io::Cursor;
+use tokio::sync::watch;
 use tokio_util::compat::TokioAsyncReadCompatExt;
 
 use super::*;
@@ -53,6 +54,9 @@ pub(crate) struct World {
     folders: Vec<Scratch>,
     /// Every chunk asked for, with whom.
     pub(crate) asked: Mutex<Vec<(NodeId, ChunkHash)>>,
+    /// Nobody else gives chunks before a corrupt peer has.
+    corrupt_first: bool,
+    corrupt_gave: watch::Sender<bool>,
 }
 
 impl World {
@@ -118,7 +122,12 @@ impl Ask for World {
             }
             _ => {}
         }
-        let lies = matches!(conduct, Conduct::Liar | Conduct::CorruptChunks);
+        let is_corrupt = *conduct == Conduct::CorruptChunks;
+        if is_chunks && self.corrupt_first && !is_corrupt {
+            let mut gave = self.corrupt_gave.subscribe();
+            gave.wait_for(|gave| *gave).await.expect("we hold its end");
+        }
+        let lies = is_corrupt || *conduct == Conduct::Liar;
         let response = match (server.answer(request.clone()).await, request) {
             (ChunkResponse::Have(_), _) if lies => ChunkResponse::Have(Have::All),
             (ChunkResponse::Chunks(chunks), ChunkRequest::Chunks { hashes, .. }) => {
@@ -132,7 +141,11 @@ impl Ask for World {
             }
             (response, _) => response,
         };
-        Ok(carried(&response, CHUNK_RESPONSE_BYTES_MAX).await)
+        let response = carried(&response, CHUNK_RESPONSE_BYTES_MAX).await;
+        if is_chunks && is_corrupt {
+            self.corrupt_gave.send_replace(true);
+        }
+        Ok(response)
     }
 }
 
@@ -238,6 +251,7 @@ fn empty_store() -> (Scratch, ChunkStore) {
 #[tokio::test]
 async fn lies_stalls_and_failures_do_not_keep_a_package_away() {
     let mut setup = setup(8 << 20);
+    setup.world.corrupt_first = true;
     let conducts = [
         Conduct::CorruptChunks,
         Conduct::CorruptManifest,
