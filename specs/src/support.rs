@@ -10,7 +10,7 @@ use crate::{
     finding::Finding,
     job::{
         AdaptiveMode, Exclusive, HealthAction, HealthCheck, Isolation, Job, JobDraft, JobKind,
-        Maintenance, PackageSource, Probe, RestartOn, StageSize, TaskTemplate, wish::Wish,
+        Maintenance, PackageSource, Probe, StageSize, TaskTemplate, wish::Wish,
     },
     path::FieldPath,
 };
@@ -47,9 +47,11 @@ impl Row {
 
 /// Everything that is said and not done.
 pub const UNSUPPORTED: &[Row] = &[
-    row("kind", "work that ends", |w| {
-        matches!(w.kind, JobKind::Batch(_))
-    }),
+    row(
+        "kind.batch.gang",
+        "starting all tasks together",
+        |w| matches!(w.kind, JobKind::Batch(batch) if batch.gang),
+    ),
     row("package", "a package from a registry", |w| {
         matches!(w.package, Some(PackageSource::Oci(_)))
     })
@@ -87,9 +89,6 @@ pub const UNSUPPORTED: &[Row] = &[
     }),
     row("task.metrics", "a threshold of a metric", |w| {
         !w.task.metrics.is_empty()
-    }),
-    row("task.restart.on", "not starting again", |w| {
-        w.task.restart.on != RestartOn::Always
     }),
     row("task.isolation", "a task without isolation", |w| {
         w.task.isolation == Isolation::None

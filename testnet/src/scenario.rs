@@ -26,11 +26,13 @@ pub enum Scenario {
     RolloutDuringFailure,
     /// More is asked for than fits.
     Overload,
+    /// Work that ends, with faults of all kinds.
+    Batch,
 }
 
 impl Scenario {
     /// All of them, in order.
-    pub const ALL: [Scenario; 11] = [
+    pub const ALL: [Scenario; 12] = [
         Scenario::Random,
         Scenario::JoinStorm,
         Scenario::LeaderLoss,
@@ -42,6 +44,7 @@ impl Scenario {
         Scenario::RackDrain,
         Scenario::RolloutDuringFailure,
         Scenario::Overload,
+        Scenario::Batch,
     ];
 
     /// As it is written on the command line.
@@ -58,6 +61,7 @@ impl Scenario {
             Scenario::RackDrain => "rack-drain",
             Scenario::RolloutDuringFailure => "rollout-during-failure",
             Scenario::Overload => "overload",
+            Scenario::Batch => "batch",
         }
     }
 }

@@ -326,6 +326,8 @@ pub enum StopReason {
     Moved,
     /// A job of higher priority needs the room.
     Preempted,
+    /// The job's work is over.
+    Over,
     /// A reason that a newer version knows.
     #[serde(other)]
     Other,

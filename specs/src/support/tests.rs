@@ -17,8 +17,11 @@ type Use = fn(&mut JobDraft);
 /// A change that uses each row, and the beginning of what is said. A row that
 /// is deleted takes its line here along.
 const USES: &[(&str, Use)] = &[
-    ("work that ends", |d| {
-        d.kind = JobKind::Batch(Batch::default())
+    ("starting all tasks together", |d| {
+        d.kind = JobKind::Batch(Batch {
+            gang: true,
+            ..Batch::default()
+        })
     }),
     ("a package from a registry", |d| {
         d.package = PackageSource::Oci("x".into())
@@ -54,9 +57,6 @@ const USES: &[(&str, Use)] = &[
     }),
     ("a threshold of a metric", |d| {
         d.task.metrics.push(MetricThreshold::default())
-    }),
-    ("not starting again", |d| {
-        d.task.restart.on = RestartOn::Failure
     }),
     ("a task without isolation", |d| {
         d.task.isolation = Isolation::None
@@ -112,12 +112,27 @@ fn what_is_executed_is_not_refused() {
     });
     draft.task.restart.backoff_ms = 1_000;
     draft.task.restart.attempts = Some(5);
+    draft.task.restart.on = RestartOn::Never;
     draft.task.stop.grace_ms = 1;
     draft.owner = "ann".into();
     draft.annotations.insert("a".into(), "b".into());
     assert_eq!(unsupported(&draft), []);
     let job = draft.bind(FleetId([0; 32]), "main", 1, PackageId([0; 32]), &[]);
     assert_eq!(unsupported_job(&job), []);
+}
+
+#[test]
+fn work_that_ends_is_not_refused() {
+    let mut draft = draft();
+    draft.kind = JobKind::Batch(Batch {
+        completions: 20,
+        parallelism: 4,
+        retries: 2,
+        deadline_ms: Some(60_000),
+        array: true,
+        gang: false,
+    });
+    assert_eq!(unsupported(&draft), []);
 }
 
 #[test]

@@ -54,6 +54,7 @@ pub(super) fn draw(rng: &mut Rng, options: &Options) -> Vec<(u64, Action)> {
         Scenario::RackDrain => draft.rack_drain(),
         Scenario::RolloutDuringFailure => draft.rollout_during_failure(),
         Scenario::Overload => draft.overload(),
+        Scenario::Batch => draft.batch(),
     }
     draft.lines
 }
@@ -156,6 +157,31 @@ impl Draft<'_> {
         for _ in 0..self.rng.between(fewest, most) * more {
             let at = self.rng.between(3_000, length.max(3_001));
             self.fault(at);
+        }
+    }
+
+    /// Arrays of short tasks among all that the random mix does.
+    fn batch(&mut self) {
+        for name in ["render", "index", "report"] {
+            let times = self.rng.between(1, 3);
+            for _ in 0..times {
+                let at = self.rng.between(300, self.length() / 2);
+                let action = self.work(name);
+                self.at(at, action);
+            }
+        }
+        self.random();
+    }
+
+    fn work(&mut self, name: &str) -> Action {
+        Action::Work {
+            name: name.to_owned(),
+            completions: self.rng.between(1, 30) as u32,
+            parallelism: self.rng.between(1, 6) as u32,
+            array: self.rng.chance(700),
+            cpu: 50 * self.rng.between(2, 6) as u32,
+            runs_ms: self.rng.between(100, 6_000),
+            fails: self.rng.between(0, 300),
         }
     }
 

@@ -416,6 +416,7 @@ impl World {
                 failures: 0,
                 last_end: None,
                 since: Millis(self.now),
+                ended: None,
             };
             host.slots.insert(slot.clone(), report);
             host.news.push(slot.clone());

@@ -144,6 +144,7 @@ impl Cluster {
             self.unpin(dropped.package);
         }
         self.pin(job.package, package_bytes, holders);
+        self.recover_batch(&job, now);
         Reply::Accepted {
             version: job.version,
         }

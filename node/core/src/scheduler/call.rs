@@ -129,8 +129,9 @@ pub(super) struct Work {
     pub(super) suits: Vec<Suits>,
     /// Slots found missing that are not called yet.
     queue: VecDeque<u32>,
-    /// Slots of a job with one on each node, as last counted.
-    pub(super) per_node: BTreeSet<u32>,
+    /// Slots of a job of which not always the first so many are wanted, as last
+    /// chosen.
+    pub(super) chosen: BTreeSet<u32>,
     /// When the job was last looked at.
     pub(super) looked_at: Option<Millis>,
 }

@@ -16,6 +16,7 @@ use potluck_specs::{
     trust::{NodeCredential, NodeRole, PublicKey, Signed, UserCredential},
 };
 
+mod batch;
 mod change;
 mod forecast;
 mod in_place;
@@ -506,6 +507,7 @@ impl World {
                 failures: 0,
                 last_end: None,
                 since: Millis(now),
+                ended: None,
             };
             host.slots.insert(slot.clone(), report);
             host.resources.insert(slot.clone(), job.task.resources);
@@ -540,6 +542,7 @@ impl World {
             failures: 0,
             last_end: None,
             since,
+            ended: None,
         };
         host.slots.insert(slot.clone(), report);
     }
@@ -1320,6 +1323,7 @@ fn jobs_that_the_log_lacks_run_on() {
         failures: 0,
         last_end: None,
         since: Millis(0),
+        ended: None,
     };
     world.host(2).slots.insert(stranger.clone(), report);
     world.run(15_000);
