@@ -9,8 +9,8 @@
 use crate::{
     finding::Finding,
     job::{
-        AdaptiveMode, Exclusive, HealthAction, HealthCheck, Isolation, Job, JobDraft, JobKind,
-        Maintenance, PackageSource, Probe, StageSize, TaskTemplate, wish::Wish,
+        AdaptiveMode, Exclusive, HealthAction, HealthCheck, Isolation, Job, JobDraft, Maintenance,
+        PackageSource, Probe, StageSize, TaskTemplate, wish::Wish,
     },
     path::FieldPath,
 };
@@ -47,11 +47,6 @@ impl Row {
 
 /// Everything that is said and not done.
 pub const UNSUPPORTED: &[Row] = &[
-    row(
-        "kind.batch.gang",
-        "starting all tasks together",
-        |w| matches!(w.kind, JobKind::Batch(batch) if batch.gang),
-    ),
     row("package", "a package from a registry", |w| {
         matches!(w.package, Some(PackageSource::Oci(_)))
     })

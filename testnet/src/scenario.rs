@@ -28,11 +28,13 @@ pub enum Scenario {
     Overload,
     /// Work that ends, with faults of all kinds.
     Batch,
+    /// Two gangs that can't run at once, with faults of all kinds.
+    Gangs,
 }
 
 impl Scenario {
     /// All of them, in order.
-    pub const ALL: [Scenario; 12] = [
+    pub const ALL: [Scenario; 13] = [
         Scenario::Random,
         Scenario::JoinStorm,
         Scenario::LeaderLoss,
@@ -45,6 +47,7 @@ impl Scenario {
         Scenario::RolloutDuringFailure,
         Scenario::Overload,
         Scenario::Batch,
+        Scenario::Gangs,
     ];
 
     /// As it is written on the command line.
@@ -62,6 +65,7 @@ impl Scenario {
             Scenario::RolloutDuringFailure => "rollout-during-failure",
             Scenario::Overload => "overload",
             Scenario::Batch => "batch",
+            Scenario::Gangs => "gangs",
         }
     }
 }

@@ -328,6 +328,8 @@ pub enum StopReason {
     Preempted,
     /// The job's work is over.
     Over,
+    /// It starts together with others, and some are missing.
+    Incomplete,
     /// A reason that a newer version knows.
     #[serde(other)]
     Other,

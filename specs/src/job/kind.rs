@@ -3,6 +3,9 @@
 use super::record::record;
 use serde::{Deserialize, Serialize};
 
+/// Most tasks that start together: as many as the scheduler calls at once.
+pub const GANG_MAX: u32 = 256;
+
 /// What kind of work a job is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -40,7 +43,9 @@ record! {
         /// when it has failed for good. Otherwise the job fails with the first
         /// task that does.
         pub array: bool = false,
-        /// All tasks start together or none does.
+        /// All tasks start together or none does. When one is gone and finds no
+        /// place within seconds, the others are stopped, and all start again
+        /// together.
         pub gang: bool = false,
     }
 }

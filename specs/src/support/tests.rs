@@ -17,12 +17,6 @@ type Use = fn(&mut JobDraft);
 /// A change that uses each row, and the beginning of what is said. A row that
 /// is deleted takes its line here along.
 const USES: &[(&str, Use)] = &[
-    ("starting all tasks together", |d| {
-        d.kind = JobKind::Batch(Batch {
-            gang: true,
-            ..Batch::default()
-        })
-    }),
     ("a package from a registry", |d| {
         d.package = PackageSource::Oci("x".into())
     }),
@@ -130,7 +124,7 @@ fn work_that_ends_is_not_refused() {
         retries: 2,
         deadline_ms: Some(60_000),
         array: true,
-        gang: false,
+        gang: true,
     });
     assert_eq!(unsupported(&draft), []);
 }

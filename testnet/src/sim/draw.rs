@@ -9,6 +9,7 @@ use super::{
 };
 use crate::scenario::Scenario;
 use potluck_core::cluster::RolloutControl;
+use potluck_specs::job::GANG_MAX;
 
 /// Fewest jobs whose versions and sizes change, and most: more than some
 /// hundred show nothing that fewer do not.
@@ -55,6 +56,7 @@ pub(super) fn draw(rng: &mut Rng, options: &Options) -> Vec<(u64, Action)> {
         Scenario::RolloutDuringFailure => draft.rollout_during_failure(),
         Scenario::Overload => draft.overload(),
         Scenario::Batch => draft.batch(),
+        Scenario::Gangs => draft.gangs(),
     }
     draft.lines
 }
@@ -151,6 +153,11 @@ impl Draft<'_> {
                 self.at(at, action);
             }
         }
+        self.faults();
+    }
+
+    fn faults(&mut self) {
+        let length = self.length();
         let (fewest, most) = self.options.faults;
         // Large worlds get more trouble, though not in proportion.
         let more = 1 + self.options.hosts as u64 / 100;
@@ -173,12 +180,34 @@ impl Draft<'_> {
         self.random();
     }
 
+    /// Two gangs, each of which needs more than half of all there is.
+    fn gangs(&mut self) {
+        let cpu = HOST_CPU / 4;
+        let tasks = (self.options.hosts as u32 * HOST_CPU / 10 * 6 / cpu).min(GANG_MAX);
+        for name in ["solve", "train"] {
+            let action = Action::Work {
+                name: name.to_owned(),
+                completions: tasks,
+                parallelism: tasks,
+                array: false,
+                gang: true,
+                cpu,
+                runs_ms: self.rng.between(500, 20_000),
+                fails: 0,
+            };
+            let at = self.rng.between(300, 3_000);
+            self.at(at, action);
+        }
+        self.faults();
+    }
+
     fn work(&mut self, name: &str) -> Action {
         Action::Work {
             name: name.to_owned(),
             completions: self.rng.between(1, 30) as u32,
             parallelism: self.rng.between(1, 6) as u32,
             array: self.rng.chance(700),
+            gang: false,
             cpu: 50 * self.rng.between(2, 6) as u32,
             runs_ms: self.rng.between(100, 6_000),
             fails: self.rng.between(0, 300),

@@ -50,6 +50,8 @@ pub enum Action {
         parallelism: u32,
         /// Each is a piece of its own.
         array: bool,
+        /// All start together.
+        gang: bool,
         /// Thousandths of a core that each takes.
         cpu: u32,
         /// How long each runs.
@@ -200,6 +202,7 @@ impl World {
                 completions,
                 parallelism,
                 array,
+                gang,
                 cpu,
                 runs_ms,
                 fails,
@@ -210,6 +213,7 @@ impl World {
                     parallelism: parallelism.min(completions),
                     retries: WORK_RETRIES,
                     array,
+                    gang,
                     ..Batch::default()
                 },
                 cpu,

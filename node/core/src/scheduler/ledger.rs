@@ -100,6 +100,7 @@ fn of(reason: StopReason) -> &'static str {
     match reason {
         StopReason::JobStopped => "the job is stopped",
         StopReason::Over => "its work is over",
+        StopReason::Incomplete => "others of its gang are missing",
         StopReason::Replaced => "rollout",
         StopReason::ScaledDown => "scaled down",
         StopReason::Drained => "drain",

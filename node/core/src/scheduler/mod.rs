@@ -27,6 +27,7 @@ mod explanation;
 mod failure;
 mod feasible;
 mod forecast;
+mod gang;
 mod index;
 mod ledger;
 mod moves;
@@ -148,6 +149,7 @@ pub struct Scheduler {
     published: endpoints::Published,
     behind: behind::Behind,
     ends: batch::Ends,
+    gangs: gang::Gangs,
     /// Jobs to look at again.
     dirty: BTreeSet<JobId>,
     /// Jobs to look at again with the next tick.
@@ -216,6 +218,7 @@ impl Scheduler {
             published: endpoints::Published::default(),
             behind: behind::Behind::default(),
             ends: batch::Ends::default(),
+            gangs: gang::Gangs::default(),
             dirty: BTreeSet::new(),
             deferred: BTreeSet::new(),
             wakes: BTreeMap::new(),

@@ -8,6 +8,7 @@
 
 use super::{
     Note, Scheduler, SessionState,
+    gang::is_gang,
     ledger::Book,
     moves::Leaving,
     names::{JobId, Seat},
@@ -116,6 +117,9 @@ impl Scheduler {
         self.follow_rollout(cluster, &target, &survey.ledger, now);
         let mut wanted = std::mem::take(&mut survey.missing);
         wanted.extend(self.move_out(cluster, &target, survey, now));
+        if is_gang(target.current()) {
+            wanted = self.gather(&target, &slots, wanted, now);
+        }
         self.fill(cluster, &target, wanted, now);
     }
 

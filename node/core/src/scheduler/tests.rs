@@ -19,6 +19,7 @@ use potluck_specs::{
 mod batch;
 mod change;
 mod forecast;
+mod gang;
 mod in_place;
 mod recovery;
 

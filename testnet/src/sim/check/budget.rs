@@ -141,6 +141,7 @@ fn is_ours(reason: StopReason) -> bool {
         | StopReason::ScaledDown
         | StopReason::Double
         | StopReason::Over
+        | StopReason::Incomplete
         | StopReason::Other => false,
     }
 }
