@@ -83,6 +83,9 @@ pub struct SlotReport {
     /// reported, and kept, until the log has counted it.
     #[serde(default)]
     pub ended: Option<Outcome>,
+    /// What is amiss while it runs, for people: its log waits for a full disk.
+    #[serde(default)]
+    pub trouble: Option<String>,
 }
 
 /// What an agent sends to the scheduler each second, and at once when

@@ -7,7 +7,7 @@
 use crate::{group::TaskGroup, protocol::TaskKey};
 use potluck_specs::{
     codec::{self, CodecError},
-    job::StopPolicy,
+    job::{LogPolicy, StopPolicy},
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fs, io, path::PathBuf};
@@ -84,6 +84,9 @@ pub struct TaskDescription {
     /// Its control groups, for limits that change while it runs.
     #[serde(default)]
     pub group: TaskGroup,
+    /// What is kept of what it prints.
+    #[serde(default)]
+    pub logs: LogPolicy,
 }
 
 /// How well a task is kept apart from the host.
@@ -349,6 +352,7 @@ mod tests {
             package: "/package".into(),
             task_folder: "/work".into(),
             log_folder: "/log".into(),
+            logs: Default::default(),
             agent_socket: "/agent.sock".into(),
             agent_generation: 1,
             node: "node".into(),

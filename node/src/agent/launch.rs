@@ -78,6 +78,7 @@ impl Launch {
             package: tree,
             task_folder: self.folders.work(run),
             log_folder: self.folders.logs(&run.slot, run.origin),
+            logs: task.logs,
             agent_socket: self.folders.socket(),
             agent_generation: self.agent_generation,
             node: self.node.short(),

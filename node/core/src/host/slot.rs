@@ -80,6 +80,8 @@ pub(super) struct Slot {
     /// Failures without a long run between them.
     pub(super) failures_in_row: u32,
     pub(super) last_end: Option<String>,
+    /// Of the present start.
+    pub(super) trouble: Option<String>,
     pub(super) since: Millis,
     /// The number of its last change.
     pub(super) changed: u64,
@@ -95,6 +97,7 @@ impl Slot {
             before: None,
             failures_in_row: 0,
             last_end: None,
+            trouble: None,
             since: now,
             changed: 0,
         }
@@ -231,6 +234,7 @@ impl Slot {
             last_end: self.last_end.clone(),
             since: self.since + unix_offset,
             ended: self.entry.ended.clone(),
+            trouble: self.trouble.clone(),
         }
     }
 

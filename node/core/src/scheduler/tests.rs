@@ -507,6 +507,7 @@ impl World {
                 starts: 1,
                 failures: 0,
                 last_end: None,
+                trouble: None,
                 since: Millis(now),
                 ended: None,
             };
@@ -542,6 +543,7 @@ impl World {
             starts: 1,
             failures: 0,
             last_end: None,
+            trouble: None,
             since,
             ended: None,
         };
@@ -1323,6 +1325,7 @@ fn jobs_that_the_log_lacks_run_on() {
         starts: 1,
         failures: 0,
         last_end: None,
+        trouble: None,
         since: Millis(0),
         ended: None,
     };

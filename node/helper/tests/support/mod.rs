@@ -124,6 +124,7 @@ impl Task {
             package: at("package"),
             task_folder: at("work"),
             log_folder: at("log"),
+            logs: Default::default(),
             agent_socket: at("agent.sock"),
             agent_generation: 1,
             node: "testnode".into(),

@@ -270,6 +270,7 @@ fn an_end_is_kept_by_its_host_until_it_is_counted() {
             last_end: None,
             since: Millis(0),
             ended: Some(end.outcome),
+            trouble: None,
         }
     };
     let told = report(NAME, 0, 1, 3, 4);
