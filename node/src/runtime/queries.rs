@@ -342,6 +342,10 @@ fn waits_for(state: &Cluster, view: &SlotView, is_held: bool) -> Option<String> 
             holder: Some(holder),
         } => Some(format!("a word from {}, which held it last", name(holder))),
         SlotPhase::Waiting { holder: None } => Some("all nodes to report to the scheduler".into()),
+        SlotPhase::Missing if !is_held && tries(state, &view.slot) > 0 => {
+            let failures = tries(state, &view.slot);
+            Some(format!("its next try, after {failures} that failed"))
+        }
         SlotPhase::Missing if !is_held => Some(format!(
             "a node that takes it (potluck explain '{}')",
             view.slot
@@ -350,6 +354,13 @@ fn waits_for(state: &Cluster, view: &SlotView, is_held: bool) -> Option<String> 
         SlotPhase::Awarded { node, .. } if !is_held => Some(format!("{} to confirm", name(node))),
         _ => None,
     }
+}
+
+/// How often a piece of work that is tried again has failed.
+fn tries(state: &Cluster, slot: &SlotId) -> u32 {
+    let batch = state.batch(&slot.job);
+    let failures = batch.and_then(|batch| batch.failures(slot.index));
+    failures.map_or(0, |failures| failures.count)
 }
 
 fn explain(scheduler: &Scheduler, state: &Cluster, slot: &SlotId) -> Result<ApiAnswer, ApiError> {

@@ -185,6 +185,25 @@ fn work_is_waited_for_and_fails_with_its_reason() {
 }
 
 #[test]
+fn the_example_of_a_batch_runs() {
+    let fleet = Fleet::up(2, 2);
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../specs/examples/batch.star");
+    let text = fs::read_to_string(example).expect("the example");
+    let spec = fleet.spec("batch", &text);
+    let done = fleet
+        .client("r1h1")
+        .json(&["run", "--wait-done", &spec])
+        .unwrap_or_else(|error| panic!("{error}"));
+    let batch = &done["jobs"][0]["batch"];
+    assert_eq!(batch["state"], "complete", "{done}");
+    let log = fleet
+        .client("r2h1")
+        .text(&["logs", "thumbnails[99]"])
+        .unwrap();
+    assert!(log.contains("piece 99 of 100"), "{log}");
+}
+
+#[test]
 fn a_service_that_is_not_to_start_again_stays_down() {
     let fleet = Fleet::up(1, 1);
     let client = fleet.client("r1h1");

@@ -212,6 +212,7 @@ impl BatchRecord {
         match &end.outcome {
             Outcome::Succeeded => {
                 self.failures.remove(&index);
+                self.failed.remove(index);
                 self.done.insert(index);
             }
             Outcome::Failed { why } => self.count_failure(end, why, now),
@@ -268,16 +269,19 @@ impl BatchRecord {
         outcome: &Outcome,
     ) -> bool {
         let last = self.failures.get(&index);
-        let forgiven =
-            version < self.goes_on_as || last.is_some_and(|last| generation <= last.generation);
-        self.over.is_some()
-            || version < self.began_version
-            || index >= self.completions
+        let told = last.is_some_and(|last| generation <= last.generation);
+        version < self.began_version
             || self.is_done(index)
-            || self.has_failed(index)
             || match outcome {
-                Outcome::Succeeded => false,
-                Outcome::Failed { .. } => forgiven,
+                // Also of work that is over and may go on.
+                Outcome::Succeeded => index >= SLOTS_MAX,
+                Outcome::Failed { .. } => {
+                    self.over.is_some()
+                        || version < self.goes_on_as
+                        || index >= self.completions
+                        || self.has_failed(index)
+                        || told
+                }
                 Outcome::Other => true,
             }
     }
@@ -303,6 +307,12 @@ impl Indexes {
             self.0.resize(at + 1, 0);
         }
         self.0[at] |= 1 << (index % 8);
+    }
+
+    fn remove(&mut self, index: u32) {
+        if let Some(byte) = self.0.get_mut((index / 8) as usize) {
+            *byte &= !(1 << (index % 8));
+        }
     }
 
     fn count_before(&self, end: u32) -> u32 {
