@@ -209,7 +209,8 @@ impl Draft<'_> {
             array: self.rng.chance(700),
             gang: false,
             cpu: 50 * self.rng.between(2, 6) as u32,
-            runs_ms: self.rng.between(100, 6_000),
+            // The longest work is done within the time of healing.
+            runs_ms: self.rng.between(100, 1_000),
             fails: self.rng.between(0, 300),
         }
     }
