@@ -47,6 +47,7 @@ pub(super) fn draw(rng: &mut Rng, options: &Options) -> Vec<(u64, Action)> {
         Scenario::JoinStorm => draft.join_storm(),
         Scenario::LeaderLoss => draft.leader_loss(),
         Scenario::RackPartition => draft.rack_partition(),
+        Scenario::BrokenSessions => draft.broken_sessions(),
         Scenario::Churn => draft.churn(),
         Scenario::RollingRestart => draft.rolling_restart(),
         Scenario::RestartOfAll => draft.restart_of_all(),
@@ -210,6 +211,31 @@ impl Draft<'_> {
         }
         let name = self.jobs().swap_remove(0);
         let at = self.time(10_000, 5_000);
+        let action = self.submit(&name);
+        self.at(at, action);
+    }
+
+    fn broken_sessions(&mut self) {
+        self.submit_all();
+        for _ in 0..4 {
+            let at = self.time(5_000, 15_000);
+            let host = self.any_host();
+            let way = self.rng.below(3);
+            let (inward, outward) = (way != 0, way != 1);
+            let ms = self.rng.between(3_000, 45_000);
+            let action = Action::Estrange {
+                host,
+                inward,
+                outward,
+                ms,
+            };
+            self.at(at, action);
+        }
+        let at = self.time(8_000, 15_000);
+        let host = Whom::Host(self.any_host());
+        self.crash(at, host, true, 15_000);
+        let name = self.jobs().swap_remove(0);
+        let at = self.time(10_000, 10_000);
         let action = self.submit(&name);
         self.at(at, action);
     }

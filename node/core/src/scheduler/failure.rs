@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// for the brake. Two heartbeats and some; so that all hosts of a rack that
 /// failed together, whose heartbeats lie up to a second apart, are missed
 /// before the first of them is declared dead.
-pub(super) const MISSED_AFTER: Millis = Millis(2_500);
+pub(crate) const MISSED_AFTER: Millis = Millis(2_500);
 
 /// Silence after which a session is out: three heartbeats lost and a slow one.
 const OUT_AFTER: Millis = Millis(4_000);

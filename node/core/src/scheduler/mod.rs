@@ -47,6 +47,7 @@ mod view;
 pub use drain::{DrainView, DrainWait};
 pub use event::{Effect, Endpoint, Event, MemberView, Note, ServiceEndpoints};
 pub use explanation::{Explanation, HostCase};
+pub(crate) use failure::MISSED_AFTER;
 pub use feasible::{ISOLATION, Obstacle, Resource};
 pub use forecast::{FORECAST_SLOTS_MAX, Forecast, ForecastTask, Room};
 pub use ledger::{Ledger, Spent, Use};
