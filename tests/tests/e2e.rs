@@ -13,6 +13,7 @@ mod e2e {
     mod join;
     mod logs;
     mod packages;
+    mod partition;
     mod plan;
     mod recover;
     mod versions;
