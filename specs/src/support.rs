@@ -10,7 +10,7 @@ use crate::{
     finding::Finding,
     job::{
         AdaptiveMode, Exclusive, HealthAction, HealthCheck, Isolation, Job, JobDraft, JobKind,
-        Maintenance, PackageSource, Probe, RestartOn, StageSize, TaskTemplate, wish::Wish,
+        Maintenance, PackageSource, Probe, RestartOn, TaskTemplate, wish::Wish,
     },
     path::FieldPath,
 };
@@ -94,12 +94,6 @@ pub const UNSUPPORTED: &[Row] = &[
     row("task.isolation", "a task without isolation", |w| {
         w.task.isolation == Isolation::None
     }),
-    row("change.update.stages", "a stage of a place", |w| {
-        let places = [StageSize::Rack, StageSize::Datacenter, StageSize::Region];
-        let mut stages = w.change.update.stages.iter();
-        stages.any(|stage| places.contains(&stage.size))
-    })
-    .instead("name a number or a percentage of the tasks"),
     row(
         "change.maintenance",
         "another maintenance than migrate",

@@ -178,8 +178,10 @@ fn rollout_line(job: &JobName, status: Option<&RolloutStatus>) -> String {
         .why
         .as_ref()
         .map_or(String::new(), |why| format!(" ({why})"));
+    let place = status.place.as_ref();
+    let place = place.map_or(String::new(), |place| format!(" ({place})"));
     format!(
-        "{job}: version {} after {}, stage {} of {}, {}{why}",
+        "{job}: version {} after {}, stage {} of {}{place}, {}{why}",
         status.version, status.from, status.stage, status.stages, status.phase
     )
 }

@@ -98,6 +98,7 @@ fn rollout(
                 _ => rollout.stage + 1,
             },
             stages,
+            place: rollout.place.clone(),
             phase: phase.into(),
             why,
         }

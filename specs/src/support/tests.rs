@@ -61,12 +61,6 @@ const USES: &[(&str, Use)] = &[
     ("a task without isolation", |d| {
         d.task.isolation = Isolation::None
     }),
-    ("a stage of a place", |d| {
-        d.change.update.stages.push(Stage {
-            size: StageSize::Rack,
-            bake_ms: 0,
-        })
-    }),
     ("another maintenance", |d| {
         d.change.maintenance = Maintenance::RideOut { up_to_ms: 1 }
     }),

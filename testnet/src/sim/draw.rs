@@ -2,6 +2,7 @@
 
 use super::{
     Options,
+    client::BY_RACK,
     helper::Directive,
     hosts::{HostSet, only},
     rng::Rng,
@@ -81,7 +82,9 @@ impl Draft<'_> {
     fn jobs(&self) -> Vec<String> {
         let jobs = (self.options.hosts / HOSTS_PER_JOB).clamp(JOBS.0, JOBS.1);
         let names = ["web", "api", "db", "cron"];
+        let staged = self.options.scenario == Scenario::RolloutDuringFailure;
         let name = |k: usize| match names.get(k) {
+            Some(name) if k == 0 && staged => format!("{name}-{BY_RACK}"),
             Some(name) => (*name).to_owned(),
             None => format!("job-{k}"),
         };

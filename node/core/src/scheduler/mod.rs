@@ -39,6 +39,7 @@ mod reconcile;
 mod relax;
 mod rollout;
 mod score;
+mod stages;
 mod stops;
 mod tally;
 mod unknown;

@@ -20,6 +20,7 @@ mod change;
 mod forecast;
 mod in_place;
 mod recovery;
+mod stages;
 
 /// One way of a message.
 const HOP: u64 = 5;

@@ -110,6 +110,19 @@ impl World {
         }
     }
 
+    /// Runs with tasks failing until something holds.
+    pub(super) fn until_failing(
+        &mut self,
+        fails: impl Fn(NodeId, &SlotReport) -> bool + Copy,
+        holds: impl Fn(&World) -> bool,
+    ) {
+        let start = self.now;
+        while !holds(self) {
+            assert!(self.now < start + 120_000, "never:\n{}", self.show());
+            self.run_failing(HOP, fails);
+        }
+    }
+
     /// Runs with tasks failing all the while.
     fn run_failing(&mut self, ms: u64, fails: impl Fn(NodeId, &SlotReport) -> bool + Copy) {
         let end = self.now + ms;
