@@ -134,6 +134,9 @@ pub struct Introduction {
     pub addresses: Vec<String>,
     /// All that it has for tasks.
     pub capacity: Resources,
+    /// The newest kind of command that it can apply.
+    #[serde(default)]
+    pub feature_level: u32,
 }
 
 /// The version of a job that a slot of a node runs.

@@ -135,4 +135,10 @@ pub struct MoveStatus {
     pub from: String,
     /// To where; the auction decides.
     pub to: String,
+    /// Why, for people.
+    #[serde(default)]
+    pub reason: String,
+    /// What it changes, for people.
+    #[serde(default)]
+    pub gain: String,
 }

@@ -235,10 +235,16 @@ pub(super) async fn rebalance(dry_run: bool, global: &Global) -> Result<ExitCode
             return "nothing would be moved".into();
         }
         output::table(
-            ["TASK", "FROM", "TO"],
-            moves
-                .iter()
-                .map(|next| [next.slot.to_string(), next.from.clone(), next.to.clone()]),
+            ["TASK", "FROM", "TO", "REASON", "GAIN"],
+            moves.iter().map(|next| {
+                [
+                    next.slot.to_string(),
+                    next.from.clone(),
+                    next.to.clone(),
+                    next.reason.clone(),
+                    next.gain.clone(),
+                ]
+            }),
         )
     });
     Ok(ExitCode::SUCCESS)

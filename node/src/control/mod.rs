@@ -62,6 +62,13 @@ pub trait Replicated:
     /// What the proposer of a command hears.
     type Reply: Serialize + DeserializeOwned + Send + Sync + 'static;
 
+    /// The first of these nodes that can't apply the command, since it runs an
+    /// older version, for people. None where commands never change.
+    fn too_old(&self, command: &Self::Command, group: &[NodeId]) -> Option<String> {
+        let (_, _) = (command, group);
+        None
+    }
+
     /// Carries out one command. Indexes rise, with gaps.
     fn apply(&mut self, index: u64, command: &Self::Command) -> Self::Reply;
 }
@@ -69,6 +76,11 @@ pub trait Replicated:
 impl Replicated for Cluster {
     type Command = Command;
     type Reply = Reply;
+
+    fn too_old(&self, command: &Command, group: &[NodeId]) -> Option<String> {
+        let old = Cluster::too_old(self, command, group.iter().copied())?;
+        Some(old.node.0)
+    }
 
     fn apply(&mut self, index: u64, command: &Command) -> Reply {
         Cluster::apply(self, index, command)

@@ -34,7 +34,10 @@ use crate::{
     spawn::{essential, spawn},
     wire::Introduction,
 };
-use potluck_core::{cluster::Cluster, voters::VotersConfig};
+use potluck_core::{
+    cluster::{Cluster, FEATURE_LEVEL},
+    voters::VotersConfig,
+};
 use potluck_gossip::{Gossip, GossipConfig, GossipError};
 use potluck_specs::{
     Millis, NodeId,
@@ -235,6 +238,7 @@ impl Node {
                     raft_id: control.raft_id(),
                     addresses: vec![settings.advertise.to_string()],
                     capacity: settings.total,
+                    feature_level: FEATURE_LEVEL,
                 },
             },
             network,

@@ -10,6 +10,7 @@ use potluck_specs::{
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
+mod feature;
 mod history;
 mod recovery;
 mod redacted;

@@ -143,7 +143,8 @@ impl Scheduler {
             return;
         }
         let was = std::mem::replace(&mut host.state, SessionState::Up);
-        host.lost = false;
+        let lost = std::mem::replace(&mut host.lost, false);
+        self.note_coming(node, was, lost, now);
         self.stops_due = true;
         self.came_back(node, was, now);
         self.rebalance.busy(now);

@@ -52,7 +52,7 @@ pub(crate) use failure::MISSED_AFTER;
 pub use feasible::{ISOLATION, Obstacle, Resource};
 pub use forecast::{FORECAST_SLOTS_MAX, Forecast, ForecastTask, Room};
 pub use ledger::{Ledger, Spent, Use};
-pub use rebalance::Move;
+pub use rebalance::{Move, MoveReason};
 pub use relax::{Relaxation, SmallestChange};
 pub use score::Part;
 pub use view::{HostView, SessionState, SlotPhase, SlotView};

@@ -512,6 +512,8 @@ fn a_host_that_joins_is_given_its_share_slowly() {
         .rebalance_plan(&world.cluster, Millis(world.now));
     assert_eq!(plan.len(), 1);
     assert_eq!(plan[0].to, node(3));
+    assert_eq!(plan[0].why, MoveReason::Returned);
+    assert!(plan[0].crowd_from.0 >= plan[0].crowd_to.0 + 2, "{plan:?}");
     world.seen.clear();
     let start = world.now;
     while world.hosts[&node(3)].slots.len() < 3 {
