@@ -198,7 +198,7 @@ impl Scheduler {
         match next {
             Some(next) => {
                 drop(jobs);
-                let crowding = self.crowd(next.seat.job).crowding();
+                let crowding = self.crowd_of(next.seat.job).crowding();
                 self.rebalance.before = Some((next.seat.job, crowding));
                 self.dirty.insert(next.seat.job);
                 self.rebalance.begin(next.seat, next.from, now);
@@ -240,14 +240,14 @@ impl Scheduler {
     /// The move is over: a job that is no more even for it is left alone.
     fn judge_move(&mut self) {
         if let Some((job, before)) = self.rebalance.before.take()
-            && self.crowd(job).crowding() >= before
+            && self.crowd_of(job).crowding() >= before
         {
             self.rebalance.stubborn.insert(job);
         }
     }
 
     /// Where the job's tasks are.
-    fn crowd(&self, job: JobId) -> Crowd<'_> {
+    fn crowd_of(&self, job: JobId) -> Crowd<'_> {
         let mut crowd = Crowd::default();
         let kept = self
             .picture
@@ -283,7 +283,7 @@ impl Scheduler {
         if !super::rollout::may_wander(target.current()) || self.waits_for_rollout(cluster, job) {
             return None;
         }
-        let crowd = self.crowd(job);
+        let crowd = self.crowd_of(job);
         let mut tasks = Vec::new();
         for seat in self.picture.slots_of(job) {
             let Some((node, report)) = self.kept(seat) else {

@@ -8,7 +8,7 @@ use crate::{
 };
 use potluck_specs::job::{Amount, Dependency, DependencyState, Stage, StageSize};
 
-fn web() -> JobName {
+pub(super) fn web() -> JobName {
     JobName::in_default("web")
 }
 

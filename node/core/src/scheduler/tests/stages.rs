@@ -1,7 +1,10 @@
 //! Stages of places: rack after rack, with bakes, failures and new schedulers
 //! in between.
 
-use super::{change::staged, *};
+use super::{
+    change::{staged, web},
+    *,
+};
 use crate::cluster::{Rollout, RolloutPhase};
 use potluck_specs::job::StageSize;
 
