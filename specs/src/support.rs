@@ -56,9 +56,6 @@ pub const UNSUPPORTED: &[Row] = &[
     .instead("unpack the image, and name the folder"),
     row("packages", "a second package", |w| !w.packages().is_empty())
         .instead("put both trees into one package"),
-    row("task.resources.disk_bytes", "asking for disk", |w| {
-        w.task.resources.disk_bytes > 0
-    }),
     row(
         "task.resources.uplink_bits_per_s",
         "asking for uplink",

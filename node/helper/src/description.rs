@@ -84,6 +84,10 @@ pub struct TaskDescription {
     /// Its control groups, for limits that change while it runs.
     #[serde(default)]
     pub group: TaskGroup,
+    /// What it may use of the disk, its log included, if that is bounded. The
+    /// agent looks at it; the helper keeps the log to its part.
+    #[serde(default)]
+    pub disk_bytes: Option<u64>,
 }
 
 /// How well a task is kept apart from the host.
@@ -367,6 +371,7 @@ mod tests {
             teardown: Vec::new(),
             memory_watch: None,
             group: TaskGroup::default(),
+            disk_bytes: None,
         }
     }
 

@@ -88,6 +88,7 @@ pub fn run_true(profile: Profile, folder: &Path) -> Result<(), String> {
         teardown: Vec::new(),
         memory_watch: None,
         group: crate::group::TaskGroup::default(),
+        disk_bytes: None,
     };
     let lease_until = boot_now() + Millis(LEASE_MS);
     let launched = launch(&description, &base, lease_until).map_err(|error| chain(&error))?;

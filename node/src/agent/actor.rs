@@ -10,6 +10,7 @@
 
 use super::{
     cgroups::Cgroups,
+    disk,
     folders::{self, Folders},
     health,
     journal::{Journal, Write},
@@ -128,6 +129,11 @@ pub(super) enum Command {
         end: End,
         known: BTreeSet<Run>,
     },
+    /// A task has more on disk than it asked for; how much where, for people.
+    DiskFull {
+        run: Run,
+        note: String,
+    },
     /// A health check changed its opinion.
     Health {
         run: Run,
@@ -170,6 +176,7 @@ pub(super) struct Running {
     fetches: BTreeMap<(SlotId, Generation), JoinHandle<()>>,
     trees: BTreeMap<(SlotId, Generation), PathBuf>,
     checks: BTreeMap<Run, JoinHandle<()>>,
+    disks: BTreeMap<Run, JoinHandle<()>>,
     /// Runs that are being cleaned up after; once is enough.
     cleaning: BTreeSet<Run>,
     /// Leftovers of former lives have been looked for.
@@ -202,6 +209,7 @@ impl Actor {
             .fetches
             .values()
             .chain(self.running.checks.values())
+            .chain(self.running.disks.values())
         {
             actor.abort();
         }
@@ -290,6 +298,7 @@ impl Actor {
             Command::HelperGone(run) => self.helper_gone(run),
             Command::Gone { run, end } => self.gone(run, end).await,
             Command::LostGone { run, end, known } => self.lost_gone(run, end, &known).await,
+            Command::DiskFull { run, note } => self.stop_at_disk_limit(&run, note),
             Command::Health { run, healthy } => {
                 self.step(Event::HealthChanged { run, healthy }).await;
             }
@@ -407,6 +416,7 @@ impl Actor {
                     check.abort();
                 }
             }
+            Effect::WatchDisk { run, bytes_max } => self.watch_disk(run, bytes_max),
             Effect::ReportChanged => self.changed.send_modify(|count| *count += 1),
             Effect::Forgotten(slot) => {
                 self.running.trees.retain(|(other, _), _| *other != slot);
@@ -600,6 +610,9 @@ impl Actor {
     async fn gone(&mut self, run: Run, end: End) {
         tracing::info!(%run, %end, "task ended");
         self.running.cleaning.remove(&run);
+        if let Some(watch) = self.running.disks.remove(&run) {
+            watch.abort();
+        }
         let event = Event::Exited {
             run: run.clone(),
             end,
@@ -785,6 +798,40 @@ impl Actor {
         }
     }
 
+    fn watch_disk(&mut self, run: Run, bytes_max: u64) {
+        let commands = self.commands.clone();
+        let of = run.clone();
+        let tell = move |note| {
+            let command = Command::DiskFull {
+                run: of.clone(),
+                note,
+            };
+            let commands = commands.clone();
+            async move { commands.send(command).await.is_ok() }
+        };
+        let watch = disk::watch(self.folders.on_disk(&run), bytes_max, tell);
+        let watch = spawn("disk watch", watch);
+        if let Some(before) = self.running.disks.insert(run, watch) {
+            before.abort();
+        }
+    }
+
+    /// Told again with each look until it has ended: a helper without a
+    /// connection hears nothing.
+    fn stop_at_disk_limit(&self, run: &Run, note: String) {
+        let helper = self.running.helpers.get(run);
+        let link = helper.and_then(|helper| helper.link.as_ref());
+        let (Some(link), Some(stop)) = (link, self.host.stop_policy(run)) else {
+            return;
+        };
+        tracing::info!(%run, note, "task is over its disk limit");
+        link.send(AgentMessage::StopAtDiskLimit {
+            signal: stop.signal,
+            grace_ms: stop.grace_ms,
+            note,
+        });
+    }
+
     fn isolation_missing(&self, missing: &[MissingIsolation]) {
         let kind = |one: &MissingIsolation| format!("{} namespace: {}", one.kind, one.why);
         self.note_missing(missing.iter().map(kind).collect());
@@ -844,6 +891,7 @@ fn end_of_exit(exit: &TaskExit) -> End {
     match (exit.reason, exit.code, exit.signal) {
         (ExitReason::LeaseExpired, ..) => End::LeaseExpired,
         (ExitReason::MemoryLimit, ..) => End::MemoryLimit(exit.note.clone().unwrap_or_default()),
+        (ExitReason::DiskLimit, ..) => End::DiskLimit(exit.note.clone().unwrap_or_default()),
         (ExitReason::InitLost, ..) => End::Other("killed from outside".into()),
         (_, Some(code), _) => End::Code(code),
         (_, None, Some(signal)) => End::Signal(signal),

@@ -96,6 +96,7 @@ impl Launch {
             teardown: texts.teardown,
             memory_watch: group.memory_watch,
             group: group.group,
+            disk_bytes: Some(task.resources.disk_bytes).filter(|bytes| *bytes > 0),
         };
         self.spawn(&folder, &description, group.missing)
     }

@@ -26,7 +26,6 @@ const USES: &[(&str, Use)] = &[
     ("a second package", |d| {
         d.packages.push(DraftPackage::default())
     }),
-    ("asking for disk", |d| d.task.resources.disk_bytes = 1),
     ("asking for uplink", |d| {
         d.task.resources.uplink_bits_per_s = 1
     }),
@@ -110,6 +109,7 @@ fn what_is_executed_is_not_refused() {
         healthy_after: 2,
         ..HealthCheck::tcp("http")
     });
+    draft.task.resources.disk_bytes = 1 << 30;
     draft.task.restart.backoff_ms = 1_000;
     draft.task.restart.attempts = Some(5);
     draft.task.stop.grace_ms = 1;

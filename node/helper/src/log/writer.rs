@@ -47,6 +47,35 @@ impl Default for LogLimits {
     }
 }
 
+/// The part of a task's disk that its log may have: the rest is the task's.
+const LOG_PART: u64 = 4;
+
+/// Smallest segment for a task of little disk, in compressed bytes: a frame
+/// must hold a longest line. The least that a job may ask for is 4 MiB, of
+/// which its log has a third then.
+const SEGMENT_BYTES_MIN: u64 = 128 << 10;
+
+impl LogLimits {
+    /// For a task that may use so much of the disk in all: its log has at most
+    /// a quarter of it, so that a task is never stopped for its lines alone.
+    pub fn of_disk(disk_bytes: Option<u64>) -> LogLimits {
+        let usual = LogLimits::default();
+        let Some(disk_bytes) = disk_bytes else {
+            return usual;
+        };
+        // The open segment comes on top of those that are kept, and ends at
+        // the end of a frame, which is at most as long.
+        let share = disk_bytes / LOG_PART / (SEGMENTS_KEPT + 2);
+        let segment_bytes = share.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
+        LogLimits {
+            frame_bytes: usual.frame_bytes.min(segment_bytes as usize),
+            segment_bytes,
+            total_bytes: segment_bytes * SEGMENTS_KEPT,
+            files: usual.files,
+        }
+    }
+}
+
 /// Writes the log of one start of a task.
 pub struct LogWriter {
     folder: PathBuf,

@@ -142,6 +142,7 @@ impl Task {
             teardown: Vec::new(),
             memory_watch: None,
             group: potluck_helper::group::TaskGroup::default(),
+            disk_bytes: None,
         };
         Task {
             folder,

@@ -161,6 +161,12 @@ pub(super) const BROKEN: &[Row] = &[
         "",
     ),
     (
+        |d| d.task.resources.disk_bytes = 20,
+        "task.resources.disk_bytes",
+        "at least 4 MiB",
+        "counts bytes",
+    ),
+    (
         |d| d.task.resources.disk_bytes = u64::MAX,
         "task.resources.disk_bytes",
         "at most 1 PiB",
