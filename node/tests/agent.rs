@@ -3,6 +3,8 @@
 //!
 //! Needs the helper's program: `cargo build -p potluck-helper`.
 
+#[path = "agent/daemon.rs"]
+mod daemon;
 #[path = "agent/disk.rs"]
 mod disk;
 

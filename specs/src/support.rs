@@ -9,7 +9,7 @@
 use crate::{
     finding::Finding,
     job::{
-        AdaptiveMode, Exclusive, HealthAction, HealthCheck, Isolation, Job, JobDraft, JobKind,
+        AdaptiveMode, Exclusive, HealthAction, HealthCheck, Job, JobDraft, JobKind,
         Maintenance, PackageSource, Probe, RestartOn, StageSize, TaskTemplate, wish::Wish,
     },
     path::FieldPath,
@@ -87,9 +87,6 @@ pub const UNSUPPORTED: &[Row] = &[
     }),
     row("task.restart.on", "not starting again", |w| {
         w.task.restart.on != RestartOn::Always
-    }),
-    row("task.isolation", "a task without isolation", |w| {
-        w.task.isolation == Isolation::None
     }),
     row("change.update.stages", "a stage of a place", |w| {
         let places = [StageSize::Rack, StageSize::Datacenter, StageSize::Region];

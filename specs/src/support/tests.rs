@@ -57,9 +57,6 @@ const USES: &[(&str, Use)] = &[
     ("not starting again", |d| {
         d.task.restart.on = RestartOn::Failure
     }),
-    ("a task without isolation", |d| {
-        d.task.isolation = Isolation::None
-    }),
     ("a stage of a place", |d| {
         d.change.update.stages.push(Stage {
             size: StageSize::Rack,
@@ -113,6 +110,7 @@ fn what_is_executed_is_not_refused() {
     draft.task.restart.backoff_ms = 1_000;
     draft.task.restart.attempts = Some(5);
     draft.task.stop.grace_ms = 1;
+    draft.task.isolation = Isolation::None;
     draft.owner = "ann".into();
     draft.annotations.insert("a".into(), "b".into());
     assert_eq!(unsupported(&draft), []);

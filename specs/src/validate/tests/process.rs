@@ -324,6 +324,27 @@ pub(super) const BROKEN: &[Row] = &[
         "",
     ),
     (
+        |d| {
+            d.task.isolation = Isolation::None;
+            mount(d, "/a", tmpfs(4_096));
+        },
+        "task.mounts",
+        "without isolation can't have mounts",
+        "POTLUCK_PACKAGE",
+    ),
+    (
+        |d| {
+            d.task.isolation = Isolation::None;
+            d.task.files = vec![RenderedFile {
+                path: "a".into(),
+                ..RenderedFile::default()
+            }];
+        },
+        "task.files",
+        "without isolation can't have files",
+        "",
+    ),
+    (
         |d| d.task.user = Some("a b".into()),
         "task.user",
         "not a user",
