@@ -9,8 +9,8 @@
 use crate::{
     finding::Finding,
     job::{
-        AdaptiveMode, Exclusive, HealthAction, HealthCheck, Job, JobDraft, JobKind,
-        Maintenance, PackageSource, Probe, RestartOn, StageSize, TaskTemplate, wish::Wish,
+        AdaptiveMode, Exclusive, HealthAction, HealthCheck, Job, JobDraft, JobKind, Maintenance,
+        PackageSource, Probe, RestartOn, StageSize, TaskTemplate, wish::Wish,
     },
     path::FieldPath,
 };
@@ -54,8 +54,6 @@ pub const UNSUPPORTED: &[Row] = &[
         matches!(w.package, Some(PackageSource::Oci(_)))
     })
     .instead("unpack the image, and name the folder"),
-    row("packages", "a second package", |w| !w.packages().is_empty())
-        .instead("put both trees into one package"),
     row(
         "task.resources.uplink_bits_per_s",
         "asking for uplink",

@@ -38,6 +38,9 @@ pub struct TaskDescription {
     /// The unpacked package, not to be written to. Told to the task as
     /// `POTLUCK_PACKAGE`.
     pub package: PathBuf,
+    /// Further packages that are laid over it, the lowest first.
+    #[serde(default)]
+    pub layers: Vec<PathBuf>,
     /// The task's own folder: its working directory.
     pub task_folder: PathBuf,
     /// Where the log's segments go; shared by all starts of the slot here.
@@ -351,6 +354,7 @@ mod tests {
             args: vec!["--fast".into()],
             env: BTreeMap::from([("SECRET".into(), "x".into())]),
             package: "/package".into(),
+            layers: Vec::new(),
             task_folder: "/work".into(),
             log_folder: "/log".into(),
             agent_socket: "/agent.sock".into(),

@@ -68,6 +68,7 @@ pub fn run_true(profile: Profile, folder: &Path) -> Result<(), String> {
         args: Vec::new(),
         env: BTreeMap::new(),
         package: task_folder.clone(),
+        layers: Vec::new(),
         task_folder,
         log_folder: folder.into(),
         agent_socket: folder.into(),

@@ -20,6 +20,7 @@ use super::{
     process::{Process, helpers_of},
     program,
     sessions::{self, EnterError},
+    trees::Trees,
 };
 use crate::{agent::PackageProvider, clock, spawn::spawn, wire::HeldJob};
 use nix::fcntl::Flock;
@@ -41,7 +42,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -88,11 +88,11 @@ pub(super) enum Command {
     Entrance(SlotId, oneshot::Sender<Result<(Run, Link), EnterError>>),
     Held(JobName, oneshot::Sender<Option<HeldJob>>),
     Highest(oneshot::Sender<Authority>),
-    /// A package's tree, or why there is none.
+    /// The trees of a task's packages, or why one is missing.
     Fetched {
         slot: SlotId,
         origin: Generation,
-        tree: Result<PathBuf, String>,
+        trees: Result<Trees, String>,
     },
     /// A helper was started, or could not be.
     Launched {
@@ -174,7 +174,7 @@ pub(super) struct Actor {
 pub(super) struct Running {
     helpers: BTreeMap<Run, Helper>,
     fetches: BTreeMap<(SlotId, Generation), JoinHandle<()>>,
-    trees: BTreeMap<(SlotId, Generation), PathBuf>,
+    trees: BTreeMap<(SlotId, Generation), Trees>,
     checks: BTreeMap<Run, JoinHandle<()>>,
     disks: BTreeMap<Run, JoinHandle<()>>,
     /// Runs that are being cleaned up after; once is enough.
@@ -286,7 +286,11 @@ impl Actor {
     /// Reports of what the agent started.
     async fn hear(&mut self, report: Command) {
         match report {
-            Command::Fetched { slot, origin, tree } => self.fetched(slot, origin, tree).await,
+            Command::Fetched {
+                slot,
+                origin,
+                trees,
+            } => self.fetched(slot, origin, trees).await,
             Command::Launched { run, launched } => self.launched(run, launched).await,
             Command::Hello { hello, pid, link } => self.greeted(hello, pid, link).await,
             Command::LinkLost { run, id } => {
@@ -389,9 +393,9 @@ impl Actor {
             Effect::Fetch {
                 slot,
                 origin,
-                package,
+                packages,
                 holders,
-            } => self.fetch(slot, origin, package, holders),
+            } => self.fetch(slot, origin, packages, holders),
             Effect::CancelFetch { slot, origin } => {
                 if let Some(fetch) = self.running.fetches.remove(&(slot, origin)) {
                     fetch.abort();
@@ -432,15 +436,19 @@ impl Actor {
         &mut self,
         slot: SlotId,
         origin: Generation,
-        package: PackageId,
+        wanted: Vec<PackageId>,
         holders: Vec<NodeId>,
     ) {
         let key = (slot.clone(), origin);
         let packages = self.packages.clone();
         let commands = self.commands.clone();
         let fetch = spawn("package fetch", async move {
-            let tree = packages.ensure(package, holders).await;
-            let report = Command::Fetched { slot, origin, tree };
+            let trees = Trees::fetch(&*packages, wanted, holders).await;
+            let report = Command::Fetched {
+                slot,
+                origin,
+                trees,
+            };
             let _ = commands.send(report).await;
         });
         if let Some(before) = self.running.fetches.insert(key, fetch) {
@@ -448,14 +456,14 @@ impl Actor {
         }
     }
 
-    async fn fetched(&mut self, slot: SlotId, origin: Generation, tree: Result<PathBuf, String>) {
+    async fn fetched(&mut self, slot: SlotId, origin: Generation, fetched: Result<Trees, String>) {
         self.running.fetches.remove(&(slot.clone(), origin));
-        let event = match tree {
-            Ok(tree) => {
+        let event = match fetched {
+            Ok(fetched) => {
                 let trees = &mut self.running.trees;
                 // Of a fetch that was overtaken the report may come late.
                 trees.retain(|(other, newer), _| *other != slot || *newer > origin);
-                trees.insert((slot.clone(), origin), tree);
+                trees.insert((slot.clone(), origin), fetched);
                 Event::Fetched { slot, origin }
             }
             Err(why) => Event::FetchFailed { slot, origin, why },
@@ -465,13 +473,13 @@ impl Actor {
 
     fn start(&mut self, start: Start) {
         let run = start.run.clone();
-        let tree = self.running.trees.get(&(run.slot.clone(), run.origin));
-        let tree = tree.cloned().expect("a start follows its fetch");
+        let trees = self.running.trees.get(&(run.slot.clone(), run.origin));
+        let trees = trees.cloned().expect("a start follows its fetch");
         self.running.helpers.insert(run.clone(), Helper::default());
         let launch = self.launch.clone();
         let commands = self.commands.clone();
         spawn("helper start", async move {
-            let launched = spawn_blocking(move || launch.start(&start, tree));
+            let launched = spawn_blocking(move || launch.start(&start, &trees));
             let launched = launched.await.expect("starting a helper does not panic");
             let _ = commands.send(Command::Launched { run, launched }).await;
         });

@@ -22,6 +22,7 @@ mod program;
 mod sessions;
 mod texts;
 mod tools;
+mod trees;
 mod usage;
 
 pub use journal::JournalError;

@@ -298,6 +298,7 @@ async fn packages_that_no_job_pins_go_and_others_stay() {
         message: String::new(),
         holders: vec![node.shared.me.node],
         package_bytes: 6,
+        further: Vec::new(),
         now: clock::unix_now(),
         expected_version: None,
         origin: Default::default(),

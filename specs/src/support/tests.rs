@@ -23,9 +23,6 @@ const USES: &[(&str, Use)] = &[
     ("a package from a registry", |d| {
         d.package = PackageSource::Oci("x".into())
     }),
-    ("a second package", |d| {
-        d.packages.push(DraftPackage::default())
-    }),
     ("asking for uplink", |d| {
         d.task.resources.uplink_bits_per_s = 1
     }),
@@ -113,8 +110,10 @@ fn what_is_executed_is_not_refused() {
     draft.task.isolation = Isolation::None;
     draft.owner = "ann".into();
     draft.annotations.insert("a".into(), "b".into());
+    draft.packages.push(DraftPackage::default());
     assert_eq!(unsupported(&draft), []);
-    let job = draft.bind(FleetId([0; 32]), "main", 1, PackageId([0; 32]), &[]);
+    let (package, further) = (PackageId([0; 32]), [PackageId([1; 32])]);
+    let job = draft.bind(FleetId([0; 32]), "main", 1, package, &further);
     assert_eq!(unsupported_job(&job), []);
 }
 

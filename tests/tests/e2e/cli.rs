@@ -59,8 +59,10 @@ fn bad_specs_are_refused_with_their_place() {
         2,
         &["replicsa", "typo.star:2:"],
     );
-    let text = hello("later", 1, "potluck-hello", "potluck-hello")
-        .replace("package = \"potluck-hello\"", "package = oci(\"example.org/later:1\")");
+    let text = hello("later", 1, "potluck-hello", "potluck-hello").replace(
+        "package = \"potluck-hello\"",
+        "package = oci(\"example.org/later:1\")",
+    );
     let spec = fleet.spec("later", &text);
     assert_failed(
         &failure(&client, &["run", &spec]),

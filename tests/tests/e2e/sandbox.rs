@@ -15,7 +15,9 @@ fn disk_is_counted_and_a_task_that_uses_more_says_so() {
     let spec = fleet.spec("hungry", text);
     client.text(&["run", &spec, "--no-wait"]).unwrap();
     until("the end by the disk limit", WAIT, || {
-        let status = client.json(&["status", "hungry"]).map_err(|e| e.to_string())?;
+        let status = client
+            .json(&["status", "hungry"])
+            .map_err(|e| e.to_string())?;
         let end = status[0]["tasks"][0]["last_end"].as_str().unwrap_or("");
         match end.starts_with("disk-limit: 20") && end.contains("of 8 MiB: folder 20") {
             true => Ok(()),
@@ -24,10 +26,15 @@ fn disk_is_counted_and_a_task_that_uses_more_says_so() {
     })
     .unwrap();
 
-    let spec = fleet.spec("vast", &text.replace("hungry", "vast").replace("8MiB", "900TiB"));
+    let spec = fleet.spec(
+        "vast",
+        &text.replace("hungry", "vast").replace("8MiB", "900TiB"),
+    );
     client.text(&["run", &spec, "--no-wait"]).unwrap();
     until("a host that says what it lacks", WAIT, || {
-        let said = client.text(&["explain", "vast[0]"]).map_err(|e| e.to_string())?;
+        let said = client
+            .text(&["explain", "vast[0]"])
+            .map_err(|e| e.to_string())?;
         match said.contains("disk") && said.contains("900 TiB") {
             true => Ok(()),
             false => Err(said),

@@ -94,6 +94,7 @@ fn submit(change: u8, name: &str, version: u64, expected: Option<u64>) -> Comman
         message: "because".into(),
         holders: vec![NodeId([1; 32]), NodeId([99; 32])],
         package_bytes: 10,
+        further: Vec::new(),
         now: Millis(5),
         expected_version: expected,
         origin: Origin::default(),

@@ -426,7 +426,7 @@ fn fetch(entry: &Entry) -> Effect {
     Effect::Fetch {
         slot: entry.slot.clone(),
         origin: entry.origin,
-        package: entry.job.package,
+        packages: entry.job.all_packages(),
         holders: entry.holders.clone(),
     }
 }

@@ -193,16 +193,16 @@ pub enum Effect {
     JournalRemove(SlotId),
     /// Answer the event of this step.
     Answer(Answer),
-    /// Make a package available; [`Event::Fetched`] or [`Event::FetchFailed`]
+    /// Make packages available; [`Event::Fetched`] or [`Event::FetchFailed`]
     /// follows.
     Fetch {
         /// For which slot.
         slot: SlotId,
         /// Its origin.
         origin: Generation,
-        /// What.
-        package: PackageId,
-        /// Nodes that hold it.
+        /// What: the program's first.
+        packages: Vec<PackageId>,
+        /// Nodes that hold them.
         holders: Vec<NodeId>,
     },
     /// A fetch is no longer needed; its end is not waited for.

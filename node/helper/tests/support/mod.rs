@@ -122,6 +122,7 @@ impl Task {
             args: Vec::new(),
             env: BTreeMap::from([("PATH".into(), path.into())]),
             package: at("package"),
+            layers: Vec::new(),
             task_folder: at("work"),
             log_folder: at("log"),
             agent_socket: at("agent.sock"),
