@@ -310,6 +310,7 @@ async fn launch(
         ports: 20_000..=20_019,
         helper: helper(),
         lease: agent::LEASE,
+        logs: agent::LogRetention::DEFAULT,
         verify: Arc::new(|signed: &SignedJob| {
             signed.decode_unchecked().map_err(|error| error.to_string())
         }),

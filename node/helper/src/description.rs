@@ -7,7 +7,7 @@
 use crate::{group::TaskGroup, protocol::TaskKey};
 use potluck_specs::{
     codec::{self, CodecError},
-    job::StopPolicy,
+    job::{LogPolicy, StopPolicy},
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fs, io, path::PathBuf};
@@ -91,6 +91,9 @@ pub struct TaskDescription {
     /// agent looks at it; the helper keeps the log to its part.
     #[serde(default)]
     pub disk_bytes: Option<u64>,
+    /// What is kept of what it prints.
+    #[serde(default)]
+    pub logs: LogPolicy,
 }
 
 /// How well a task is kept apart from the host.
@@ -357,6 +360,7 @@ mod tests {
             layers: Vec::new(),
             task_folder: "/work".into(),
             log_folder: "/log".into(),
+            logs: Default::default(),
             agent_socket: "/agent.sock".into(),
             agent_generation: 1,
             node: "node".into(),

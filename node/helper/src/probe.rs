@@ -71,6 +71,7 @@ pub fn run_true(profile: Profile, folder: &Path) -> Result<(), String> {
         layers: Vec::new(),
         task_folder,
         log_folder: folder.into(),
+        logs: Default::default(),
         agent_socket: folder.into(),
         agent_generation: 0,
         node: String::new(),

@@ -148,6 +148,20 @@ pub enum HelperMessage {
         /// Those that are not as wanted, for people.
         refused: Vec<String>,
     },
+    /// The log is in another state than the one told last. After `Hello`,
+    /// unless all is well.
+    Log(LogState),
+}
+
+/// How a task's log is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogState {
+    /// Lines get to the disk.
+    Written,
+    /// The disk refuses them, in these words, and the task waits.
+    Waits(String),
+    /// The disk refuses them, and they are counted and gone.
+    Drops(String),
 }
 
 /// From agent to helper.

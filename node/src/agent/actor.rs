@@ -33,7 +33,7 @@ use potluck_core::{
 use potluck_helper::{
     AgentMessage, EndRecord, HelperMessage, TaskEnd, TaskExit,
     end::ExitReason,
-    protocol::{Hello, MissingIsolation, Phase},
+    protocol::{Hello, LogState, MissingIsolation, Phase},
 };
 use potluck_specs::{
     Generation, Job, JobName, Millis, NodeId, PackageId, SlotId, job::HealthCheck,
@@ -587,9 +587,25 @@ impl Actor {
                     tracing::warn!(slot = %run.slot, ?refused, "limits not as wanted");
                 }
             }
+            HelperMessage::Log(state) => self.log_is(run, state).await,
             // The connection answers pings, and a second greeting is nothing.
             HelperMessage::Ping { .. } | HelperMessage::Hello(_) => {}
         }
+    }
+
+    /// A task's log gets to the disk, or does not: people are told, here and
+    /// in the job's status.
+    async fn log_is(&mut self, run: Run, state: LogState) {
+        let trouble = match state {
+            LogState::Written => None,
+            LogState::Waits(why) => Some(format!("it waits to print: {why}")),
+            LogState::Drops(why) => Some(format!("its log is dropped: {why}")),
+        };
+        match &trouble {
+            Some(trouble) => tracing::warn!(slot = %run.slot, trouble, "log not written"),
+            None => tracing::info!(slot = %run.slot, "log written again"),
+        }
+        self.step(Event::Troubled { run, trouble }).await;
     }
 
     /// A helper reports the end, the first time or again.

@@ -91,8 +91,8 @@ pub(super) fn concern(folder: &Path) -> Option<String> {
     let (total, free) = file_system(folder).ok()?;
     (free < LEFT_MIN.min(total / PART)).then(|| {
         format!(
-            "{} of {} are left where the data folder lies: when nothing is, logs lose lines and \
-             the node takes and reports nothing new; tasks go on",
+            "{} of {} are left where the data folder lies: when nothing is, logs can't be \
+             written and the node takes and reports nothing new; tasks go on",
             size(free),
             size(total),
         )

@@ -93,6 +93,17 @@ impl Folders {
         self.generation(slot, origin).join("logs")
     }
 
+    /// The folders of all logs, of slots that are gone too.
+    pub(super) fn all_logs(&self) -> Vec<PathBuf> {
+        let slots = names(&self.tasks()).into_iter();
+        let slots = slots.map(|name| self.tasks().join(name));
+        let generations = slots.flat_map(|slot| {
+            let names = names(&slot).into_iter();
+            names.map(move |name| slot.join(name).join("logs"))
+        });
+        generations.collect()
+    }
+
     pub(super) fn work(&self, run: &Run) -> PathBuf {
         self.generation(&run.slot, run.origin).join("work")
     }

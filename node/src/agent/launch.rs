@@ -81,6 +81,7 @@ impl Launch {
             layers: packages.layers,
             task_folder: self.folders.work(run),
             log_folder: self.folders.logs(&run.slot, run.origin),
+            logs: task.logs,
             agent_socket: self.folders.socket(),
             agent_generation: self.agent_generation,
             node: self.node.short(),

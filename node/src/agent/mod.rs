@@ -19,6 +19,7 @@ mod moved;
 mod places;
 mod process;
 mod program;
+mod retention;
 mod sessions;
 mod texts;
 mod tools;
@@ -28,6 +29,7 @@ mod usage;
 pub use journal::JournalError;
 pub use logs::{LogBatch, LogPlace, LogQuery, LogsError};
 pub use potluck_helper::log::Line;
+pub use retention::LogRetention;
 pub use sessions::{EnterError, Entrance, Pipe, SessionWish, TaskSession};
 
 use crate::{clock, spawn::spawn, wire::HeldJob};
@@ -108,6 +110,8 @@ pub struct AgentConfig {
     pub helper: PathBuf,
     /// How long a task outlives its last contact with the agent.
     pub lease: Millis,
+    /// What is kept of all tasks' logs.
+    pub logs: LogRetention,
     /// Checks a job before it is run.
     pub verify: Verify,
 }
@@ -202,6 +206,7 @@ pub async fn start(
     spawn("helper listener", links.listen(listener));
     let stopped = CancellationToken::new();
     let usages = Usages::default();
+    retention::watch(actor.folders.clone(), config.logs, token.clone());
     let sampler = usages.sample(actor.cgroups.clone(), actor.folders.clone(), token.clone());
     let agent = Agent {
         commands,

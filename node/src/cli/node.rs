@@ -7,7 +7,7 @@ use super::{
     exit::chain,
 };
 use crate::{
-    agent::{disk, facts::facts},
+    agent::{LogRetention, disk, facts::facts},
     api::error::{ApiError, ErrorCode},
     runtime::{JoinWish, Node, NodeSettings, StartError},
 };
@@ -142,6 +142,12 @@ fn resolve(args: NodeArgs, global: &Global) -> Result<NodeSettings, ApiError> {
                 .hint("write FIRST-LAST, such as 20000-29999")
         })?,
         agent_lease: Millis(args.agent_lease * 1_000),
+        logs: LogRetention {
+            bytes: args.logs_keep << 20,
+            age: args
+                .logs_keep_days
+                .map(|days| Duration::from_secs(days * 86_400)),
+        },
         replace_voter_after: Duration::from_secs(args.replace_voter_after),
     })
 }

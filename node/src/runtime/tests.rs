@@ -80,6 +80,7 @@ impl Host {
             facts: Facts::default(),
             ports: 20_000..=20_010,
             agent_lease: Millis(60_000),
+            logs: crate::agent::LogRetention::DEFAULT,
             replace_voter_after: Duration::from_secs(300),
         }
     }

@@ -31,7 +31,8 @@ pub use requirement::{Operator, Requirement};
 pub use resources::{Adaptive, AdaptiveMode, Limits, Resources};
 pub use signed::{SignedJob, SignedJobError};
 pub use task::{
-    Hook, Isolation, PortSpec, RestartOn, RestartPolicy, ServiceSpec, StopPolicy, TaskTemplate,
+    Hook, Isolation, LogPolicy, PortSpec, RestartOn, RestartPolicy, ServiceSpec, StopPolicy,
+    TaskTemplate, WhenFull,
 };
 
 use crate::{FleetId, JobName, PackageId};

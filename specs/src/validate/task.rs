@@ -7,8 +7,8 @@ use super::{
 use crate::{
     diff::{duration, size},
     job::{
-        Hook, Isolation, JobKind, Maintenance, MountSource, PortSpec, RestartOn, RestartPolicy,
-        StopPolicy, TaskTemplate, wish::Wish,
+        Hook, Isolation, JobKind, LogPolicy, Maintenance, MountSource, PortSpec, RestartOn,
+        RestartPolicy, StopPolicy, TaskTemplate, wish::Wish,
     },
     path::FieldPath,
 };
@@ -34,6 +34,7 @@ pub(super) fn check(wish: &Wish, findings: &mut Findings) {
     check_hooks(&path.field("setup"), &task.setup, findings);
     check_hooks(&path.field("teardown"), &task.teardown, findings);
     check_restart(&path.field("restart"), &task.restart, wish.kind, findings);
+    check_logs(&path.field("logs"), &task.logs, findings);
     check_stop(&path.field("stop"), &task.stop, wish, findings);
     check_mounts(wish, findings);
     check_has_root(wish, findings);
@@ -195,6 +196,28 @@ fn check_restart(
             .warning(&path.field("on"), "a task that ends stays down")
             .why("a service is meant to run until it is stopped")
             .hint("work that ends is a batch");
+    }
+}
+
+fn check_logs(path: &FieldPath, logs: &LogPolicy, findings: &mut Findings) {
+    if !(LOG_BYTES_MIN..=LOG_BYTES_MAX).contains(&logs.keep_bytes) {
+        let message = format!(
+            "what is kept of the log is {}, not between {} and {}",
+            size(logs.keep_bytes),
+            size(LOG_BYTES_MIN),
+            size(LOG_BYTES_MAX)
+        );
+        findings.error(&path.field("keep_bytes"), message);
+    }
+    if let Some(keep_ms) = logs.keep_ms {
+        let keep = path.field("keep_ms");
+        findings.time(
+            &keep,
+            "the time that lines are kept",
+            keep_ms,
+            LOG_MS_MIN,
+            LOG_MS_MAX,
+        );
     }
 }
 

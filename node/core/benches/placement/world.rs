@@ -416,6 +416,7 @@ impl World {
                 starts: 1,
                 failures: 0,
                 last_end: None,
+                trouble: None,
                 since: Millis(self.now),
             };
             host.slots.insert(slot.clone(), report);

@@ -214,6 +214,17 @@ impl Host {
         }
     }
 
+    /// Trouble of a start is told until the slot has another.
+    pub(super) fn troubled(&mut self, run: &Run, trouble: Option<String>, effects: &mut Effects) {
+        let Some(slot) = self.slots.get_mut(&run.slot) else {
+            return;
+        };
+        if slot.is(run) && slot.trouble != trouble {
+            slot.trouble = trouble;
+            self.touch(&run.slot, effects);
+        }
+    }
+
     /// Tells a slot to stop; nothing if it was told before.
     pub(super) fn begin_stop(
         &mut self,
@@ -354,6 +365,7 @@ fn set(slot: &mut Slot, state: State, now: Millis) {
 fn start(slot: &mut Slot, now: Millis, effects: &mut Effects) {
     slot.entry.starts += 1;
     slot.start = slot.entry.starts;
+    slot.trouble = None;
     let kill_at = now + START_LIMIT;
     set(slot, State::Starting { kill_at }, now);
     effects.then.push(put(slot, false));

@@ -163,6 +163,13 @@ pub enum Event {
         /// How.
         end: End,
     },
+    /// Something is amiss while a task runs, or no longer.
+    Troubled {
+        /// Which.
+        run: Run,
+        /// What, for people.
+        trouble: Option<String>,
+    },
     /// The result of a health check changed.
     HealthChanged {
         /// Of which run.

@@ -213,6 +213,7 @@ impl Host {
             Event::HealthChanged { run, healthy } => {
                 self.health_changed(&run, healthy, &mut effects)
             }
+            Event::Troubled { run, trouble } => self.troubled(&run, trouble, &mut effects),
             Event::Tick => {}
         }
         self.tick(now, &mut effects);

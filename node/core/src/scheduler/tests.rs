@@ -506,6 +506,7 @@ impl World {
                 starts: 1,
                 failures: 0,
                 last_end: None,
+                trouble: None,
                 since: Millis(now),
             };
             host.slots.insert(slot.clone(), report);
@@ -540,6 +541,7 @@ impl World {
             starts: 1,
             failures: 0,
             last_end: None,
+            trouble: None,
             since,
         };
         host.slots.insert(slot.clone(), report);
@@ -1320,6 +1322,7 @@ fn jobs_that_the_log_lacks_run_on() {
         starts: 1,
         failures: 0,
         last_end: None,
+        trouble: None,
         since: Millis(0),
     };
     world.host(2).slots.insert(stranger.clone(), report);

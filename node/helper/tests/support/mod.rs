@@ -125,6 +125,7 @@ impl Task {
             layers: Vec::new(),
             task_folder: at("work"),
             log_folder: at("log"),
+            logs: Default::default(),
             agent_socket: at("agent.sock"),
             agent_generation: 1,
             node: "testnode".into(),

@@ -243,6 +243,30 @@ pub(super) const BROKEN: &[Row] = &[
         "never",
     ),
     (
+        |d| d.task.logs.keep_bytes = 1 << 19,
+        "task.logs.keep_bytes",
+        "512KiB, not between 1MiB and 1TiB",
+        "",
+    ),
+    (
+        |d| d.task.logs.keep_bytes = 2 << 40,
+        "task.logs.keep_bytes",
+        "2TiB",
+        "",
+    ),
+    (
+        |d| d.task.logs.keep_ms = Some(1_000),
+        "task.logs.keep_ms",
+        "the time that lines are kept",
+        "",
+    ),
+    (
+        |d| d.task.logs.keep_ms = Some(4_000 * 86_400_000),
+        "task.logs.keep_ms",
+        "longer than 3650d",
+        "",
+    ),
+    (
         |d| d.task.stop.signal = 0,
         "task.stop.signal",
         "from 1 to 64",
