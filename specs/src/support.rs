@@ -9,8 +9,8 @@
 use crate::{
     finding::Finding,
     job::{
-        AdaptiveMode, Exclusive, HealthAction, HealthCheck, Isolation, Job, JobDraft, JobKind,
-        Maintenance, PackageSource, Probe, RestartOn, TaskTemplate, wish::Wish,
+        AdaptiveMode, Exclusive, HealthAction, HealthCheck, Job, JobDraft, JobKind, Maintenance,
+        PackageSource, Probe, RestartOn, TaskTemplate, wish::Wish,
     },
     path::FieldPath,
 };
@@ -54,11 +54,6 @@ pub const UNSUPPORTED: &[Row] = &[
         matches!(w.package, Some(PackageSource::Oci(_)))
     })
     .instead("unpack the image, and name the folder"),
-    row("packages", "a second package", |w| !w.packages().is_empty())
-        .instead("put both trees into one package"),
-    row("task.resources.disk_bytes", "asking for disk", |w| {
-        w.task.resources.disk_bytes > 0
-    }),
     row(
         "task.resources.uplink_bits_per_s",
         "asking for uplink",
@@ -90,9 +85,6 @@ pub const UNSUPPORTED: &[Row] = &[
     }),
     row("task.restart.on", "not starting again", |w| {
         w.task.restart.on != RestartOn::Always
-    }),
-    row("task.isolation", "a task without isolation", |w| {
-        w.task.isolation == Isolation::None
     }),
     row(
         "change.maintenance",

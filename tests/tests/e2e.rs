@@ -16,6 +16,7 @@ mod e2e {
     mod partition;
     mod plan;
     mod recover;
+    mod sandbox;
     mod versions;
     mod voters;
 }

@@ -61,6 +61,9 @@ pub struct SlotReport {
     pub last_end: Option<String>,
     /// Since when it is in this state, Unix time.
     pub since: Millis,
+    /// What is amiss while it runs, for people: its log waits for a full disk.
+    #[serde(default)]
+    pub trouble: Option<String>,
 }
 
 /// What an agent sends to the scheduler each second, and at once when

@@ -345,6 +345,9 @@ pub struct TaskStatus {
     /// Failures in a row, without a long run between.
     #[serde(default)]
     pub failures: u32,
+    /// What is amiss while it runs.
+    #[serde(default)]
+    pub trouble: Option<String>,
     /// When it is started again after a failure, Unix time.
     #[serde(default)]
     pub next_try: Option<Millis>,

@@ -205,6 +205,7 @@ fn task_row(job: &JobStatus, task: &TaskStatus) -> [String; 9] {
         ports.join(","),
         task.waits_for
             .clone()
+            .or_else(|| task.trouble.clone())
             .or_else(|| last_end_told(task))
             .unwrap_or_default(),
     ]
@@ -323,6 +324,7 @@ mod tests {
             since: None,
             waits_for: None,
             failures: 4,
+            trouble: None,
             next_try: Some(Millis(20_000)),
         };
         let now = Millis(8_000);

@@ -17,7 +17,7 @@ use crate::{
 };
 use futures::{StreamExt, stream::FuturesUnordered};
 use potluck_core::{
-    cluster::{Cluster, Command, Refused, Reply, RolloutPhase, TEXT_BYTES_MAX},
+    cluster::{Cluster, Command, HeldPackage, Refused, Reply, RolloutPhase, TEXT_BYTES_MAX},
     scheduler::{HostView, SessionState},
 };
 use potluck_specs::{
@@ -172,6 +172,15 @@ async fn run_job(
     check_version(shared, &job)?;
     check_level(shared, &job)?;
     let (holders, package_bytes) = keep_package(shared, job.package, holder).await?;
+    let mut further = Vec::new();
+    for package in job.all_packages().split_off(1) {
+        let (holders, bytes) = keep_package(shared, package, holder).await?;
+        further.push(HeldPackage {
+            package,
+            bytes,
+            holders,
+        });
+    }
     let names = holders
         .iter()
         .map(|node| shared.directory.name(*node))
@@ -183,6 +192,7 @@ async fn run_job(
         message: about.message.clone(),
         holders,
         package_bytes,
+        further,
         now: clock::unix_now(),
         expected_version: about.expected_version,
         origin: about.origin.clone(),

@@ -272,6 +272,7 @@ fn task_status(state: &Cluster, view: &SlotView) -> TaskStatus {
         since: report.map(|report| report.since),
         waits_for: waits_for(state, view, shown.is_some()),
         failures: report.map_or(0, |report| report.failures),
+        trouble: report.and_then(|report| report.trouble.clone()),
         next_try: report.and_then(|report| next_try(state, report)),
     }
 }

@@ -153,6 +153,7 @@ impl World {
                     message: String::new(),
                     holders: Vec::new(),
                     package_bytes: 1,
+                    further: Vec::new(),
                     now,
                     expected_version: None,
                     origin: Default::default(),

@@ -36,6 +36,8 @@ impl Command {
                 step: RolloutStep::Cover { .. },
                 ..
             } => 1,
+            // What pins fewer packages drops what runs.
+            Command::SubmitJob { further, .. } if !further.is_empty() => 1,
             Command::Batch { commands } => {
                 let levels = commands.iter().map(Command::feature_level);
                 levels.max().unwrap_or(0)

@@ -22,7 +22,7 @@ mod state;
 mod tokens;
 mod versions;
 
-pub use command::{Admission, Command, Genesis, GossipKey, Placement};
+pub use command::{Admission, Command, Genesis, GossipKey, HeldPackage, Placement};
 pub use feature::{FEATURE_LEVEL, TooOld};
 pub use jobs::{JOBS_MAX, JobRecord, JobVersion, PackageRecord, SLOTS_MAX};
 pub use members::{MEMBERS_MAX, Member};

@@ -214,6 +214,17 @@ impl Host {
         }
     }
 
+    /// Trouble of a start is told until the slot has another.
+    pub(super) fn troubled(&mut self, run: &Run, trouble: Option<String>, effects: &mut Effects) {
+        let Some(slot) = self.slots.get_mut(&run.slot) else {
+            return;
+        };
+        if slot.is(run) && slot.trouble != trouble {
+            slot.trouble = trouble;
+            self.touch(&run.slot, effects);
+        }
+    }
+
     /// Tells a slot to stop; nothing if it was told before.
     pub(super) fn begin_stop(
         &mut self,
@@ -354,6 +365,7 @@ fn set(slot: &mut Slot, state: State, now: Millis) {
 fn start(slot: &mut Slot, now: Millis, effects: &mut Effects) {
     slot.entry.starts += 1;
     slot.start = slot.entry.starts;
+    slot.trouble = None;
     let kill_at = now + START_LIMIT;
     set(slot, State::Starting { kill_at }, now);
     effects.then.push(put(slot, false));
@@ -372,7 +384,14 @@ fn goes_on(slot: &mut Slot, now: Millis, effects: &mut Effects) {
     let checks = slot.health_checks();
     match checks.is_empty() {
         true => slot.healthy = true,
-        false => effects.then.push(Effect::WatchHealth { run, checks }),
+        false => effects.then.push(Effect::WatchHealth {
+            run: run.clone(),
+            checks,
+        }),
+    }
+    let bytes_max = slot.entry.job.task.resources.disk_bytes;
+    if bytes_max > 0 {
+        effects.then.push(Effect::WatchDisk { run, bytes_max });
     }
 }
 
@@ -419,7 +438,7 @@ fn fetch(entry: &Entry) -> Effect {
     Effect::Fetch {
         slot: entry.slot.clone(),
         origin: entry.origin,
-        package: entry.job.package,
+        packages: entry.job.all_packages(),
         holders: entry.holders.clone(),
     }
 }

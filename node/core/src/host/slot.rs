@@ -74,6 +74,8 @@ pub(super) struct Slot {
     /// Failures without a long run between them.
     pub(super) failures_in_row: u32,
     pub(super) last_end: Option<String>,
+    /// Of the present start.
+    pub(super) trouble: Option<String>,
     pub(super) since: Millis,
     /// The number of its last change.
     pub(super) changed: u64,
@@ -89,6 +91,7 @@ impl Slot {
             healthy: false,
             failures_in_row: 0,
             last_end: None,
+            trouble: None,
             since: now,
             changed: 0,
         }
@@ -223,6 +226,7 @@ impl Slot {
             failures: self.failures_in_row,
             last_end: self.last_end.clone(),
             since: self.since + unix_offset,
+            trouble: self.trouble.clone(),
         }
     }
 

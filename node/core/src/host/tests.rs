@@ -660,6 +660,42 @@ fn services_are_checked_before_clients_are_sent() {
 }
 
 #[test]
+fn trouble_of_a_start_is_told_until_the_next() {
+    let mut world = World::new();
+    world.step(award(1, 1, &job("web", 1, 100), &[(0, 1)]));
+    world.settle();
+    let run = world.run("web", 0);
+    let troubled = |start: u32, trouble: Option<&str>| Event::Troubled {
+        run: Run {
+            start,
+            ..run.clone()
+        },
+        trouble: trouble.map(Into::into),
+    };
+    let effects = world.step(troubled(1, Some("its log waits")));
+    assert!(effects.contains(&Effect::ReportChanged));
+    let told = |world: &World| world.report("web", 0).trouble;
+    assert_eq!(told(&world).as_deref(), Some("its log waits"));
+    let again = world.step(troubled(1, Some("its log waits")));
+    assert!(!again.contains(&Effect::ReportChanged), "nothing new");
+    world.step(troubled(7, None));
+    assert!(told(&world).is_some(), "that is another start");
+    world.alive.remove(&run);
+    world.step(Event::Exited {
+        run,
+        end: End::Code(1),
+    });
+    assert!(
+        told(&world).is_some(),
+        "how it ended may be explained by it"
+    );
+    world.now = world.now + Millis(250);
+    world.step(Event::Tick);
+    world.settle();
+    assert_eq!(told(&world), None);
+}
+
+#[test]
 fn a_restarted_agent_finds_its_tasks() {
     let mut world = World::new();
     world.step(award(1, 1, &job("web", 1, 100), &[(0, 1), (1, 2), (2, 3)]));

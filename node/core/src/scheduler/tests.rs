@@ -277,6 +277,7 @@ impl World {
             message: String::new(),
             holders: vec![node(1)],
             package_bytes: 1_000,
+            further: Vec::new(),
             now: Millis(0),
             expected_version: None,
             origin: Origin::default(),
@@ -506,6 +507,7 @@ impl World {
                 starts: 1,
                 failures: 0,
                 last_end: None,
+                trouble: None,
                 since: Millis(now),
             };
             host.slots.insert(slot.clone(), report);
@@ -540,6 +542,7 @@ impl World {
             starts: 1,
             failures: 0,
             last_end: None,
+            trouble: None,
             since,
         };
         host.slots.insert(slot.clone(), report);
@@ -1320,6 +1323,7 @@ fn jobs_that_the_log_lacks_run_on() {
         starts: 1,
         failures: 0,
         last_end: None,
+        trouble: None,
         since: Millis(0),
     };
     world.host(2).slots.insert(stranger.clone(), report);
