@@ -372,6 +372,9 @@ impl<S: Replicated> ControlGroup<S> {
 
     /// The first voter or learner that can't apply this command.
     fn too_old(&self, command: &S::Command) -> Option<String> {
+        if S::feature_level(command) == 0 {
+            return None;
+        }
         let group = self.membership();
         let followers = group.voters.iter().chain(&group.learners);
         let nodes: Vec<NodeId> = followers.map(|follower| follower.member.node).collect();

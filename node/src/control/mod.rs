@@ -62,10 +62,14 @@ pub trait Replicated:
     /// What the proposer of a command hears.
     type Reply: Serialize + DeserializeOwned + Send + Sync + 'static;
 
+    /// The level of versions that can apply the command; all can at 0.
+    fn feature_level(_command: &Self::Command) -> u32 {
+        0
+    }
+
     /// The first of these nodes that can't apply the command, since it runs an
     /// older version, for people. None where commands never change.
-    fn too_old(&self, command: &Self::Command, group: &[NodeId]) -> Option<String> {
-        let (_, _) = (command, group);
+    fn too_old(&self, _command: &Self::Command, _group: &[NodeId]) -> Option<String> {
         None
     }
 
@@ -76,6 +80,10 @@ pub trait Replicated:
 impl Replicated for Cluster {
     type Command = Command;
     type Reply = Reply;
+
+    fn feature_level(command: &Command) -> u32 {
+        command.feature_level()
+    }
 
     fn too_old(&self, command: &Command, group: &[NodeId]) -> Option<String> {
         let old = Cluster::too_old(self, command, group.iter().copied())?;

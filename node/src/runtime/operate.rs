@@ -166,11 +166,11 @@ fn drain(scheduler: &Scheduler, state: &Cluster, node: NodeId) -> Result<Operate
 fn rebalance(scheduler: &Scheduler, state: &Cluster) -> OperateAnswer {
     let moves = scheduler.rebalance_plan(state, clock::boot_now());
     let moves = moves.into_iter().map(|next| MoveStatus {
-        slot: next.slot,
         from: name(state, next.from),
         to: name(state, next.to),
         reason: reason(state, &next),
         gain: gain(&next),
+        slot: next.slot,
     });
     OperateAnswer::Rebalance(moves.collect())
 }

@@ -153,8 +153,11 @@ impl Scheduler {
         let mut places: BTreeMap<Vec<&str>, Vec<u32>> = BTreeMap::new();
         let mut nowhere = Vec::new();
         for index in wanted.indexes().filter(|index| !target.covers(*index)) {
-            let held = self.kept(target.id().seat(index));
-            let member = held.and_then(|(node, _)| cluster.members().get(&node));
+            let seat = target.id().seat(index);
+            let held = self.kept(seat).map(|(node, _)| node);
+            // What is on its way to a host is there.
+            let node = held.or_else(|| self.awards.get(seat).map(|award| award.node));
+            let member = node.and_then(|node| cluster.members().get(&node));
             match member {
                 Some(member) => places
                     .entry(by.place(&member.topology))

@@ -505,6 +505,13 @@ fn a_host_that_joins_is_given_its_share_slowly() {
     world.host(3).alive = false;
     world.submit(1, 9, 100);
     world.until("healthy", |w| w.healthy(9) == 9);
+    world.until("given up", |w| {
+        let hosts = w.scheduler.hosts(&w.cluster);
+        hosts
+            .iter()
+            .any(|host| host.node == node(3) && host.session == SessionState::Dead)
+    });
+    world.run(1_000);
     world.host(3).alive = true;
     world.run(50_000);
     assert!(world.hosts[&node(3)].slots.is_empty(), "nothing in a hurry");

@@ -13,6 +13,12 @@ impl World {
         self.cluster.rollout(&web()).expect("a rollout")
     }
 
+    /// Endpoints that the scheduler calls healthy.
+    fn serving_published(&self) -> usize {
+        let web = self.services.get("web");
+        web.map_or(0, |web| web.iter().filter(|e| e.healthy).count())
+    }
+
     fn place(&self) -> Option<&str> {
         self.rollout().place.as_deref()
     }
@@ -33,6 +39,8 @@ fn healthy_world() -> World {
     let mut world = World::new("bbaacc");
     world.submit(1, 8, 400);
     world.until("healthy", |w| w.healthy(8) == 8);
+    // The scheduler has heard of it, too.
+    world.until("published", |w| w.serving_published() == 8);
     world
 }
 
@@ -70,7 +78,7 @@ fn a_stage_of_racks_goes_from_rack_to_rack() {
     world.until("done", |w| w.rollout().phase == RolloutPhase::Done);
     assert_eq!(world.serving("web", Some(2)), 8);
     let golden = [
-        "rack a: 3 have it",
+        "rack a: 4 have it",
         "rack b: 6 have it",
         "rack c: 8 have it",
     ];
