@@ -4,6 +4,7 @@
 
 mod e2e {
     mod agent;
+    mod batch;
     mod cli;
     mod debug;
     mod ending;

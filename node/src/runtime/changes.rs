@@ -231,10 +231,10 @@ fn check_level(shared: &Shared, job: &Job) -> Result<(), ApiError> {
     let Some(old) = too_old else { return Ok(()) };
     let node = old.node.0;
     let message = format!(
-        "node {node} runs an older potluck, which does not know stages of places: {}",
+        "node {node} runs an older potluck, which can't follow what {} asks for",
         job.name
     );
-    let hint = "upgrade potluck on every voter and learner, or name a number of tasks";
+    let hint = "upgrade potluck on every voter and learner; older ones know no batch jobs and no update stages of places";
     Err(ApiError::new(ErrorCode::BadRequest, message).hint(hint))
 }
 
@@ -262,8 +262,8 @@ fn moved_on(job: &JobName, expected: u64, current: u64) -> ApiError {
 
 /// The version that the job is at, if it is the same job: version and
 /// signature put aside. One whose signature holds no longer is not the same,
-/// since no host would start it, nor is a stopped one, nor one whose rollout
-/// failed: that is tried again.
+/// since no host would start it, nor is a stopped one, nor one whose work is
+/// over, nor one whose rollout failed: that is tried again.
 fn unchanged(shared: &Shared, job: &Job) -> Option<u64> {
     let current = shared.control.read(|state: &Cluster| {
         let record = state.jobs().get(&job.name)?;
@@ -272,7 +272,10 @@ fn unchanged(shared: &Shared, job: &Job) -> Option<u64> {
             phase,
             Some(RolloutPhase::Failed { .. } | RolloutPhase::RolledBack { .. })
         );
-        (!record.stopped && !failed).then(|| record.current().job.clone())
+        let over = state
+            .batch(&job.name)
+            .is_some_and(|batch| batch.over.is_some() || batch.unknown);
+        (!record.stopped && !failed && !over).then(|| record.current().job.clone())
     })?;
     let me = &shared.me;
     let (current, _) = current

@@ -11,7 +11,10 @@
 //! a level only if older versions must not ignore them.
 
 use super::{Cluster, Command, RolloutStep};
-use potluck_specs::{Job, NodeId, NodeName, job::StageSize};
+use potluck_specs::{
+    Job, NodeId, NodeName,
+    job::{JobKind, StageSize},
+};
 
 /// The level of this version. 0: all that the first version knew, and nodes
 /// that have not said.
@@ -36,6 +39,7 @@ impl Command {
                 step: RolloutStep::Cover { .. },
                 ..
             } => 1,
+            Command::RecordEnds { .. } | Command::ExpireBatch { .. } => 1,
             // What pins fewer packages drops what runs.
             Command::SubmitJob { further, .. } if !further.is_empty() => 1,
             Command::Batch { commands } => {
@@ -78,7 +82,9 @@ fn level_of_job(job: &Job) -> u32 {
         )
     };
     let mut sizes = stages.map(|stage| stage.size);
-    u32::from(sizes.any(by_places))
+    // The ends of work that ends are counted in the log.
+    let is_batch = matches!(job.kind, JobKind::Batch(_));
+    u32::from(is_batch || sizes.any(by_places))
 }
 
 impl Cluster {

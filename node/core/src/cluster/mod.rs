@@ -9,6 +9,7 @@
 //! such as who is alive and which task is healthy (`scheduler`).
 
 mod command;
+mod completions;
 mod feature;
 mod jobs;
 mod members;
@@ -23,6 +24,7 @@ mod tokens;
 mod versions;
 
 pub use command::{Admission, Command, Genesis, GossipKey, HeldPackage, Placement};
+pub use completions::{BatchEnd, BatchRecord, Failures, TaskEnd};
 pub use feature::{FEATURE_LEVEL, TooOld};
 pub use jobs::{JOBS_MAX, JobRecord, JobVersion, PackageRecord, SLOTS_MAX};
 pub use members::{MEMBERS_MAX, Member};

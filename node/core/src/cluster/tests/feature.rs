@@ -98,6 +98,10 @@ fn a_job_waits_for_those_who_must_follow_its_rollout() {
     let group = [NodeId([1; 32])];
     let mut job = Job::default();
     let stage = |size| potluck_specs::job::Stage { size, bake_ms: 0 };
+    assert!(cluster.too_old_for(&job, group).is_none());
+    job.kind = JobKind::Batch(Default::default());
+    assert!(cluster.too_old_for(&job, group).is_some());
+    job.kind = JobKind::service(1);
     use potluck_specs::job::StageSize::{All, Cluster as Whole, Count, Datacenter, Rack, Region};
     let table = [
         (Count(1), false),
