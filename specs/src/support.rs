@@ -9,8 +9,8 @@
 use crate::{
     finding::Finding,
     job::{
-        AdaptiveMode, Exclusive, HealthAction, HealthCheck, Isolation, Job, JobDraft, Maintenance,
-        PackageSource, Probe, StageSize, TaskTemplate, wish::Wish,
+        AdaptiveMode, Exclusive, HealthAction, HealthCheck, Job, JobDraft, Maintenance,
+        PackageSource, Probe, TaskTemplate, wish::Wish,
     },
     path::FieldPath,
 };
@@ -51,11 +51,6 @@ pub const UNSUPPORTED: &[Row] = &[
         matches!(w.package, Some(PackageSource::Oci(_)))
     })
     .instead("unpack the image, and name the folder"),
-    row("packages", "a second package", |w| !w.packages().is_empty())
-        .instead("put both trees into one package"),
-    row("task.resources.disk_bytes", "asking for disk", |w| {
-        w.task.resources.disk_bytes > 0
-    }),
     row(
         "task.resources.uplink_bits_per_s",
         "asking for uplink",
@@ -85,15 +80,6 @@ pub const UNSUPPORTED: &[Row] = &[
     row("task.metrics", "a threshold of a metric", |w| {
         !w.task.metrics.is_empty()
     }),
-    row("task.isolation", "a task without isolation", |w| {
-        w.task.isolation == Isolation::None
-    }),
-    row("change.update.stages", "a stage of a place", |w| {
-        let places = [StageSize::Rack, StageSize::Datacenter, StageSize::Region];
-        let mut stages = w.change.update.stages.iter();
-        stages.any(|stage| places.contains(&stage.size))
-    })
-    .instead("name a number or a percentage of the tasks"),
     row(
         "change.maintenance",
         "another maintenance than migrate",

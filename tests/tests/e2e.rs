@@ -14,8 +14,10 @@ mod e2e {
     mod join;
     mod logs;
     mod packages;
+    mod partition;
     mod plan;
     mod recover;
+    mod sandbox;
     mod versions;
     mod voters;
 }

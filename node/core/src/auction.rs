@@ -225,7 +225,7 @@ pub(crate) fn cores(millis: u32) -> String {
 }
 
 /// Bytes, for people: whole numbers of a unit where they are, else tenths.
-pub(crate) fn bytes(bytes: u64) -> String {
+pub fn bytes(bytes: u64) -> String {
     let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
     for (shift, unit) in units {
         if bytes >> shift > 0 {

@@ -414,6 +414,7 @@ impl Supervisor {
                 self.tell_init(Inner::LeaseUntil(until));
             }
             Effect::Signal(signal) => self.tell_init(Inner::Signal(signal)),
+            Effect::Say(text) => self.say(&text),
             Effect::SetLimits(limits) => {
                 let refused = self.set_limits(&limits);
                 return self.send(&HelperMessage::LimitsSet { refused });
@@ -798,7 +799,8 @@ fn start_task(
     folder: &Path,
     life: &Life,
 ) -> Result<(LogWriter, Launched), String> {
-    let log = LogWriter::open(&description.log_folder, LogLimits::from(description.logs))
+    let limits = LogLimits::from(description.logs).within(description.disk_bytes);
+    let log = LogWriter::open(&description.log_folder, limits)
         .map_err(|error| format!("the log can't be opened: {error}"))?;
     let launched =
         launch(description, folder, life.lease_until()).map_err(|error| chain(&error))?;

@@ -108,6 +108,16 @@ impl Folders {
         self.generation(&run.slot, run.origin).join("work")
     }
 
+    /// All that a task can write to on disk, as people call it. Volumes that
+    /// earlier versions of the job had lie there too.
+    pub(super) fn on_disk(&self, run: &Run) -> Vec<(&'static str, PathBuf)> {
+        vec![
+            ("folder", self.work(run)),
+            ("volumes", self.volumes().join(slot_name(&run.slot))),
+            ("logs", self.logs(&run.slot, run.origin)),
+        ]
+    }
+
     pub(super) fn start(&self, run: &Run) -> PathBuf {
         self.generation(&run.slot, run.origin)
             .join(run.start.to_string())

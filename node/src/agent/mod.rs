@@ -6,6 +6,7 @@
 
 mod actor;
 mod cgroups;
+pub mod disk;
 pub mod facts;
 mod folders;
 mod health;
@@ -22,6 +23,7 @@ mod retention;
 mod sessions;
 mod texts;
 mod tools;
+mod trees;
 mod usage;
 
 pub use journal::JournalError;
@@ -450,6 +452,14 @@ impl Agent {
     pub fn isolation_missing(&self) -> Vec<String> {
         let missing = self.missing.lock().expect("no one panics with this lock");
         missing.iter().cloned().collect()
+    }
+
+    /// What is wrong with the disk of the data folder, for people. Asks the
+    /// file system, which is quick unless the disk hangs.
+    pub async fn disk_concern(&self) -> Option<String> {
+        let folder = self.folders.tasks();
+        let look = spawn_blocking(move || disk::concern(&folder));
+        look.await.expect("a look does not panic")
     }
 
     /// What the job's tasks on this node use; nothing where the host does not

@@ -291,6 +291,10 @@ pub(super) struct NodeArgs {
     /// Mebibytes of memory for tasks (default: all of the host's but 512).
     #[arg(long, value_name = "MIB")]
     pub memory: Option<u64>,
+    /// Mebibytes of disk for tasks (default: all of the data folder's file
+    /// system but a tenth, at least 1024).
+    #[arg(long, value_name = "MIB")]
+    pub disk: Option<u64>,
     /// Something that jobs may ask for as `label.NAME`; may be repeated.
     #[arg(long = "label", value_name = "NAME=VALUE")]
     pub labels: Vec<Label>,

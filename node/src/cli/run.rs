@@ -42,6 +42,7 @@ const LOOK_PAUSE: Duration = Duration::from_millis(50);
 struct Wish {
     job: Job,
     package: Package,
+    further: Vec<Package>,
     about: About,
 }
 
@@ -117,10 +118,12 @@ async fn from_spec(args: &RunArgs, global: &Global) -> Result<(Session, Vec<Wish
     let wishes = drafts.into_iter().map(|draft| {
         let package = Package::of(&draft, file)?;
         let about = about(args, &draft.name, origin.clone());
-        let job = bind(&session, draft, package.id);
+        let further = Package::further_of(&draft, file)?;
+        let job = bind(&session, draft, package.id, &further);
         Ok(Wish {
             job,
             package,
+            further,
             about,
         })
     });
@@ -129,9 +132,15 @@ async fn from_spec(args: &RunArgs, global: &Global) -> Result<(Session, Vec<Wish
 }
 
 /// The job of a draft, under the first version.
-pub(super) fn bind(session: &Session, draft: JobDraft, package: PackageId) -> Job {
+pub(super) fn bind(
+    session: &Session,
+    draft: JobDraft,
+    package: PackageId,
+    further: &[Package],
+) -> Job {
     let cluster = session.client.welcome.cluster.clone();
-    draft.bind(session.profile.fleet, &cluster, 1, package, &[])
+    let further: Vec<PackageId> = further.iter().map(|one| one.id).collect();
+    draft.bind(session.profile.fleet, &cluster, 1, package, &further)
 }
 
 /// What an earlier version was, to be signed again by who goes back.
@@ -154,6 +163,7 @@ async fn go_back(
     };
     let wish = Wish {
         package: Package::known(job.package),
+        further: Vec::new(),
         about: about(args, &name, origin),
         job,
     };
@@ -274,6 +284,9 @@ async fn sign_and_send(
     // What the cluster has needs no upload. Whether it has it says the leader.
     if !current.is_running(&wish.job) {
         wish.package.upload(session, waiting).await?;
+        for further in &wish.further {
+            further.upload(session, waiting).await?;
+        }
     }
     let mut job = wish.job.clone();
     job.version = current.version + 1;

@@ -123,6 +123,17 @@ record! {
 }
 
 impl Job {
+    /// All packages that a task of it needs, each once: the program's first.
+    pub fn all_packages(&self) -> Vec<PackageId> {
+        let mut all = vec![self.package];
+        for further in &self.packages {
+            if !all.contains(&further.package) {
+                all.push(further.package);
+            }
+        }
+        all
+    }
+
     /// Slots that the job has by itself, numbered from 0: see
     /// [`JobKind::slots`]. None of its own for one task per node.
     pub fn slots(&self) -> u32 {

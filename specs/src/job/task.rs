@@ -197,6 +197,7 @@ pub enum Isolation {
     Default,
     /// All that potluck can do.
     Strict,
-    /// None: the task sees the host as any process does.
+    /// None: the task sees the host as any process does. Its author must be an
+    /// operator too.
     None,
 }

@@ -21,6 +21,9 @@ pub const RESOURCES_MAX: Resources = Resources {
 /// Least memory: a process with less can't start.
 pub const MEMORY_BYTES_MIN: u64 = 1 << 20;
 
+/// Least disk, where any is asked for: the smallest log takes a third of it.
+pub const DISK_BYTES_MIN: u64 = 4 << 20;
+
 /// Longest path that Linux takes (`PATH_MAX`): of a command, a mount, a file,
 /// a health check.
 pub const PATH_BYTES_MAX: usize = 4_096;

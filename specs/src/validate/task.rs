@@ -37,6 +37,7 @@ pub(super) fn check(wish: &Wish, findings: &mut Findings) {
     check_logs(&path.field("logs"), &task.logs, findings);
     check_stop(&path.field("stop"), &task.stop, wish, findings);
     check_mounts(wish, findings);
+    check_has_root(wish, findings);
     if let Some(user) = &task.user {
         check_user(&path.field("user"), user, findings);
     }
@@ -259,6 +260,27 @@ fn check_stop(path: &FieldPath, stop: &StopPolicy, wish: &Wish, findings: &mut F
             )
             .why("the task must have ended before its lease does, since then another may start")
             .hint("shorten the grace, or lengthen the lease");
+    }
+}
+
+/// A place of its own is in a root of its own.
+fn check_has_root(wish: &Wish, findings: &mut Findings) {
+    if wish.task.isolation != Isolation::None {
+        return;
+    }
+    let lists = [
+        ("task.mounts", "mounts", wish.task.mounts.is_empty()),
+        ("task.files", "files", wish.task.files.is_empty()),
+        ("packages", "further packages", wish.packages().is_empty()),
+    ];
+    for (path, what, _) in lists.into_iter().filter(|(.., none)| !none) {
+        findings
+            .error(
+                &FieldPath::of(path),
+                format!("a task without isolation can't have {what}"),
+            )
+            .why("it has no root of its own in which they could be")
+            .hint("it sees the host's files, and its package at $POTLUCK_PACKAGE");
     }
 }
 

@@ -273,6 +273,8 @@ impl World {
                 let due = HostDue::Health(run, true);
                 self.queue.after(wait, Due::Host { at, life, due });
             }
+            // Virtual tasks write nothing.
+            Effect::WatchDisk { .. } => {}
             Effect::UnwatchHealth(run) => {
                 self.machines[at].watched.remove(&run);
             }

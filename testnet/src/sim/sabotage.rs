@@ -38,6 +38,8 @@ pub enum Sabotage {
     DropsStops,
     /// Hosts call a task healthy that has not started, or failed to.
     CallsStartedHealthy,
+    /// No host has its session carried by another.
+    NobodyCarries,
     /// Schedulers act as if most voters were always heard.
     ActsWithoutQuorum,
     /// Schedulers take a greeting's answer for an empty one.

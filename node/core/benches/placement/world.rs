@@ -215,6 +215,7 @@ impl World {
             message: String::new(),
             holders: vec![node(0), node(1), node(2)],
             package_bytes: 1_000_000,
+            further: Vec::new(),
             now: Millis(0),
             expected_version: None,
             origin: Default::default(),

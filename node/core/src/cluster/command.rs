@@ -11,6 +11,17 @@ use potluck_specs::{
 };
 use serde::{Deserialize, Serialize};
 
+/// A package, and who holds it whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldPackage {
+    /// The package.
+    pub package: PackageId,
+    /// Its size.
+    pub bytes: u64,
+    /// Nodes that hold it.
+    pub holders: Vec<NodeId>,
+}
+
 /// One entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
@@ -101,6 +112,10 @@ pub enum Command {
         holders: Vec<NodeId>,
         /// Bytes of the package.
         package_bytes: u64,
+        /// The job's further packages, each once. Commands of before there were
+        /// any have none.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        further: Vec<HeldPackage>,
         /// Unix time.
         now: Millis,
         /// The version that the author has seen, if they care.

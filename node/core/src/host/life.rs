@@ -400,7 +400,14 @@ fn goes_on(slot: &mut Slot, now: Millis, effects: &mut Effects) {
     let checks = slot.health_checks();
     match checks.is_empty() {
         true => slot.healthy = true,
-        false => effects.then.push(Effect::WatchHealth { run, checks }),
+        false => effects.then.push(Effect::WatchHealth {
+            run: run.clone(),
+            checks,
+        }),
+    }
+    let bytes_max = slot.entry.job.task.resources.disk_bytes;
+    if bytes_max > 0 {
+        effects.then.push(Effect::WatchDisk { run, bytes_max });
     }
 }
 
@@ -447,7 +454,7 @@ fn fetch(entry: &Entry) -> Effect {
     Effect::Fetch {
         slot: entry.slot.clone(),
         origin: entry.origin,
-        package: entry.job.package,
+        packages: entry.job.all_packages(),
         holders: entry.holders.clone(),
     }
 }

@@ -30,7 +30,7 @@ use history::{Ended, Failures};
 use ports::Ports;
 use potluck_specs::{
     Generation, Job, JobName, Millis, NodeId, SlotId,
-    job::{Level, Resources},
+    job::{Level, Resources, StopPolicy},
 };
 use reports::Reports;
 use reservations::{HOLDS, Reservation, Reservations};
@@ -258,6 +258,12 @@ impl Host {
     /// The generation that names the folders of what fills a slot.
     pub fn origin(&self, slot: &SlotId) -> Option<Generation> {
         self.slots.get(slot).map(|slot| slot.entry.origin)
+    }
+
+    /// How the task of a run is told to stop, while it fills its slot.
+    pub fn stop_policy(&self, run: &Run) -> Option<StopPolicy> {
+        let slot = self.slots.get(&run.slot)?;
+        slot.is(run).then(|| slot.entry.job.task.stop)
     }
 
     /// Still waits for helpers of the agent's former life.

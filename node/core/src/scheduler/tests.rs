@@ -22,6 +22,7 @@ mod forecast;
 mod gang;
 mod in_place;
 mod recovery;
+mod stages;
 
 /// One way of a message.
 const HOP: u64 = 5;
@@ -278,6 +279,7 @@ impl World {
             message: String::new(),
             holders: vec![node(1)],
             package_bytes: 1_000,
+            further: Vec::new(),
             now: Millis(0),
             expected_version: None,
             origin: Origin::default(),

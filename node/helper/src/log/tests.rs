@@ -255,6 +255,37 @@ fn old_segments_go_by_size_and_by_number() {
 }
 
 #[test]
+fn the_log_of_a_task_has_its_part_of_the_tasks_disk() {
+    const MIB: u64 = 1 << 20;
+    let usual = LogLimits::default();
+    let of = |bytes| usual.within(Some(bytes));
+    assert_eq!(usual.within(None).total_bytes, usual.total_bytes);
+    assert_eq!(of(u64::MAX).total_bytes, usual.total_bytes);
+    assert_eq!(of(u64::MAX).frame_bytes, usual.frame_bytes);
+    // What the job itself wants less of stays less.
+    let little = LogLimits {
+        total_bytes: 5_000,
+        ..usual
+    };
+    assert_eq!(little.within(Some(64 * MIB)).total_bytes, 5_000);
+    for disk in [4 * MIB, 16 * MIB, 64 * MIB, 1 << 30] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = LogWriter::open(folder.path(), of(disk)).unwrap();
+        // Twice of what it may keep, for the small ones.
+        for index in 0..(disk / 64).min(200_000) {
+            let line = format!("{}\n", noise(disk, index));
+            writer.write(Stream::Out, line.as_bytes(), 1);
+        }
+        writer.finish(2).unwrap();
+        let files = fs::read_dir(folder.path()).unwrap();
+        let used: u64 = files.map(|e| e.unwrap().metadata().unwrap().len()).sum();
+        assert!(used <= disk / 3, "{used} of {disk}");
+        let least = if disk <= 16 * MIB { disk / 8 } else { MIB };
+        assert!(used > least, "{used} of {disk}: too little to try");
+    }
+}
+
+#[test]
 fn a_log_with_an_age_turns_to_new_segments_and_forgets_old_ones() {
     let folder = tempfile::tempdir().unwrap();
     let limits = LogLimits {

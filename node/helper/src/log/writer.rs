@@ -76,6 +76,31 @@ impl From<LogPolicy> for LogLimits {
     }
 }
 
+impl LogLimits {
+    /// The same, for a task that may use so much of the disk in all: its log
+    /// has at most a quarter of it, so that a task is never stopped for its
+    /// lines alone.
+    pub fn within(self, disk_bytes: Option<u64>) -> LogLimits {
+        const PART: u64 = 4;
+        /// Smallest segment: its one frame must hold a longest line. A job may
+        /// not ask for less than 4 MiB, of which its log has a third then.
+        const SEGMENT_LEAST: u64 = 128 << 10;
+        let Some(disk_bytes) = disk_bytes else {
+            return self;
+        };
+        // The open segment comes on top of those that are kept, and ends at
+        // the end of a frame, which is at most as long.
+        let share = disk_bytes / PART / (SEGMENTS_KEPT + 2);
+        let segment_bytes = share.clamp(SEGMENT_LEAST, SEGMENT_BYTES_MAX);
+        LogLimits {
+            frame_bytes: self.frame_bytes.min(segment_bytes as usize),
+            segment_bytes: self.segment_bytes.min(segment_bytes),
+            total_bytes: self.total_bytes.min(segment_bytes * SEGMENTS_KEPT),
+            ..self
+        }
+    }
+}
+
 /// Writes the log of one start of a task.
 pub struct LogWriter {
     folder: PathBuf,

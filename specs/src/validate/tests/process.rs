@@ -161,6 +161,12 @@ pub(super) const BROKEN: &[Row] = &[
         "",
     ),
     (
+        |d| d.task.resources.disk_bytes = 20,
+        "task.resources.disk_bytes",
+        "at least 4 MiB",
+        "counts bytes",
+    ),
+    (
         |d| d.task.resources.disk_bytes = u64::MAX,
         "task.resources.disk_bytes",
         "at most 1 PiB",
@@ -339,6 +345,27 @@ pub(super) const BROKEN: &[Row] = &[
         },
         "task.mounts[1].source.volume.name",
         "twice",
+        "",
+    ),
+    (
+        |d| {
+            d.task.isolation = Isolation::None;
+            mount(d, "/a", tmpfs(4_096));
+        },
+        "task.mounts",
+        "without isolation can't have mounts",
+        "POTLUCK_PACKAGE",
+    ),
+    (
+        |d| {
+            d.task.isolation = Isolation::None;
+            d.task.files = vec![RenderedFile {
+                path: "a".into(),
+                ..RenderedFile::default()
+            }];
+        },
+        "task.files",
+        "without isolation can't have files",
         "",
     ),
     (

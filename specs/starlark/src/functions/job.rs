@@ -79,7 +79,7 @@ static WHAT: Group = Group {
             "packages",
             Kind::Map(&Kind::Either(&[Kind::Text, Kind::Made(&[&BUILT, &OCI])])),
             Is("{}"),
-            "Further packages, mounted read-only: absolute path in the task, and where the package comes from.",
+            "Further packages, read-only: absolute path in the task, and where the package comes from. At /package it is laid over the program's own.",
         ),
     ],
 };

@@ -71,7 +71,7 @@ pub(super) static RESOURCES: Group = Group {
             "disk",
             Kind::Bytes,
             Is("\"0B\""),
-            "Space for the task's folder and its logs, without its packages.",
+            "Space for the task's folder, its volumes and its logs, without its packages; a task that uses more is stopped.",
         ),
         param(
             "uplink",
