@@ -67,8 +67,9 @@ const TIDY_MS: u64 = 50;
 /// Longest file with a memory peak.
 const PEAK_BYTES_MAX: u64 = 64;
 
-/// The life of a helper, from its arguments to its end.
-pub fn main(args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
+/// The life of a helper, from its arguments to its end. `version` is what it
+/// calls itself.
+pub fn main(args: impl Iterator<Item = std::ffi::OsString>, version: &str) -> ExitCode {
     let args: Vec<_> = args.skip(1).collect();
     let file = match &args[..] {
         [question, folder] if question == ISOLATION => return tell_isolation(Path::new(folder)),
@@ -93,7 +94,7 @@ pub fn main(args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
         }
     };
     let folder = path.parent().unwrap_or(Path::new("/"));
-    match detach().and_then(|()| Supervisor::start(description, folder)) {
+    match detach().and_then(|()| Supervisor::start(description, folder, version)) {
         Ok(mut supervisor) => supervisor.run(),
         Err(error) => {
             eprintln!("potluck-helper: {error}");
@@ -195,7 +196,7 @@ struct Sandbox {
 }
 
 impl Supervisor {
-    fn start(description: TaskDescription, folder: &Path) -> io::Result<Supervisor> {
+    fn start(description: TaskDescription, folder: &Path, version: &str) -> io::Result<Supervisor> {
         let now = boot_now();
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
         let boot_id = boot_id.trim().to_owned();
@@ -204,7 +205,7 @@ impl Supervisor {
             key: description.key.clone(),
             boot_id: boot_id.clone(),
             helper_pid: std::process::id() as i32,
-            helper_version: env!("CARGO_PKG_VERSION").into(),
+            helper_version: version.into(),
             agent_generation: description.agent_generation,
             phase: Phase::Starting,
             isolation_missing: Vec::new(),
