@@ -108,7 +108,7 @@ pub struct Hello {
     pub boot_id: String,
     /// The helper itself.
     pub helper_pid: i32,
-    /// Version of the helper's build, for people.
+    /// Version of the helper's crate.
     pub helper_version: String,
     /// Highest generation of an agent that it knows; a lower one is refused.
     pub agent_generation: u64,

@@ -67,9 +67,8 @@ const TIDY_MS: u64 = 50;
 /// Longest file with a memory peak.
 const PEAK_BYTES_MAX: u64 = 64;
 
-/// The life of a helper, from its arguments to its end. `version` is what it
-/// calls itself.
-pub fn main(args: impl Iterator<Item = std::ffi::OsString>, version: &str) -> ExitCode {
+/// The life of a helper, from its arguments to its end.
+pub fn main(args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
     let args: Vec<_> = args.skip(1).collect();
     let file = match &args[..] {
         [question, folder] if question == ISOLATION => return tell_isolation(Path::new(folder)),
@@ -94,7 +93,7 @@ pub fn main(args: impl Iterator<Item = std::ffi::OsString>, version: &str) -> Ex
         }
     };
     let folder = path.parent().unwrap_or(Path::new("/"));
-    match detach().and_then(|()| Supervisor::start(description, folder, version)) {
+    match detach().and_then(|()| Supervisor::start(description, folder)) {
         Ok(mut supervisor) => supervisor.run(),
         Err(error) => {
             eprintln!("potluck-helper: {error}");
@@ -196,7 +195,7 @@ struct Sandbox {
 }
 
 impl Supervisor {
-    fn start(description: TaskDescription, folder: &Path, version: &str) -> io::Result<Supervisor> {
+    fn start(description: TaskDescription, folder: &Path) -> io::Result<Supervisor> {
         let now = boot_now();
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
         let boot_id = boot_id.trim().to_owned();
@@ -205,7 +204,7 @@ impl Supervisor {
             key: description.key.clone(),
             boot_id: boot_id.clone(),
             helper_pid: std::process::id() as i32,
-            helper_version: version.into(),
+            helper_version: env!("CARGO_PKG_VERSION").into(),
             agent_generation: description.agent_generation,
             phase: Phase::Starting,
             isolation_missing: Vec::new(),

@@ -31,17 +31,14 @@ mod versions;
 
 use crate::api::error::{ApiError, ErrorCode};
 use args::{Cli, ClusterCommand, Command, DebugCommand, Format, TokenCommand};
-use clap::{CommandFactory, FromArgMatches};
+use clap::{CommandFactory, Parser};
 use std::process::ExitCode;
 
 pub use exit::chain;
 
 /// Reads the arguments, does what they say, and gives the exit code.
-pub fn main(version: &'static str) -> ExitCode {
-    let mut command = Cli::command().version(version);
-    let matches = command.try_get_matches_from_mut(std::env::args_os());
-    let cli = matches.and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
-    let cli = match cli.map_err(|error| error.format(&mut command)) {
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return misread(&error),
     };

@@ -197,6 +197,7 @@ impl Trace<'_> {
         };
         let a_file = |fd: u64| Some(file(fd)).filter(|name| name.starts_with('/'));
         let is_new = |flags: u64| flags & (libc::O_CREAT | libc::O_TRUNC) as u64 != 0;
+        let is_process = |flags: u64| flags & libc::CLONE_THREAD as u64 == 0;
         let (call, about) = match number {
             libc::SYS_mkdir => ("mkdir", path(first)),
             libc::SYS_mkdirat => ("mkdir", path(second)),
@@ -211,8 +212,9 @@ impl Trace<'_> {
             libc::SYS_write | libc::SYS_pwrite64 | libc::SYS_writev => ("write", a_file(first)?),
             libc::SYS_fsync | libc::SYS_fdatasync => ("sync", file(first)),
             libc::SYS_ftruncate => ("truncate", file(first)),
-            libc::SYS_clone if first & libc::CLONE_THREAD as u64 == 0 => ("clone", String::new()),
-            libc::SYS_clone3 | libc::SYS_fork | libc::SYS_vfork => ("clone", String::new()),
+            libc::SYS_clone if is_process(first) => ("clone", String::new()),
+            libc::SYS_clone3 if is_process(flags_at(pid, first)) => ("clone", String::new()),
+            libc::SYS_fork | libc::SYS_vfork => ("clone", String::new()),
             libc::SYS_execve => ("exec", path(first)),
             libc::SYS_accept4 => ("accept", String::new()),
             libc::SYS_connect => ("connect", String::new()),
@@ -264,6 +266,12 @@ fn request(request: libc::c_uint, pid: i32, data: usize) {
         Ok(_) | Err(Errno::ESRCH) => {}
         Err(errno) => panic!("ptrace {request} of {pid}: {errno}"),
     }
+}
+
+/// What `clone3` is asked for: the first word of its structure.
+fn flags_at(pid: i32, at: u64) -> u64 {
+    let word = bytes(pid, at, size_of::<u64>());
+    word.try_into().map_or(0, u64::from_ne_bytes)
 }
 
 /// A string in a stopped thread's memory.
