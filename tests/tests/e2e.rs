@@ -4,6 +4,7 @@
 
 mod e2e {
     mod agent;
+    mod batch;
     mod cli;
     mod debug;
     mod ending;
@@ -13,8 +14,10 @@ mod e2e {
     mod join;
     mod logs;
     mod packages;
+    mod partition;
     mod plan;
     mod recover;
+    mod sandbox;
     mod versions;
     mod voters;
 }

@@ -80,6 +80,7 @@ impl Host {
             facts: Facts::default(),
             ports: 20_000..=20_010,
             agent_lease: Millis(60_000),
+            logs: crate::agent::LogRetention::DEFAULT,
             replace_voter_after: Duration::from_secs(300),
         }
     }
@@ -276,7 +277,13 @@ async fn a_node_that_does_not_follow_the_log_learns_of_revocations() {
     let leads = leader.shared.me.node;
     let wanted = leader.shared.revocations.revision();
     node.shared.revocations.forget();
-    revocations::catch_up(&node.shared, leads, wanted).await;
+    revocations::catch_up(
+        &node.shared,
+        potluck_core::relay::Way::Straight,
+        leads,
+        wanted,
+    )
+    .await;
     assert!(told());
     node.stop().await;
     leader.stop().await;
@@ -298,6 +305,7 @@ async fn packages_that_no_job_pins_go_and_others_stay() {
         message: String::new(),
         holders: vec![node.shared.me.node],
         package_bytes: 6,
+        further: Vec::new(),
         now: clock::unix_now(),
         expected_version: None,
         origin: Default::default(),
