@@ -9,6 +9,7 @@
 //! | `strict` | own, and itself read-only | loopback | none | listed, without debuggers | files too |
 //! | `none` | the host's | the host's | as the helper | all | none |
 
+mod bpf;
 pub(crate) mod caps;
 pub(crate) mod landlock;
 pub(crate) mod root;
@@ -166,9 +167,6 @@ pub(crate) enum SandboxError {
     /// More packages over each other than can be mounted.
     #[error("{0} packages are laid over each other, at most {LAYERS_MAX} can be")]
     Layers(usize),
-    /// The filter.
-    #[error(transparent)]
-    Filter(#[from] seccomp::FilterError),
 }
 
 /// The restrictions of a task's processes; `None` for [`Profile::None`].
@@ -192,7 +190,7 @@ pub(crate) fn confinement(
         landlock: Some(Landlock {
             writable: writable.transpose()?,
         }),
-        filter: seccomp::Filter::new(profile, flags & libc::CLONE_NEWPID != 0)?,
+        filter: seccomp::Filter::new(profile, flags & libc::CLONE_NEWPID != 0),
     }))
 }
 

@@ -52,29 +52,52 @@ impl Target {
         Ok((parent, &last.1))
     }
 
-    fn make_folder(&self, root: &OwnedFd, mode: u32) -> Result<OwnedFd, Errno> {
-        if let Some(there) = self.if_there(root)? {
-            return Ok(there);
-        }
-        let (parent, name) = self.parent(root)?;
-        sys::make_folder(&parent, name, mode)?;
-        self.open(root)
-    }
-
-    fn make_file(&self, root: &OwnedFd) -> Result<OwnedFd, Errno> {
-        if let Some(there) = self.if_there(root)? {
-            return Ok(there);
-        }
-        let (parent, name) = self.parent(root)?;
-        sys::make_file(&parent, name, 0o644)?;
-        self.open(root)
-    }
-
-    fn if_there(&self, root: &OwnedFd) -> Result<Option<OwnedFd>, Errno> {
-        match self.open(root) {
-            Ok(there) => Ok(Some(there)),
-            Err(Errno::ENOENT) => Ok(None),
+    /// Makes what is to be mounted over, unless it is there. Tried first: in a
+    /// new root hardly anything is.
+    fn make(
+        &self,
+        root: &OwnedFd,
+        make: impl Fn(&OwnedFd, &CStr) -> Result<(), Errno>,
+    ) -> Result<Place<'_>, Errno> {
+        let Some((parent, name, _)) = self.steps.last() else {
+            return self.open(root).map(Place::There);
+        };
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        let parent = match sys::open_in_root(root, parent, flags) {
+            Err(Errno::ENOENT) => self.parent(root)?.0,
+            opened => opened?,
+        };
+        match make(&parent, name) {
+            Ok(()) => Ok(Place::Made(parent, name)),
+            Err(Errno::EEXIST) => self.open(root).map(Place::There),
             Err(errno) => Err(errno),
+        }
+    }
+
+    fn make_folder(&self, root: &OwnedFd, mode: u32) -> Result<Place<'_>, Errno> {
+        self.make(root, |parent, name| sys::make_folder(parent, name, mode))
+    }
+
+    fn make_file(&self, root: &OwnedFd) -> Result<Place<'_>, Errno> {
+        self.make(root, |parent, name| {
+            sys::make_empty_file(parent, name, 0o644)
+        })
+    }
+}
+
+/// Where a mount goes.
+enum Place<'a> {
+    /// By this name in this folder: it was made just now, so it is no link, and
+    /// should it have become one since, the mount fails.
+    Made(OwnedFd, &'a CStr),
+    There(OwnedFd),
+}
+
+impl Place<'_> {
+    fn attach(&self, mount: &OwnedFd) -> Result<(), Errno> {
+        match self {
+            Place::Made(parent, name) => sys::attach_at(mount, parent, name),
+            Place::There(there) => sys::attach(mount, there),
         }
     }
 }
@@ -224,7 +247,7 @@ impl Step {
             }
             Action::Layers { layers, attrs } => {
                 let mount = sys::new_overlay(layers, *attrs)?;
-                sys::attach(&mount, &self.at.make_folder(root, 0o755)?)
+                self.at.make_folder(root, 0o755)?.attach(&mount)
             }
             Action::New {
                 kind,
@@ -232,7 +255,7 @@ impl Step {
                 attrs,
             } => {
                 let mount = sys::new_fs(kind, options, *attrs)?;
-                sys::attach(&mount, &self.at.make_folder(root, 0o755)?)
+                self.at.make_folder(root, 0o755)?.attach(&mount)
             }
             Action::File {
                 contents,
@@ -266,7 +289,7 @@ impl Step {
             true => self.at.make_folder(root, 0o755)?,
             false => self.at.make_file(root)?,
         };
-        sys::attach(&mount, &target)
+        target.attach(&mount)
     }
 
     /// A folder by an empty one of its own: before Linux 6.15 a mount that is

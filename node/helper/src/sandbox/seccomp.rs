@@ -1,16 +1,14 @@
 //! Which system calls a task may make: a list of what is allowed, in the shape
 //! of Docker's. What is not on it fails with EPERM; what is newer than this
 //! list, and `clone3`, whose flags a filter can't see, fail with ENOSYS, so
-//! that the C library falls back to what it used before.
+//! that the C library falls back to what it used before. The program's form is
+//! [`super::bpf`]'s.
 
+use super::bpf::{self, Check, Test, Verdict};
 use crate::description::Profile;
 use nix::{
     errno::Errno,
-    libc::{self, c_int},
-};
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition,
-    SeccompFilter, SeccompRule, sock_filter,
+    libc::{self, sock_filter},
 };
 use std::collections::BTreeMap;
 
@@ -19,128 +17,83 @@ const NEWEST_KNOWN: u32 = 469;
 
 /// All kinds of namespaces: a task makes none, since each opens parts of the
 /// kernel that its user could not reach before.
-const NAMESPACES: u64 = (libc::CLONE_NEWUSER
+const NAMESPACES: u32 = (libc::CLONE_NEWUSER
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNS
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWNET
-    | libc::CLONE_NEWCGROUP) as u64
+    | libc::CLONE_NEWCGROUP) as u32
     // CLONE_NEWTIME; only `unshare` knows it.
     | 0x80;
 
 /// Families of sockets that reach the hypervisor or the kernel's ciphers.
-const FAMILIES_DENIED: [c_int; 2] = [libc::AF_VSOCK, libc::AF_ALG];
+const FAMILIES_DENIED: &[u32] = &[libc::AF_VSOCK as u32, libc::AF_ALG as u32];
 
 /// Requests that put characters into another's terminal.
-const TERMINAL_PUSH: [u64; 2] = [0x5412, 0x541c];
+const TERMINAL_PUSH: &[u32] = &[0x5412, 0x541c];
 
 /// `personality` values: Linux, and without randomised addresses.
-const PERSONALITIES: [u64; 4] = [0, 0x0004_0000, 0x0002_0000, 0xffff_ffff];
+const PERSONALITIES: &[u32] = &[0, 0x0004_0000, 0x0002_0000, 0xffff_ffff];
 
-/// The two programs, loaded one after the other; the stricter answer counts.
+/// The program.
 #[derive(Debug)]
-pub(crate) struct Filter {
-    listed: BpfProgram,
-    unknown: Vec<sock_filter>,
-}
-
-/// A filter that can't be made: nothing that a user could cause.
-#[derive(Debug, thiserror::Error)]
-#[error("the system call filter can't be made")]
-pub(crate) struct FilterError(#[from] seccompiler::BackendError);
+pub(crate) struct Filter(Vec<sock_filter>);
 
 impl Filter {
     /// The list of a profile. Looking into other processes is allowed only
     /// where a pid namespace shows none but the task's own.
-    pub(crate) fn new(profile: Profile, own_pids: bool) -> Result<Filter, FilterError> {
-        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-        let lists = [ALLOWED, ALLOWED_HERE, ALLOWED_BY_NUMBER];
-        for number in lists.into_iter().flatten() {
-            rules.insert(*number, Vec::new());
+    pub(crate) fn new(profile: Profile, own_pids: bool) -> Filter {
+        let mut verdicts = BTreeMap::new();
+        let mut allow = |list: &[i64]| {
+            verdicts.extend(list.iter().map(|number| (*number as u32, Verdict::Allow)));
+        };
+        for list in [ALLOWED, ALLOWED_HERE, ALLOWED_BY_NUMBER] {
+            allow(list);
         }
         if profile == Profile::Default && own_pids {
-            rules.extend(INSPECTING.iter().map(|number| (*number, Vec::new())));
+            allow(INSPECTING);
         }
-        rules.extend(conditional()?);
-        let arch = std::env::consts::ARCH.try_into()?;
-        let deny = SeccompAction::Errno(libc::EPERM as u32);
-        let filter = SeccompFilter::new(rules, deny, SeccompAction::Allow, arch)?;
-        Ok(Filter {
-            listed: filter.try_into()?,
-            unknown: unknown(),
-        })
+        verdicts.extend(CONDITIONAL.map(|(number, check)| (number as u32, Verdict::If(check))));
+        let absent = Verdict::Fail(libc::ENOSYS as u16);
+        verdicts.insert(libc::SYS_clone3 as u32, absent);
+        let denied = Verdict::Fail(libc::EPERM as u16);
+        Filter(bpf::program(&verdicts, denied, NEWEST_KNOWN + 1, absent))
     }
 
     /// Holds this process, and all that it becomes, to the list.
     pub(crate) fn apply(&self) -> Result<(), Errno> {
-        // Of two refusals the one that was loaded last is told.
-        load(&self.listed)?;
-        load(&self.unknown)
+        let program = libc::sock_fprog {
+            len: self.0.len() as u16,
+            filter: self.0.as_ptr().cast_mut(),
+        };
+        // SAFETY: a live program of this length; the kernel only reads it.
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_seccomp,
+                libc::SECCOMP_SET_MODE_FILTER,
+                0_u32,
+                &raw const program,
+            )
+        };
+        Errno::result(done).map(drop)
     }
 }
 
-fn load(program: &[sock_filter]) -> Result<(), Errno> {
-    let program = libc::sock_fprog {
-        len: program.len() as u16,
-        filter: program.as_ptr().cast_mut().cast(),
-    };
-    // SAFETY: a live program of this length; the kernel only reads it.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            0_u32,
-            &raw const program,
-        )
-    };
-    Errno::result(done).map(drop)
+/// A check of the argument of this index.
+const fn check(argument: u32, test: Test) -> Check {
+    Check { argument, test }
 }
 
-/// Allowed with certain arguments only.
-fn conditional() -> Result<Vec<(i64, Vec<SeccompRule>)>, seccompiler::BackendError> {
-    let one = |index, length, op, value| SeccompCondition::new(index, length, op, value);
-    let rule = |conditions| SeccompRule::new(conditions);
-    let no_namespace = || -> Result<_, seccompiler::BackendError> {
-        let masked = one(0, Len::Qword, Op::MaskedEq(NAMESPACES), 0)?;
-        Ok(vec![rule(vec![masked])?])
-    };
-    // The low byte of clone's flags is a signal, of which 0x80 is no part.
-    let mut rules = vec![
-        (libc::SYS_clone, no_namespace()?),
-        (libc::SYS_unshare, no_namespace()?),
-    ];
-    let family = |family: &c_int| one(0, Len::Dword, Op::Ne, *family as u64);
-    let families: Result<Vec<_>, _> = FAMILIES_DENIED.iter().map(family).collect();
-    rules.push((libc::SYS_socket, vec![rule(families?)?]));
-    let push = |request: &u64| one(1, Len::Dword, Op::Ne, *request);
-    let pushes: Result<Vec<_>, _> = TERMINAL_PUSH.iter().map(push).collect();
-    rules.push((libc::SYS_ioctl, vec![rule(pushes?)?]));
-    let personality = |value: &u64| rule(vec![one(0, Len::Dword, Op::Eq, *value)?]);
-    let personalities: Result<Vec<_>, _> = PERSONALITIES.iter().map(personality).collect();
-    rules.push((libc::SYS_personality, personalities?));
-    Ok(rules)
-}
-
-/// ENOSYS for `clone3` and for what no list has judged; for the rest the
-/// other program decides, which also looks at the architecture.
-fn unknown() -> Vec<sock_filter> {
-    const LOAD_WORD: u16 = 0x20;
-    const JUMP_EQUAL: u16 = 0x15;
-    const JUMP_GREATER: u16 = 0x25;
-    const RETURN: u16 = 0x06;
-    const ALLOW: u32 = 0x7fff_0000;
-    const ERRNO: u32 = 0x0005_0000;
-    let step = |code, jt, jf, k| sock_filter { code, jt, jf, k };
-    vec![
-        // The number is the first word of what a filter sees.
-        step(LOAD_WORD, 0, 0, 0),
-        step(JUMP_EQUAL, 1, 0, libc::SYS_clone3 as u32),
-        step(JUMP_GREATER, 0, 1, NEWEST_KNOWN),
-        step(RETURN, 0, 0, ERRNO | libc::ENOSYS as u32),
-        step(RETURN, 0, 0, ALLOW),
-    ]
-}
+/// Allowed with certain arguments only. The low byte of clone's flags is a
+/// signal, of which 0x80 is no part.
+const CONDITIONAL: [(i64, Check); 5] = [
+    (libc::SYS_clone, check(0, Test::NoBit(NAMESPACES))),
+    (libc::SYS_unshare, check(0, Test::NoBit(NAMESPACES))),
+    (libc::SYS_socket, check(0, Test::Neither(FAMILIES_DENIED))),
+    (libc::SYS_ioctl, check(1, Test::Neither(TERMINAL_PUSH))),
+    (libc::SYS_personality, check(0, Test::Any(PERSONALITIES))),
+];
 
 /// Debuggers and profilers of the task's own processes.
 const INSPECTING: &[i64] = &[
@@ -268,13 +221,101 @@ mod tests {
         }
     }
 
+    /// What seccompiler, a peer, makes of the same lists; as ours was until it
+    /// was found to be slow to load.
+    fn by_a_peer(profile: Profile, own_pids: bool) -> Vec<sock_filter> {
+        use seccompiler::{
+            BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op,
+            SeccompCondition, SeccompFilter, SeccompRule,
+        };
+        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+        let inspecting = profile == Profile::Default && own_pids;
+        let inspecting = if inspecting { INSPECTING } else { &[] };
+        for number in [ALLOWED, ALLOWED_HERE, ALLOWED_BY_NUMBER, inspecting].concat() {
+            rules.insert(number, Vec::new());
+        }
+        let one = |index, length, op, value| SeccompCondition::new(index, length, op, value);
+        for (number, Check { argument, test }) in CONDITIONAL {
+            let index = argument as u8;
+            let all = |op: Op, values: &[u32]| -> Vec<SeccompCondition> {
+                let values = values.iter();
+                let values =
+                    values.map(|value| one(index, Len::Dword, op.clone(), (*value).into()));
+                values.map(Result::unwrap).collect()
+            };
+            let sets = match test {
+                Test::NoBit(bits) => {
+                    let none = Op::MaskedEq(bits.into());
+                    vec![vec![one(index, Len::Qword, none, 0).unwrap()]]
+                }
+                Test::Neither(values) => vec![all(Op::Ne, values)],
+                Test::Any(values) => all(Op::Eq, values)
+                    .into_iter()
+                    .map(|one| vec![one])
+                    .collect(),
+            };
+            let sets = sets.into_iter().map(|set| SeccompRule::new(set).unwrap());
+            rules.insert(number, sets.collect());
+        }
+        let arch = std::env::consts::ARCH.try_into().unwrap();
+        let deny = SeccompAction::Errno(libc::EPERM as u32);
+        let filter = SeccompFilter::new(rules, deny, SeccompAction::Allow, arch).unwrap();
+        let program: BpfProgram = filter.try_into().unwrap();
+        let step = |step: seccompiler::sock_filter| sock_filter {
+            code: step.code,
+            jt: step.jt,
+            jf: step.jf,
+            k: step.k,
+        };
+        program.into_iter().map(step).collect()
+    }
+
     #[test]
-    fn programs_fit_the_kernel() {
-        /// `BPF_MAXINSNS`
-        const INSTRUCTIONS_MAX: usize = 4_096;
+    fn each_call_is_judged_as_by_a_peer() {
+        let words = [NAMESPACES.into(), 0x11, 1 << 40, 1, 2, u64::from(u32::MAX)];
+        let lists = [FAMILIES_DENIED, TERMINAL_PUSH, PERSONALITIES].concat();
+        let bits = (0..64).map(|bit| 1_u64 << bit);
+        let values: Vec<u64> = words
+            .into_iter()
+            .chain(lists.into_iter().map(u64::from))
+            .chain(bits)
+            .collect();
+        for (profile, own_pids) in [
+            (Profile::Default, true),
+            (Profile::Default, false),
+            (Profile::Strict, true),
+        ] {
+            let ours = Filter::new(profile, own_pids).0;
+            let theirs = by_a_peer(profile, own_pids);
+            // `ld arch; jeq ARCH`: the peer's first two steps.
+            let arch = theirs[1].k;
+            let absent = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+            for number in 0..600 {
+                let is_absent = number > NEWEST_KNOWN || i64::from(number) == libc::SYS_clone3;
+                for value in &values {
+                    for place in [0, 1] {
+                        let mut arguments = [0; 6];
+                        arguments[place] = *value;
+                        let wanted = match is_absent {
+                            true => absent,
+                            false => bpf::judge(&theirs, arch, number, arguments),
+                        };
+                        let found = bpf::judge(&ours, arch, number, arguments);
+                        assert_eq!(found, wanted, "{number} {arguments:x?}");
+                    }
+                }
+            }
+            let other = |program: &[sock_filter]| bpf::judge(program, 0x4000_0003, 0, [0; 6]);
+            assert_eq!(other(&ours), other(&theirs), "32-bit programs");
+        }
+    }
+
+    #[test]
+    fn no_call_takes_many_steps() {
+        /// The peer's program has some seven hundred.
+        const INSTRUCTIONS_MAX: usize = 400;
         for profile in [Profile::Default, Profile::Strict] {
-            let filter = Filter::new(profile, true).unwrap();
-            assert!(filter.listed.len() < INSTRUCTIONS_MAX);
+            assert!(Filter::new(profile, true).0.len() < INSTRUCTIONS_MAX);
         }
     }
 }

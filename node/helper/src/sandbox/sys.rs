@@ -105,16 +105,24 @@ pub(super) fn clone_tree(from: &OwnedFd) -> Result<OwnedFd, Errno> {
 
 /// Attaches a mount onto what `to` is.
 pub(crate) fn attach(mount: &OwnedFd, to: &OwnedFd) -> Result<(), Errno> {
-    let empty = c"".as_ptr();
-    // SAFETY: two empty paths that end with zero.
+    move_mount(mount, to, c"", MOVE_TO_DESCRIPTOR)
+}
+
+/// Attaches a mount onto what has this name in `parent`, and is no link.
+pub(crate) fn attach_at(mount: &OwnedFd, parent: &OwnedFd, name: &CStr) -> Result<(), Errno> {
+    move_mount(mount, parent, name, 0)
+}
+
+fn move_mount(mount: &OwnedFd, to: &OwnedFd, path: &CStr, flags: c_uint) -> Result<(), Errno> {
+    // SAFETY: two paths that end with zero.
     let done = unsafe {
         libc::syscall(
             libc::SYS_move_mount,
             mount.as_raw_fd(),
-            empty,
+            c"".as_ptr(),
             to.as_raw_fd(),
-            empty,
-            MOVE_FROM_DESCRIPTOR | MOVE_TO_DESCRIPTOR,
+            path.as_ptr(),
+            MOVE_FROM_DESCRIPTOR | flags,
         )
     };
     result(done).map(drop)
@@ -274,6 +282,14 @@ impl Text {
 pub(super) fn make_folder(parent: &OwnedFd, name: &CStr, mode: u32) -> Result<(), Errno> {
     // SAFETY: a name that ends with zero.
     let made = unsafe { libc::mkdirat(parent.as_raw_fd(), name.as_ptr(), mode) };
+    Errno::result(made).map(drop)
+}
+
+/// A new file with nothing in it.
+pub(super) fn make_empty_file(parent: &OwnedFd, name: &CStr, mode: u32) -> Result<(), Errno> {
+    let mode = libc::S_IFREG | mode;
+    // SAFETY: a name that ends with zero.
+    let made = unsafe { libc::mknodat(parent.as_raw_fd(), name.as_ptr(), mode, 0) };
     Errno::result(made).map(drop)
 }
 
