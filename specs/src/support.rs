@@ -9,8 +9,8 @@
 use crate::{
     finding::Finding,
     job::{
-        AdaptiveMode, Exclusive, HealthAction, HealthCheck, Job, JobDraft, JobKind, Maintenance,
-        PackageSource, Probe, RestartOn, StageSize, TaskTemplate, wish::Wish,
+        AdaptiveMode, Exclusive, HealthAction, HealthCheck, Job, JobDraft, Maintenance,
+        PackageSource, Probe, TaskTemplate, wish::Wish,
     },
     path::FieldPath,
 };
@@ -47,9 +47,6 @@ impl Row {
 
 /// Everything that is said and not done.
 pub const UNSUPPORTED: &[Row] = &[
-    row("kind", "work that ends", |w| {
-        matches!(w.kind, JobKind::Batch(_))
-    }),
     row("package", "a package from a registry", |w| {
         matches!(w.package, Some(PackageSource::Oci(_)))
     })
@@ -83,15 +80,6 @@ pub const UNSUPPORTED: &[Row] = &[
     row("task.metrics", "a threshold of a metric", |w| {
         !w.task.metrics.is_empty()
     }),
-    row("task.restart.on", "not starting again", |w| {
-        w.task.restart.on != RestartOn::Always
-    }),
-    row("change.update.stages", "a stage of a place", |w| {
-        let places = [StageSize::Rack, StageSize::Datacenter, StageSize::Region];
-        let mut stages = w.change.update.stages.iter();
-        stages.any(|stage| places.contains(&stage.size))
-    })
-    .instead("name a number or a percentage of the tasks"),
     row(
         "change.maintenance",
         "another maintenance than migrate",

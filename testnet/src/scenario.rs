@@ -12,6 +12,9 @@ pub enum Scenario {
     LeaderLoss,
     /// Whole racks are cut off, in both directions or in one.
     RackPartition,
+    /// Leaders and single hosts lose sight of each other, in both directions
+    /// or in one, while all others see both.
+    BrokenSessions,
     /// Hosts die and come back all the time.
     Churn,
     /// Every agent is restarted, one after the other; the tasks live on.
@@ -26,15 +29,20 @@ pub enum Scenario {
     RolloutDuringFailure,
     /// More is asked for than fits.
     Overload,
+    /// Work that ends, with faults of all kinds.
+    Batch,
+    /// Two gangs that can't run at once, with faults of all kinds.
+    Gangs,
 }
 
 impl Scenario {
     /// All of them, in order.
-    pub const ALL: [Scenario; 11] = [
+    pub const ALL: [Scenario; 14] = [
         Scenario::Random,
         Scenario::JoinStorm,
         Scenario::LeaderLoss,
         Scenario::RackPartition,
+        Scenario::BrokenSessions,
         Scenario::Churn,
         Scenario::RollingRestart,
         Scenario::RestartOfAll,
@@ -42,6 +50,8 @@ impl Scenario {
         Scenario::RackDrain,
         Scenario::RolloutDuringFailure,
         Scenario::Overload,
+        Scenario::Batch,
+        Scenario::Gangs,
     ];
 
     /// As it is written on the command line.
@@ -51,6 +61,7 @@ impl Scenario {
             Scenario::JoinStorm => "join-storm",
             Scenario::LeaderLoss => "leader-loss",
             Scenario::RackPartition => "rack-partition",
+            Scenario::BrokenSessions => "broken-sessions",
             Scenario::Churn => "churn",
             Scenario::RollingRestart => "rolling-restart",
             Scenario::RestartOfAll => "restart-of-all",
@@ -58,6 +69,8 @@ impl Scenario {
             Scenario::RackDrain => "rack-drain",
             Scenario::RolloutDuringFailure => "rollout-during-failure",
             Scenario::Overload => "overload",
+            Scenario::Batch => "batch",
+            Scenario::Gangs => "gangs",
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod e2e {
     mod agent;
+    mod batch;
     mod cli;
     mod debug;
     mod ending;
@@ -13,6 +14,7 @@ mod e2e {
     mod join;
     mod logs;
     mod packages;
+    mod partition;
     mod plan;
     mod recover;
     mod sandbox;

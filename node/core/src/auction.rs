@@ -326,6 +326,10 @@ pub enum StopReason {
     Moved,
     /// A job of higher priority needs the room.
     Preempted,
+    /// The job's work is over.
+    Over,
+    /// It starts together with others, and some are missing.
+    Incomplete,
     /// A reason that a newer version knows.
     #[serde(other)]
     Other,

@@ -19,7 +19,7 @@ use potluck_helper::{
 };
 use potluck_specs::{
     Millis, NodeId, NodeName, Topology,
-    job::{self, interpolation::Values},
+    job::{self, JobKind, interpolation::Values},
 };
 use std::{
     collections::BTreeMap,
@@ -163,11 +163,21 @@ impl Launch {
             (moved::ADDRESS, self.address.to_string()),
         ];
         env.extend(told.map(|(name, value)| (name.to_string(), value)));
+        if is_array(&start.job.kind) {
+            env.insert(ARRAY_INDEX.into(), run.slot.index.to_string());
+        }
         for (name, port) in &start.ports {
             env.insert(port_variable(name), port.to_string());
         }
         env
     }
+}
+
+/// Told to tasks of an array beside `POTLUCK_SLOT`, which all tasks have.
+const ARRAY_INDEX: &str = "POTLUCK_ARRAY_INDEX";
+
+fn is_array(kind: &JobKind) -> bool {
+    matches!(kind, JobKind::Batch(batch) if batch.array)
 }
 
 fn profile(isolation: job::Isolation) -> Profile {

@@ -500,9 +500,14 @@ pub(super) struct RunArgs {
     /// Return when the job is accepted, without waiting for healthy tasks.
     #[arg(long)]
     pub no_wait: bool,
-    /// Longest wait for healthy tasks, in seconds.
-    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
-    pub wait: u64,
+    /// Longest wait for healthy tasks, in seconds (default: 120).
+    #[arg(long, value_name = "SECONDS")]
+    pub wait: Option<u64>,
+    /// Of work that ends (batch), wait until it has, however long it takes
+    /// unless --wait says otherwise; fail if it failed. Else its first tasks
+    /// are waited for.
+    #[arg(long, conflicts_with = "no_wait")]
+    pub wait_done: bool,
     /// Other number of replicas than the spec says.
     #[arg(long, value_name = "N")]
     pub replicas: Option<u32>,

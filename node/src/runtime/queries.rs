@@ -4,13 +4,16 @@ use super::{operate, plan, shared::Shared, versions, voters};
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
-        protocol::{ApiAnswer, Explained, HostVerdict, JobStatus, NodeStatus, TaskStatus},
+        protocol::{
+            ApiAnswer, BatchState, BatchStatus, Explained, HostVerdict, JobStatus, NodeStatus,
+            TaskStatus,
+        },
     },
     clock,
     wire::Query,
 };
 use potluck_core::{
-    cluster::{Cluster, JobRecord, Member},
+    cluster::{BatchEnd, BatchRecord, Cluster, JobRecord, Member},
     host::pause,
     scheduler::{HostCase, HostView, Scheduler, SessionState, SlotPhase, SlotView},
     session::{SlotReport, TaskState},
@@ -30,12 +33,17 @@ pub(super) async fn answer(shared: &Arc<Shared>, query: Query) -> Result<ApiAnsw
     let answer = match query {
         Query::Nodes => {
             let group = voters::membership(&shared.control.membership());
-            let me = shared.me.node;
+            let asked = shared.clone();
             shared
                 .scheduling
                 .look(move |scheduler, state| {
                     let hosts = scheduler.hosts(state);
-                    Ok(ApiAnswer::Nodes(nodes(state, &hosts, &group, me)))
+                    let mut nodes = nodes(state, &hosts, &group, asked.me.node);
+                    for node in &mut nodes {
+                        let by = asked.relays.via(node.node);
+                        node.relayed_by = by.map(|by| asked.directory.name(by));
+                    }
+                    Ok(ApiAnswer::Nodes(nodes))
                 })
                 .await
         }
@@ -98,13 +106,22 @@ fn nodes(
     let mut nodes: Vec<NodeStatus> = state
         .members()
         .values()
-        .map(|member| node_status(member, seen.get(&member.node).copied(), group, leader))
+        .map(|member| {
+            node_status(
+                state,
+                member,
+                seen.get(&member.node).copied(),
+                group,
+                leader,
+            )
+        })
         .collect();
     nodes.sort_by(|a, b| a.name.cmp(&b.name));
     nodes
 }
 
 fn node_status(
+    state: &Cluster,
     member: &Member,
     host: Option<&HostView>,
     group: &potluck_core::voters::Membership,
@@ -128,6 +145,8 @@ fn node_status(
         free: heard.map(|host| host.free),
         total: heard.map(|host| host.total).or(member.capacity),
         tasks: host.map_or(0, |host| host.slots),
+        cordoned: state.cordoned().contains(&member.node),
+        relayed_by: None,
     }
 }
 
@@ -227,7 +246,33 @@ fn job_status(
         recovered_at: record.recovered_at,
         package: current.package,
         services,
+        batch: state.batch(name).map(batch_status),
         tasks: if with_tasks { tasks } else { Vec::new() },
+    }
+}
+
+/// Failed indexes that are told: with more, nobody reads on.
+const FAILED_TOLD: usize = 20;
+
+fn batch_status(batch: &BatchRecord) -> BatchStatus {
+    let (state, why, ended_at) = match &batch.over {
+        None if batch.unknown => (BatchState::Unknown, None, None),
+        None => (BatchState::Running, None, None),
+        Some(BatchEnd::Complete { at }) => (BatchState::Complete, None, Some(*at)),
+        Some(BatchEnd::Failed { why, at }) => (BatchState::Failed, Some(why.clone()), Some(*at)),
+        Some(BatchEnd::DeadlineExceeded { at }) => (BatchState::DeadlineExceeded, None, Some(*at)),
+    };
+    BatchStatus {
+        state,
+        completions: batch.completions,
+        parallelism: batch.parallelism,
+        done: batch.done(),
+        failed: batch.failed(),
+        failed_indexes: batch.failed_indexes().take(FAILED_TOLD).collect(),
+        why,
+        began_at: batch.began_at,
+        ended_at,
+        deadline: batch.deadline,
     }
 }
 
@@ -313,6 +358,10 @@ fn waits_for(state: &Cluster, view: &SlotView, is_held: bool) -> Option<String> 
             holder: Some(holder),
         } => Some(format!("a word from {}, which held it last", name(holder))),
         SlotPhase::Waiting { holder: None } => Some("all nodes to report to the scheduler".into()),
+        SlotPhase::Missing if !is_held && tries(state, &view.slot) > 0 => {
+            let failures = tries(state, &view.slot);
+            Some(format!("its next try, after {failures} that failed"))
+        }
         SlotPhase::Missing if !is_held => Some(format!(
             "a node that takes it (potluck explain '{}')",
             view.slot
@@ -321,6 +370,13 @@ fn waits_for(state: &Cluster, view: &SlotView, is_held: bool) -> Option<String> 
         SlotPhase::Awarded { node, .. } if !is_held => Some(format!("{} to confirm", name(node))),
         _ => None,
     }
+}
+
+/// How often a piece of work that is tried again has failed.
+fn tries(state: &Cluster, slot: &SlotId) -> u32 {
+    let batch = state.batch(&slot.job);
+    let failures = batch.and_then(|batch| batch.failures(slot.index));
+    failures.map_or(0, |failures| failures.count)
 }
 
 fn explain(scheduler: &Scheduler, state: &Cluster, slot: &SlotId) -> Result<ApiAnswer, ApiError> {

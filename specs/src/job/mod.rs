@@ -25,7 +25,7 @@ pub use change::{
 };
 pub use files::{DraftPackage, Mount, MountSource, MountedPackage, RenderedFile};
 pub use health::{Comparison, HealthAction, HealthCheck, MetricThreshold, Probe};
-pub use kind::{Batch, JobKind};
+pub use kind::{Batch, GANG_MAX, JobKind};
 pub use placement::{AtMost, Level, Neighbour, Placement, Preference};
 pub use requirement::{Operator, Requirement};
 pub use resources::{Adaptive, AdaptiveMode, Limits, Resources};

@@ -130,7 +130,8 @@ record! {
         pub backoff_ms: u64 = 250,
         /// Longest pause. A run of this length or more starts the count anew.
         pub backoff_max_ms: u64 = 30_000,
-        /// After which exits it starts again.
+        /// After which exits it starts again. Of work that ends `retries` say
+        /// it instead.
         pub on: RestartOn = RestartOn::Always,
         /// Failures in a row after which it moves to another node; without a
         /// number, three.

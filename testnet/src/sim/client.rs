@@ -15,8 +15,8 @@ use potluck_core::cluster::{
 use potluck_specs::{
     ChangeId, Epoch, FleetId, Job, JobName, Millis, NodeName, PackageId, Topology,
     job::{
-        JobKind, PortSpec, Resources, RestartPolicy, ServiceSpec, SignedJob, StopPolicy,
-        TaskTemplate,
+        Batch, JobKind, PortSpec, Resources, RestartPolicy, ServiceSpec, SignedJob, Stage,
+        StageSize, StopPolicy, TaskTemplate, Update,
     },
     trust::{NodeCredential, NodeRole, PublicKey, Signed, UserCredential},
 };
@@ -30,6 +30,12 @@ pub(super) enum Change {
     Submit {
         name: String,
         replicas: u32,
+        cpu: u32,
+        directive: Directive,
+    },
+    Work {
+        name: String,
+        batch: Batch,
         cpu: u32,
         directive: Directive,
     },
@@ -146,18 +152,22 @@ impl World {
             } => {
                 let name = JobName::in_default(name);
                 let version = cluster.next_version(&name);
-                Command::SubmitJob {
+                submit(
                     change,
-                    job: Box::new(signed(&job(name, version, *replicas, *cpu, *directive))),
-                    author,
-                    message: String::new(),
-                    holders: Vec::new(),
-                    package_bytes: 1,
-                    further: Vec::new(),
+                    &job(name, version, *replicas, *cpu, *directive),
                     now,
-                    expected_version: None,
-                    origin: Default::default(),
-                }
+                )
+            }
+            Change::Work {
+                name,
+                batch,
+                cpu,
+                directive,
+            } => {
+                let name = JobName::in_default(name);
+                let version = cluster.next_version(&name);
+                let service = job(name, version, 1, *cpu, *directive);
+                submit(change, &work(service, batch), now)
             }
             Change::Admit { host } => Command::RedeemToken {
                 token: "all".into(),
@@ -197,7 +207,10 @@ impl World {
             self.machines[host].admitted = true;
             return self.start(host);
         }
-        if let (Reply::Accepted { version }, Change::Submit { name, .. }) = (reply, &client.change)
+        if let (
+            Reply::Accepted { version },
+            Change::Submit { name, .. } | Change::Work { name, .. },
+        ) = (reply, &client.change)
         {
             client.accepted = Some((JobName::in_default(name), *version));
             self.stats.accepted += 1;
@@ -257,8 +270,53 @@ fn job(name: JobName, version: u64, replicas: u32, cpu: u32, directive: Directiv
             },
             ..TaskTemplate::default()
         },
+        change: potluck_specs::job::Change {
+            update: Update {
+                stages: stages(&service),
+                ..Update::default()
+            },
+            ..potluck_specs::job::Change::default()
+        },
         ..Job::default()
     }
+}
+
+fn submit(change: ChangeId, job: &Job, now: Millis) -> Command {
+    Command::SubmitJob {
+        change,
+        job: Box::new(signed(job)),
+        author: "ada".into(),
+        message: String::new(),
+        holders: Vec::new(),
+        package_bytes: 1,
+        now,
+        expected_version: None,
+        origin: Default::default(),
+        further: Vec::new(),
+    }
+}
+
+/// A service's tasks as work that ends.
+fn work(mut job: Job, batch: &Batch) -> Job {
+    job.kind = JobKind::Batch(batch.clone());
+    job.task.ports.clear();
+    job.task.services.clear();
+    job
+}
+
+/// Jobs with this in their name are rolled out rack by rack, after one task.
+pub(super) const BY_RACK: &str = "by-rack";
+
+fn stages(name: &str) -> Vec<Stage> {
+    let sizes: &[StageSize] = match name.contains(BY_RACK) {
+        true => &[StageSize::Count(1), StageSize::Rack],
+        false => &[],
+    };
+    let stage = |size: &StageSize| Stage {
+        size: *size,
+        bake_ms: 2_000,
+    };
+    sizes.iter().map(stage).collect()
 }
 
 fn admission(number: usize, machine: &Machine) -> Admission {

@@ -2,6 +2,7 @@
 
 use super::{
     Options,
+    client::BY_RACK,
     helper::Directive,
     hosts::{HostSet, only},
     rng::Rng,
@@ -9,6 +10,7 @@ use super::{
 };
 use crate::scenario::Scenario;
 use potluck_core::cluster::RolloutControl;
+use potluck_specs::job::GANG_MAX;
 
 /// Fewest jobs whose versions and sizes change, and most: more than some
 /// hundred show nothing that fewer do not.
@@ -47,6 +49,7 @@ pub(super) fn draw(rng: &mut Rng, options: &Options) -> Vec<(u64, Action)> {
         Scenario::JoinStorm => draft.join_storm(),
         Scenario::LeaderLoss => draft.leader_loss(),
         Scenario::RackPartition => draft.rack_partition(),
+        Scenario::BrokenSessions => draft.broken_sessions(),
         Scenario::Churn => draft.churn(),
         Scenario::RollingRestart => draft.rolling_restart(),
         Scenario::RestartOfAll => draft.restart_of_all(),
@@ -54,6 +57,8 @@ pub(super) fn draw(rng: &mut Rng, options: &Options) -> Vec<(u64, Action)> {
         Scenario::RackDrain => draft.rack_drain(),
         Scenario::RolloutDuringFailure => draft.rollout_during_failure(),
         Scenario::Overload => draft.overload(),
+        Scenario::Batch => draft.batch(),
+        Scenario::Gangs => draft.gangs(),
     }
     draft.lines
 }
@@ -80,7 +85,9 @@ impl Draft<'_> {
     fn jobs(&self) -> Vec<String> {
         let jobs = (self.options.hosts / HOSTS_PER_JOB).clamp(JOBS.0, JOBS.1);
         let names = ["web", "api", "db", "cron"];
+        let staged = self.options.scenario == Scenario::RolloutDuringFailure;
         let name = |k: usize| match names.get(k) {
+            Some(name) if k == 0 && staged => format!("{name}-{BY_RACK}"),
             Some(name) => (*name).to_owned(),
             None => format!("job-{k}"),
         };
@@ -150,12 +157,65 @@ impl Draft<'_> {
                 self.at(at, action);
             }
         }
+        self.faults();
+    }
+
+    fn faults(&mut self) {
+        let length = self.length();
         let (fewest, most) = self.options.faults;
         // Large worlds get more trouble, though not in proportion.
         let more = 1 + self.options.hosts as u64 / 100;
         for _ in 0..self.rng.between(fewest, most) * more {
             let at = self.rng.between(3_000, length.max(3_001));
             self.fault(at);
+        }
+    }
+
+    /// Arrays of short tasks among all that the random mix does.
+    fn batch(&mut self) {
+        for name in ["render", "index", "report"] {
+            let times = self.rng.between(1, 3);
+            for _ in 0..times {
+                let at = self.rng.between(300, self.length() / 2);
+                let action = self.work(name);
+                self.at(at, action);
+            }
+        }
+        self.random();
+    }
+
+    /// Two gangs, each of which needs more than half of all there is.
+    fn gangs(&mut self) {
+        let cpu = HOST_CPU / 4;
+        let tasks = (self.options.hosts as u32 * HOST_CPU / 10 * 6 / cpu).min(GANG_MAX);
+        for name in ["solve", "train"] {
+            let action = Action::Work {
+                name: name.to_owned(),
+                completions: tasks,
+                parallelism: tasks,
+                array: false,
+                gang: true,
+                cpu,
+                runs_ms: self.rng.between(500, 20_000),
+                fails: 0,
+            };
+            let at = self.rng.between(300, 3_000);
+            self.at(at, action);
+        }
+        self.faults();
+    }
+
+    fn work(&mut self, name: &str) -> Action {
+        Action::Work {
+            name: name.to_owned(),
+            completions: self.rng.between(1, 30) as u32,
+            parallelism: self.rng.between(1, 6) as u32,
+            array: self.rng.chance(700),
+            gang: false,
+            cpu: 50 * self.rng.between(2, 6) as u32,
+            // The longest work is done within the time of healing.
+            runs_ms: self.rng.between(100, 1_000),
+            fails: self.rng.between(0, 300),
         }
     }
 
@@ -210,6 +270,31 @@ impl Draft<'_> {
         }
         let name = self.jobs().swap_remove(0);
         let at = self.time(10_000, 5_000);
+        let action = self.submit(&name);
+        self.at(at, action);
+    }
+
+    fn broken_sessions(&mut self) {
+        self.submit_all();
+        for _ in 0..4 {
+            let at = self.time(5_000, 15_000);
+            let host = self.any_host();
+            let way = self.rng.below(3);
+            let (inward, outward) = (way != 0, way != 1);
+            let ms = self.rng.between(3_000, 45_000);
+            let action = Action::Estrange {
+                host,
+                inward,
+                outward,
+                ms,
+            };
+            self.at(at, action);
+        }
+        let at = self.time(8_000, 15_000);
+        let host = Whom::Host(self.any_host());
+        self.crash(at, host, true, 15_000);
+        let name = self.jobs().swap_remove(0);
+        let at = self.time(10_000, 10_000);
         let action = self.submit(&name);
         self.at(at, action);
     }

@@ -34,6 +34,8 @@ pub enum Sabotage {
     DropsStops,
     /// Hosts call a task healthy that has not started, or failed to.
     CallsStartedHealthy,
+    /// No host has its session carried by another.
+    NobodyCarries,
     /// Schedulers act as if most voters were always heard.
     ActsWithoutQuorum,
     /// Schedulers take a greeting's answer for an empty one.
@@ -46,6 +48,8 @@ pub enum Sabotage {
     KeepsEndpoints,
     /// The leader says "accepted" when it has proposed.
     AcceptsEarly,
+    /// Hosts don't store how work ended.
+    ForgetsEnds,
 }
 
 /// What a saboteur must remember.
@@ -153,6 +157,9 @@ impl World {
     pub(super) fn spoils(&mut self, at: usize, effect: &HostEffect) -> bool {
         match (self.options.sabotage, effect) {
             (Some(Sabotage::ForgetsAuthority), HostEffect::PersistAuthority(_)) => true,
+            (Some(Sabotage::ForgetsEnds), HostEffect::JournalPut { entry, .. }) => {
+                entry.ended.is_some()
+            }
             (Some(Sabotage::StartsBeforeEnd), HostEffect::SignalStop { run, .. }) => {
                 let due = super::agent::HostDue::LostKilled(run.clone());
                 let life = self.machines[at].life;

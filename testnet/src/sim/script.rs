@@ -12,6 +12,10 @@ use potluck_core::{
     cluster::RolloutControl,
     host::{End, Event as HostEvent},
 };
+use potluck_specs::job::Batch;
+
+/// More than faults alone use up: work whose tasks are to succeed does.
+const WORK_RETRIES: u32 = 12;
 
 /// Who something happens to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +39,25 @@ pub enum Action {
         cpu: u32,
         /// What its tasks do.
         directive: Directive,
+    },
+    /// A person submits the next version of work that ends.
+    Work {
+        /// The job.
+        name: String,
+        /// How many of its tasks must succeed.
+        completions: u32,
+        /// How many run at once.
+        parallelism: u32,
+        /// Each is a piece of its own.
+        array: bool,
+        /// All start together.
+        gang: bool,
+        /// Thousandths of a core that each takes.
+        cpu: u32,
+        /// How long each runs.
+        runs_ms: u64,
+        /// Of a thousand starts so many fail.
+        fails: u64,
     },
     /// A person stops a job.
     Stop {
@@ -98,6 +121,18 @@ pub enum Action {
         one: HostSet,
         /// The other.
         other: HostSet,
+        /// For so long.
+        ms: u64,
+    },
+    /// The leader and a host don't hear each other, or one does not hear the
+    /// other; everybody else hears both.
+    Estrange {
+        /// The host.
+        host: usize,
+        /// The host does not hear the leader.
+        inward: bool,
+        /// The leader does not hear the host.
+        outward: bool,
         /// For so long.
         ms: u64,
     },
@@ -174,6 +209,32 @@ impl World {
                 cpu,
                 directive,
             }),
+            Action::Work {
+                name,
+                completions,
+                parallelism,
+                array,
+                gang,
+                cpu,
+                runs_ms,
+                fails,
+            } => self.client(Change::Work {
+                name,
+                batch: Batch {
+                    completions,
+                    parallelism: parallelism.min(completions),
+                    retries: WORK_RETRIES,
+                    array,
+                    gang,
+                    ..Batch::default()
+                },
+                cpu,
+                directive: Directive {
+                    runs_ms: Some(runs_ms),
+                    fails,
+                    ..Directive::default()
+                },
+            }),
             Action::Stop { name } => self.client(Change::Stop { name }),
             Action::Rollout { name, control } => self.client(Change::Rollout { name, control }),
             Action::Drain { host, draining } => self.client(Change::Drain { host, draining }),
@@ -200,6 +261,16 @@ impl World {
                 ms,
             } => self.part(side, inward, outward, ms),
             Action::Cut { one, other, ms } => self.cut(one, other, true, true, ms),
+            Action::Estrange {
+                host,
+                inward,
+                outward,
+                ms,
+            } => {
+                if let Some(leader) = self.control.leader().filter(|leader| *leader != host) {
+                    self.cut(only(host), only(leader), inward, outward, ms);
+                }
+            }
             Action::IsolateLeader { ms } => {
                 if let Some(leader) = self.control.leader() {
                     self.part(only(leader), true, true, ms);

@@ -23,7 +23,7 @@ use super::{
 };
 use potluck_core::{
     host::End,
-    scheduler::{Note, ServiceEndpoints},
+    scheduler::{Note, ServiceEndpoints, SessionState},
 };
 use potluck_specs::{NodeId, job::Resources};
 use std::collections::BTreeMap;
@@ -80,6 +80,8 @@ pub struct Stats {
     pub doubles: u64,
     /// Times that the brake came on.
     pub brakes: u64,
+    /// Hosts that a scheduler called unreachable.
+    pub unreachable: u64,
     /// Refusals by the fence.
     pub fenced: u64,
     /// Changes accepted.
@@ -95,6 +97,7 @@ impl Stats {
         self.awards += other.awards;
         self.doubles += other.doubles;
         self.brakes += other.brakes;
+        self.unreachable += other.unreachable;
         self.fenced += other.fenced;
         self.accepted += other.accepted;
     }
@@ -104,6 +107,10 @@ impl Stats {
         match note {
             Note::Double { .. } => self.doubles += 1,
             Note::BrakeOn { .. } => self.brakes += 1,
+            Note::Session {
+                state: SessionState::Unreachable,
+                ..
+            } => self.unreachable += 1,
             _ => {}
         }
     }

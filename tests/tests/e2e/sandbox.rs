@@ -62,7 +62,7 @@ fn further_packages_are_kept_fetched_and_laid_over_the_first() {
                 packages = {\"/package\": \"over\", \"/opt/data\": \"data\"}, \
                 args = [\"-c\", \
                 \"ls /package; cat /package/extra /opt/data/table; exec sleep 1000\"])";
-    let spec = fleet.spec("layers", &text);
+    let spec = fleet.spec("layers", text);
     folder(&spec, "over", &[("extra", "laid over\n")]);
     folder(&spec, "data", &[("table", "far away\n")]);
     client.json(&["run", &spec]).unwrap();

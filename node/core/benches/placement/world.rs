@@ -418,6 +418,7 @@ impl World {
                 last_end: None,
                 trouble: None,
                 since: Millis(self.now),
+                ended: None,
             };
             host.slots.insert(slot.clone(), report);
             host.news.push(slot.clone());

@@ -2,7 +2,7 @@
 //! state. Clocks and dice were used before a command was proposed, so every
 //! time, id and signature that it needs stands in it.
 
-use super::{Origin, Recovery, RolloutControl, RolloutStep};
+use super::{Origin, Recovery, RolloutControl, RolloutStep, TaskEnd};
 use potluck_specs::{
     ChangeId, Epoch, FleetId, Generation, JobName, Millis, NodeId, NodeName, PackageId, Reign,
     SlotId, Topology,
@@ -217,6 +217,26 @@ pub enum Command {
         stage: u32,
         /// What became of it.
         step: RolloutStep,
+        /// Unix time.
+        now: Millis,
+    },
+    /// Tasks of work that ends have come to their ends, as their hosts told.
+    RecordEnds {
+        /// Whose picture it is; another's is refused.
+        reign: Reign,
+        /// Each counts once.
+        ends: Vec<TaskEnd>,
+        /// Unix time.
+        now: Millis,
+    },
+    /// The deadline of work that ends has passed.
+    ExpireBatch {
+        /// Whose clock it is; another's is refused.
+        reign: Reign,
+        /// The job.
+        job: JobName,
+        /// The version with which the work was begun that is meant.
+        began_version: u64,
         /// Unix time.
         now: Millis,
     },

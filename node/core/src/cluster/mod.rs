@@ -9,6 +9,8 @@
 //! such as who is alive and which task is healthy (`scheduler`).
 
 mod command;
+mod completions;
+mod feature;
 mod jobs;
 mod members;
 mod operations;
@@ -22,6 +24,8 @@ mod tokens;
 mod versions;
 
 pub use command::{Admission, Command, Genesis, GossipKey, HeldPackage, Placement};
+pub use completions::{BatchEnd, BatchRecord, Failures, TaskEnd};
+pub use feature::{FEATURE_LEVEL, TooOld};
 pub use jobs::{JOBS_MAX, JobRecord, JobVersion, PackageRecord, SLOTS_MAX};
 pub use members::{MEMBERS_MAX, Member};
 pub use recovery::{ORDER_BYTES_MAX, Recovery};

@@ -156,6 +156,7 @@ impl Cluster {
             })
             .collect();
         self.pin_further(&job, &further);
+        self.recover_batch(&job, now);
         Reply::Accepted {
             version: job.version,
         }

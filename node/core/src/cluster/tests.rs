@@ -10,6 +10,8 @@ use potluck_specs::{
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
+mod completions;
+mod feature;
 mod history;
 mod recovery;
 mod redacted;
@@ -532,6 +534,19 @@ fn any_command() -> impl Strategy<Value = Command> {
                 version,
                 expected
             )),
+        (change.clone(), 0u64..4, 1u32..5)
+            .prop_map(|(c, version, count)| { completions::submit_work(c, "j0", version, count) }),
+        (0u64..20, 0u32..6, 0u64..9, any::<bool>()).prop_map(|(reign, index, sequence, ok)| {
+            completions::ended("j0", reign, index, sequence, ok)
+        }),
+        (0u64..20, 0u64..4, 0u64..200).prop_map(|(reign, began_version, now)| {
+            Command::ExpireBatch {
+                reign: Reign(reign),
+                job: JobName::in_default("j0"),
+                began_version,
+                now: Millis(now),
+            }
+        }),
         (change.clone(), 0u8..2).prop_map(|(c, name)| Command::StopJob {
             change: ChangeId([c; 16]),
             job: JobName::in_default(&format!("j{name}")),

@@ -3,6 +3,7 @@
 
 use super::{
     Effects, Host,
+    ends::{After, after},
     message::{Effect, End, Entry, Run, Start},
     slot::{Before, Slot, State},
 };
@@ -196,9 +197,21 @@ impl Host {
             slot.since = now;
             effects.then.push(fetch(&slot.entry));
         } else {
-            let job = slot.entry.slot.job.clone();
-            back_off(slot, end.to_string(), now);
-            self.failures.record(&job, now);
+            match after(&slot.entry.job, &end) {
+                After::Again => {
+                    let job = slot.entry.slot.job.clone();
+                    back_off(slot, end.to_string(), now);
+                    self.failures.record(&job, now);
+                }
+                After::Gone => {
+                    slot.last_end = Some(end.to_string());
+                    return self.stopped(&run.slot, now, effects);
+                }
+                After::Ended(outcome) => {
+                    slot.last_end = Some(end.to_string());
+                    return self.finish(&run.slot, outcome, now, effects);
+                }
+            }
         }
         self.touch(&run.slot, effects);
     }
@@ -262,6 +275,8 @@ impl Host {
             }
             // Told once it is found, or killed already.
             State::Adopting | State::Lost { .. } => {}
+            // Nothing runs, and whoever is to hear of its end does not wait.
+            State::Ended => return self.stopped(id, now, effects),
             State::Stopping { .. } | State::Stopped => {}
         }
         effects.durable.push(put(slot, true));
@@ -278,11 +293,12 @@ impl Host {
     }
 
     /// Nothing of the slot runs any more.
-    fn stopped(&mut self, id: &SlotId, now: Millis, effects: &mut Effects) {
+    pub(super) fn stopped(&mut self, id: &SlotId, now: Millis, effects: &mut Effects) {
         let Some(slot) = self.slots.get_mut(id) else {
             return;
         };
         set(slot, State::Stopped, now);
+        slot.entry.ended = None;
         self.ports.give_back(&slot.entry.ports, now);
         self.ended.record(id, slot.entry.generation);
         effects.durable.push(Effect::JournalRemove(id.clone()));
@@ -356,7 +372,7 @@ impl Host {
     }
 }
 
-fn set(slot: &mut Slot, state: State, now: Millis) {
+pub(super) fn set(slot: &mut Slot, state: State, now: Millis) {
     slot.state = state;
     slot.since = now;
     slot.healthy = false;
@@ -427,7 +443,7 @@ pub fn pause(policy: RestartPolicy, failures: u32) -> Millis {
     Millis(doubled.min(policy.backoff_max_ms)).max(BACKOFF_MIN)
 }
 
-fn put(slot: &Slot, durable: bool) -> Effect {
+pub(super) fn put(slot: &Slot, durable: bool) -> Effect {
     Effect::JournalPut {
         entry: Box::new(slot.entry.clone()),
         durable,

@@ -5,7 +5,7 @@
 use crate::{
     attributes::Facts,
     auction::{Authority, Award, AwardAnswer, Call, CallAnswer, Refusal, StopOrder, StopReason},
-    session::{Heartbeat, HeartbeatAnswer},
+    session::{Heartbeat, HeartbeatAnswer, Outcome},
 };
 use potluck_specs::{
     Generation, Job, NodeId, PackageId, SlotId,
@@ -54,6 +54,8 @@ pub struct Entry {
     pub starts: u32,
     /// It has been told to stop.
     pub stop: Option<StopReason>,
+    /// How it ended, if it is not started again here.
+    pub ended: Option<Outcome>,
 }
 
 /// How a task's process ended.

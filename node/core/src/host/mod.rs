@@ -7,6 +7,7 @@
 //! effects out, timers, and the lease between agent and helper belong to the
 //! agent's actor.
 
+mod ends;
 mod history;
 mod life;
 pub mod message;
@@ -143,7 +144,8 @@ impl Host {
             pressure: 0,
         };
         for entry in restored {
-            let mut slot = Slot::new(entry, State::Adopting, now);
+            let state = ends::restored(&entry);
+            let mut slot = Slot::new(entry, state, now);
             slot.changed = host.reports.next();
             host.slots.insert(slot.entry.slot.clone(), slot);
         }
@@ -461,7 +463,8 @@ impl Host {
             if slot.entry.generation == generation {
                 return Ok(());
             }
-            if slot.entry.stop.is_none() && offer.same_as(&slot.entry) {
+            let goes_on = slot.entry.stop.is_none() && slot.entry.ended.is_none();
+            if goes_on && offer.same_as(&slot.entry) {
                 self.adopt_generation(id, generation, effects);
                 return Ok(());
             }
@@ -591,7 +594,10 @@ impl Host {
                 slot.state == State::Stopped && slot.entry.generation == generation
             });
             if over {
-                self.slots.remove(&id);
+                let slot = self.slots.remove(&id);
+                if slot.is_some_and(|slot| slot.entry.ended.is_some()) {
+                    effects.durable.push(Effect::JournalRemove(id.clone()));
+                }
                 self.reports.forgot(id.clone());
                 effects.then.push(Effect::Forgotten(id));
                 effects.changed = true;
@@ -633,6 +639,7 @@ impl Offer {
             ports,
             starts: 0,
             stop: None,
+            ended: None,
         }
     }
 }

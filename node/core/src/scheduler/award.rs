@@ -435,6 +435,18 @@ fn lacks(host: &Host, pending: &Pending, now: Millis) -> bool {
         && (pending.committed || pending.repeats >= REPEATS_BEFORE_REPORTS)
 }
 
+/// Who holds what a task of the job needs. A node that has only one of the
+/// packages says so when it is asked for another.
+fn holders(cluster: &Cluster, job: &Job) -> Vec<NodeId> {
+    let packages = job.all_packages();
+    let records = packages.iter().filter_map(|id| cluster.packages().get(id));
+    let holders: BTreeSet<NodeId> = records
+        .flat_map(|record| &record.holders)
+        .copied()
+        .collect();
+    holders.into_iter().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -504,16 +516,4 @@ mod tests {
         awards.remove(slot(1));
         assert_eq!(awards.nodes().collect::<Vec<_>>(), [NodeId([2; 32])]);
     }
-}
-
-/// Who holds what a task of the job needs. A node that has only one of the
-/// packages says so when it is asked for another.
-fn holders(cluster: &Cluster, job: &Job) -> Vec<NodeId> {
-    let packages = job.all_packages();
-    let records = packages.iter().filter_map(|id| cluster.packages().get(id));
-    let holders: BTreeSet<NodeId> = records
-        .flat_map(|record| &record.holders)
-        .copied()
-        .collect();
-    holders.into_iter().collect()
 }

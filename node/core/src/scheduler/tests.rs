@@ -16,10 +16,13 @@ use potluck_specs::{
     trust::{NodeCredential, NodeRole, PublicKey, Signed, UserCredential},
 };
 
+mod batch;
 mod change;
 mod forecast;
+mod gang;
 mod in_place;
 mod recovery;
+mod stages;
 
 /// One way of a message.
 const HOP: u64 = 5;
@@ -508,6 +511,7 @@ impl World {
                 last_end: None,
                 trouble: None,
                 since: Millis(now),
+                ended: None,
             };
             host.slots.insert(slot.clone(), report);
             host.resources.insert(slot.clone(), job.task.resources);
@@ -543,6 +547,7 @@ impl World {
             last_end: None,
             trouble: None,
             since,
+            ended: None,
         };
         host.slots.insert(slot.clone(), report);
     }
@@ -1324,6 +1329,7 @@ fn jobs_that_the_log_lacks_run_on() {
         last_end: None,
         trouble: None,
         since: Millis(0),
+        ended: None,
     };
     world.host(2).slots.insert(stranger.clone(), report);
     world.run(15_000);
