@@ -20,12 +20,12 @@ use std::{
     collections::BTreeSet,
     ffi::CStr,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::{
     sync::Semaphore,
     task::spawn_blocking,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 /// Shortest pause between two looks at a task, and before the first: a start

@@ -5,7 +5,7 @@ use super::*;
 use crate::{auction::StopReason, session::TaskState};
 use potluck_specs::{
     Epoch, FleetId, JobName, PackageId, Reign,
-    job::{HealthCheck, JobKind, PortSpec, ServiceSpec, SignedJob, TaskTemplate},
+    job::{HealthCheck, JobKind, MountedPackage, PortSpec, ServiceSpec, SignedJob, TaskTemplate},
     trust::{Context, PublicKey, SecretKey, Signed, UserCredential},
 };
 use proptest::prelude::*;
@@ -661,6 +661,54 @@ fn services_are_checked_before_clients_are_sent() {
     let healthy = true;
     world.step(Event::HealthChanged { run, healthy });
     assert!(world.report("web", 0).healthy);
+}
+
+#[test]
+fn disk_is_counted_as_any_resource_and_watched_while_the_task_runs() {
+    let mut world = World::new();
+    let mut hungry = job("web", 1, 100);
+    hungry.task.resources.disk_bytes = 1;
+    assert_eq!(
+        awarded(&world.step(award(1, 1, &hungry, &[(0, 1)]))),
+        [Err(Refusal::Disk { need: 1, free: 0 })]
+    );
+    let mut config = config();
+    config.total.disk_bytes = 25;
+    world.host = Host::new(config, world.highest, vec![], world.now);
+    hungry.task.resources.disk_bytes = 10;
+    let CallAnswer::Bid(offer) = bid(&world.step(call(1, 1, &hungry, 5))) else {
+        panic!("there is room");
+    };
+    assert_eq!(offer.slots, 2, "as often as the disk has room");
+    hungry.packages = vec![MountedPackage {
+        at: "/opt/data".into(),
+        package: PackageId([77; 32]),
+    }];
+    let effects = world.step(award(1, 1, &hungry, &[(0, 1)]));
+    let fetched = effects.iter().find_map(|effect| match effect {
+        Effect::Fetch { packages, .. } => Some(packages.clone()),
+        _ => None,
+    });
+    let wanted = vec![PackageId([1; 32]), PackageId([77; 32])];
+    assert_eq!(fetched, Some(wanted), "the program's first");
+    world.fetching.clear();
+    world.step(Event::Fetched {
+        slot: slot("web", 0),
+        origin: generation(1, 1),
+    });
+    let run = world.run("web", 0);
+    let effects = world.step(Event::Running(run.clone()));
+    assert!(effects.contains(&Effect::WatchDisk {
+        run: run.clone(),
+        bytes_max: 10
+    }));
+    assert_eq!(world.host.free().disk_bytes, 15);
+    world.alive.remove(&run);
+    let end = End::DiskLimit("2 of 1".into());
+    world.step(Event::Exited { run, end });
+    let report = world.report("web", 0);
+    assert_eq!(report.last_end.as_deref(), Some("disk-limit: 2 of 1"));
+    assert_eq!((report.state, report.failures), (TaskState::Backoff, 1));
 }
 
 #[test]
