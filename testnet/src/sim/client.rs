@@ -30,7 +30,8 @@ pub(super) enum Change {
     Submit {
         name: String,
         replicas: u32,
-        cpu: u32,
+        each: Resources,
+        priority: u32,
         directive: Directive,
     },
     Admit {
@@ -141,14 +142,18 @@ impl World {
             Change::Submit {
                 name,
                 replicas,
-                cpu,
+                each,
+                priority,
                 directive,
             } => {
                 let name = JobName::in_default(name);
                 let version = cluster.next_version(&name);
                 Command::SubmitJob {
                     change,
-                    job: Box::new(signed(&job(name, version, *replicas, *cpu, *directive))),
+                    job: Box::new(signed(&Job {
+                        priority: *priority,
+                        ..job(name, version, *replicas, *each, *directive)
+                    })),
                     author,
                     message: String::new(),
                     holders: Vec::new(),
@@ -226,7 +231,7 @@ fn signed(job: &Job) -> SignedJob {
     }
 }
 
-fn job(name: JobName, version: u64, replicas: u32, cpu: u32, directive: Directive) -> Job {
+fn job(name: JobName, version: u64, replicas: u32, each: Resources, directive: Directive) -> Job {
     let service = name.name.clone();
     Job {
         fleet: FleetId([7; 32]),
@@ -239,7 +244,7 @@ fn job(name: JobName, version: u64, replicas: u32, cpu: u32, directive: Directiv
         task: TaskTemplate {
             command: "run".into(),
             args: directive.to_args(),
-            resources: Resources::new(cpu, u64::from(cpu) << 20),
+            resources: each,
             ports: vec![PortSpec {
                 name: "http".into(),
                 number: None,

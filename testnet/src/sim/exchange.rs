@@ -137,7 +137,6 @@ impl World {
         wait: u64,
         then: Then,
     ) {
-        let id = self.number();
         let open = Open {
             from,
             life: self.machines[from].life,
@@ -145,8 +144,8 @@ impl World {
             to,
             then,
         };
-        self.requests.insert(id, open);
-        self.queue.after(wait, Due::GiveUp { id });
+        let id = self.requests.open(open);
+        self.queue.expire_after(wait, id);
         let life = self.machines[to].life;
         let twice = !self.healed && request.may_repeat() && self.rng.chance(self.options.twice);
         for copy in 0..if twice { 2 } else { 1 } {
@@ -336,7 +335,7 @@ impl World {
     }
 
     pub(super) fn settle(&mut self, id: u64, response: Option<Response>) {
-        let Some(open) = self.requests.remove(&id) else {
+        let Some(open) = self.requests.close(id) else {
             return;
         };
         if self.machines[open.from].life != open.life {

@@ -12,6 +12,7 @@ use potluck_core::{
     cluster::RolloutControl,
     host::{End, Event as HostEvent},
 };
+use potluck_specs::job::{PRIORITY_DEFAULT, Resources};
 
 /// Who something happens to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,17 @@ pub enum Action {
         cpu: u32,
         /// What its tasks do.
         directive: Directive,
+    },
+    /// A person submits a job whose tasks do nothing but take room.
+    Run {
+        /// The job.
+        name: String,
+        /// Its slots.
+        replicas: u32,
+        /// What each takes.
+        each: Resources,
+        /// Higher matters more.
+        priority: u32,
     },
     /// A person stops a job.
     Stop {
@@ -171,8 +183,21 @@ impl World {
             } => self.client(Change::Submit {
                 name,
                 replicas,
-                cpu,
+                each: Resources::new(cpu, u64::from(cpu) << 20),
+                priority: PRIORITY_DEFAULT,
                 directive,
+            }),
+            Action::Run {
+                name,
+                replicas,
+                each,
+                priority,
+            } => self.client(Change::Submit {
+                name,
+                replicas,
+                each,
+                priority,
+                directive: Directive::default(),
             }),
             Action::Stop { name } => self.client(Change::Stop { name }),
             Action::Rollout { name, control } => self.client(Change::Rollout { name, control }),
