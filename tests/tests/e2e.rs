@@ -15,6 +15,7 @@ mod e2e {
     mod packages;
     mod plan;
     mod recover;
+    mod scenario;
     mod versions;
     mod voters;
 }
