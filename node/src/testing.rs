@@ -7,7 +7,7 @@ use crate::{
 };
 use potluck_specs::{
     FleetId, Job, JobName, Millis, PackageId, codec,
-    job::{SignedJob, TaskTemplate},
+    job::{Isolation, SignedJob, TaskTemplate},
     trust::{
         Context, IssuerCertificate, IssuerKind, Role, SecretKey, Signed, UserCertificate,
         UserCredential,
@@ -57,6 +57,14 @@ fn signed_by(role: Role, begin: Millis) -> SignedJob {
     SignedJob::new(&key, author, &job(PackageId([0; 32])))
 }
 
+/// A job whose tasks are daemons of their hosts.
+pub(crate) fn signed_daemon(roles: Vec<Role>, begin: Millis) -> SignedJob {
+    let (key, author) = person_with(roles, begin);
+    let mut job = job(PackageId([0; 32]));
+    job.task.isolation = Isolation::None;
+    SignedJob::new(&key, author, &job)
+}
+
 /// A job that runs this package.
 pub(crate) fn signed_job_of(package: PackageId) -> SignedJob {
     let (key, author) = person(Role::Admin, Millis(0));
@@ -72,12 +80,16 @@ pub(crate) fn signed_change(begin: Millis, request: &ChangeRequest, may: bool) -
 
 /// A person with this role, whose certificate begins at `begin`.
 pub(crate) fn person(role: Role, begin: Millis) -> (SecretKey, UserCredential) {
+    person_with(vec![role], begin)
+}
+
+fn person_with(roles: Vec<Role>, begin: Millis) -> (SecretKey, UserCredential) {
     let [people, key] = [3, 4].map(|k| SecretKey::from_seed([k; 32]));
     let certificate = UserCertificate {
         fleet: fleet(),
         user: "ann".into(),
         key: key.public(),
-        roles: vec![role],
+        roles,
         not_before: begin,
         not_after: begin + AUTHOR_LIFE,
     };

@@ -3,6 +3,11 @@
 //!
 //! Needs the helper's program: `cargo build -p potluck-helper`.
 
+#[path = "agent/daemon.rs"]
+mod daemon;
+#[path = "agent/disk.rs"]
+mod disk;
+
 use async_trait::async_trait;
 use potluck_core::{
     attributes::Facts,
@@ -93,6 +98,10 @@ struct Node {
 impl Node {
     async fn start(script: &str) -> Node {
         let data = tempfile::tempdir().expect("a folder for data");
+        Node::start_on(data, script).await
+    }
+
+    async fn start_on(data: TempDir, script: &str) -> Node {
         let package = tempfile::tempdir().expect("a folder for the package");
         let program = package.path().join("run");
         fs::write(&program, script).expect("the script can be written");
@@ -293,11 +302,15 @@ async fn launch(
         topology: Topology::in_rack("home", "r7"),
         data_dir: data.into(),
         address: address(seed),
-        total: Resources::new(4_000, 4 << 30),
+        total: Resources {
+            disk_bytes: 1 << 30,
+            ..Resources::new(4_000, 4 << 30)
+        },
         facts: Facts::default(),
         ports: 20_000..=20_019,
         helper: helper(),
         lease: agent::LEASE,
+        logs: agent::LogRetention::DEFAULT,
         verify: Arc::new(|signed: &SignedJob| {
             signed.decode_unchecked().map_err(|error| error.to_string())
         }),
@@ -385,6 +398,17 @@ async fn lines(node: &Node, job: &Job, query: LogQuery) -> Vec<String> {
         lines.extend(texts.map(|text| String::from_utf8_lossy(&text).into_owned()));
     }
     lines
+}
+
+/// Says that a test can't run here, and why: see the helper's tests.
+fn skip(why: &str) {
+    use std::io::Write;
+    let line = format!("skipped: {why}\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
+    if let Some(path) = std::env::var_os("POTLUCK_SKIPPED") {
+        let file = fs::OpenOptions::new().create(true).append(true).open(path);
+        let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));
+    }
 }
 
 /// Waits until a line of the log is as wanted.

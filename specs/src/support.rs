@@ -9,8 +9,8 @@
 use crate::{
     finding::Finding,
     job::{
-        AdaptiveMode, Exclusive, HealthAction, HealthCheck, Isolation, Job, JobDraft, JobKind,
-        Maintenance, PackageSource, Probe, RestartOn, StageSize, TaskTemplate, wish::Wish,
+        AdaptiveMode, Exclusive, HealthAction, HealthCheck, Job, JobDraft, Maintenance,
+        PackageSource, Probe, StageSize, TaskTemplate, wish::Wish,
     },
     path::FieldPath,
 };
@@ -47,18 +47,10 @@ impl Row {
 
 /// Everything that is said and not done.
 pub const UNSUPPORTED: &[Row] = &[
-    row("kind", "work that ends", |w| {
-        matches!(w.kind, JobKind::Batch(_))
-    }),
     row("package", "a package from a registry", |w| {
         matches!(w.package, Some(PackageSource::Oci(_)))
     })
     .instead("unpack the image, and name the folder"),
-    row("packages", "a second package", |w| !w.packages().is_empty())
-        .instead("put both trees into one package"),
-    row("task.resources.disk_bytes", "asking for disk", |w| {
-        w.task.resources.disk_bytes > 0
-    }),
     row(
         "task.resources.uplink_bits_per_s",
         "asking for uplink",
@@ -87,12 +79,6 @@ pub const UNSUPPORTED: &[Row] = &[
     }),
     row("task.metrics", "a threshold of a metric", |w| {
         !w.task.metrics.is_empty()
-    }),
-    row("task.restart.on", "not starting again", |w| {
-        w.task.restart.on != RestartOn::Always
-    }),
-    row("task.isolation", "a task without isolation", |w| {
-        w.task.isolation == Isolation::None
     }),
     row("change.update.stages", "a stage of a place", |w| {
         let places = [StageSize::Rack, StageSize::Datacenter, StageSize::Region];

@@ -6,7 +6,7 @@ mod common;
 use common::{BEGIN, END, Fleet, NOW, key};
 use potluck_specs::{
     Millis, NodeId, codec,
-    job::{Job, SignedJob, SignedJobError},
+    job::{Isolation, Job, SignedJob, SignedJobError},
     trust::{
         CLOCK_SLACK, Context, GRACE_WITHOUT_LEADER, IssuerKind, NodeCertificate, NodeCredential,
         Role, Signed, TrustError, UserCertificate, UserCredential,
@@ -253,6 +253,13 @@ fn each_wrong_job_has_its_error() {
             "an author who may only operate",
             sign_as(&ours, role(Role::Operator), |_| {}),
             |e| matches!(e, SignedJobError::Forbidden { .. }),
+        ),
+        (
+            "a daemon of the host by somebody who may only deploy",
+            sign_as(&ours, ours.user(), |job| {
+                job.task.isolation = Isolation::None
+            }),
+            |e| matches!(e, SignedJobError::NotIsolated { .. }),
         ),
         (
             "a signed job with something behind it",

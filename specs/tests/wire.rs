@@ -182,6 +182,11 @@ fn full() -> Job {
     ];
     task.user = Some("web".into());
     task.isolation = Isolation::Strict;
+    task.logs = LogPolicy {
+        when_full: WhenFull::Drop,
+        keep_bytes: 1 << 30,
+        keep_ms: Some(86_400_000),
+    };
     job
 }
 
@@ -241,11 +246,14 @@ fn change() -> Change {
 #[test]
 fn every_format_that_was_shipped_is_read() {
     let http = HealthCheck::http("http", "/healthz");
+    let mut before_logs = full();
+    before_logs.task.logs = LogPolicy::default();
     for (name, expected) in [
         ("v0-full", of_format_0(http)),
         ("v0-tcp", of_format_0(HealthCheck::tcp("admin"))),
         ("v0-least", least()),
-        ("v1-full", full()),
+        ("v1-full", before_logs),
+        ("v1-full-logs", full()),
         ("v1-least", least()),
     ] {
         assert_eq!(Job::decode(&shipped(name)).expect(name), expected, "{name}");
@@ -254,7 +262,7 @@ fn every_format_that_was_shipped_is_read() {
 
 #[test]
 fn the_present_format_is_what_was_shipped() {
-    for (name, job) in [("v1-full", full()), ("v1-least", least())] {
+    for (name, job) in [("v1-full-logs", full()), ("v1-least", least())] {
         let hex = HEXLOWER.encode(&job.encode());
         assert_eq!(hex, HEXLOWER.encode(&shipped(name)), "{name}");
     }
@@ -430,6 +438,7 @@ const PARTS: &[fn(&mut Job, Job)] = &[
     |j, f| j.task.mounts = f.task.mounts,
     |j, f| j.task.user = f.task.user,
     |j, f| j.task.isolation = f.task.isolation,
+    |j, f| j.task.logs = f.task.logs,
     |j, _| j.kind = JobKind::PerNode,
     |j, _| j.task.resources = Resources::ZERO,
 ];

@@ -27,11 +27,15 @@ pub enum Scenario {
     RolloutDuringFailure,
     /// More is asked for than fits.
     Overload,
+    /// Work that ends, with faults of all kinds.
+    Batch,
+    /// Two gangs that can't run at once, with faults of all kinds.
+    Gangs,
 }
 
 impl Scenario {
     /// All of them, in order.
-    pub const ALL: [Scenario; 11] = [
+    pub const ALL: [Scenario; 13] = [
         Scenario::Random,
         Scenario::JoinStorm,
         Scenario::LeaderLoss,
@@ -43,6 +47,8 @@ impl Scenario {
         Scenario::RackDrain,
         Scenario::RolloutDuringFailure,
         Scenario::Overload,
+        Scenario::Batch,
+        Scenario::Gangs,
     ];
 
     /// As it is written on the command line.
@@ -59,6 +65,8 @@ impl Scenario {
             Scenario::RackDrain => "rack-drain",
             Scenario::RolloutDuringFailure => "rollout-during-failure",
             Scenario::Overload => "overload",
+            Scenario::Batch => "batch",
+            Scenario::Gangs => "gangs",
         }
     }
 }

@@ -54,6 +54,7 @@ macro_rules! is_noticed {
 
 is_noticed! {
     hosts_without_a_fence: IgnoresFence in Random by "the fence" within 200;
+    forgetting_ends: ForgetsEnds in Batch by "done is done" within 20;
     forgetting_authority: ForgetsAuthority in Random by "the fence" within 1;
     forgetting_reservations: ForgetsReservations in Overload by "bids are kept" within 20;
     counting_double: CountsDouble in Overload by "no host takes more than it has" within 5;

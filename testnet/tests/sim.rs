@@ -283,6 +283,48 @@ fn lost_answers_of_awards_make_no_doubles() {
 }
 
 #[test]
+fn two_gangs_run_one_after_the_other_and_each_as_a_whole() {
+    for seed in 0..40 {
+        let hosts = 4;
+        let options = Options {
+            hosts,
+            ..Options::calm()
+        };
+        let gang = |name: &str| Action::Work {
+            name: name.into(),
+            completions: 10,
+            parallelism: 10,
+            array: false,
+            gang: true,
+            cpu: 1_000,
+            runs_ms: 5_000,
+            fails: 0,
+        };
+        let mut script = Script::new(seed, options)
+            .at(1_000, gang("solve"))
+            .at(1_000, gang("train"));
+        let mut longest_apart = 0;
+        let mut apart = 0;
+        for at in (1_000..40_000).step_by(100) {
+            script.run(at);
+            let count = |name: &str| {
+                let live = script.0.machines.iter().flat_map(|machine| machine.live());
+                live.filter(|process| process.run.slot.job.name == name)
+                    .count()
+            };
+            let there = [count("solve"), count("train")];
+            script.expect("two at once", there.iter().all(|count| *count > 0), false);
+            let whole = there.iter().all(|count| [0, 10].contains(count));
+            apart = if whole { 0 } else { apart + 100 };
+            longest_apart = longest_apart.max(apart);
+        }
+        // Fetches take up to 300 ms, and starts and ends are as far apart.
+        assert!(longest_apart <= 1_000, "seed {seed}: {longest_apart} ms");
+        script.expect("wrong", unhealed(&script.0), None);
+    }
+}
+
+#[test]
 fn a_rack_that_dies_is_held_by_the_brake_then_replaced_host_by_host() {
     let options = Options {
         hosts: 9,

@@ -4,6 +4,7 @@
 
 mod e2e {
     mod agent;
+    mod batch;
     mod cli;
     mod debug;
     mod ending;
@@ -15,6 +16,7 @@ mod e2e {
     mod packages;
     mod plan;
     mod recover;
+    mod sandbox;
     mod scenario;
     mod versions;
     mod voters;

@@ -225,7 +225,7 @@ pub(crate) fn cores(millis: u32) -> String {
 }
 
 /// Bytes, for people: whole numbers of a unit where they are, else tenths.
-pub(crate) fn bytes(bytes: u64) -> String {
+pub fn bytes(bytes: u64) -> String {
     let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
     for (shift, unit) in units {
         if bytes >> shift > 0 {
@@ -326,6 +326,10 @@ pub enum StopReason {
     Moved,
     /// A job of higher priority needs the room.
     Preempted,
+    /// The job's work is over.
+    Over,
+    /// It starts together with others, and some are missing.
+    Incomplete,
     /// A reason that a newer version knows.
     #[serde(other)]
     Other,

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 /// Fetching -> Starting -> Running -> Stopping -> Stopped
 ///     |           |          |
 ///     +-----------+----------+--> Backoff -> Fetching
+///                            +--> Ended
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum TaskState {
@@ -29,7 +30,24 @@ pub enum TaskState {
     Stopping,
     /// It is gone; reported until the scheduler has heard of it.
     Stopped,
+    /// It ended by itself and is not started again; it keeps its slot.
+    Ended,
     /// A state that a newer version knows.
+    #[serde(other)]
+    Other,
+}
+
+/// How a task ended that is not started again where it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// By itself, with code 0.
+    Succeeded,
+    /// In another way.
+    Failed {
+        /// How, for people.
+        why: String,
+    },
+    /// A way that a newer version knows.
     #[serde(other)]
     Other,
 }
@@ -61,6 +79,13 @@ pub struct SlotReport {
     pub last_end: Option<String>,
     /// Since when it is in this state, Unix time.
     pub since: Millis,
+    /// How it ended, if it is not started again here. Of work that ends it is
+    /// reported, and kept, until the log has counted it.
+    #[serde(default)]
+    pub ended: Option<Outcome>,
+    /// What is amiss while it runs, for people: its log waits for a full disk.
+    #[serde(default)]
+    pub trouble: Option<String>,
 }
 
 /// What an agent sends to the scheduler each second, and at once when

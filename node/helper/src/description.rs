@@ -7,7 +7,7 @@
 use crate::{group::TaskGroup, protocol::TaskKey};
 use potluck_specs::{
     codec::{self, CodecError},
-    job::StopPolicy,
+    job::{LogPolicy, StopPolicy},
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fs, io, path::PathBuf};
@@ -38,6 +38,9 @@ pub struct TaskDescription {
     /// The unpacked package, not to be written to. Told to the task as
     /// `POTLUCK_PACKAGE`.
     pub package: PathBuf,
+    /// Further packages that are laid over it, the lowest first.
+    #[serde(default)]
+    pub layers: Vec<PathBuf>,
     /// The task's own folder: its working directory.
     pub task_folder: PathBuf,
     /// Where the log's segments go; shared by all starts of the slot here.
@@ -84,6 +87,13 @@ pub struct TaskDescription {
     /// Its control groups, for limits that change while it runs.
     #[serde(default)]
     pub group: TaskGroup,
+    /// What it may use of the disk, its log included, if that is bounded. The
+    /// agent looks at it; the helper keeps the log to its part.
+    #[serde(default)]
+    pub disk_bytes: Option<u64>,
+    /// What is kept of what it prints.
+    #[serde(default)]
+    pub logs: LogPolicy,
 }
 
 /// How well a task is kept apart from the host.
@@ -347,8 +357,10 @@ mod tests {
             args: vec!["--fast".into()],
             env: BTreeMap::from([("SECRET".into(), "x".into())]),
             package: "/package".into(),
+            layers: Vec::new(),
             task_folder: "/work".into(),
             log_folder: "/log".into(),
+            logs: Default::default(),
             agent_socket: "/agent.sock".into(),
             agent_generation: 1,
             node: "node".into(),
@@ -367,6 +379,7 @@ mod tests {
             teardown: Vec::new(),
             memory_watch: None,
             group: TaskGroup::default(),
+            disk_bytes: None,
         }
     }
 

@@ -39,6 +39,8 @@ pub enum ExitReason {
     LeaseExpired,
     /// It reached its memory limit, and was stopped or killed for it.
     MemoryLimit,
+    /// It used more disk than it may, and was stopped for it.
+    DiskLimit,
     /// Our init inside the sandbox ended without a report, for example killed
     /// from outside; everything in the sandbox is gone.
     InitLost,
@@ -60,7 +62,8 @@ pub struct TaskExit {
     pub at: Millis,
     /// Highest memory use of the task, where the host tells it.
     pub memory_peak_bytes: Option<u64>,
-    /// More about the reason, for people: who used how much memory.
+    /// More about the reason, for people: who used how much memory,
+    /// where how much disk is used.
     #[serde(default)]
     pub note: Option<String>,
 }

@@ -86,7 +86,9 @@ pub(crate) enum LaunchError {
     #[error("{path} can't be given to the task's user")]
     Give { path: PathBuf, source: io::Error },
     /// Its mounts and files have no place to be.
-    #[error("its mounts and files need a root of its own, which it can't have here")]
+    #[error(
+        "its mounts, files and further packages need a root of its own, which it can't have here"
+    )]
     NoRoot,
     /// The host forbids what the description insists on.
     #[error("this host forbids a {kind} namespace: {why}")]
@@ -253,6 +255,9 @@ fn prepare(
 ) -> Result<Plan, LaunchError> {
     absolute("the task's folder", &description.task_folder)?;
     absolute("the package", &description.package)?;
+    for layer in &description.layers {
+        absolute("a further package", layer)?;
+    }
     let user = user(description)?;
     if geteuid().is_root() {
         sandbox::give_folder(description).map_err(|source| LaunchError::Give {
@@ -270,7 +275,9 @@ fn prepare(
         inside: view(description, inside.0, inside.1)?,
         root: None,
         confinement: None,
-        needs_root: !description.mounts.is_empty() || !description.files.is_empty(),
+        needs_root: !description.mounts.is_empty()
+            || !description.files.is_empty()
+            || !description.layers.is_empty(),
         refuse_missing: description.isolation.if_missing == IfMissing::Refuse,
         unconfined: description.profile == Profile::None,
         own_cgroups: description.isolation.cgroup,

@@ -17,6 +17,7 @@ mod launch;
 mod life;
 pub mod log;
 mod memory;
+mod output;
 pub mod probe;
 pub mod protocol;
 mod sandbox;

@@ -3,7 +3,7 @@
 //! be done; [`crate::supervise`] does it.
 
 use crate::{
-    end::{ExitReason, TaskEnd, TaskExit},
+    end::{ExitReason, TaskEnd, TaskExit, WHY_BYTES_MAX},
     group::Limits,
     inner::Part,
     protocol::{AgentMessage, Hello, HelperMessage, MissingIsolation, PING_INTERVAL_MS, Phase},
@@ -96,6 +96,8 @@ pub(crate) enum Effect {
     Feed(Millis),
     /// Signal the task.
     Signal(i32),
+    /// A line of ours into the task's log.
+    Say(String),
     /// Change what the task may use, and tell how that went.
     SetLimits(Limits),
     /// Kill init and with it all of the task.
@@ -134,6 +136,8 @@ pub(crate) struct Life {
     killed: Option<ExitReason>,
     /// The memory limit was reached before anyone asked the task to stop.
     memory: Option<String>,
+    /// So was the disk limit.
+    disk: Option<String>,
     refused: bool,
     leave_at: Option<Millis>,
     left: bool,
@@ -175,6 +179,7 @@ impl Life {
             kill_at: None,
             killed: None,
             memory: None,
+            disk: None,
             refused: false,
             leave_at: None,
             left: false,
@@ -384,6 +389,18 @@ impl Life {
             AgentMessage::Stop { signal, grace_ms } => {
                 self.begin_stop(StopPolicy { signal, grace_ms }, now, effects);
             }
+            AgentMessage::StopAtDiskLimit {
+                signal,
+                grace_ms,
+                note,
+            } => {
+                let note: String = note.chars().take(WHY_BYTES_MAX / 4).collect();
+                if !self.stopping && self.killed.is_none() && !self.is_ended() {
+                    effects.push(Effect::Say(format!("disk limit reached: {note}")));
+                    self.disk = Some(note);
+                }
+                self.begin_stop(StopPolicy { signal, grace_ms }, now, effects);
+            }
             AgentMessage::Kill => self.kill(ExitReason::Killed, effects),
             AgentMessage::SetLimits(limits) => effects.push(Effect::SetLimits(limits)),
             AgentMessage::Ack if self.is_ended() => self.leave(effects),
@@ -481,13 +498,14 @@ impl Life {
         TaskEnd::Exited(TaskExit {
             code,
             signal,
-            reason: match out_of_memory {
-                true => ExitReason::MemoryLimit,
-                false => reason,
+            reason: match (out_of_memory, &self.disk) {
+                (true, _) => ExitReason::MemoryLimit,
+                (false, Some(_)) => ExitReason::DiskLimit,
+                (false, None) => reason,
             },
             at: gone.at,
             memory_peak_bytes: gone.memory_peak_bytes,
-            note: self.memory.clone(),
+            note: self.memory.clone().or_else(|| self.disk.clone()),
         })
     }
 
@@ -680,6 +698,43 @@ mod tests {
             exit_of(&life.step(gone(How::Silent), at(600))),
             (None, Some(9), ExitReason::StoppedByKill)
         );
+    }
+
+    #[test]
+    fn a_stop_at_the_disk_limit_is_a_stop_with_its_reason() {
+        let full = |note: &str| {
+            Event::Agent(AgentMessage::StopAtDiskLimit {
+                signal: 15,
+                grace_ms: 500,
+                note: note.into(),
+            })
+        };
+        let mut life = running();
+        let said = Effect::Say("disk limit reached: 2 of 1".into());
+        assert_eq!(
+            life.step(full("2 of 1"), at(10)),
+            [said, Effect::Signal(15)]
+        );
+        // Told again while it ends: nothing new, and no longer grace.
+        assert_eq!(life.step(full("3 of 1"), at(400)), [Effect::Signal(15)]);
+        assert_eq!(idle(&mut life, at(900)), [(at(510), Effect::Kill)]);
+        let effects = life.step(gone(How::Silent), at(600));
+        assert_eq!(exit_of(&effects), (None, Some(9), ExitReason::DiskLimit));
+        let [Effect::Record(TaskEnd::Exited(exit)), ..] = &effects[..] else {
+            panic!("{effects:?}");
+        };
+        assert_eq!(exit.note.as_deref(), Some("2 of 1"));
+
+        // Whoever was told to stop before ends for that.
+        let mut stopped = running();
+        let stop = AgentMessage::Stop {
+            signal: 15,
+            grace_ms: 500,
+        };
+        stopped.step(Event::Agent(stop), at(1));
+        stopped.step(full("2 of 1"), at(2));
+        let effects = stopped.step(gone(How::Exited(0)), at(3));
+        assert_eq!(exit_of(&effects).2, ExitReason::Stopped);
     }
 
     #[test]

@@ -68,8 +68,10 @@ pub fn run_true(profile: Profile, folder: &Path) -> Result<(), String> {
         args: Vec::new(),
         env: BTreeMap::new(),
         package: task_folder.clone(),
+        layers: Vec::new(),
         task_folder,
         log_folder: folder.into(),
+        logs: Default::default(),
         agent_socket: folder.into(),
         agent_generation: 0,
         node: String::new(),
@@ -88,6 +90,7 @@ pub fn run_true(profile: Profile, folder: &Path) -> Result<(), String> {
         teardown: Vec::new(),
         memory_watch: None,
         group: crate::group::TaskGroup::default(),
+        disk_bytes: None,
     };
     let lease_until = boot_now() + Millis(LEASE_MS);
     let launched = launch(&description, &base, lease_until).map_err(|error| chain(&error))?;

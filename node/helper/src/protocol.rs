@@ -13,7 +13,7 @@
 //!   Ping each second -------------------->
 //!          <------------------------------  Pong
 //!   Started | StartFailed --------------->
-//!          <------------------------------  Stop, Kill, SetLimits
+//!          <------------------------------  Stop, StopAtDiskLimit, Kill, SetLimits
 //!   LimitsSet --------------------------->       after each SetLimits
 //!   Exited, repeated after each Welcome ->
 //!          <------------------------------  Ack   (of Exited or StartFailed)
@@ -148,6 +148,20 @@ pub enum HelperMessage {
         /// Those that are not as wanted, for people.
         refused: Vec<String>,
     },
+    /// The log is in another state than the one told last. After `Hello`,
+    /// unless all is well.
+    Log(LogState),
+}
+
+/// How a task's log is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogState {
+    /// Lines get to the disk.
+    Written,
+    /// The disk refuses them, in these words, and the task waits.
+    Waits(String),
+    /// The disk refuses them, and they are counted and gone.
+    Drops(String),
 }
 
 /// From agent to helper.
@@ -182,6 +196,16 @@ pub enum AgentMessage {
         signal: i32,
         /// Until the kill.
         grace_ms: u64,
+    },
+    /// As `Stop`; the task uses more disk than it may, and the record of its
+    /// end says so.
+    StopAtDiskLimit {
+        /// Signal number.
+        signal: i32,
+        /// Until the kill.
+        grace_ms: u64,
+        /// How much is used where, for people.
+        note: String,
     },
     /// Change what the task may use, while it runs. All of them: what is not
     /// said is not limited.

@@ -10,13 +10,14 @@ use crate::{
     group::{Controller, Limits},
     init::timer_time,
     inner::{INNER_BYTES, Inner, Part, Step},
-    launch::{Launched, PIPE_BYTES, launch},
+    launch::{Launched, launch},
     life::{Effect, Event, Gone, How, Life},
-    log::{FLUSH_INTERVAL_MS, LogLimits, LogWriter, Stream},
+    log::{LogLimits, LogWriter, Stream},
     memory::{self, Finding, MemoryGuard},
+    output::Output,
     protocol::{
-        AgentMessage, Channel, Hello, HelperMessage, MissingIsolation, PROTOCOL_VERSION, Phase,
-        ReceiveError, SendError,
+        AgentMessage, Channel, Hello, HelperMessage, LogState, MissingIsolation, PROTOCOL_VERSION,
+        Phase, ReceiveError, SendError,
     },
     session::{self, SessionRequest, Sessions},
     sweep,
@@ -43,17 +44,6 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
 };
-
-/// Output taken in one go.
-const READ_BYTES: usize = 64 << 10;
-
-/// Goes per stream before everything else gets its turn.
-const READS_PER_TURN: usize = 4;
-
-/// Goes per stream when the task is gone: what its pipe can hold, twice over.
-/// Nobody of the task can write any more, but it may have given its pipe to
-/// someone outside.
-const READS_AT_END: usize = 2 * PIPE_BYTES as usize / (4 << 10);
 
 /// Events taken at once; what is more comes at the next turn.
 const EVENTS: usize = 12;
@@ -172,12 +162,11 @@ struct Supervisor {
     /// Until all of the task is gone.
     sandbox: Option<Sandbox>,
     agent: Option<Channel>,
-    log: Option<LogWriter>,
-    flush_at: Option<Millis>,
+    /// As long as the sandbox.
+    output: Option<Output>,
     memory: Option<MemoryGuard>,
     /// When the task's memory is looked at again.
     look_at: Option<Millis>,
-    buffer: Vec<u8>,
     leaving: bool,
     sessions: Sessions,
     /// When the groups of sessions that are over are looked at again.
@@ -192,6 +181,8 @@ struct Sandbox {
     init_ended: bool,
     out_open: bool,
     err_open: bool,
+    /// Neither is listened to: the log waits for the disk.
+    held: bool,
 }
 
 impl Supervisor {
@@ -229,11 +220,9 @@ impl Supervisor {
             signals,
             sandbox: None,
             agent: None,
-            log: None,
-            flush_at: None,
+            output: None,
             memory: None,
             look_at: None,
-            buffer: Vec::new(),
             leaving: false,
             sessions: Sessions::default(),
             tidy_at: None,
@@ -250,7 +239,7 @@ impl Supervisor {
 
     fn adopt(&mut self, log: LogWriter, mut launched: Launched) -> io::Result<()> {
         let missing = std::mem::take(&mut launched.missing);
-        self.log = Some(log);
+        self.output = Some(Output::new(log, self.description.logs));
         self.sandbox = Some(Sandbox {
             launched,
             task_pid: None,
@@ -258,6 +247,7 @@ impl Supervisor {
             init_ended: false,
             out_open: true,
             err_open: true,
+            held: false,
         });
         for source in [Source::Control, Source::Init, Source::Out, Source::Err] {
             self.listen(source)?;
@@ -335,11 +325,10 @@ impl Supervisor {
 
     /// A line of ours in the task's log.
     fn say(&mut self, text: &str) {
-        if let Some(log) = &mut self.log {
-            let line = format!("-- {text} --\n");
-            log.write(Stream::Err, line.as_bytes(), unix_now().0);
+        if let Some(output) = &mut self.output {
+            output.say(text);
         }
-        self.note_flush();
+        self.look_at_log();
     }
 
     fn not_started(&mut self, why: String) {
@@ -366,7 +355,7 @@ impl Supervisor {
                 }
             }
             self.tidy_when_due();
-            self.flush_when_due();
+            self.tick_log();
             self.look_at_memory(false);
         }
         ExitCode::SUCCESS
@@ -380,8 +369,8 @@ impl Supervisor {
             Source::Signals => self.take_signals(),
             Source::Control => self.take_reports(),
             Source::Init => self.init_ended(),
-            Source::Out => self.take_output(Stream::Out, READS_PER_TURN),
-            Source::Err => self.take_output(Stream::Err, READS_PER_TURN),
+            Source::Out => self.take_output(Stream::Out),
+            Source::Err => self.take_output(Stream::Err),
             Source::Agent => self.hear_agent(),
             Source::MemoryNear | Source::MemoryFull => self.look_at_memory(true),
         }
@@ -390,7 +379,8 @@ impl Supervisor {
     /// Sets the timer to whatever is due first.
     fn arm(&mut self) {
         let deadline = self.life.next_deadline();
-        let others = [self.flush_at, self.look_at, self.tidy_at];
+        let log = self.output.as_ref().and_then(Output::next_deadline);
+        let others = [log, self.look_at, self.tidy_at];
         let others = others.into_iter().flatten();
         let deadline = others.fold(deadline, Millis::min);
         let expiration = Expiration::OneShot(timer_time(deadline.0));
@@ -413,12 +403,18 @@ impl Supervisor {
         match effect {
             Effect::Connect => return Some(self.connect()),
             Effect::Disconnect => self.agent = None,
-            Effect::Send(message) => return self.send(&message),
+            Effect::Send(message) => {
+                return self.send(&message).or_else(|| match message {
+                    HelperMessage::Hello(_) => self.tell_log(),
+                    _ => None,
+                });
+            }
             Effect::Feed(until) => {
                 let until = until.0.saturating_add(crate::launch::INIT_LEASE_EXTRA_MS);
                 self.tell_init(Inner::LeaseUntil(until));
             }
             Effect::Signal(signal) => self.tell_init(Inner::Signal(signal)),
+            Effect::Say(text) => self.say(&text),
             Effect::SetLimits(limits) => {
                 let refused = self.set_limits(&limits);
                 return self.send(&HelperMessage::LimitsSet { refused });
@@ -642,18 +638,16 @@ impl Supervisor {
         }
         self.sessions.end_all();
         self.tidy_at = None;
-        self.take_output(Stream::Out, READS_AT_END);
-        self.take_output(Stream::Err, READS_AT_END);
+        self.take_rest();
         let Some(sandbox) = self.sandbox.take() else {
             return;
         };
-        if let Some(log) = self.log.take() {
-            log.finish(unix_now().0);
-        }
-        self.flush_at = None;
+        let lost = self.output.take().and_then(Output::finish);
         self.look_at = None;
         self.memory = None;
-        self.buffer = Vec::new();
+        if let Some(lost) = lost {
+            self.send_and_step(&HelperMessage::Log(lost));
+        }
         self.gone(sandbox.how.unwrap_or(How::Silent));
     }
 
@@ -692,47 +686,82 @@ impl Supervisor {
         let _ = record.write(&self.folder);
     }
 
-    fn take_output(&mut self, stream: Stream, reads: usize) {
-        let (Some(sandbox), Some(log)) = (&mut self.sandbox, &mut self.log) else {
+    fn take_output(&mut self, stream: Stream) {
+        let (Some(sandbox), Some(output)) = (&mut self.sandbox, &mut self.output) else {
             return;
         };
         let (fd, open) = match stream {
             Stream::Out => (&sandbox.launched.out, &mut sandbox.out_open),
             Stream::Err => (&sandbox.launched.err, &mut sandbox.err_open),
         };
-        // Grows with the first output only.
-        self.buffer.resize(READ_BYTES, 0);
-        for _ in 0..reads {
-            match nix::unistd::read(fd, &mut self.buffer) {
-                Ok(0) => {
-                    if std::mem::take(open) {
-                        let _ = self.epoll.delete(fd);
-                    }
-                    break;
-                }
-                Ok(length) => log.write(stream, &self.buffer[..length], unix_now().0),
-                Err(Errno::EINTR) => {}
-                Err(_) => break,
-            }
+        if !output.take(fd, stream) && std::mem::take(open) {
+            let _ = self.epoll.delete(fd);
         }
-        self.note_flush();
+        self.look_at_log();
     }
 
-    fn note_flush(&mut self) {
-        let unflushed = self.log.as_ref().map_or(0, LogWriter::unflushed_bytes);
-        self.flush_at = match (unflushed, self.flush_at) {
-            (0, _) => None,
-            (_, None) => Some(boot_now() + Millis(FLUSH_INTERVAL_MS)),
-            (_, due) => due,
+    fn take_rest(&mut self) {
+        if let (Some(sandbox), Some(output)) = (&self.sandbox, &mut self.output) {
+            output.take_rest(&sandbox.launched.out, Stream::Out);
+            output.take_rest(&sandbox.launched.err, Stream::Err);
+        }
+    }
+
+    fn tick_log(&mut self) {
+        if let Some(output) = &mut self.output {
+            output.tick();
+            self.look_at_log();
+        }
+    }
+
+    /// After anything was written or tried: the agent hears what changed, and
+    /// the task is listened to or not.
+    fn look_at_log(&mut self) {
+        let Some(news) = self.output.as_mut().and_then(Output::news) else {
+            return;
+        };
+        let waits = self.output.as_ref().is_some_and(Output::waits);
+        if let Some(sandbox) = &mut self.sandbox
+            && sandbox.held != waits
+        {
+            sandbox.held = waits;
+            for source in [Source::Out, Source::Err] {
+                self.hold(source, waits);
+            }
+        }
+        self.send_and_step(&HelperMessage::Log(news));
+    }
+
+    /// Stops listening to one of the task's pipes, so that the task waits as
+    /// soon as it is full; or begins again.
+    fn hold(&self, source: Source, hold: bool) {
+        let Some(sandbox) = &self.sandbox else {
+            return;
+        };
+        let (fd, is_open) = match source {
+            Source::Out => (&sandbox.launched.out, sandbox.out_open),
+            _ => (&sandbox.launched.err, sandbox.err_open),
+        };
+        let _ = match (is_open, hold) {
+            (false, _) => Ok(()),
+            (true, true) => self.epoll.delete(fd),
+            (true, false) => self
+                .epoll
+                .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source as u64)),
         };
     }
 
-    fn flush_when_due(&mut self) {
-        if self.flush_at.is_some_and(|due| boot_now() >= due) {
-            if let Some(log) = &mut self.log {
-                log.flush(unix_now().0);
-            }
-            self.note_flush();
+    /// To an agent that has just met us.
+    fn tell_log(&mut self) -> Option<Event> {
+        match self.output.as_ref().map(Output::state) {
+            None | Some(LogState::Written) => None,
+            Some(state) => self.send(&HelperMessage::Log(state)),
+        }
+    }
+
+    fn send_and_step(&mut self, message: &HelperMessage) {
+        if let Some(event) = self.send(message) {
+            self.step(event);
         }
     }
 
@@ -770,7 +799,8 @@ fn start_task(
     folder: &Path,
     life: &Life,
 ) -> Result<(LogWriter, Launched), String> {
-    let log = LogWriter::open(&description.log_folder, LogLimits::default())
+    let limits = LogLimits::from(description.logs).within(description.disk_bytes);
+    let log = LogWriter::open(&description.log_folder, limits)
         .map_err(|error| format!("the log can't be opened: {error}"))?;
     let launched =
         launch(description, folder, life.lease_until()).map_err(|error| chain(&error))?;
@@ -807,7 +837,7 @@ pub(crate) fn boot_now() -> Millis {
     read_clock(Clock::CLOCK_BOOTTIME)
 }
 
-fn unix_now() -> Millis {
+pub(crate) fn unix_now() -> Millis {
     read_clock(Clock::CLOCK_REALTIME)
 }
 

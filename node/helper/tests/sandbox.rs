@@ -236,6 +236,65 @@ fn mounts_are_where_they_should_be_and_as_they_should_be() {
     assert!(why.contains("/no/such") && why.contains("/x"), "{why}");
 }
 
+/// A task with a package over its own, whose links would lead out.
+fn layered(secret: &Path) -> Task {
+    let script = "cat /package/conf /package/low /package/up; /package/bin/extra; \
+                  cat /package/out /package/above 2>/dev/null && echo led out; \
+                  (echo x > /package/conf) 2>/dev/null || echo refused; \
+                  (echo x > /package/new) 2>/dev/null || echo refused; \
+                  grep -c ' /package ' /proc/self/mountinfo; exit 3";
+    let mut task = Task::script(script);
+    let at = |name: &str| task.folder.path().join(name);
+    fs::create_dir_all(at("upper:one/bin")).unwrap();
+    fs::write(at("package/conf"), "below\n").unwrap();
+    fs::write(at("package/low"), "low\n").unwrap();
+    fs::write(at("upper:one/conf"), "above\n").unwrap();
+    fs::write(at("upper:one/up"), "up\n").unwrap();
+    fs::write(at("upper:one/bin/extra"), "#!/bin/sh\necho extra\n").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(at("upper:one/bin/extra"), mode).unwrap();
+    std::os::unix::fs::symlink(secret, at("upper:one/out")).unwrap();
+    let above = format!("../../../../../../../..{}", secret.display());
+    std::os::unix::fs::symlink(above, at("upper:one/above")).unwrap();
+    task.description.layers = vec![at("upper:one")];
+    task
+}
+
+#[test]
+fn packages_lie_over_each_other_and_lead_nowhere_else() {
+    let host = tempfile::tempdir().unwrap();
+    let secret = host.path().canonicalize().unwrap().join("secret");
+    fs::write(&secret, "secret\n").unwrap();
+    let wanted = ["above", "low", "up", "extra", "refused", "refused", "1"];
+    for user in [false, true] {
+        if user && !(is_root() && users_may_have_namespaces()) {
+            return skip("needs root, and user namespaces for an ordinary user");
+        }
+        let mut task = layered(&secret);
+        match user {
+            true => task.start_as(65_534, |_| {}),
+            false => task.start(),
+        }
+        let end = wait_for("the record", || task.record()).end;
+        assert_eq!(task.texts(), wanted, "user {user}: {end:?}");
+    }
+}
+
+#[test]
+fn more_packages_over_each_other_than_can_be_are_refused_by_number() {
+    let mut task = Task::script("echo ran");
+    let package = task.description.package.clone();
+    task.description.layers = vec![package; 8];
+    task.start();
+    let TaskEnd::NotStarted { why, .. } = wait_for("the record", || task.record()).end else {
+        panic!("it ran");
+    };
+    assert!(
+        why.contains("9 packages") && why.contains("at most 8"),
+        "{why}"
+    );
+}
+
 #[test]
 fn mounts_and_files_without_a_root_are_refused_and_not_forgotten() {
     let mut task = Task::script("echo ran");

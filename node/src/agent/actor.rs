@@ -10,6 +10,7 @@
 
 use super::{
     cgroups::Cgroups,
+    disk,
     folders::{self, Folders},
     health,
     journal::{Journal, Write},
@@ -19,6 +20,7 @@ use super::{
     process::{Process, helpers_of},
     program,
     sessions::{self, EnterError},
+    trees::Trees,
 };
 use crate::{agent::PackageProvider, clock, spawn::spawn, wire::HeldJob};
 use nix::fcntl::Flock;
@@ -31,7 +33,7 @@ use potluck_core::{
 use potluck_helper::{
     AgentMessage, EndRecord, HelperMessage, TaskEnd, TaskExit,
     end::ExitReason,
-    protocol::{Hello, MissingIsolation, Phase},
+    protocol::{Hello, LogState, MissingIsolation, Phase},
 };
 use potluck_specs::{
     Generation, Job, JobName, Millis, NodeId, PackageId, SlotId, job::HealthCheck,
@@ -40,7 +42,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -87,11 +88,11 @@ pub(super) enum Command {
     Entrance(SlotId, oneshot::Sender<Result<(Run, Link), EnterError>>),
     Held(JobName, oneshot::Sender<Option<HeldJob>>),
     Highest(oneshot::Sender<Authority>),
-    /// A package's tree, or why there is none.
+    /// The trees of a task's packages, or why one is missing.
     Fetched {
         slot: SlotId,
         origin: Generation,
-        tree: Result<PathBuf, String>,
+        trees: Result<Trees, String>,
     },
     /// A helper was started, or could not be.
     Launched {
@@ -127,6 +128,11 @@ pub(super) enum Command {
         run: Run,
         end: End,
         known: BTreeSet<Run>,
+    },
+    /// A task has more on disk than it asked for; how much where, for people.
+    DiskFull {
+        run: Run,
+        note: String,
     },
     /// A health check changed its opinion.
     Health {
@@ -168,8 +174,9 @@ pub(super) struct Actor {
 pub(super) struct Running {
     helpers: BTreeMap<Run, Helper>,
     fetches: BTreeMap<(SlotId, Generation), JoinHandle<()>>,
-    trees: BTreeMap<(SlotId, Generation), PathBuf>,
+    trees: BTreeMap<(SlotId, Generation), Trees>,
     checks: BTreeMap<Run, JoinHandle<()>>,
+    disks: BTreeMap<Run, JoinHandle<()>>,
     /// Runs that are being cleaned up after; once is enough.
     cleaning: BTreeSet<Run>,
     /// Leftovers of former lives have been looked for.
@@ -202,6 +209,7 @@ impl Actor {
             .fetches
             .values()
             .chain(self.running.checks.values())
+            .chain(self.running.disks.values())
         {
             actor.abort();
         }
@@ -278,7 +286,11 @@ impl Actor {
     /// Reports of what the agent started.
     async fn hear(&mut self, report: Command) {
         match report {
-            Command::Fetched { slot, origin, tree } => self.fetched(slot, origin, tree).await,
+            Command::Fetched {
+                slot,
+                origin,
+                trees,
+            } => self.fetched(slot, origin, trees).await,
             Command::Launched { run, launched } => self.launched(run, launched).await,
             Command::Hello { hello, pid, link } => self.greeted(hello, pid, link).await,
             Command::LinkLost { run, id } => {
@@ -290,6 +302,7 @@ impl Actor {
             Command::HelperGone(run) => self.helper_gone(run),
             Command::Gone { run, end } => self.gone(run, end).await,
             Command::LostGone { run, end, known } => self.lost_gone(run, end, &known).await,
+            Command::DiskFull { run, note } => self.stop_at_disk_limit(&run, note),
             Command::Health { run, healthy } => {
                 self.step(Event::HealthChanged { run, healthy }).await;
             }
@@ -380,9 +393,9 @@ impl Actor {
             Effect::Fetch {
                 slot,
                 origin,
-                package,
+                packages,
                 holders,
-            } => self.fetch(slot, origin, package, holders),
+            } => self.fetch(slot, origin, packages, holders),
             Effect::CancelFetch { slot, origin } => {
                 if let Some(fetch) = self.running.fetches.remove(&(slot, origin)) {
                     fetch.abort();
@@ -407,6 +420,7 @@ impl Actor {
                     check.abort();
                 }
             }
+            Effect::WatchDisk { run, bytes_max } => self.watch_disk(run, bytes_max),
             Effect::ReportChanged => self.changed.send_modify(|count| *count += 1),
             Effect::Forgotten(slot) => {
                 self.running.trees.retain(|(other, _), _| *other != slot);
@@ -422,15 +436,19 @@ impl Actor {
         &mut self,
         slot: SlotId,
         origin: Generation,
-        package: PackageId,
+        wanted: Vec<PackageId>,
         holders: Vec<NodeId>,
     ) {
         let key = (slot.clone(), origin);
         let packages = self.packages.clone();
         let commands = self.commands.clone();
         let fetch = spawn("package fetch", async move {
-            let tree = packages.ensure(package, holders).await;
-            let report = Command::Fetched { slot, origin, tree };
+            let trees = Trees::fetch(&*packages, wanted, holders).await;
+            let report = Command::Fetched {
+                slot,
+                origin,
+                trees,
+            };
             let _ = commands.send(report).await;
         });
         if let Some(before) = self.running.fetches.insert(key, fetch) {
@@ -438,14 +456,14 @@ impl Actor {
         }
     }
 
-    async fn fetched(&mut self, slot: SlotId, origin: Generation, tree: Result<PathBuf, String>) {
+    async fn fetched(&mut self, slot: SlotId, origin: Generation, fetched: Result<Trees, String>) {
         self.running.fetches.remove(&(slot.clone(), origin));
-        let event = match tree {
-            Ok(tree) => {
+        let event = match fetched {
+            Ok(fetched) => {
                 let trees = &mut self.running.trees;
                 // Of a fetch that was overtaken the report may come late.
                 trees.retain(|(other, newer), _| *other != slot || *newer > origin);
-                trees.insert((slot.clone(), origin), tree);
+                trees.insert((slot.clone(), origin), fetched);
                 Event::Fetched { slot, origin }
             }
             Err(why) => Event::FetchFailed { slot, origin, why },
@@ -455,13 +473,13 @@ impl Actor {
 
     fn start(&mut self, start: Start) {
         let run = start.run.clone();
-        let tree = self.running.trees.get(&(run.slot.clone(), run.origin));
-        let tree = tree.cloned().expect("a start follows its fetch");
+        let trees = self.running.trees.get(&(run.slot.clone(), run.origin));
+        let trees = trees.cloned().expect("a start follows its fetch");
         self.running.helpers.insert(run.clone(), Helper::default());
         let launch = self.launch.clone();
         let commands = self.commands.clone();
         spawn("helper start", async move {
-            let launched = spawn_blocking(move || launch.start(&start, tree));
+            let launched = spawn_blocking(move || launch.start(&start, &trees));
             let launched = launched.await.expect("starting a helper does not panic");
             let _ = commands.send(Command::Launched { run, launched }).await;
         });
@@ -569,9 +587,25 @@ impl Actor {
                     tracing::warn!(slot = %run.slot, ?refused, "limits not as wanted");
                 }
             }
+            HelperMessage::Log(state) => self.log_is(run, state).await,
             // The connection answers pings, and a second greeting is nothing.
             HelperMessage::Ping { .. } | HelperMessage::Hello(_) => {}
         }
+    }
+
+    /// A task's log gets to the disk, or does not: people are told, here and
+    /// in the job's status.
+    async fn log_is(&mut self, run: Run, state: LogState) {
+        let trouble = match state {
+            LogState::Written => None,
+            LogState::Waits(why) => Some(format!("it waits to print: {why}")),
+            LogState::Drops(why) => Some(format!("its log is dropped: {why}")),
+        };
+        match &trouble {
+            Some(trouble) => tracing::warn!(slot = %run.slot, trouble, "log not written"),
+            None => tracing::info!(slot = %run.slot, "log written again"),
+        }
+        self.step(Event::Troubled { run, trouble }).await;
     }
 
     /// A helper reports the end, the first time or again.
@@ -600,6 +634,9 @@ impl Actor {
     async fn gone(&mut self, run: Run, end: End) {
         tracing::info!(%run, %end, "task ended");
         self.running.cleaning.remove(&run);
+        if let Some(watch) = self.running.disks.remove(&run) {
+            watch.abort();
+        }
         let event = Event::Exited {
             run: run.clone(),
             end,
@@ -785,6 +822,40 @@ impl Actor {
         }
     }
 
+    fn watch_disk(&mut self, run: Run, bytes_max: u64) {
+        let commands = self.commands.clone();
+        let of = run.clone();
+        let tell = move |note| {
+            let command = Command::DiskFull {
+                run: of.clone(),
+                note,
+            };
+            let commands = commands.clone();
+            async move { commands.send(command).await.is_ok() }
+        };
+        let watch = disk::watch(self.folders.on_disk(&run), bytes_max, tell);
+        let watch = spawn("disk watch", watch);
+        if let Some(before) = self.running.disks.insert(run, watch) {
+            before.abort();
+        }
+    }
+
+    /// Told again with each look until it has ended: a helper without a
+    /// connection hears nothing.
+    fn stop_at_disk_limit(&self, run: &Run, note: String) {
+        let helper = self.running.helpers.get(run);
+        let link = helper.and_then(|helper| helper.link.as_ref());
+        let (Some(link), Some(stop)) = (link, self.host.stop_policy(run)) else {
+            return;
+        };
+        tracing::info!(%run, note, "task is over its disk limit");
+        link.send(AgentMessage::StopAtDiskLimit {
+            signal: stop.signal,
+            grace_ms: stop.grace_ms,
+            note,
+        });
+    }
+
     fn isolation_missing(&self, missing: &[MissingIsolation]) {
         let kind = |one: &MissingIsolation| format!("{} namespace: {}", one.kind, one.why);
         self.note_missing(missing.iter().map(kind).collect());
@@ -844,6 +915,7 @@ fn end_of_exit(exit: &TaskExit) -> End {
     match (exit.reason, exit.code, exit.signal) {
         (ExitReason::LeaseExpired, ..) => End::LeaseExpired,
         (ExitReason::MemoryLimit, ..) => End::MemoryLimit(exit.note.clone().unwrap_or_default()),
+        (ExitReason::DiskLimit, ..) => End::DiskLimit(exit.note.clone().unwrap_or_default()),
         (ExitReason::InitLost, ..) => End::Other("killed from outside".into()),
         (_, Some(code), _) => End::Code(code),
         (_, None, Some(signal)) => End::Signal(signal),

@@ -93,8 +93,29 @@ impl Folders {
         self.generation(slot, origin).join("logs")
     }
 
+    /// The folders of all logs, of slots that are gone too.
+    pub(super) fn all_logs(&self) -> Vec<PathBuf> {
+        let slots = names(&self.tasks()).into_iter();
+        let slots = slots.map(|name| self.tasks().join(name));
+        let generations = slots.flat_map(|slot| {
+            let names = names(&slot).into_iter();
+            names.map(move |name| slot.join(name).join("logs"))
+        });
+        generations.collect()
+    }
+
     pub(super) fn work(&self, run: &Run) -> PathBuf {
         self.generation(&run.slot, run.origin).join("work")
+    }
+
+    /// All that a task can write to on disk, as people call it. Volumes that
+    /// earlier versions of the job had lie there too.
+    pub(super) fn on_disk(&self, run: &Run) -> Vec<(&'static str, PathBuf)> {
+        vec![
+            ("folder", self.work(run)),
+            ("volumes", self.volumes().join(slot_name(&run.slot))),
+            ("logs", self.logs(&run.slot, run.origin)),
+        ]
     }
 
     pub(super) fn start(&self, run: &Run) -> PathBuf {

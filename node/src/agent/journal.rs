@@ -8,6 +8,7 @@
 use potluck_core::{
     auction::{Authority, StopReason},
     host::Entry,
+    session::Outcome,
 };
 use potluck_specs::{
     Generation, NodeId, SlotId,
@@ -52,6 +53,8 @@ struct StoredEntry {
     ports: BTreeMap<String, u16>,
     starts: u32,
     stop: Option<StopReason>,
+    #[serde(default)]
+    ended: Option<Outcome>,
 }
 
 /// A change of the journal.
@@ -240,6 +243,7 @@ fn write_entry(entry: &Entry) -> Vec<u8> {
         ports: entry.ports.clone(),
         starts: entry.starts,
         stop: entry.stop,
+        ended: entry.ended.clone(),
     })
 }
 
@@ -266,6 +270,7 @@ fn read_entry(bytes: &[u8]) -> Result<Result<Entry, u32>, CodecError> {
         ports: stored.ports,
         starts: stored.starts,
         stop: stored.stop,
+        ended: stored.ended,
     }))
 }
 
@@ -327,6 +332,9 @@ mod tests {
             ports: BTreeMap::from([("http".into(), 8_080)]),
             starts: 10,
             stop: Some(StopReason::Drained),
+            ended: Some(Outcome::Failed {
+                why: "exited with code 3".into(),
+            }),
         }
     }
 

@@ -10,6 +10,7 @@ use super::{
     process::Process,
     program,
     texts::Texts,
+    trees::Trees,
 };
 use potluck_core::host::Start;
 use potluck_helper::{
@@ -18,7 +19,7 @@ use potluck_helper::{
 };
 use potluck_specs::{
     Millis, NodeId, NodeName, Topology,
-    job::{self, interpolation::Values},
+    job::{self, JobKind, interpolation::Values},
 };
 use std::{
     collections::BTreeMap,
@@ -56,13 +57,14 @@ pub(super) struct Launched {
 
 impl Launch {
     /// Starts a helper. Blocks for the time of a few files and a fork.
-    pub(super) fn start(&self, start: &Start, tree: PathBuf) -> Result<Launched, String> {
+    pub(super) fn start(&self, start: &Start, trees: &Trees) -> Result<Launched, String> {
         let run = &start.run;
         self.folders
             .prepare(run)
             .map_err(|error| format!("folders: {error}"))?;
         let task = &start.job.task;
         let texts = self.texts(start)?;
+        let packages = trees.layout(start.job.package, &start.job.packages)?;
         let places = Places::of(&self.folders, run, task)?;
         let group = self
             .cgroups
@@ -75,9 +77,11 @@ impl Launch {
             command: task.command.clone(),
             args: texts.args,
             env: self.environment(start, texts.env),
-            package: tree,
+            package: packages.program,
+            layers: packages.layers,
             task_folder: self.folders.work(run),
             log_folder: self.folders.logs(&run.slot, run.origin),
+            logs: task.logs,
             agent_socket: self.folders.socket(),
             agent_generation: self.agent_generation,
             node: self.node.short(),
@@ -90,12 +94,14 @@ impl Launch {
             isolation: Isolation::of(profile, !task.ports.is_empty()),
             profile,
             memory_bytes: memory_limit(&task.resources, &task.limits),
-            mounts: places.mounts,
+            // Packages first, so that a mount may lie in one.
+            mounts: [packages.mounts, places.mounts].concat(),
             files: texts.files,
             setup: texts.setup,
             teardown: texts.teardown,
             memory_watch: group.memory_watch,
             group: group.group,
+            disk_bytes: Some(task.resources.disk_bytes).filter(|bytes| *bytes > 0),
         };
         self.spawn(&folder, &description, group.missing)
     }
@@ -157,11 +163,21 @@ impl Launch {
             (moved::ADDRESS, self.address.to_string()),
         ];
         env.extend(told.map(|(name, value)| (name.to_string(), value)));
+        if is_array(&start.job.kind) {
+            env.insert(ARRAY_INDEX.into(), run.slot.index.to_string());
+        }
         for (name, port) in &start.ports {
             env.insert(port_variable(name), port.to_string());
         }
         env
     }
+}
+
+/// Told to tasks of an array beside `POTLUCK_SLOT`, which all tasks have.
+const ARRAY_INDEX: &str = "POTLUCK_ARRAY_INDEX";
+
+fn is_array(kind: &JobKind) -> bool {
+    matches!(kind, JobKind::Batch(batch) if batch.array)
 }
 
 fn profile(isolation: job::Isolation) -> Profile {

@@ -6,6 +6,7 @@
 
 mod actor;
 mod cgroups;
+pub mod disk;
 pub mod facts;
 mod folders;
 mod health;
@@ -18,14 +19,17 @@ mod moved;
 mod places;
 mod process;
 mod program;
+mod retention;
 mod sessions;
 mod texts;
 mod tools;
+mod trees;
 mod usage;
 
 pub use journal::JournalError;
 pub use logs::{LogBatch, LogPlace, LogQuery, LogsError};
 pub use potluck_helper::log::Line;
+pub use retention::LogRetention;
 pub use sessions::{EnterError, Entrance, Pipe, SessionWish, TaskSession};
 
 use crate::{clock, spawn::spawn, wire::HeldJob};
@@ -106,6 +110,8 @@ pub struct AgentConfig {
     pub helper: PathBuf,
     /// How long a task outlives its last contact with the agent.
     pub lease: Millis,
+    /// What is kept of all tasks' logs.
+    pub logs: LogRetention,
     /// Checks a job before it is run.
     pub verify: Verify,
 }
@@ -200,6 +206,7 @@ pub async fn start(
     spawn("helper listener", links.listen(listener));
     let stopped = CancellationToken::new();
     let usages = Usages::default();
+    retention::watch(actor.folders.clone(), config.logs, token.clone());
     let sampler = usages.sample(actor.cgroups.clone(), actor.folders.clone(), token.clone());
     let agent = Agent {
         commands,
@@ -445,6 +452,14 @@ impl Agent {
     pub fn isolation_missing(&self) -> Vec<String> {
         let missing = self.missing.lock().expect("no one panics with this lock");
         missing.iter().cloned().collect()
+    }
+
+    /// What is wrong with the disk of the data folder, for people. Asks the
+    /// file system, which is quick unless the disk hangs.
+    pub async fn disk_concern(&self) -> Option<String> {
+        let folder = self.folders.tasks();
+        let look = spawn_blocking(move || disk::concern(&folder));
+        look.await.expect("a look does not panic")
     }
 
     /// What the job's tasks on this node use; nothing where the host does not

@@ -130,6 +130,7 @@ pub(super) fn found(
         (Some(TaskState::Starting), _) => "it is starting",
         (Some(TaskState::Backoff), _) => "it has ended, and waits to be started again",
         (Some(TaskState::Stopped), _) => "it has been stopped",
+        (Some(TaskState::Ended), _) => "it has ended, and is not started again",
         (Some(TaskState::Other), _) => "its state is not known here",
     };
     Err(EnterError::NotRunning { slot, why })

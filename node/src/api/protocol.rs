@@ -300,8 +300,99 @@ pub struct JobStatus {
     pub package: PackageId,
     /// Services that it offers.
     pub services: Vec<String>,
+    /// What is done of it, if its work ends.
+    #[serde(default)]
+    pub batch: Option<BatchStatus>,
     /// One for each slot that is wanted or still filled.
     pub tasks: Vec<TaskStatus>,
+}
+
+/// What is done of work that ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchStatus {
+    /// How it stands.
+    pub state: BatchState,
+    /// How many tasks must succeed.
+    pub completions: u32,
+    /// How many run at once, at most.
+    pub parallelism: u32,
+    /// How many have succeeded.
+    pub done: u32,
+    /// How many failed more often than they may be tried.
+    pub failed: u32,
+    /// The first of those, by index.
+    pub failed_indexes: Vec<u32>,
+    /// Why it failed.
+    pub why: Option<String>,
+    /// Since when it is worked on, Unix time.
+    pub began_at: Millis,
+    /// When it came to its end, Unix time.
+    pub ended_at: Option<Millis>,
+    /// When it fails if it is not done, Unix time.
+    pub deadline: Option<Millis>,
+}
+
+/// How work that ends stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BatchState {
+    /// Not over.
+    Running,
+    /// All is done.
+    Complete,
+    /// Some of it failed for good.
+    Failed,
+    /// It was not done in time.
+    DeadlineExceeded,
+    /// It was recovered from a host, and what was done before is not known.
+    Unknown,
+    /// A state that a newer version knows.
+    #[serde(other)]
+    Other,
+}
+
+impl JobStatus {
+    /// How far it is, in a few words.
+    pub fn progress(&self) -> String {
+        match &self.batch {
+            None => format!("{}/{} healthy", self.healthy, self.replicas),
+            Some(batch) => {
+                let mut words = format!("{}/{} done", batch.done, batch.completions);
+                if self.running > 0 {
+                    words.push_str(&format!(", {} running", self.running));
+                }
+                if batch.failed > 0 {
+                    words.push_str(&format!(", {} failed", batch.failed));
+                }
+                words
+            }
+        }
+    }
+}
+
+impl BatchStatus {
+    /// How it stands, in words.
+    pub fn told(&self) -> String {
+        let name = self.state.name();
+        match &self.why {
+            Some(why) => format!("{name}: {why}"),
+            None => name.into(),
+        }
+    }
+}
+
+impl BatchState {
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            BatchState::Running => "running",
+            BatchState::Complete => "complete",
+            BatchState::Failed => "failed",
+            BatchState::DeadlineExceeded => "deadline exceeded",
+            BatchState::Unknown => "not known",
+            BatchState::Other => "unknown",
+        }
+    }
 }
 
 /// One slot of a job.
@@ -338,6 +429,9 @@ pub struct TaskStatus {
     /// Failures in a row, without a long run between.
     #[serde(default)]
     pub failures: u32,
+    /// What is amiss while it runs.
+    #[serde(default)]
+    pub trouble: Option<String>,
     /// When it is started again after a failure, Unix time.
     #[serde(default)]
     pub next_try: Option<Millis>,

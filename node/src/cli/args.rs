@@ -291,6 +291,10 @@ pub(super) struct NodeArgs {
     /// Mebibytes of memory for tasks (default: all of the host's but 512).
     #[arg(long, value_name = "MIB")]
     pub memory: Option<u64>,
+    /// Mebibytes of disk for tasks (default: all of the data folder's file
+    /// system but a tenth, at least 1024).
+    #[arg(long, value_name = "MIB")]
+    pub disk: Option<u64>,
     /// Something that jobs may ask for as `label.NAME`; may be repeated.
     #[arg(long = "label", value_name = "NAME=VALUE")]
     pub labels: Vec<Label>,
@@ -306,6 +310,13 @@ pub(super) struct NodeArgs {
     /// Seconds that tasks outlive an agent that is gone.
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     pub agent_lease: u64,
+    /// Mebibytes kept of all tasks' logs together, compressed; the oldest go
+    /// first. What is kept of one task, its job says.
+    #[arg(long, default_value_t = 10 << 10, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+    pub logs_keep: u64,
+    /// Days after which logs go (default: while there is room).
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u64).range(1..=3_650))]
+    pub logs_keep_days: Option<u64>,
 }
 
 /// How long a drain may take unless told otherwise, in seconds: an hour, as
@@ -489,9 +500,14 @@ pub(super) struct RunArgs {
     /// Return when the job is accepted, without waiting for healthy tasks.
     #[arg(long)]
     pub no_wait: bool,
-    /// Longest wait for healthy tasks, in seconds.
-    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
-    pub wait: u64,
+    /// Longest wait for healthy tasks, in seconds (default: 120).
+    #[arg(long, value_name = "SECONDS")]
+    pub wait: Option<u64>,
+    /// Of work that ends (batch), wait until it has, however long it takes
+    /// unless --wait says otherwise; fail if it failed. Else its first tasks
+    /// are waited for.
+    #[arg(long, conflicts_with = "no_wait")]
+    pub wait_done: bool,
     /// Other number of replicas than the spec says.
     #[arg(long, value_name = "N")]
     pub replicas: Option<u32>,

@@ -10,7 +10,7 @@ use crate::{
         change::Change,
         client::unexpected,
         error::{ApiError, ErrorCode},
-        protocol::{ApiAnswer, ApiRequest, JobStatus, TaskStatus},
+        protocol::{ApiAnswer, ApiRequest, BatchState, BatchStatus, JobStatus, TaskStatus},
     },
     clock,
 };
@@ -120,7 +120,10 @@ fn show_jobs(jobs: &[JobStatus]) -> String {
                     true => format!("{} (recovered)", job_state(job)),
                     false => job_state(job).into(),
                 },
-                format!("{}/{}", job.healthy, job.replicas),
+                match &job.batch {
+                    Some(batch) => format!("{}/{} done", batch.done, batch.completions),
+                    None => format!("{}/{}", job.healthy, job.replicas),
+                },
                 job.services.join(","),
                 job.author.clone(),
             ]
@@ -137,6 +140,9 @@ fn job_state(job: &JobStatus) -> &'static str {
             STOPPED
         }
         _ if job.stopped => "stopping",
+        JobStatus {
+            batch: Some(batch), ..
+        } => batch.state.name(),
         _ if job.healthy == job.replicas => "healthy",
         _ => "pending",
     }
@@ -144,12 +150,11 @@ fn job_state(job: &JobStatus) -> &'static str {
 
 fn show_job(job: &JobStatus) -> String {
     let mut head = format!(
-        "{} version {}: {}, {}/{} healthy, package {}\nsubmitted by {} at {}",
+        "{} version {}: {}, {}, package {}\nsubmitted by {} at {}",
         job.name,
         job.version,
         job_state(job),
-        job.healthy,
-        job.replicas,
+        job.progress(),
         job.package,
         job.author,
         time::short(job.accepted_at),
@@ -163,6 +168,9 @@ fn show_job(job: &JobStatus) -> String {
             "\nrecovered at {at}: hosts run it, the log that survived lacked it; \
              it runs until you stop it"
         ));
+    }
+    if let Some(batch) = &job.batch {
+        head.push_str(&show_batch(batch));
     }
     if let Some(by) = &job.stopped_by {
         let at = time::short(by.at);
@@ -178,6 +186,40 @@ fn show_job(job: &JobStatus) -> String {
         job.tasks.iter().map(|task| task_row(job, task)),
     );
     format!("{head}\n{tasks}")
+}
+
+/// What there is to say of work that ends beside how far it is.
+fn show_batch(batch: &BatchStatus) -> String {
+    let mut lines = String::new();
+    let mut line = |text: String| {
+        lines.push('\n');
+        lines.push_str(&text);
+    };
+    let began = time::short(batch.began_at);
+    let most = batch.parallelism;
+    match (batch.ended_at, batch.deadline) {
+        (Some(at), _) => line(format!("began {began}, ended {}", time::short(at))),
+        (None, Some(deadline)) => line(format!(
+            "began {began}, {most} at once, to be done by {}",
+            time::short(deadline)
+        )),
+        (None, None) => line(format!("began {began}, {most} at once")),
+    }
+    if let Some(why) = &batch.why {
+        line(output::one_line(why));
+    }
+    if !batch.failed_indexes.is_empty() {
+        let indexes: Vec<String> = batch.failed_indexes.iter().map(u32::to_string).collect();
+        let more = match batch.failed as usize > indexes.len() {
+            true => ", ...",
+            false => "",
+        };
+        line(format!("failed for good: {}{more}", indexes.join(", ")));
+    }
+    if batch.state == BatchState::Unknown {
+        line("what was done before the recovery is not known: run it again".into());
+    }
+    lines
 }
 
 /// What a task runs: a change that leaves tasks alone does not make them old.
@@ -205,6 +247,7 @@ fn task_row(job: &JobStatus, task: &TaskStatus) -> [String; 9] {
         ports.join(","),
         task.waits_for
             .clone()
+            .or_else(|| task.trouble.clone())
             .or_else(|| last_end_told(task))
             .unwrap_or_default(),
     ]
@@ -249,6 +292,7 @@ pub(super) fn state_name(state: TaskState) -> &'static str {
         TaskState::Backoff => "backoff",
         TaskState::Stopping => "stopping",
         TaskState::Stopped => "stopped",
+        TaskState::Ended => "ended",
         TaskState::Other => "unknown",
     }
 }
@@ -323,6 +367,7 @@ mod tests {
             since: None,
             waits_for: None,
             failures: 4,
+            trouble: None,
             next_try: Some(Millis(20_000)),
         };
         let now = Millis(8_000);

@@ -7,7 +7,7 @@ use super::{
     exit::chain,
 };
 use crate::{
-    agent::facts::facts,
+    agent::{LogRetention, disk, facts::facts},
     api::error::{ApiError, ErrorCode},
     runtime::{JoinWish, Node, NodeSettings, StartError},
 };
@@ -15,7 +15,7 @@ use nix::net::if_::InterfaceFlags;
 use potluck_specs::{Millis, job::Resources};
 use std::{
     io::IsTerminal, net::SocketAddr, ops::RangeInclusive, os::unix::process::CommandExt,
-    process::ExitCode, time::Duration,
+    path::Path, process::ExitCode, time::Duration,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -121,24 +121,33 @@ fn resolve(args: NodeArgs, global: &Global) -> Result<NodeSettings, ApiError> {
         ))
         .hint("give one with --advertise IP:PORT, or listen on one with --listen IP:PORT"));
     }
-    let host = host_resources();
+    let data = data_folder(global);
+    let host = host_resources(&data);
     Ok(NodeSettings {
-        data: data_folder(global),
         join,
         name: args.name.unwrap_or_else(host_name),
         rack: args.rack,
         listen: args.listen,
         advertise,
-        total: Resources::new(
-            args.cpu.unwrap_or(host.cpu_millis),
-            args.memory.map_or(host.memory_bytes, |mib| mib << 20),
-        ),
+        data,
+        total: Resources {
+            cpu_millis: args.cpu.unwrap_or(host.cpu_millis),
+            memory_bytes: args.memory.map_or(host.memory_bytes, |mib| mib << 20),
+            disk_bytes: args.disk.map_or(host.disk_bytes, |mib| mib << 20),
+            ..Resources::ZERO
+        },
         facts: facts(&args.labels, &args.devices),
         ports: parse_ports(&args.ports).ok_or_else(|| {
             bad(format!("{:?} is no range of ports", args.ports))
                 .hint("write FIRST-LAST, such as 20000-29999")
         })?,
         agent_lease: Millis(args.agent_lease * 1_000),
+        logs: LogRetention {
+            bytes: args.logs_keep << 20,
+            age: args
+                .logs_keep_days
+                .map(|days| Duration::from_secs(days * 86_400)),
+        },
         replace_voter_after: Duration::from_secs(args.replace_voter_after),
     })
 }
@@ -165,13 +174,17 @@ fn parse_ports(text: &str) -> Option<RangeInclusive<u16>> {
     (1..=last).contains(&first).then_some(first..=last)
 }
 
-fn host_resources() -> Resources {
+fn host_resources(data: &Path) -> Resources {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let memory = nix::sys::sysinfo::sysinfo().map_or(1 << 30, |info| info.ram_total());
-    Resources::new(
-        u32::try_from(cores * 1_000).unwrap_or(u32::MAX),
-        memory.saturating_sub(MEMORY_KEPT),
-    )
+    // One that can't be asked has none to offer.
+    let disk = disk::file_system(data).map_or(0, |(total, _)| total);
+    Resources {
+        cpu_millis: u32::try_from(cores * 1_000).unwrap_or(u32::MAX),
+        memory_bytes: memory.saturating_sub(MEMORY_KEPT),
+        disk_bytes: disk.saturating_sub(disk::kept(disk)),
+        ..Resources::ZERO
+    }
 }
 
 fn start_failed(error: &StartError) -> ApiError {

@@ -49,6 +49,7 @@ pub(super) async fn nodes(global: &Global) -> Result<ExitCode, ApiError> {
                 "TASKS",
                 "FREE CPU",
                 "FREE MEMORY",
+                "FREE DISK",
                 "ADDRESS",
             ],
             nodes.iter().map(node_row),
@@ -57,7 +58,7 @@ pub(super) async fn nodes(global: &Global) -> Result<ExitCode, ApiError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn node_row(node: &NodeStatus) -> [String; 8] {
+fn node_row(node: &NodeStatus) -> [String; 9] {
     let state = if node.draining {
         format!("{}, draining", node.state)
     } else {
@@ -74,6 +75,7 @@ fn node_row(node: &NodeStatus) -> [String; 8] {
         node.tasks.to_string(),
         free(|free| format!("{:.2}", f64::from(free.cpu_millis) / 1000.0)),
         free(|free| output::bytes(free.memory_bytes)),
+        free(|free| output::bytes(free.disk_bytes)),
         node.address
             .map_or_else(|| "-".into(), |address| address.to_string()),
     ]

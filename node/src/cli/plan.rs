@@ -33,7 +33,8 @@ pub(super) async fn plan(args: &PlanArgs, global: &Global) -> Result<ExitCode, A
     let mut jobs = Vec::new();
     for draft in drafts {
         let package = Package::of(&draft, Path::new(&args.file))?;
-        jobs.push(bind(&session, draft, package.id));
+        let further = Package::further_of(&draft, Path::new(&args.file))?;
+        jobs.push(bind(&session, draft, package.id, &further));
     }
     let waiting = output::waiting(global.output, "asking the scheduler");
     let work = async {

@@ -14,7 +14,7 @@ use crate::api::{
     client::unexpected,
     error::{ApiError, ErrorCode},
     plan::is_same,
-    protocol::{Changed, JobStatus},
+    protocol::{BatchState, Changed, JobStatus},
 };
 use potluck_core::cluster::Origin;
 use potluck_specs::{
@@ -29,6 +29,12 @@ const VERSION_TRIES: u32 = 5;
 /// How long the first look at a job is tried again without a leader.
 const LOOK_WAIT: Duration = Duration::from_secs(30);
 
+/// How long healthy tasks are waited for, unless it is said otherwise.
+const WAIT: Duration = Duration::from_secs(120);
+
+/// How long the end of work is waited for: longer than any work.
+const WAIT_DONE: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
+
 /// Pause between two looks.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
@@ -36,6 +42,7 @@ const LOOK_PAUSE: Duration = Duration::from_millis(50);
 struct Wish {
     job: Job,
     package: Package,
+    further: Vec<Package>,
     about: About,
 }
 
@@ -64,7 +71,40 @@ pub(super) async fn run(args: &RunArgs, global: &Global) -> Result<ExitCode, Api
             .collect::<Vec<_>>()
             .join("\n")
     });
-    Ok(ExitCode::SUCCESS)
+    match statuses.iter().find_map(failure).filter(|_| args.wait_done) {
+        Some(error) => Err(error),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// What was waited for: of work that ends its end, or its first tasks; else
+/// that all tasks are healthy.
+fn is_there(status: &JobStatus, done: bool) -> bool {
+    let up_to_date = || status.tasks.iter().all(|task| task.up_to_date);
+    match &status.batch {
+        None => status.healthy == status.replicas && up_to_date(),
+        Some(batch) if batch.state != BatchState::Running => true,
+        Some(_) if done => false,
+        Some(batch) => batch.done > 0 || (status.healthy > 0 && up_to_date()),
+    }
+}
+
+/// Work that was waited for and has failed.
+fn failure(status: &JobStatus) -> Option<ApiError> {
+    let batch = status.batch.as_ref()?;
+    let failed = matches!(
+        batch.state,
+        BatchState::Failed | BatchState::DeadlineExceeded
+    );
+    failed.then(|| {
+        let message = format!("{}: {}", status.name, batch.told());
+        let hint = format!(
+            "look with: potluck status {0}; run it again to go on with what is not done, \
+             or stop it first to begin anew",
+            status.name
+        );
+        ApiError::new(ErrorCode::Failed, message).hint(hint)
+    })
 }
 
 /// The jobs of a spec file.
@@ -78,10 +118,12 @@ async fn from_spec(args: &RunArgs, global: &Global) -> Result<(Session, Vec<Wish
     let wishes = drafts.into_iter().map(|draft| {
         let package = Package::of(&draft, file)?;
         let about = about(args, &draft.name, origin.clone());
-        let job = bind(&session, draft, package.id);
+        let further = Package::further_of(&draft, file)?;
+        let job = bind(&session, draft, package.id, &further);
         Ok(Wish {
             job,
             package,
+            further,
             about,
         })
     });
@@ -90,9 +132,15 @@ async fn from_spec(args: &RunArgs, global: &Global) -> Result<(Session, Vec<Wish
 }
 
 /// The job of a draft, under the first version.
-pub(super) fn bind(session: &Session, draft: JobDraft, package: PackageId) -> Job {
+pub(super) fn bind(
+    session: &Session,
+    draft: JobDraft,
+    package: PackageId,
+    further: &[Package],
+) -> Job {
     let cluster = session.client.welcome.cluster.clone();
-    draft.bind(session.profile.fleet, &cluster, 1, package, &[])
+    let further: Vec<PackageId> = further.iter().map(|one| one.id).collect();
+    draft.bind(session.profile.fleet, &cluster, 1, package, &further)
 }
 
 /// What an earlier version was, to be signed again by who goes back.
@@ -115,6 +163,7 @@ async fn go_back(
     };
     let wish = Wish {
         package: Package::known(job.package),
+        further: Vec::new(),
         about: about(args, &name, origin),
         job,
     };
@@ -178,7 +227,7 @@ fn show(job: &Accepted, statuses: &[JobStatus]) -> String {
         ),
     };
     match statuses.iter().find(|status| status.name == job.job) {
-        Some(status) => format!("{accepted}\n{}/{} healthy", status.healthy, status.replicas),
+        Some(status) => format!("{accepted}\n{}", status.progress()),
         None => accepted,
     }
 }
@@ -235,6 +284,9 @@ async fn sign_and_send(
     // What the cluster has needs no upload. Whether it has it says the leader.
     if !current.is_running(&wish.job) {
         wish.package.upload(session, waiting).await?;
+        for further in &wish.further {
+            further.upload(session, waiting).await?;
+        }
     }
     let mut job = wish.job.clone();
     job.version = current.version + 1;
@@ -298,20 +350,23 @@ async fn wait(
     accepted: &[Accepted],
     global: &Global,
 ) -> Result<Vec<JobStatus>, ApiError> {
-    let limit = Duration::from_secs(args.wait);
+    let usual = match args.wait_done {
+        true => WAIT_DONE,
+        false => WAIT,
+    };
+    let limit = args.wait.map_or(usual, Duration::from_secs);
     let mut statuses = Vec::new();
     for job in accepted {
         let waiting = output::waiting(global.output, &format!("waiting for {}", job.job));
-        let healthy = |status: &JobStatus| {
-            waiting.tell(&format!(
-                "{}: {}/{} healthy",
-                job.job, status.healthy, status.replicas
-            ));
-            status.version > job.version
-                || status.healthy == status.replicas
-                    && status.tasks.iter().all(|task| task.up_to_date)
+        let there = |status: &JobStatus| {
+            waiting.tell(&format!("{}: {}", job.job, status.progress()));
+            status.version > job.version || is_there(status, args.wait_done)
         };
-        let work = session.wait_for(&job.job, limit, "healthy", healthy);
+        let what = match args.wait_done {
+            true => "done",
+            false => "healthy",
+        };
+        let work = session.wait_for(&job.job, limit, what, there);
         statuses.push(waiting.during(work).await?);
     }
     Ok(statuses)

@@ -29,15 +29,27 @@ impl Package {
         Package { id, local: None }
     }
 
-    /// The package of a draft, cut into chunks. Nothing is sent.
+    /// The program's package of a draft, cut into chunks. Nothing is sent.
     ///
     /// # Errors
     /// A path that can't be packed, or a kind of package that nobody fetches.
     pub(super) fn of(draft: &JobDraft, spec: &Path) -> Result<Package, ApiError> {
-        if !draft.packages.is_empty() {
-            return Err(not_yet(draft, "a second package"));
-        }
-        match &draft.package {
+        Package::from(&draft.package, draft, spec)
+    }
+
+    /// The further packages of a draft, in its order.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub(super) fn further_of(draft: &JobDraft, spec: &Path) -> Result<Vec<Package>, ApiError> {
+        let packages = draft.packages.iter();
+        packages
+            .map(|one| Package::from(&one.source, draft, spec))
+            .collect()
+    }
+
+    fn from(source: &PackageSource, draft: &JobDraft, spec: &Path) -> Result<Package, ApiError> {
+        match source {
             PackageSource::Id(id) => Ok(Package::known(*id)),
             PackageSource::Path(path) => {
                 let base = spec.parent().unwrap_or_else(|| Path::new("."));

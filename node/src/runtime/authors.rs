@@ -47,6 +47,7 @@ pub(super) fn verify_signed(
 mod tests {
     use super::*;
     use crate::testing::{self, AUTHOR_LIFE};
+    use potluck_specs::trust::Role;
 
     const BEGIN: Millis = Millis(1_800_000_000_000);
 
@@ -71,6 +72,29 @@ mod tests {
             ),
             "{late:?}"
         );
+    }
+
+    #[test]
+    fn a_daemon_of_the_host_needs_an_operator_on_every_host() {
+        let fleet = testing::fleet();
+        let deployer = Role::Deployer {
+            namespaces: vec!["default".into()],
+        };
+        for (roles, may) in [
+            (vec![deployer.clone()], false),
+            (vec![Role::Operator], false),
+            (vec![deployer, Role::Operator], true),
+            (vec![Role::Admin], true),
+        ] {
+            let signed = testing::signed_daemon(roles.clone(), BEGIN);
+            let verified = verify_job(&signed, fleet, "main", BEGIN);
+            assert_eq!(verified.is_ok(), may, "{roles:?} {verified:?}");
+            if roles.len() == 1 && roles[0] != Role::Operator && !may {
+                let why = verified.unwrap_err();
+                assert!(why.contains("without isolation"), "{why}");
+                assert!(why.contains("operator"), "{why}");
+            }
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::{
 };
 use futures::{StreamExt, stream::FuturesUnordered};
 use potluck_core::{
-    cluster::{Cluster, Command, Refused, Reply, RolloutPhase, TEXT_BYTES_MAX},
+    cluster::{Cluster, Command, HeldPackage, Refused, Reply, RolloutPhase, TEXT_BYTES_MAX},
     scheduler::{HostView, SessionState},
 };
 use potluck_specs::{
@@ -171,6 +171,15 @@ async fn run_job(
     }
     check_version(shared, &job)?;
     let (holders, package_bytes) = keep_package(shared, job.package, holder).await?;
+    let mut further = Vec::new();
+    for package in job.all_packages().split_off(1) {
+        let (holders, bytes) = keep_package(shared, package, holder).await?;
+        further.push(HeldPackage {
+            package,
+            bytes,
+            holders,
+        });
+    }
     let names = holders
         .iter()
         .map(|node| shared.directory.name(*node))
@@ -182,6 +191,7 @@ async fn run_job(
         message: about.message.clone(),
         holders,
         package_bytes,
+        further,
         now: clock::unix_now(),
         expected_version: about.expected_version,
         origin: about.origin.clone(),
@@ -235,8 +245,8 @@ fn moved_on(job: &JobName, expected: u64, current: u64) -> ApiError {
 
 /// The version that the job is at, if it is the same job: version and
 /// signature put aside. One whose signature holds no longer is not the same,
-/// since no host would start it, nor is a stopped one, nor one whose rollout
-/// failed: that is tried again.
+/// since no host would start it, nor is a stopped one, nor one whose work is
+/// over, nor one whose rollout failed: that is tried again.
 fn unchanged(shared: &Shared, job: &Job) -> Option<u64> {
     let current = shared.control.read(|state: &Cluster| {
         let record = state.jobs().get(&job.name)?;
@@ -245,7 +255,10 @@ fn unchanged(shared: &Shared, job: &Job) -> Option<u64> {
             phase,
             Some(RolloutPhase::Failed { .. } | RolloutPhase::RolledBack { .. })
         );
-        (!record.stopped && !failed).then(|| record.current().job.clone())
+        let over = state
+            .batch(&job.name)
+            .is_some_and(|batch| batch.over.is_some() || batch.unknown);
+        (!record.stopped && !failed && !over).then(|| record.current().job.clone())
     })?;
     let me = &shared.me;
     let (current, _) = current

@@ -156,6 +156,7 @@ fn drain(scheduler: &Scheduler, state: &Cluster, node: NodeId) -> Result<Operate
             DrainWait::NoPlace => "no other node takes it yet".into(),
             DrainWait::ItsTurn => "one of the next".into(),
             DrainWait::Budget => "its job's budget is spent; see potluck why-blocked".into(),
+            DrainWait::Ends => "it is work that ends; the drain's deadline stops it".into(),
             DrainWait::Recovered => "its job is not in the log: only a person stops it".into(),
         },
     });

@@ -262,6 +262,7 @@ async fn info(shared: &Arc<Shared>) -> Info {
     let authority = shared.control.read(Cluster::authority);
     let mut warnings = concerns::gather(shared).await;
     warnings.extend(shared.agent.isolation_missing());
+    warnings.extend(shared.agent.disk_concern().await);
     if let Some(rack) = rack_of_majority(&group) {
         warnings.push(format!("rack {rack} holds a majority of the voters"));
     }

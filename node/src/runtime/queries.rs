@@ -4,13 +4,16 @@ use super::{operate, plan, shared::Shared, versions, voters};
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
-        protocol::{ApiAnswer, Explained, HostVerdict, JobStatus, NodeStatus, TaskStatus},
+        protocol::{
+            ApiAnswer, BatchState, BatchStatus, Explained, HostVerdict, JobStatus, NodeStatus,
+            TaskStatus,
+        },
     },
     clock,
     wire::Query,
 };
 use potluck_core::{
-    cluster::{Cluster, JobRecord, Member},
+    cluster::{BatchEnd, BatchRecord, Cluster, JobRecord, Member},
     host::pause,
     scheduler::{HostCase, HostView, Scheduler, SessionState, SlotPhase, SlotView},
     session::{SlotReport, TaskState},
@@ -227,7 +230,33 @@ fn job_status(
         recovered_at: record.recovered_at,
         package: current.package,
         services,
+        batch: state.batch(name).map(batch_status),
         tasks: if with_tasks { tasks } else { Vec::new() },
+    }
+}
+
+/// Failed indexes that are told: with more, nobody reads on.
+const FAILED_TOLD: usize = 20;
+
+fn batch_status(batch: &BatchRecord) -> BatchStatus {
+    let (state, why, ended_at) = match &batch.over {
+        None if batch.unknown => (BatchState::Unknown, None, None),
+        None => (BatchState::Running, None, None),
+        Some(BatchEnd::Complete { at }) => (BatchState::Complete, None, Some(*at)),
+        Some(BatchEnd::Failed { why, at }) => (BatchState::Failed, Some(why.clone()), Some(*at)),
+        Some(BatchEnd::DeadlineExceeded { at }) => (BatchState::DeadlineExceeded, None, Some(*at)),
+    };
+    BatchStatus {
+        state,
+        completions: batch.completions,
+        parallelism: batch.parallelism,
+        done: batch.done(),
+        failed: batch.failed(),
+        failed_indexes: batch.failed_indexes().take(FAILED_TOLD).collect(),
+        why,
+        began_at: batch.began_at,
+        ended_at,
+        deadline: batch.deadline,
     }
 }
 
@@ -256,6 +285,7 @@ fn task_status(state: &Cluster, view: &SlotView) -> TaskStatus {
         since: report.map(|report| report.since),
         waits_for: waits_for(state, view, shown.is_some()),
         failures: report.map_or(0, |report| report.failures),
+        trouble: report.and_then(|report| report.trouble.clone()),
         next_try: report.and_then(|report| next_try(state, report)),
     }
 }
@@ -312,6 +342,10 @@ fn waits_for(state: &Cluster, view: &SlotView, is_held: bool) -> Option<String> 
             holder: Some(holder),
         } => Some(format!("a word from {}, which held it last", name(holder))),
         SlotPhase::Waiting { holder: None } => Some("all nodes to report to the scheduler".into()),
+        SlotPhase::Missing if !is_held && tries(state, &view.slot) > 0 => {
+            let failures = tries(state, &view.slot);
+            Some(format!("its next try, after {failures} that failed"))
+        }
         SlotPhase::Missing if !is_held => Some(format!(
             "a node that takes it (potluck explain '{}')",
             view.slot
@@ -320,6 +354,13 @@ fn waits_for(state: &Cluster, view: &SlotView, is_held: bool) -> Option<String> 
         SlotPhase::Awarded { node, .. } if !is_held => Some(format!("{} to confirm", name(node))),
         _ => None,
     }
+}
+
+/// How often a piece of work that is tried again has failed.
+fn tries(state: &Cluster, slot: &SlotId) -> u32 {
+    let batch = state.batch(&slot.job);
+    let failures = batch.and_then(|batch| batch.failures(slot.index));
+    failures.map_or(0, |failures| failures.count)
 }
 
 fn explain(scheduler: &Scheduler, state: &Cluster, slot: &SlotId) -> Result<ApiAnswer, ApiError> {

@@ -1,5 +1,6 @@
 //! What a node is started with, defaults filled in.
 
+use crate::agent::LogRetention;
 use potluck_core::attributes::Facts;
 use potluck_specs::{Millis, job::Resources, trust::Token};
 use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
@@ -27,6 +28,8 @@ pub struct NodeSettings {
     pub ports: RangeInclusive<u16>,
     /// How long tasks outlive an agent that is gone.
     pub agent_lease: Millis,
+    /// What is kept of all tasks' logs.
+    pub logs: LogRetention,
     /// How long a voter must be silent before another takes its place.
     pub replace_voter_after: Duration,
 }

@@ -580,6 +580,7 @@ fn agent_config(settings: &NodeSettings, admitted: &Admitted, helper: PathBuf) -
         ports: settings.ports.clone(),
         helper,
         lease: settings.agent_lease,
+        logs: settings.logs,
         verify: Arc::new(move |signed: &SignedJob| {
             authors::verify_job(signed, fleet, &cluster, clock::unix_now())
         }),

@@ -80,6 +80,7 @@ impl Host {
             facts: Facts::default(),
             ports: 20_000..=20_010,
             agent_lease: Millis(60_000),
+            logs: crate::agent::LogRetention::DEFAULT,
             replace_voter_after: Duration::from_secs(300),
         }
     }
@@ -298,6 +299,7 @@ async fn packages_that_no_job_pins_go_and_others_stay() {
         message: String::new(),
         holders: vec![node.shared.me.node],
         package_bytes: 6,
+        further: Vec::new(),
         now: clock::unix_now(),
         expected_version: None,
         origin: Default::default(),

@@ -15,7 +15,8 @@ record! {
 }
 
 record! {
-    /// A further package, mounted read-only.
+    /// A further package, mounted read-only. At `/package` it is laid over the
+    /// program's: what both have is the further one's.
     pub struct MountedPackage {
         /// An absolute path in the task.
         pub at: String = String::new(),

@@ -3,6 +3,9 @@
 use super::record::record;
 use serde::{Deserialize, Serialize};
 
+/// Most tasks that start together: as many as the scheduler calls at once.
+pub const GANG_MAX: u32 = 256;
+
 /// What kind of work a job is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -23,18 +26,26 @@ pub enum JobKind {
 record! {
     /// Work that ends.
     pub struct Batch {
-        /// How many tasks must succeed.
+        /// How many tasks must succeed: exit with code 0. Each is run at least
+        /// once, and not again once it is known to have succeeded.
         pub completions: u32 = 1,
         /// How many run at once, at most.
         pub parallelism: u32 = 1,
-        /// How often a task that failed is tried again.
+        /// How often a task that failed is tried again, wherever there is room;
+        /// the pauses are those of `restart`. A task that ends with its host, is
+        /// drained or preempted has not failed.
         pub retries: u32 = 0,
-        /// The whole job fails if it is not done this long after it began.
+        /// The whole job fails if it is not done this long after it was
+        /// accepted.
         pub deadline_ms: Option<u64> = None,
-        /// Each completion has an index of its own, told to the task as
-        /// `${slot.index}`. Otherwise any success counts.
+        /// Each completion is a piece of its own: its index is told to the task
+        /// as `${slot.index}` and `POTLUCK_ARRAY_INDEX`, and the others go on
+        /// when it has failed for good. Otherwise the job fails with the first
+        /// task that does.
         pub array: bool = false,
-        /// All tasks start together or none does.
+        /// All tasks start together or none does. When one is gone and finds no
+        /// place within seconds, the others are stopped, and all start again
+        /// together.
         pub gang: bool = false,
     }
 }

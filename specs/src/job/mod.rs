@@ -25,13 +25,14 @@ pub use change::{
 };
 pub use files::{DraftPackage, Mount, MountSource, MountedPackage, RenderedFile};
 pub use health::{Comparison, HealthAction, HealthCheck, MetricThreshold, Probe};
-pub use kind::{Batch, JobKind};
+pub use kind::{Batch, GANG_MAX, JobKind};
 pub use placement::{AtMost, Level, Neighbour, Placement, Preference};
 pub use requirement::{Operator, Requirement};
 pub use resources::{Adaptive, AdaptiveMode, Limits, Resources};
 pub use signed::{SignedJob, SignedJobError};
 pub use task::{
-    Hook, Isolation, PortSpec, RestartOn, RestartPolicy, ServiceSpec, StopPolicy, TaskTemplate,
+    Hook, Isolation, LogPolicy, PortSpec, RestartOn, RestartPolicy, ServiceSpec, StopPolicy,
+    TaskTemplate, WhenFull,
 };
 
 use crate::{FleetId, JobName, PackageId};
@@ -122,6 +123,17 @@ record! {
 }
 
 impl Job {
+    /// All packages that a task of it needs, each once: the program's first.
+    pub fn all_packages(&self) -> Vec<PackageId> {
+        let mut all = vec![self.package];
+        for further in &self.packages {
+            if !all.contains(&further.package) {
+                all.push(further.package);
+            }
+        }
+        all
+    }
+
     /// Slots that the job has by itself, numbered from 0: see
     /// [`JobKind::slots`]. None of its own for one task per node.
     pub fn slots(&self) -> u32 {

@@ -13,7 +13,8 @@ record! {
         pub cpu_millis: u32 = 0,
         /// Bytes of memory.
         pub memory_bytes: u64 = 0,
-        /// Bytes on disk: the task's folder and its logs, not its packages.
+        /// Bytes on disk: the task's folder, its volumes and its logs, not its
+        /// packages. Beyond them the task is stopped.
         pub disk_bytes: u64 = 0,
         /// Bits a second out of the node.
         pub uplink_bits_per_s: u64 = 0,

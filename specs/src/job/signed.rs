@@ -1,7 +1,7 @@
 //! A job with its author's signature: what is stored, and what every host
 //! checks before it runs anything.
 
-use super::Job;
+use super::{Isolation, Job};
 use crate::{
     FleetId, Millis,
     codec::CodecError,
@@ -41,6 +41,12 @@ pub enum SignedJobError {
         user: String,
         /// Where to.
         namespace: String,
+    },
+    /// The task would be its host's own daemon, and the author is no operator.
+    #[error("user {user:?} may not run a task without isolation: the role operator is needed too")]
+    NotIsolated {
+        /// The author.
+        user: String,
     },
     /// Signed for another fleet or cluster.
     #[error("the job is signed for {theirs}, this is {ours}")]
@@ -90,6 +96,10 @@ impl SignedJob {
                 user: author.user,
                 namespace,
             });
+        }
+        // Such a task can do to its host whatever its operator can.
+        if job.task.isolation == Isolation::None && !author.may_operate() {
+            return Err(SignedJobError::NotIsolated { user: author.user });
         }
         Ok((job, author))
     }

@@ -52,6 +52,8 @@ record! {
         pub user: Option<String> = None,
         /// How well it is kept apart from the host and from others.
         pub isolation: Isolation = Isolation::Default,
+        /// What is kept of what it prints.
+        pub logs: LogPolicy = LogPolicy::default(),
     }
 }
 
@@ -128,12 +130,38 @@ record! {
         pub backoff_ms: u64 = 250,
         /// Longest pause. A run of this length or more starts the count anew.
         pub backoff_max_ms: u64 = 30_000,
-        /// After which exits it starts again.
+        /// After which exits it starts again. Of work that ends `retries` say
+        /// it instead.
         pub on: RestartOn = RestartOn::Always,
         /// Failures in a row after which it moves to another node; without a
         /// number, three.
         pub attempts: Option<u32> = None,
     }
+}
+
+record! {
+    /// What is kept of what a task prints, on its node.
+    #[derive(Copy)]
+    pub struct LogPolicy {
+        /// What follows when the disk refuses lines. (Jobs of before this
+        /// field were to wait, too; agents of that time dropped.)
+        pub when_full: WhenFull = WhenFull::Block,
+        /// Bytes, compressed; the oldest lines go first.
+        pub keep_bytes: u64 = 128 << 20,
+        /// Lines older than this go. Without it they stay while there is room.
+        pub keep_ms: Option<u64> = None,
+    }
+}
+
+/// What follows when the disk refuses a task's lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum WhenFull {
+    /// The task waits as it prints, until the disk takes lines again.
+    Block,
+    /// They are counted and gone; the log says how many.
+    Drop,
 }
 
 /// After which exits a task starts again.
@@ -169,6 +197,7 @@ pub enum Isolation {
     Default,
     /// All that potluck can do.
     Strict,
-    /// None: the task sees the host as any process does.
+    /// None: the task sees the host as any process does. Its author must be an
+    /// operator too.
     None,
 }

@@ -17,16 +17,9 @@ type Use = fn(&mut JobDraft);
 /// A change that uses each row, and the beginning of what is said. A row that
 /// is deleted takes its line here along.
 const USES: &[(&str, Use)] = &[
-    ("work that ends", |d| {
-        d.kind = JobKind::Batch(Batch::default())
-    }),
     ("a package from a registry", |d| {
         d.package = PackageSource::Oci("x".into())
     }),
-    ("a second package", |d| {
-        d.packages.push(DraftPackage::default())
-    }),
-    ("asking for disk", |d| d.task.resources.disk_bytes = 1),
     ("asking for uplink", |d| {
         d.task.resources.uplink_bits_per_s = 1
     }),
@@ -54,12 +47,6 @@ const USES: &[(&str, Use)] = &[
     }),
     ("a threshold of a metric", |d| {
         d.task.metrics.push(MetricThreshold::default())
-    }),
-    ("not starting again", |d| {
-        d.task.restart.on = RestartOn::Failure
-    }),
-    ("a task without isolation", |d| {
-        d.task.isolation = Isolation::None
     }),
     ("a stage of a place", |d| {
         d.change.update.stages.push(Stage {
@@ -110,14 +97,33 @@ fn what_is_executed_is_not_refused() {
         healthy_after: 2,
         ..HealthCheck::tcp("http")
     });
+    draft.task.resources.disk_bytes = 1 << 30;
     draft.task.restart.backoff_ms = 1_000;
     draft.task.restart.attempts = Some(5);
+    draft.task.restart.on = RestartOn::Never;
     draft.task.stop.grace_ms = 1;
+    draft.task.isolation = Isolation::None;
     draft.owner = "ann".into();
     draft.annotations.insert("a".into(), "b".into());
+    draft.packages.push(DraftPackage::default());
     assert_eq!(unsupported(&draft), []);
-    let job = draft.bind(FleetId([0; 32]), "main", 1, PackageId([0; 32]), &[]);
+    let (package, further) = (PackageId([0; 32]), [PackageId([1; 32])]);
+    let job = draft.bind(FleetId([0; 32]), "main", 1, package, &further);
     assert_eq!(unsupported_job(&job), []);
+}
+
+#[test]
+fn work_that_ends_is_not_refused() {
+    let mut draft = draft();
+    draft.kind = JobKind::Batch(Batch {
+        completions: 20,
+        parallelism: 4,
+        retries: 2,
+        deadline_ms: Some(60_000),
+        array: true,
+        gang: true,
+    });
+    assert_eq!(unsupported(&draft), []);
 }
 
 #[test]

@@ -21,6 +21,9 @@ pub const RESOURCES_MAX: Resources = Resources {
 /// Least memory: a process with less can't start.
 pub const MEMORY_BYTES_MIN: u64 = 1 << 20;
 
+/// Least disk, where any is asked for: the smallest log takes a third of it.
+pub const DISK_BYTES_MIN: u64 = 4 << 20;
+
 /// Longest path that Linux takes (`PATH_MAX`): of a command, a mount, a file,
 /// a health check.
 pub const PATH_BYTES_MAX: usize = 4_096;
@@ -76,6 +79,19 @@ pub const LEASE_MS_MIN: u64 = 2_000;
 /// Longest time that a stage bakes, a window is ridden out, a rollout waits
 /// for health, a batch runs: thirty days. More is not meant.
 pub const WAIT_MS_MAX: u64 = 30 * 86_400_000;
+
+/// Least log that is kept: below it a crash takes its own story along.
+pub const LOG_BYTES_MIN: u64 = 1 << 20;
+
+/// Most log that is kept of one task on its node: 1 TiB. What is more belongs
+/// into a system for logs.
+pub const LOG_BYTES_MAX: u64 = 1 << 40;
+
+/// Shortest time that lines are kept: nodes look each minute.
+pub const LOG_MS_MIN: u64 = 60_000;
+
+/// Longest time that lines are kept: ten years. More is for ever.
+pub const LOG_MS_MAX: u64 = 3_650 * 86_400_000;
 
 /// Least tmpfs: a page.
 pub const TMPFS_BYTES_MIN: u64 = 4_096;

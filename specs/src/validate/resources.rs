@@ -44,6 +44,15 @@ fn check_resources(path: &FieldPath, resources: &Resources, findings: &mut Findi
     if resources.memory_bytes > RESOURCES_MAX.memory_bytes {
         findings.error(&memory, "a task may ask for at most 64 TiB of memory");
     }
+    if (1..DISK_BYTES_MIN).contains(&resources.disk_bytes) {
+        findings
+            .error(
+                &path.field("disk_bytes"),
+                "a task that asks for disk needs at least 4 MiB",
+            )
+            .why("its log alone may have as much as a third of that")
+            .hint("a number counts bytes; write \"64MiB\"");
+    }
     if resources.disk_bytes > RESOURCES_MAX.disk_bytes {
         findings.error(
             &path.field("disk_bytes"),

@@ -7,8 +7,8 @@ use super::{
 use crate::{
     diff::{duration, size},
     job::{
-        Hook, Isolation, JobKind, Maintenance, MountSource, PortSpec, RestartOn, RestartPolicy,
-        StopPolicy, TaskTemplate, wish::Wish,
+        Hook, Isolation, JobKind, LogPolicy, Maintenance, MountSource, PortSpec, RestartOn,
+        RestartPolicy, StopPolicy, TaskTemplate, wish::Wish,
     },
     path::FieldPath,
 };
@@ -34,8 +34,10 @@ pub(super) fn check(wish: &Wish, findings: &mut Findings) {
     check_hooks(&path.field("setup"), &task.setup, findings);
     check_hooks(&path.field("teardown"), &task.teardown, findings);
     check_restart(&path.field("restart"), &task.restart, wish.kind, findings);
+    check_logs(&path.field("logs"), &task.logs, findings);
     check_stop(&path.field("stop"), &task.stop, wish, findings);
     check_mounts(wish, findings);
+    check_has_root(wish, findings);
     if let Some(user) = &task.user {
         check_user(&path.field("user"), user, findings);
     }
@@ -197,6 +199,28 @@ fn check_restart(
     }
 }
 
+fn check_logs(path: &FieldPath, logs: &LogPolicy, findings: &mut Findings) {
+    if !(LOG_BYTES_MIN..=LOG_BYTES_MAX).contains(&logs.keep_bytes) {
+        let message = format!(
+            "what is kept of the log is {}, not between {} and {}",
+            size(logs.keep_bytes),
+            size(LOG_BYTES_MIN),
+            size(LOG_BYTES_MAX)
+        );
+        findings.error(&path.field("keep_bytes"), message);
+    }
+    if let Some(keep_ms) = logs.keep_ms {
+        let keep = path.field("keep_ms");
+        findings.time(
+            &keep,
+            "the time that lines are kept",
+            keep_ms,
+            LOG_MS_MIN,
+            LOG_MS_MAX,
+        );
+    }
+}
+
 fn check_stop(path: &FieldPath, stop: &StopPolicy, wish: &Wish, findings: &mut Findings) {
     let grace = path.field("grace_ms");
     if !(1..=64).contains(&stop.signal) {
@@ -236,6 +260,27 @@ fn check_stop(path: &FieldPath, stop: &StopPolicy, wish: &Wish, findings: &mut F
             )
             .why("the task must have ended before its lease does, since then another may start")
             .hint("shorten the grace, or lengthen the lease");
+    }
+}
+
+/// A place of its own is in a root of its own.
+fn check_has_root(wish: &Wish, findings: &mut Findings) {
+    if wish.task.isolation != Isolation::None {
+        return;
+    }
+    let lists = [
+        ("task.mounts", "mounts", wish.task.mounts.is_empty()),
+        ("task.files", "files", wish.task.files.is_empty()),
+        ("packages", "further packages", wish.packages().is_empty()),
+    ];
+    for (path, what, _) in lists.into_iter().filter(|(.., none)| !none) {
+        findings
+            .error(
+                &FieldPath::of(path),
+                format!("a task without isolation can't have {what}"),
+            )
+            .why("it has no root of its own in which they could be")
+            .hint("it sees the host's files, and its package at $POTLUCK_PACKAGE");
     }
 }
 

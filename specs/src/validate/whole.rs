@@ -3,7 +3,7 @@
 
 use super::{findings::Findings, limits::*};
 use crate::{
-    job::{Batch, JobKind, PRIORITY_MAX, PackageSource, interpolation, wish::Wish},
+    job::{Batch, GANG_MAX, JobKind, PRIORITY_MAX, PackageSource, interpolation, wish::Wish},
     path::FieldPath,
 };
 
@@ -66,6 +66,15 @@ fn check_batch(path: &FieldPath, batch: &Batch, findings: &mut Findings) {
         findings
             .error(&parallelism, message)
             .hint(format!("set parallelism to {}", batch.completions));
+    }
+    if batch.gang && batch.completions > GANG_MAX {
+        let message = format!(
+            "a gang has at most {GANG_MAX} tasks, not {}",
+            batch.completions
+        );
+        findings
+            .error(&completions, message)
+            .why("all of them are placed in one go");
     }
     if batch.completions > 0 && batch.parallelism > batch.completions {
         let message = format!(

@@ -44,6 +44,7 @@ job(
     teardown = ["bin/clean"],
     restart = restart(backoff = "1s", backoff_max = "1m", on = "failure", attempts = 5),
     stop = stop(signal = "SIGINT", grace = "500ms"),
+    logs = logs(when_full = "drop", keep = "1GiB", keep_for = "7d"),
     files = [file("etc/web.conf", "listen ${port.http}\n", mode = 0o600)],
     mounts = [
         bind("/etc/ssl", at = "/etc/ssl"),
@@ -236,6 +237,11 @@ job(
             ],
             user: Some("www".into()),
             isolation: Isolation::Strict,
+            logs: LogPolicy {
+                when_full: WhenFull::Drop,
+                keep_bytes: 1 << 30,
+                keep_ms: Some(7 * 86_400_000),
+            },
         },
         placement: Placement {
             requirements: vec![
@@ -349,7 +355,7 @@ fn what_is_left_away_has_a_default() {
     assert_eq!(given, expected);
     // The functions, too, say what the model says.
     let task = one(
-        "ports = ['x'], health = tcp('x'), restart = restart(), stop = stop(), \
+        "ports = ['x'], health = tcp('x'), restart = restart(), stop = stop(), logs = logs(), \
          limits = limits(), adaptive = adaptive(), setup = ['x', hook('x')], \
          metrics = [metric('m > 0', 'x')], files = [file('p', 'c')]",
     )

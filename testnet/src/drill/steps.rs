@@ -40,6 +40,7 @@ pub(super) fn can(action: &Action) -> bool {
             inward, outward, ..
         } => *inward && *outward,
         Action::CrashBetween { .. }
+        | Action::Work { .. }
         | Action::Cut { .. }
         | Action::Join { .. }
         | Action::Weather { .. }

@@ -11,7 +11,7 @@ use super::{
     world::{Due, World},
 };
 use potluck_core::host::{Answer, Effect, End, Event as HostEvent, Run, Start};
-use potluck_specs::{Generation, SlotId};
+use potluck_specs::{Generation, SlotId, job::JobKind};
 
 /// What is due at a host's agent; nothing once it has died.
 #[derive(Debug)]
@@ -272,6 +272,8 @@ impl World {
                 let due = HostDue::Health(run, true);
                 self.queue.after(wait, Due::Host { at, life, due });
             }
+            // Virtual tasks write nothing.
+            Effect::WatchDisk { .. } => {}
             Effect::UnwatchHealth(run) => {
                 self.machines[at].watched.remove(&run);
             }
@@ -304,9 +306,11 @@ impl World {
         self.trace
             .line(now, || format!("h{at} starts {}", start.run));
         let wait = self.rng.between(3, 150) * MS;
-        let directive = match self.healed {
-            true => Directive::default(),
-            false => Directive::of(&start.job.task.args),
+        let told = Directive::of(&start.job.task.args);
+        let directive = match (self.healed, &start.job.kind) {
+            (true, JobKind::Batch(_)) => Directive { fails: 0, ..told },
+            (true, _) => Directive::default(),
+            (false, _) => told,
         };
         let bad = self.options.bad_starts.max(directive.fails);
         let fails = !self.healed && self.rng.chance(bad);

@@ -15,7 +15,7 @@ use potluck_core::cluster::{
 use potluck_specs::{
     ChangeId, Epoch, FleetId, Job, JobName, Millis, NodeName, PackageId, Topology,
     job::{
-        JobKind, PortSpec, Resources, RestartPolicy, ServiceSpec, SignedJob, StopPolicy,
+        Batch, JobKind, PortSpec, Resources, RestartPolicy, ServiceSpec, SignedJob, StopPolicy,
         TaskTemplate,
     },
     trust::{NodeCredential, NodeRole, PublicKey, Signed, UserCredential},
@@ -32,6 +32,12 @@ pub(super) enum Change {
         replicas: u32,
         each: Resources,
         priority: u32,
+        directive: Directive,
+    },
+    Work {
+        name: String,
+        batch: Batch,
+        cpu: u32,
         directive: Directive,
     },
     Admit {
@@ -148,20 +154,26 @@ impl World {
             } => {
                 let name = JobName::in_default(name);
                 let version = cluster.next_version(&name);
-                Command::SubmitJob {
+                submit(
                     change,
-                    job: Box::new(signed(&Job {
+                    &Job {
                         priority: *priority,
                         ..job(name, version, *replicas, *each, *directive)
-                    })),
-                    author,
-                    message: String::new(),
-                    holders: Vec::new(),
-                    package_bytes: 1,
+                    },
                     now,
-                    expected_version: None,
-                    origin: Default::default(),
-                }
+                )
+            }
+            Change::Work {
+                name,
+                batch,
+                cpu,
+                directive,
+            } => {
+                let name = JobName::in_default(name);
+                let version = cluster.next_version(&name);
+                let each = Resources::new(*cpu, u64::from(*cpu) << 20);
+                let service = job(name, version, 1, each, *directive);
+                submit(change, &work(service, batch), now)
             }
             Change::Admit { host } => Command::RedeemToken {
                 token: "all".into(),
@@ -201,7 +213,10 @@ impl World {
             self.machines[host].admitted = true;
             return self.start(host);
         }
-        if let (Reply::Accepted { version }, Change::Submit { name, .. }) = (reply, &client.change)
+        if let (
+            Reply::Accepted { version },
+            Change::Submit { name, .. } | Change::Work { name, .. },
+        ) = (reply, &client.change)
         {
             client.accepted = Some((JobName::in_default(name), *version));
             self.stats.accepted += 1;
@@ -263,6 +278,29 @@ fn job(name: JobName, version: u64, replicas: u32, each: Resources, directive: D
         },
         ..Job::default()
     }
+}
+
+fn submit(change: ChangeId, job: &Job, now: Millis) -> Command {
+    Command::SubmitJob {
+        change,
+        job: Box::new(signed(job)),
+        author: "ada".into(),
+        message: String::new(),
+        holders: Vec::new(),
+        package_bytes: 1,
+        now,
+        expected_version: None,
+        origin: Default::default(),
+        further: Vec::new(),
+    }
+}
+
+/// A service's tasks as work that ends.
+fn work(mut job: Job, batch: &Batch) -> Job {
+    job.kind = JobKind::Batch(batch.clone());
+    job.task.ports.clear();
+    job.task.services.clear();
+    job
 }
 
 fn admission(number: usize, machine: &Machine) -> Admission {

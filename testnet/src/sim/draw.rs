@@ -9,6 +9,7 @@ use super::{
 };
 use crate::scenario::Scenario;
 use potluck_core::cluster::RolloutControl;
+use potluck_specs::job::GANG_MAX;
 
 /// Fewest jobs whose versions and sizes change, and most: more than some
 /// hundred show nothing that fewer do not.
@@ -54,6 +55,8 @@ pub fn draw(rng: &mut Rng, options: &Options) -> Vec<(u64, Action)> {
         Scenario::RackDrain => draft.rack_drain(),
         Scenario::RolloutDuringFailure => draft.rollout_during_failure(),
         Scenario::Overload => draft.overload(),
+        Scenario::Batch => draft.batch(),
+        Scenario::Gangs => draft.gangs(),
     }
     draft.lines
 }
@@ -150,12 +153,65 @@ impl Draft<'_> {
                 self.at(at, action);
             }
         }
+        self.faults();
+    }
+
+    fn faults(&mut self) {
+        let length = self.length();
         let (fewest, most) = self.options.faults;
         // Large worlds get more trouble, though not in proportion.
         let more = 1 + self.options.hosts as u64 / 100;
         for _ in 0..self.rng.between(fewest, most) * more {
             let at = self.rng.between(3_000, length.max(3_001));
             self.fault(at);
+        }
+    }
+
+    /// Arrays of short tasks among all that the random mix does.
+    fn batch(&mut self) {
+        for name in ["render", "index", "report"] {
+            let times = self.rng.between(1, 3);
+            for _ in 0..times {
+                let at = self.rng.between(300, self.length() / 2);
+                let action = self.work(name);
+                self.at(at, action);
+            }
+        }
+        self.random();
+    }
+
+    /// Two gangs, each of which needs more than half of all there is.
+    fn gangs(&mut self) {
+        let cpu = HOST_CPU / 4;
+        let tasks = (self.options.hosts as u32 * HOST_CPU / 10 * 6 / cpu).min(GANG_MAX);
+        for name in ["solve", "train"] {
+            let action = Action::Work {
+                name: name.to_owned(),
+                completions: tasks,
+                parallelism: tasks,
+                array: false,
+                gang: true,
+                cpu,
+                runs_ms: self.rng.between(500, 20_000),
+                fails: 0,
+            };
+            let at = self.rng.between(300, 3_000);
+            self.at(at, action);
+        }
+        self.faults();
+    }
+
+    fn work(&mut self, name: &str) -> Action {
+        Action::Work {
+            name: name.to_owned(),
+            completions: self.rng.between(1, 30) as u32,
+            parallelism: self.rng.between(1, 6) as u32,
+            array: self.rng.chance(700),
+            gang: false,
+            cpu: 50 * self.rng.between(2, 6) as u32,
+            // The longest work is done within the time of healing.
+            runs_ms: self.rng.between(100, 1_000),
+            fails: self.rng.between(0, 300),
         }
     }
 

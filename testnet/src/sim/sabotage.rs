@@ -46,6 +46,8 @@ pub enum Sabotage {
     KeepsEndpoints,
     /// The leader says "accepted" when it has proposed.
     AcceptsEarly,
+    /// Hosts don't store how work ended.
+    ForgetsEnds,
 }
 
 /// What a saboteur must remember.
@@ -153,6 +155,9 @@ impl World {
     pub(super) fn spoils(&mut self, at: usize, effect: &HostEffect) -> bool {
         match (self.options.sabotage, effect) {
             (Some(Sabotage::ForgetsAuthority), HostEffect::PersistAuthority(_)) => true,
+            (Some(Sabotage::ForgetsEnds), HostEffect::JournalPut { entry, .. }) => {
+                entry.ended.is_some()
+            }
             (Some(Sabotage::StartsBeforeEnd), HostEffect::SignalStop { run, .. }) => {
                 let due = super::agent::HostDue::LostKilled(run.clone());
                 let life = self.machines[at].life;

@@ -12,7 +12,10 @@ use potluck_core::{
     cluster::RolloutControl,
     host::{End, Event as HostEvent},
 };
-use potluck_specs::job::{PRIORITY_DEFAULT, Resources};
+use potluck_specs::job::{Batch, PRIORITY_DEFAULT, Resources};
+
+/// More than faults alone use up: work whose tasks are to succeed does.
+const WORK_RETRIES: u32 = 12;
 
 /// Who something happens to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +50,25 @@ pub enum Action {
         each: Resources,
         /// Higher matters more.
         priority: u32,
+    },
+    /// A person submits the next version of work that ends.
+    Work {
+        /// The job.
+        name: String,
+        /// How many of its tasks must succeed.
+        completions: u32,
+        /// How many run at once.
+        parallelism: u32,
+        /// Each is a piece of its own.
+        array: bool,
+        /// All start together.
+        gang: bool,
+        /// Thousandths of a core that each takes.
+        cpu: u32,
+        /// How long each runs.
+        runs_ms: u64,
+        /// Of a thousand starts so many fail.
+        fails: u64,
     },
     /// A person stops a job.
     Stop {
@@ -198,6 +220,32 @@ impl World {
                 each,
                 priority,
                 directive: Directive::default(),
+            }),
+            Action::Work {
+                name,
+                completions,
+                parallelism,
+                array,
+                gang,
+                cpu,
+                runs_ms,
+                fails,
+            } => self.client(Change::Work {
+                name,
+                batch: Batch {
+                    completions,
+                    parallelism: parallelism.min(completions),
+                    retries: WORK_RETRIES,
+                    array,
+                    gang,
+                    ..Batch::default()
+                },
+                cpu,
+                directive: Directive {
+                    runs_ms: Some(runs_ms),
+                    fails,
+                    ..Directive::default()
+                },
             }),
             Action::Stop { name } => self.client(Change::Stop { name }),
             Action::Rollout { name, control } => self.client(Change::Rollout { name, control }),

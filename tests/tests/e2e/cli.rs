@@ -59,13 +59,15 @@ fn bad_specs_are_refused_with_their_place() {
         2,
         &["replicsa", "typo.star:2:"],
     );
-    let text = hello("later", 1, "potluck-hello", "potluck-hello")
-        .replace("replicas = 1", "isolation = \"none\"");
+    let text = hello("later", 1, "potluck-hello", "potluck-hello").replace(
+        "package = \"potluck-hello\"",
+        "package = oci(\"example.org/later:1\")",
+    );
     let spec = fleet.spec("later", &text);
     assert_failed(
         &failure(&client, &["run", &spec]),
         2,
-        &["without isolation", "not yet supported", "later.star:"],
+        &["from a registry", "not yet supported", "later.star:"],
     );
     let spec = fleet.spec("lost", &hello("lost", 1, "no-such-file", "x"));
     assert_failed(

@@ -120,7 +120,7 @@ fn await_none(word: &str) {
 }
 
 /// Somebody with these roles, certified by the fleet's people issuer.
-fn person(fleet: &Fleet, name: &str, roles: Vec<Role>, asked: &str) -> Client {
+pub(super) fn person(fleet: &Fleet, name: &str, roles: Vec<Role>, asked: &str) -> Client {
     let admin = fleet.root().join("config");
     let folder = fleet.root().join(format!("config-{name}"));
     fs::create_dir_all(&folder).unwrap();

@@ -215,6 +215,7 @@ impl World {
             message: String::new(),
             holders: vec![node(0), node(1), node(2)],
             package_bytes: 1_000_000,
+            further: Vec::new(),
             now: Millis(0),
             expected_version: None,
             origin: Default::default(),
@@ -415,7 +416,9 @@ impl World {
                 starts: 1,
                 failures: 0,
                 last_end: None,
+                trouble: None,
                 since: Millis(self.now),
+                ended: None,
             };
             host.slots.insert(slot.clone(), report);
             host.news.push(slot.clone());

@@ -2,7 +2,7 @@
 //! state. Clocks and dice were used before a command was proposed, so every
 //! time, id and signature that it needs stands in it.
 
-use super::{Origin, Recovery, RolloutControl, RolloutStep};
+use super::{Origin, Recovery, RolloutControl, RolloutStep, TaskEnd};
 use potluck_specs::{
     ChangeId, Epoch, FleetId, Generation, JobName, Millis, NodeId, NodeName, PackageId, Reign,
     SlotId, Topology,
@@ -10,6 +10,17 @@ use potluck_specs::{
     trust::{NodeCredential, NodeRole, PublicKey, Signed, TokenSecretHash},
 };
 use serde::{Deserialize, Serialize};
+
+/// A package, and who holds it whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldPackage {
+    /// The package.
+    pub package: PackageId,
+    /// Its size.
+    pub bytes: u64,
+    /// Nodes that hold it.
+    pub holders: Vec<NodeId>,
+}
 
 /// One entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +112,10 @@ pub enum Command {
         holders: Vec<NodeId>,
         /// Bytes of the package.
         package_bytes: u64,
+        /// The job's further packages, each once. Commands of before there were
+        /// any have none.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        further: Vec<HeldPackage>,
         /// Unix time.
         now: Millis,
         /// The version that the author has seen, if they care.
@@ -202,6 +217,26 @@ pub enum Command {
         stage: u32,
         /// What became of it.
         step: RolloutStep,
+        /// Unix time.
+        now: Millis,
+    },
+    /// Tasks of work that ends have come to their ends, as their hosts told.
+    RecordEnds {
+        /// Whose picture it is; another's is refused.
+        reign: Reign,
+        /// Each counts once.
+        ends: Vec<TaskEnd>,
+        /// Unix time.
+        now: Millis,
+    },
+    /// The deadline of work that ends has passed.
+    ExpireBatch {
+        /// Whose clock it is; another's is refused.
+        reign: Reign,
+        /// The job.
+        job: JobName,
+        /// The version with which the work was begun that is meant.
+        began_version: u64,
         /// Unix time.
         now: Millis,
     },

@@ -1,7 +1,7 @@
 //! Jobs, their versions, their packages, and where they were last seen.
 
 use super::{
-    Cluster, Command, Placement, Refused, Reply, SameTasks,
+    Cluster, Command, HeldPackage, Placement, Refused, Reply, SameTasks,
     versions::{JOBS_BYTES_MAX, Origin, Stopped, TEXT_BYTES_MAX, bounded_text},
 };
 use potluck_specs::{Job, JobName, Millis, NodeId, PackageId, Reign, SlotId, job::SignedJob};
@@ -48,6 +48,9 @@ pub struct JobVersion {
     pub accepted_at: Millis,
     /// The package that it runs.
     pub package: PackageId,
+    /// Its further packages.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub further: Vec<PackageId>,
     /// How many slots it asks for.
     pub replicas: u32,
     /// Where it came from.
@@ -65,6 +68,20 @@ pub struct PackageRecord {
     pub bytes: u64,
     /// Nodes that hold it whole.
     pub holders: BTreeSet<NodeId>,
+}
+
+/// Beside the program's.
+pub(super) fn further_packages(job: &Job) -> Vec<PackageId> {
+    job.all_packages().split_off(1)
+}
+
+impl JobVersion {
+    /// All that its tasks need.
+    pub fn packages(&self) -> impl Iterator<Item = PackageId> + '_ {
+        [self.package]
+            .into_iter()
+            .chain(self.further.iter().copied())
+    }
 }
 
 impl JobRecord {
@@ -91,6 +108,7 @@ impl Cluster {
                 message,
                 holders,
                 package_bytes,
+                further,
                 now,
                 expected_version,
                 origin,
@@ -110,6 +128,7 @@ impl Cluster {
                     message: bounded_text(message, TEXT_BYTES_MAX),
                     accepted_at: *now,
                     package: decoded.package,
+                    further: further_packages(&decoded),
                     replicas: decoded.slots(),
                     origin: origin.bounded(),
                     same_tasks: self.same_tasks(&decoded),
@@ -117,6 +136,7 @@ impl Cluster {
                 let reply = self.submit(&decoded, version, *expected_version);
                 if matches!(reply, Reply::Accepted { .. }) {
                     self.pin(decoded.package, *package_bytes, holders);
+                    self.pin_further(&decoded, further);
                 }
                 reply
             }
@@ -181,7 +201,7 @@ impl Cluster {
         record.recovered_at = None;
         record.versions.push_back(version);
         for dropped in record.trim(bytes_left) {
-            self.unpin(dropped.package);
+            self.unpin(&dropped);
         }
         Reply::Accepted { version: next }
     }
@@ -218,13 +238,22 @@ impl Cluster {
         record.holders.extend(holders);
     }
 
-    pub(super) fn unpin(&mut self, package: PackageId) {
-        let pinned = self
-            .jobs
-            .values()
-            .any(|record| record.versions.iter().any(|v| v.package == package));
-        if !pinned {
-            self.packages.remove(&package);
+    /// Those that the job names and nothing else, with what is known of them.
+    pub(super) fn pin_further(&mut self, job: &Job, known: &[HeldPackage]) {
+        for package in further_packages(job) {
+            let held = known.iter().find(|held| held.package == package);
+            let (bytes, holders) = held.map_or((0, &[][..]), |held| (held.bytes, &held.holders));
+            self.pin(package, bytes, holders);
+        }
+    }
+
+    /// What no other version has is no longer pinned.
+    pub(super) fn unpin(&mut self, dropped: &JobVersion) {
+        for package in dropped.packages() {
+            let mut versions = self.jobs.values().flat_map(|record| &record.versions);
+            if !versions.any(|version| version.packages().any(|one| one == package)) {
+                self.packages.remove(&package);
+            }
         }
     }
 

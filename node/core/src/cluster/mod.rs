@@ -9,6 +9,7 @@
 //! such as who is alive and which task is healthy (`scheduler`).
 
 mod command;
+mod completions;
 mod jobs;
 mod members;
 mod operations;
@@ -21,7 +22,8 @@ mod state;
 mod tokens;
 mod versions;
 
-pub use command::{Admission, Command, Genesis, GossipKey, Placement};
+pub use command::{Admission, Command, Genesis, GossipKey, HeldPackage, Placement};
+pub use completions::{BatchEnd, BatchRecord, Failures, TaskEnd};
 pub use jobs::{JOBS_MAX, JobRecord, JobVersion, PackageRecord, SLOTS_MAX};
 pub use members::{MEMBERS_MAX, Member};
 pub use recovery::{ORDER_BYTES_MAX, Recovery};

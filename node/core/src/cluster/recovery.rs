@@ -7,8 +7,9 @@
 //! checks signatures before it proposes), and the log itself (`control`).
 
 use super::{
-    Admission, Cluster, Command, JobRecord, JobVersion, MEMBERS_MAX, Refused, Reply, TokenRefusal,
-    jobs::SLOTS_MAX,
+    Admission, Cluster, Command, HeldPackage, JobRecord, JobVersion, MEMBERS_MAX, Refused, Reply,
+    TokenRefusal,
+    jobs::{SLOTS_MAX, further_packages},
     versions::{Origin, TEXT_BYTES_MAX, bounded_text},
 };
 use potluck_specs::{Epoch, Millis, NodeId, Reign, job::SignedJob, trust::NodeRole};
@@ -116,6 +117,7 @@ impl Cluster {
             message: String::new(),
             accepted_at: now,
             package: job.package,
+            further: further_packages(&job),
             replicas: job.slots(),
             origin: Origin::default(),
             same_tasks: Default::default(),
@@ -141,9 +143,20 @@ impl Cluster {
         record.recovered_at = Some(now);
         record.versions.push_back(version);
         for dropped in record.trim(bytes_left) {
-            self.unpin(dropped.package);
+            self.unpin(&dropped);
         }
         self.pin(job.package, package_bytes, holders);
+        // Whoever runs it has all of them.
+        let further = further_packages(&job).into_iter();
+        let further: Vec<HeldPackage> = further
+            .map(|package| HeldPackage {
+                package,
+                bytes: 0,
+                holders: holders.to_vec(),
+            })
+            .collect();
+        self.pin_further(&job, &further);
+        self.recover_batch(&job, now);
         Reply::Accepted {
             version: job.version,
         }

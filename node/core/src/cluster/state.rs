@@ -41,6 +41,10 @@ pub struct Cluster {
     #[serde(default)]
     pub(super) rollouts_at: u64,
     #[serde(default)]
+    pub(super) batches: BTreeMap<JobName, super::BatchRecord>,
+    #[serde(default)]
+    pub(super) batches_at: u64,
+    #[serde(default)]
     pub(super) shaped_at: u64,
     #[serde(default)]
     pub(super) recovery: Option<super::Recovery>,
@@ -99,7 +103,10 @@ impl Cluster {
     fn change(&mut self, index: u64, command: &Command) -> Reply {
         let notes = matches!(
             command,
-            Command::RecordPlacements { .. } | Command::RecordPackageHolders { .. }
+            Command::RecordPlacements { .. }
+                | Command::RecordPackageHolders { .. }
+                | Command::RecordEnds { .. }
+                | Command::ExpireBatch { .. }
         );
         if !notes {
             self.shaped_at = index;
@@ -130,13 +137,17 @@ impl Cluster {
                 let before = name.as_ref().and_then(|name| self.runs_before(name));
                 let reply = self.change_jobs(command);
                 if let (Reply::Accepted { .. }, Some(name)) = (&reply, name) {
-                    self.begin_rollout(&name, before, *now);
+                    let ends = self.begin_batch(&name, before.is_some(), *now);
+                    self.begin_rollout(&name, before.filter(|_| !ends), *now);
                 }
                 reply
             }
             Command::Recover { .. }
             | Command::RecoverJob { .. }
             | Command::RecoverMember { .. } => self.change_recovery(command),
+            Command::RecordEnds { .. } | Command::ExpireBatch { .. } => {
+                self.change_batches(command)
+            }
             Command::StopJob { .. }
             | Command::RecordPlacements { .. }
             | Command::RecordPackageHolders { .. } => self.change_jobs(command),

@@ -4,12 +4,13 @@ use super::*;
 use potluck_specs::{
     ChangeId, Epoch, FleetId, JobName, Millis, NodeId, NodeName, PackageId, Reign, SlotId,
     Topology, codec,
-    job::{Job, JobKind, Resources, SignedJob, TaskTemplate},
+    job::{Job, JobKind, MountedPackage, Resources, SignedJob, TaskTemplate},
     trust::{NodeCredential, NodeRole, PublicKey, Signed, UserCredential},
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
+mod completions;
 mod history;
 mod recovery;
 mod redacted;
@@ -86,6 +87,35 @@ fn signed_job(name: &str, version: u64, replicas: u32) -> Box<SignedJob> {
     })
 }
 
+/// The same as [`submit`] with further packages, of which some are said to be
+/// held by node 1.
+fn submit_with(change: u8, name: &str, version: u64, further: &[u8], held: &[u8]) -> Command {
+    let mut command = submit(change, name, version, None);
+    if let Command::SubmitJob {
+        job, further: told, ..
+    } = &mut command
+    {
+        let mut content = job.decode_unchecked().unwrap();
+        content.packages = further
+            .iter()
+            .map(|k| MountedPackage {
+                at: format!("/opt/{k}"),
+                package: PackageId([*k; 32]),
+            })
+            .collect();
+        job.job = signed(content.encode());
+        *told = held
+            .iter()
+            .map(|k| HeldPackage {
+                package: PackageId([*k; 32]),
+                bytes: u64::from(*k),
+                holders: vec![NodeId([1; 32]), NodeId([99; 32])],
+            })
+            .collect();
+    }
+    command
+}
+
 fn submit(change: u8, name: &str, version: u64, expected: Option<u64>) -> Command {
     Command::SubmitJob {
         change: ChangeId([change; 16]),
@@ -94,6 +124,7 @@ fn submit(change: u8, name: &str, version: u64, expected: Option<u64>) -> Comman
         message: "because".into(),
         holders: vec![NodeId([1; 32]), NodeId([99; 32])],
         package_bytes: 10,
+        further: Vec::new(),
         now: Millis(5),
         expected_version: expected,
         origin: Origin::default(),
@@ -297,6 +328,48 @@ fn a_stopped_job_starts_again_with_a_new_version() {
 }
 
 #[test]
+fn further_packages_are_pinned_as_long_as_a_version_has_them() {
+    let mut cluster = begun();
+    let pinned =
+        |cluster: &Cluster| -> Vec<u8> { cluster.packages().keys().map(|id| id.0[0]).collect() };
+    // Of what is told only that counts which the job names; the program again
+    // is no further one.
+    cluster.apply(
+        2,
+        &submit_with(1, "web", 1, &[1, 100, 101, 100], &[100, 102]),
+    );
+    assert_eq!(pinned(&cluster), [1, 100, 101]);
+    let record = |k: u8| cluster.packages()[&PackageId([k; 32])].clone();
+    let (known, unknown) = (record(100), record(101));
+    assert_eq!((known.bytes, known.holders.len()), (100, 1), "a member");
+    assert_eq!((unknown.bytes, unknown.holders.len()), (0, 0));
+    // Another job has one of them too, under its first version.
+    cluster.apply(3, &submit_with(2, "db", 1, &[101], &[101]));
+    let last = VERSIONS_KEPT as u64 + 1;
+    for version in 2..=last {
+        cluster.apply(
+            version + 2,
+            &submit(version as u8 + 1, "web", version, None),
+        );
+    }
+    let has = |k: u8| cluster.packages().contains_key(&PackageId([k; 32]));
+    assert!(!has(100), "it went with its last version");
+    assert!(has(101) && has(1), "the other job has them");
+    assert_eq!(cluster.packages()[&PackageId([101; 32])].holders.len(), 1);
+    // A snapshot holds to it.
+    let bytes = codec::encode(&cluster);
+    let restored: Cluster = codec::decode("cluster", &bytes, 64 << 20).unwrap();
+    assert_eq!(restored, cluster);
+}
+
+#[test]
+fn a_command_without_further_packages_is_encoded_as_ever() {
+    let bytes = codec::encode(&submit(1, "web", 1, None));
+    let text = String::from_utf8_lossy(&bytes);
+    assert!(text.contains("package_bytes") && !text.contains("further"));
+}
+
+#[test]
 fn old_versions_and_their_packages_go() {
     let mut cluster = begun();
     for version in 1..=VERSIONS_KEPT as u64 + 3 {
@@ -460,6 +533,19 @@ fn any_command() -> impl Strategy<Value = Command> {
                 version,
                 expected
             )),
+        (change.clone(), 0u64..4, 1u32..5)
+            .prop_map(|(c, version, count)| { completions::submit_work(c, "j0", version, count) }),
+        (0u64..20, 0u32..6, 0u64..9, any::<bool>()).prop_map(|(reign, index, sequence, ok)| {
+            completions::ended("j0", reign, index, sequence, ok)
+        }),
+        (0u64..20, 0u64..4, 0u64..200).prop_map(|(reign, began_version, now)| {
+            Command::ExpireBatch {
+                reign: Reign(reign),
+                job: JobName::in_default("j0"),
+                began_version,
+                now: Millis(now),
+            }
+        }),
         (change.clone(), 0u8..2).prop_map(|(c, name)| Command::StopJob {
             change: ChangeId([c; 16]),
             job: JobName::in_default(&format!("j{name}")),

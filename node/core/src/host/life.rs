@@ -3,6 +3,7 @@
 
 use super::{
     Effects, Host,
+    ends::{After, after},
     message::{Effect, End, Entry, Run, Start},
     slot::{Before, Slot, State},
 };
@@ -196,9 +197,21 @@ impl Host {
             slot.since = now;
             effects.then.push(fetch(&slot.entry));
         } else {
-            let job = slot.entry.slot.job.clone();
-            back_off(slot, end.to_string(), now);
-            self.failures.record(&job, now);
+            match after(&slot.entry.job, &end) {
+                After::Again => {
+                    let job = slot.entry.slot.job.clone();
+                    back_off(slot, end.to_string(), now);
+                    self.failures.record(&job, now);
+                }
+                After::Gone => {
+                    slot.last_end = Some(end.to_string());
+                    return self.stopped(&run.slot, now, effects);
+                }
+                After::Ended(outcome) => {
+                    slot.last_end = Some(end.to_string());
+                    return self.finish(&run.slot, outcome, now, effects);
+                }
+            }
         }
         self.touch(&run.slot, effects);
     }
@@ -210,6 +223,17 @@ impl Host {
         let runs = matches!(slot.state, State::Running { .. }) && slot.is(run);
         if runs && slot.healthy != healthy {
             slot.healthy = healthy;
+            self.touch(&run.slot, effects);
+        }
+    }
+
+    /// Trouble of a start is told until the slot has another.
+    pub(super) fn troubled(&mut self, run: &Run, trouble: Option<String>, effects: &mut Effects) {
+        let Some(slot) = self.slots.get_mut(&run.slot) else {
+            return;
+        };
+        if slot.is(run) && slot.trouble != trouble {
+            slot.trouble = trouble;
             self.touch(&run.slot, effects);
         }
     }
@@ -251,6 +275,8 @@ impl Host {
             }
             // Told once it is found, or killed already.
             State::Adopting | State::Lost { .. } => {}
+            // Nothing runs, and whoever is to hear of its end does not wait.
+            State::Ended => return self.stopped(id, now, effects),
             State::Stopping { .. } | State::Stopped => {}
         }
         effects.durable.push(put(slot, true));
@@ -267,11 +293,12 @@ impl Host {
     }
 
     /// Nothing of the slot runs any more.
-    fn stopped(&mut self, id: &SlotId, now: Millis, effects: &mut Effects) {
+    pub(super) fn stopped(&mut self, id: &SlotId, now: Millis, effects: &mut Effects) {
         let Some(slot) = self.slots.get_mut(id) else {
             return;
         };
         set(slot, State::Stopped, now);
+        slot.entry.ended = None;
         self.ports.give_back(&slot.entry.ports, now);
         self.ended.record(id, slot.entry.generation);
         effects.durable.push(Effect::JournalRemove(id.clone()));
@@ -345,7 +372,7 @@ impl Host {
     }
 }
 
-fn set(slot: &mut Slot, state: State, now: Millis) {
+pub(super) fn set(slot: &mut Slot, state: State, now: Millis) {
     slot.state = state;
     slot.since = now;
     slot.healthy = false;
@@ -354,6 +381,7 @@ fn set(slot: &mut Slot, state: State, now: Millis) {
 fn start(slot: &mut Slot, now: Millis, effects: &mut Effects) {
     slot.entry.starts += 1;
     slot.start = slot.entry.starts;
+    slot.trouble = None;
     let kill_at = now + START_LIMIT;
     set(slot, State::Starting { kill_at }, now);
     effects.then.push(put(slot, false));
@@ -372,7 +400,14 @@ fn goes_on(slot: &mut Slot, now: Millis, effects: &mut Effects) {
     let checks = slot.health_checks();
     match checks.is_empty() {
         true => slot.healthy = true,
-        false => effects.then.push(Effect::WatchHealth { run, checks }),
+        false => effects.then.push(Effect::WatchHealth {
+            run: run.clone(),
+            checks,
+        }),
+    }
+    let bytes_max = slot.entry.job.task.resources.disk_bytes;
+    if bytes_max > 0 {
+        effects.then.push(Effect::WatchDisk { run, bytes_max });
     }
 }
 
@@ -408,7 +443,7 @@ pub fn pause(policy: RestartPolicy, failures: u32) -> Millis {
     Millis(doubled.min(policy.backoff_max_ms)).max(BACKOFF_MIN)
 }
 
-fn put(slot: &Slot, durable: bool) -> Effect {
+pub(super) fn put(slot: &Slot, durable: bool) -> Effect {
     Effect::JournalPut {
         entry: Box::new(slot.entry.clone()),
         durable,
@@ -419,7 +454,7 @@ fn fetch(entry: &Entry) -> Effect {
     Effect::Fetch {
         slot: entry.slot.clone(),
         origin: entry.origin,
-        package: entry.job.package,
+        packages: entry.job.all_packages(),
         holders: entry.holders.clone(),
     }
 }

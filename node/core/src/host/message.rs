@@ -5,7 +5,7 @@
 use crate::{
     attributes::Facts,
     auction::{Authority, Award, AwardAnswer, Call, CallAnswer, Refusal, StopOrder, StopReason},
-    session::{Heartbeat, HeartbeatAnswer},
+    session::{Heartbeat, HeartbeatAnswer, Outcome},
 };
 use potluck_specs::{
     Generation, Job, NodeId, PackageId, SlotId,
@@ -54,6 +54,8 @@ pub struct Entry {
     pub starts: u32,
     /// It has been told to stop.
     pub stop: Option<StopReason>,
+    /// How it ended, if it is not started again here.
+    pub ended: Option<Outcome>,
 }
 
 /// How a task's process ended.
@@ -72,6 +74,8 @@ pub enum End {
     LeaseExpired,
     /// It reached its memory limit; who used how much, for people.
     MemoryLimit(String),
+    /// It used more disk than it asked for; how much and where, for people.
+    DiskLimit(String),
     /// Another end, for people.
     Other(String),
 }
@@ -86,6 +90,8 @@ impl fmt::Display for End {
             End::LeaseExpired => f.write_str("agent lease ran out"),
             End::MemoryLimit(note) if note.is_empty() => f.write_str("memory-limit"),
             End::MemoryLimit(note) => write!(f, "memory-limit: {note}"),
+            End::DiskLimit(note) if note.is_empty() => f.write_str("disk-limit"),
+            End::DiskLimit(note) => write!(f, "disk-limit: {note}"),
             End::Other(text) => f.write_str(text),
         }
     }
@@ -159,6 +165,13 @@ pub enum Event {
         /// How.
         end: End,
     },
+    /// Something is amiss while a task runs, or no longer.
+    Troubled {
+        /// Which.
+        run: Run,
+        /// What, for people.
+        trouble: Option<String>,
+    },
     /// The result of a health check changed.
     HealthChanged {
         /// Of which run.
@@ -189,16 +202,16 @@ pub enum Effect {
     JournalRemove(SlotId),
     /// Answer the event of this step.
     Answer(Answer),
-    /// Make a package available; [`Event::Fetched`] or [`Event::FetchFailed`]
+    /// Make packages available; [`Event::Fetched`] or [`Event::FetchFailed`]
     /// follows.
     Fetch {
         /// For which slot.
         slot: SlotId,
         /// Its origin.
         origin: Generation,
-        /// What.
-        package: PackageId,
-        /// Nodes that hold it.
+        /// What: the program's first.
+        packages: Vec<PackageId>,
+        /// Nodes that hold them.
         holders: Vec<NodeId>,
     },
     /// A fetch is no longer needed; its end is not waited for.
@@ -238,6 +251,14 @@ pub enum Effect {
     },
     /// No longer check the task's health.
     UnwatchHealth(Run),
+    /// Look at what the task has on disk until its process is gone, and stop it
+    /// when that is more than this; [`Event::Exited`] follows then.
+    WatchDisk {
+        /// Which.
+        run: Run,
+        /// Its folder, volumes and logs together.
+        bytes_max: u64,
+    },
     /// The inventory changed: the scheduler should hear of it at once.
     ReportChanged,
     /// A slot is forgotten: its folders may be tidied up.

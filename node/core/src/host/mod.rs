@@ -7,6 +7,7 @@
 //! effects out, timers, and the lease between agent and helper belong to the
 //! agent's actor.
 
+mod ends;
 mod history;
 mod life;
 pub mod message;
@@ -29,7 +30,7 @@ use history::{Ended, Failures};
 use ports::Ports;
 use potluck_specs::{
     Generation, Job, JobName, Millis, NodeId, SlotId,
-    job::{Level, Resources},
+    job::{Level, Resources, StopPolicy},
 };
 use reports::Reports;
 use reservations::{HOLDS, Reservation, Reservations};
@@ -143,7 +144,8 @@ impl Host {
             pressure: 0,
         };
         for entry in restored {
-            let mut slot = Slot::new(entry, State::Adopting, now);
+            let state = ends::restored(&entry);
+            let mut slot = Slot::new(entry, state, now);
             slot.changed = host.reports.next();
             host.slots.insert(slot.entry.slot.clone(), slot);
         }
@@ -213,6 +215,7 @@ impl Host {
             Event::HealthChanged { run, healthy } => {
                 self.health_changed(&run, healthy, &mut effects)
             }
+            Event::Troubled { run, trouble } => self.troubled(&run, trouble, &mut effects),
             Event::Tick => {}
         }
         self.tick(now, &mut effects);
@@ -255,6 +258,12 @@ impl Host {
     /// The generation that names the folders of what fills a slot.
     pub fn origin(&self, slot: &SlotId) -> Option<Generation> {
         self.slots.get(slot).map(|slot| slot.entry.origin)
+    }
+
+    /// How the task of a run is told to stop, while it fills its slot.
+    pub fn stop_policy(&self, run: &Run) -> Option<StopPolicy> {
+        let slot = self.slots.get(&run.slot)?;
+        slot.is(run).then(|| slot.entry.job.task.stop)
     }
 
     /// Still waits for helpers of the agent's former life.
@@ -454,7 +463,8 @@ impl Host {
             if slot.entry.generation == generation {
                 return Ok(());
             }
-            if slot.entry.stop.is_none() && offer.same_as(&slot.entry) {
+            let goes_on = slot.entry.stop.is_none() && slot.entry.ended.is_none();
+            if goes_on && offer.same_as(&slot.entry) {
                 self.adopt_generation(id, generation, effects);
                 return Ok(());
             }
@@ -584,7 +594,10 @@ impl Host {
                 slot.state == State::Stopped && slot.entry.generation == generation
             });
             if over {
-                self.slots.remove(&id);
+                let slot = self.slots.remove(&id);
+                if slot.is_some_and(|slot| slot.entry.ended.is_some()) {
+                    effects.durable.push(Effect::JournalRemove(id.clone()));
+                }
                 self.reports.forgot(id.clone());
                 effects.then.push(Effect::Forgotten(id));
                 effects.changed = true;
@@ -626,6 +639,7 @@ impl Offer {
             ports,
             starts: 0,
             stop: None,
+            ended: None,
         }
     }
 }

@@ -11,6 +11,9 @@
 //!    │             ▼
 //!    └────────── Backoff
 //!
+//! Running, Starting ──► Ended       ended, and is not to start again
+//! Running, Starting ──► Stopped     ended, and its work with it
+//!
 //! any ──► Stopping ──► Stopped      when told to; Stopping is skipped where
 //!                                   no process is left to wait for
 //! ```
@@ -22,7 +25,7 @@ use super::{
     message::{Entry, Run},
     ports,
 };
-use crate::session::{SlotReport, TaskState};
+use crate::session::{Outcome, SlotReport, TaskState};
 use potluck_specs::{
     Millis,
     job::{HealthCheck, Resources},
@@ -48,8 +51,11 @@ pub(super) enum State {
     /// It is being stopped; killed when it still runs then. Without a process
     /// of its own only the predecessor is waited for.
     Stopping { process: bool, kill_at: Millis },
-    /// Over; reported until the scheduler has heard of it.
+    /// Over; reported until the scheduler has heard of it, and of work that
+    /// ends until the log has counted it.
     Stopped,
+    /// It ended and is not started again; the slot stays filled.
+    Ended,
 }
 
 /// A process that must end before the slot's next one starts.
@@ -74,6 +80,8 @@ pub(super) struct Slot {
     /// Failures without a long run between them.
     pub(super) failures_in_row: u32,
     pub(super) last_end: Option<String>,
+    /// Of the present start.
+    pub(super) trouble: Option<String>,
     pub(super) since: Millis,
     /// The number of its last change.
     pub(super) changed: u64,
@@ -83,12 +91,13 @@ impl Slot {
     pub(super) fn new(entry: Entry, state: State, now: Millis) -> Slot {
         Slot {
             start: entry.starts,
+            healthy: state == State::Ended && entry.ended == Some(Outcome::Succeeded),
             entry,
             state,
             before: None,
-            healthy: false,
             failures_in_row: 0,
             last_end: None,
+            trouble: None,
             since: now,
             changed: 0,
         }
@@ -139,7 +148,7 @@ impl Slot {
 
     fn fill_needs(&self) -> Resources {
         match self.state {
-            State::Stopped => Resources::default(),
+            State::Stopped | State::Ended => Resources::default(),
             _ => self.entry.job.task.resources,
         }
     }
@@ -161,7 +170,8 @@ impl Slot {
 
     /// Port numbers that no other slot may have.
     pub(super) fn ports(&self) -> impl Iterator<Item = u16> + '_ {
-        let fill = (self.state != State::Stopped).then_some(&self.entry);
+        let over = matches!(self.state, State::Stopped | State::Ended);
+        let fill = (!over).then_some(&self.entry);
         let before = self.before.as_ref().map(|before| &before.entry);
         fill.into_iter().chain(before).flat_map(ports::of)
     }
@@ -187,7 +197,7 @@ impl Slot {
     pub(super) fn devices(&self, kind: &str) -> u32 {
         let of = |entry: &Entry| entry.job.task.devices.get(kind).copied().unwrap_or(0);
         let fill = match self.state {
-            State::Stopped => 0,
+            State::Stopped | State::Ended => 0,
             _ => of(&self.entry),
         };
         let before = self.before.as_ref().map_or(0, |before| of(&before.entry));
@@ -223,6 +233,8 @@ impl Slot {
             failures: self.failures_in_row,
             last_end: self.last_end.clone(),
             since: self.since + unix_offset,
+            ended: self.entry.ended.clone(),
+            trouble: self.trouble.clone(),
         }
     }
 
@@ -244,6 +256,7 @@ impl Slot {
             State::Backoff { .. } => TaskState::Backoff,
             State::Stopping { .. } => TaskState::Stopping,
             State::Stopped => TaskState::Stopped,
+            State::Ended => TaskState::Ended,
         }
     }
 }

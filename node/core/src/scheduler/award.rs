@@ -227,7 +227,7 @@ impl Scheduler {
             slots,
             job: version.signed.clone(),
             package_bytes: package.map_or(0, |package| package.bytes),
-            holders: package.map_or_else(Vec::new, |p| p.holders.iter().copied().collect()),
+            holders: holders(cluster, &version.job),
         };
         self.out.push(Effect::Award {
             to: node,
@@ -434,6 +434,18 @@ fn lacks(host: &Host, pending: &Pending, now: Millis) -> bool {
         && host.reports >= pending.reports + REPORTS_LATER
         && now.since(pending.at) >= LATER
         && (pending.committed || pending.repeats >= REPEATS_BEFORE_REPORTS)
+}
+
+/// Who holds what a task of the job needs. A node that has only one of the
+/// packages says so when it is asked for another.
+fn holders(cluster: &Cluster, job: &Job) -> Vec<NodeId> {
+    let packages = job.all_packages();
+    let records = packages.iter().filter_map(|id| cluster.packages().get(id));
+    let holders: BTreeSet<NodeId> = records
+        .flat_map(|record| &record.holders)
+        .copied()
+        .collect();
+    holders.into_iter().collect()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 use super::{
     Effect, Note, Scheduler,
     feasible::{Ask, Suits, is_fresh_entry},
+    gang::is_gang,
     names::{JobId, Seat},
     rank,
     rollout::Target,
@@ -17,7 +18,11 @@ use crate::{
     auction::{Authority, Bid, Call, CallAnswer, Refusal},
     cluster::Cluster,
 };
-use potluck_specs::{Job, Millis, NodeId, job::MountSource, trust::NodeRole};
+use potluck_specs::{
+    Job, Millis, NodeId,
+    job::{GANG_MAX, MountSource},
+    trust::NodeRole,
+};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
@@ -34,8 +39,9 @@ const SETTLE: Millis = Millis(300);
 /// Most slots in one call; a larger job takes several in a row, each of which
 /// sees the spread that the ones before made. What a call costs for all its
 /// slots together is small beside them from here on, and its awards are still
-/// out within a few milliseconds.
-const SLOTS_PER_CALL: usize = 256;
+/// out within a few milliseconds. A gang is called as a whole, so that no gang is
+/// larger.
+const SLOTS_PER_CALL: usize = GANG_MAX as usize;
 
 /// A host may be given twice its even share of a call, so that others may
 /// refuse, and reserves no more than that.
@@ -129,8 +135,9 @@ pub(super) struct Work {
     pub(super) suits: Vec<Suits>,
     /// Slots found missing that are not called yet.
     queue: VecDeque<u32>,
-    /// Slots of a job with one on each node, as last counted.
-    pub(super) per_node: BTreeSet<u32>,
+    /// Slots of a job of which not always the first so many are wanted, as last
+    /// chosen.
+    pub(super) chosen: BTreeSet<u32>,
     /// When the job was last looked at.
     pub(super) looked_at: Option<Millis>,
 }
@@ -205,7 +212,12 @@ impl Scheduler {
             return;
         }
         work.call = Some(number);
-        let share = slots.len().div_ceil(chosen.len()) * SHARES;
+        let share = match is_gang(job) {
+            // All of it must be found in this one call.
+            true => slots.len(),
+            false => slots.len().div_ceil(chosen.len()) * SHARES,
+        };
+        self.note_gang_call(job, number);
         let call = Arc::new(Call {
             authority: self.authority,
             call: number,
@@ -243,7 +255,7 @@ impl Scheduler {
         let Some(work) = self.works.get_mut(id) else {
             return Vec::new();
         };
-        if !has_volumes(job) {
+        if !has_volumes(job) || is_gang(job) {
             let count = work.queue.len().min(SLOTS_PER_CALL);
             // Whether it still is missing is asked when the call is closed.
             let next = work.queue.drain(..count);
@@ -343,6 +355,7 @@ impl Scheduler {
             self.cancel_all(open.bids.keys(), number);
             return;
         };
+        let asked = open.slots.len();
         let wanted: Vec<Seat> = std::mem::take(&mut open.slots)
             .into_iter()
             .filter(|seat| {
@@ -362,7 +375,11 @@ impl Scheduler {
             .filter_map(|(node, (at, bid))| self.offer_of(&ask, (*node, *at), bid, former, now))
             .collect();
         let terms = ask.terms(number);
-        let chosen = rank::assign(&offers, &terms, wanted.len());
+        let mut chosen = rank::assign(&offers, &terms, wanted.len());
+        let found = chosen.len();
+        if is_gang(&job) && found < asked {
+            chosen.clear();
+        }
         let mut by_offer: Vec<Vec<Seat>> = vec![Vec::new(); offers.len()];
         let mut filled = 0;
         let count = wanted.len();
@@ -408,7 +425,8 @@ impl Scheduler {
         if filled == count {
             self.call_next(cluster, id, &job, now);
         } else {
-            self.make_room(cluster, id, &job, count - filled, now);
+            let lacking = count - if is_gang(&job) { found } else { filled };
+            self.make_room(cluster, id, &job, lacking.max(1), now);
             self.dirty.insert(id);
         }
     }

@@ -4,9 +4,9 @@
 //! A task that runs is never touched because another job is down: only what
 //! has to be started waits.
 
-use super::{Scheduler, names::JobId, picture::serves};
+use super::{Scheduler, batch::ends, names::JobId, picture::serves, rollout::Target};
 use crate::{
-    cluster::{Cluster, RolloutPhase},
+    cluster::{BatchRecord, Cluster, RolloutPhase},
     session::TaskState,
 };
 use potluck_specs::{
@@ -38,9 +38,15 @@ impl Scheduler {
 
     pub(super) fn is_met(&self, cluster: &Cluster, needs: &Dependency) -> bool {
         let job = self.names.id(&needs.job);
+        if self.work_is_done(cluster, job) {
+            return true;
+        }
         let Some(target) = self.target(cluster, job) else {
             return false;
         };
+        if ends(target.current()) {
+            return self.has_come_far(cluster, &target, needs);
+        }
         let wanted = needs.at_least.unwrap_or(target.slots());
         let there = self.picture.slots_of(job).filter(|seat| {
             self.kept(*seat).is_some_and(|(_, report)| {
@@ -50,6 +56,20 @@ impl Scheduler {
             })
         });
         there.count() as u32 >= wanted
+    }
+
+    /// Of work that ends the tasks that are done count: none stays healthy.
+    fn has_come_far(&self, cluster: &Cluster, target: &Target, needs: &Dependency) -> bool {
+        let done = cluster.batch(target.name()).map_or(0, BatchRecord::done);
+        let running = self.picture.slots_of(target.id()).filter(|seat| {
+            let kept = self.kept(*seat);
+            kept.is_some_and(|(_, report)| report.state == TaskState::Running)
+        });
+        let there = match needs.state {
+            DependencyState::Started => done + running.count() as u32,
+            DependencyState::Healthy => done,
+        };
+        there >= needs.at_least.unwrap_or(target.slots())
     }
 
     /// A job that this one depends on, whose rollout comes first.

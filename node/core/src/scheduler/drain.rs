@@ -1,7 +1,7 @@
 //! Drains: until when a node may take to give up what it has, and how far it
 //! is. How tasks leave is `moves`' part.
 
-use super::{Scheduler, names::Seat};
+use super::{Scheduler, batch::ends, names::Seat};
 use crate::{auction::StopReason, cluster::Cluster};
 use potluck_specs::{Millis, NodeId, SlotId};
 
@@ -32,6 +32,8 @@ pub enum DrainWait {
     Budget,
     /// Its job is not in the log: only a person stops it.
     Recovered,
+    /// It is work that ends, and is left until it has.
+    Ends,
 }
 
 impl Scheduler {
@@ -66,6 +68,9 @@ impl Scheduler {
         }
         if !self.catalog.has(seat.job) {
             return DrainWait::Recovered;
+        }
+        if self.catalog.running(seat.job).is_some_and(|job| ends(job)) {
+            return DrainWait::Ends;
         }
         let surge = self.surges.get(seat);
         let awarded = self.awards.get(seat).map(|award| award.node);

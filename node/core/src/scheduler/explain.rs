@@ -53,7 +53,11 @@ impl Scheduler {
             .map(|seat| self.names.slot(seat))
             .collect();
         for (name, record) in cluster.jobs().iter().filter(|(_, r)| !r.stopped) {
-            all.extend((0..record.current().replicas).map(|index| SlotId {
+            let indexes: Box<dyn Iterator<Item = u32>> = match cluster.batch(name) {
+                Some(batch) => Box::new(batch.turn()),
+                None => Box::new(0..record.current().replicas),
+            };
+            all.extend(indexes.map(|index| SlotId {
                 job: name.clone(),
                 index,
             }));

@@ -123,7 +123,7 @@ impl Scheduler {
         now: Millis,
     ) -> Forecast {
         let target = Target::all(self.names.id(&job.name), Arc::new(job.clone()));
-        let wanted = self.slots_wanted(&target, now);
+        let wanted = self.forecast_slots(cluster, &target, now);
         let all = wanted.indexes().count();
         let looked_at: Vec<u32> = wanted.indexes().take(room.slots_left as usize).collect();
         room.slots_left -= looked_at.len() as u32;

@@ -99,6 +99,8 @@ impl fmt::Display for Use {
 fn of(reason: StopReason) -> &'static str {
     match reason {
         StopReason::JobStopped => "the job is stopped",
+        StopReason::Over => "its work is over",
+        StopReason::Incomplete => "others of its gang are missing",
         StopReason::Replaced => "rollout",
         StopReason::ScaledDown => "scaled down",
         StopReason::Drained => "drain",
@@ -244,8 +246,8 @@ impl Scheduler {
             return Some(Use::Silent { node });
         }
         match report.state {
-            TaskState::Running if report.healthy => None,
-            TaskState::Running => Some(Use::Unhealthy { node }),
+            TaskState::Running | TaskState::Ended if report.healthy => None,
+            TaskState::Running | TaskState::Ended => Some(Use::Unhealthy { node }),
             TaskState::Backoff => Some(Use::Failing {
                 node,
                 failures: report.failures,

@@ -12,6 +12,7 @@
 
 mod award;
 mod backoff;
+mod batch;
 mod behind;
 mod brake;
 mod call;
@@ -26,6 +27,7 @@ mod explanation;
 mod failure;
 mod feasible;
 mod forecast;
+mod gang;
 mod index;
 mod ledger;
 mod moves;
@@ -148,6 +150,8 @@ pub struct Scheduler {
     stop_waits: BTreeMap<JobId, Millis>,
     published: endpoints::Published,
     behind: behind::Behind,
+    ends: batch::Ends,
+    gangs: gang::Gangs,
     /// Jobs to look at again.
     dirty: BTreeSet<JobId>,
     /// Jobs to look at again with the next tick.
@@ -216,6 +220,8 @@ impl Scheduler {
             stop_waits: BTreeMap::new(),
             published: endpoints::Published::default(),
             behind: behind::Behind::default(),
+            ends: batch::Ends::default(),
+            gangs: gang::Gangs::default(),
             dirty: BTreeSet::new(),
             deferred: BTreeSet::new(),
             wakes: BTreeMap::new(),
@@ -247,11 +253,11 @@ impl Scheduler {
             Event::QuorumConfirmed { at } => self.quorum_confirmed(at, now),
             Event::Heartbeat { heartbeat } => {
                 let to = heartbeat.node;
-                let answer = self.reported(heartbeat, now);
+                let answer = self.reported(cluster, heartbeat, now);
                 self.out.push(Effect::AnswerHeartbeat { to, answer });
             }
             Event::Greeted { heartbeat } => {
-                self.reported(heartbeat, now);
+                self.reported(cluster, heartbeat, now);
             }
             Event::GreetFailed { .. } => {}
             Event::Members { members } => self.gossiped(&members),
@@ -289,6 +295,7 @@ impl Scheduler {
         self.reconcile_dirty(cluster, now);
         self.publish(cluster);
         self.send_stops(now);
+        self.propose_ends(cluster, now);
         if self.behind.is_urgent() {
             self.write_behind(cluster, now);
         }
@@ -331,6 +338,7 @@ impl Scheduler {
         if cluster.authority() > self.authority {
             self.heard_of(cluster.authority());
         }
+        self.follow_batches(cluster);
         if self.shaped == Some(cluster.shaped_at()) {
             // Only notes of where things are.
             return;
@@ -405,7 +413,12 @@ impl Scheduler {
     }
 
     /// A host's report, by heartbeat or greeting.
-    fn reported(&mut self, mut heartbeat: Heartbeat, now: Millis) -> HeartbeatAnswer {
+    fn reported(
+        &mut self,
+        cluster: &Cluster,
+        mut heartbeat: Heartbeat,
+        now: Millis,
+    ) -> HeartbeatAnswer {
         let mut answer = HeartbeatAnswer {
             authority: self.authority,
             confirmed: None,
@@ -437,12 +450,14 @@ impl Scheduler {
         self.capacity_grew |= taken.grew;
         self.settle_stops(&taken.changed, node);
         self.note_failures(&taken.changed, node, now);
+        self.note_ends(&taken.changed, node);
         for seat in taken.changed {
             self.touch(seat);
         }
         self.settle_awards(node, now);
         answer.confirmed = taken.confirmed;
         answer.forget = taken.forget;
+        self.keep_uncounted(cluster, node, &mut answer.forget);
         answer
     }
 

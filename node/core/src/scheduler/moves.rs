@@ -15,6 +15,7 @@
 
 use super::{
     Note, Scheduler,
+    batch::ends,
     names::{JobId, Seat},
     reconcile::Survey,
     rollout::Target,
@@ -70,6 +71,10 @@ impl Scheduler {
         self.surges_end_except(target.id(), &leaving);
         let mut surging = Vec::new();
         for task in leaving {
+            if ends(target.current()) {
+                self.leave_work(cluster, task, &mut survey, now);
+                continue;
+            }
             match task.reason {
                 StopReason::Replaced => self.replace(cluster, task, &mut survey, &mut surging, now),
                 StopReason::Failing => {
@@ -162,7 +167,7 @@ impl Scheduler {
         }
     }
 
-    fn stop_now(&mut self, task: Leaving, survey: &mut Survey) {
+    pub(super) fn stop_now(&mut self, task: Leaving, survey: &mut Survey) {
         let (node, reason) = (task.node, task.reason);
         if self.decide_stop(task.seat, node, reason) {
             self.surges.remove(task.seat);

@@ -1,12 +1,16 @@
-//! Jobs with one task on each node that meets their requirements.
+//! Which slots a job has: the first so many, those whose turn it is (`batch`),
+//! or one on each node that meets its requirements.
 //!
-//! Answers for which slots such a job has: a node that holds one keeps it;
+//! Answers for which slots a job of the last kind has: a node that holds one keeps it;
 //! every other node that suits makes one more, under the lowest number that
 //! is free. Which node fills which number does not matter, since no node may
 //! have two.
 
-use super::{Scheduler, failure::is_fresh, feasible::Suits, names::Seat, rollout::Target};
-use potluck_specs::{Millis, NodeId, job::JobKind};
+use super::{
+    Scheduler, batch::ends, failure::is_fresh, feasible::Suits, names::Seat, rollout::Target,
+};
+use crate::cluster::Cluster;
+use potluck_specs::{Job, Millis, NodeId, job::JobKind};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The slots that a job is to have.
@@ -44,8 +48,11 @@ impl Slots {
 
 impl Scheduler {
     /// The slots that the job is to have now.
-    pub(super) fn slots_wanted(&self, target: &Target, now: Millis) -> Slots {
+    pub(super) fn slots_wanted(&self, cluster: &Cluster, target: &Target, now: Millis) -> Slots {
         let job = target.current();
+        if ends(job) {
+            return self.turn_of(cluster, target);
+        }
         if job.kind != JobKind::PerNode {
             return Slots::First(target.slots());
         }
@@ -89,20 +96,25 @@ impl Scheduler {
     /// The slots that the job was last seen to need.
     pub(super) fn slots_last_wanted(&self, target: &Target) -> Slots {
         let job = target.current();
-        if job.kind != JobKind::PerNode {
+        if !has_chosen_slots(job) {
             return Slots::First(target.slots());
         }
         let work = self.works.get(target.id());
-        Slots::These(work.map_or_else(BTreeSet::new, |work| work.per_node.clone()))
+        Slots::These(work.map_or_else(BTreeSet::new, |work| work.chosen.clone()))
     }
 
     /// Is this one of the slots that the job was last seen to need?
     pub(super) fn is_wanted(&self, target: &Target, index: u32) -> bool {
         let job = target.current();
-        if job.kind != JobKind::PerNode {
+        if !has_chosen_slots(job) {
             return index < target.slots();
         }
         let work = self.works.get(target.id());
-        work.is_some_and(|work| work.per_node.contains(&index))
+        work.is_some_and(|work| work.chosen.contains(&index))
     }
+}
+
+/// Are its slots chosen anew with each look, rather than the first so many?
+fn has_chosen_slots(job: &Job) -> bool {
+    job.kind == JobKind::PerNode || ends(job)
 }

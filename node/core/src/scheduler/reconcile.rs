@@ -8,6 +8,7 @@
 
 use super::{
     Note, Scheduler, SessionState,
+    gang::is_gang,
     ledger::Book,
     moves::Leaving,
     names::{JobId, Seat},
@@ -95,22 +96,30 @@ impl Scheduler {
         if !self.catalog.has(job) {
             return;
         }
+        self.watch_deadline(cluster, job, now);
         let Some(target) = self.target(cluster, job) else {
             if self.may_stop_job(cluster, job, now) {
-                self.stop_surplus(cluster, job, &Slots::First(0), StopReason::JobStopped);
+                let reason = match self.work_is_over(cluster, job) {
+                    true => StopReason::Over,
+                    false => StopReason::JobStopped,
+                };
+                self.stop_surplus(cluster, job, &Slots::First(0), reason);
             }
             self.surges_end(job);
             return;
         };
-        let slots = self.slots_wanted(&target, now);
+        let slots = self.slots_wanted(cluster, &target, now);
         if let Slots::These(these) = &slots {
-            self.work_of(job).per_node.clone_from(these);
+            self.work_of(job).chosen.clone_from(these);
         }
         self.stop_surplus(cluster, job, &slots, StopReason::ScaledDown);
         let mut survey = self.survey(cluster, &target, &slots, now);
         self.follow_rollout(cluster, &target, &survey.ledger, now);
         let mut wanted = std::mem::take(&mut survey.missing);
         wanted.extend(self.move_out(cluster, &target, survey, now));
+        if is_gang(target.current()) {
+            wanted = self.gather(&target, &slots, wanted, now);
+        }
         self.fill(cluster, &target, wanted, now);
     }
 
@@ -185,7 +194,9 @@ impl Scheduler {
         let Some((node, report)) = kept else {
             // Placed but unseen, to be placed, or perhaps placed.
             survey.in_flight += 1;
-            if self.is_missing(cluster, seat) {
+            if self.is_missing(cluster, seat)
+                && self.has_rested(cluster, target.current(), seat, now)
+            {
                 survey.missing.push(seat);
             }
             return;
@@ -332,6 +343,7 @@ impl Scheduler {
         let from = self.surge_that_holds(cluster, seat);
         let mut holders = self.picture.holders(seat);
         holders.all(|(node, _)| Some(node) == from)
+            && !self.has_open_end(cluster, seat)
             && self.may_place(cluster, seat) == MayPlace::Yes
     }
 
@@ -407,8 +419,9 @@ fn rank_of(state: TaskState) -> u8 {
         TaskState::Adopting => 2,
         TaskState::Fetching => 3,
         TaskState::Backoff => 4,
-        TaskState::Other => 5,
-        TaskState::Stopping => 6,
-        TaskState::Stopped => 7,
+        TaskState::Ended => 5,
+        TaskState::Other => 6,
+        TaskState::Stopping => 7,
+        TaskState::Stopped => 8,
     }
 }

@@ -155,6 +155,9 @@ impl Scheduler {
     /// What should run of a job; nothing if nothing should.
     pub(super) fn target(&self, cluster: &Cluster, id: JobId) -> Option<Target> {
         let new = self.catalog.running(id)?.clone();
+        if self.work_is_over(cluster, id) {
+            return None;
+        }
         let Some(rollout) = cluster.rollout(&new.name) else {
             return Some(Target::all(id, new));
         };

@@ -16,8 +16,10 @@ use potluck_specs::{
     trust::{NodeCredential, NodeRole, PublicKey, Signed, UserCredential},
 };
 
+mod batch;
 mod change;
 mod forecast;
+mod gang;
 mod in_place;
 mod recovery;
 
@@ -276,6 +278,7 @@ impl World {
             message: String::new(),
             holders: vec![node(1)],
             package_bytes: 1_000,
+            further: Vec::new(),
             now: Millis(0),
             expected_version: None,
             origin: Origin::default(),
@@ -505,7 +508,9 @@ impl World {
                 starts: 1,
                 failures: 0,
                 last_end: None,
+                trouble: None,
                 since: Millis(now),
+                ended: None,
             };
             host.slots.insert(slot.clone(), report);
             host.resources.insert(slot.clone(), job.task.resources);
@@ -539,7 +544,9 @@ impl World {
             starts: 1,
             failures: 0,
             last_end: None,
+            trouble: None,
             since,
+            ended: None,
         };
         host.slots.insert(slot.clone(), report);
     }
@@ -1319,7 +1326,9 @@ fn jobs_that_the_log_lacks_run_on() {
         starts: 1,
         failures: 0,
         last_end: None,
+        trouble: None,
         since: Millis(0),
+        ended: None,
     };
     world.host(2).slots.insert(stranger.clone(), report);
     world.run(15_000);

@@ -192,6 +192,7 @@ impl World {
             message: String::new(),
             holders: self.machines.keys().copied().collect(),
             package_bytes: 1_000,
+            further: Vec::new(),
             now: Millis(0),
             expected_version: None,
             origin: Default::default(),

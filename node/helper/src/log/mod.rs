@@ -23,12 +23,14 @@
 //!   start opens a new segment, a torn frame stays as it is;
 //! - what was flushed can be read whatever happens to the writer.
 
+mod frames;
 mod reader;
 mod segment;
 mod writer;
 
 pub use reader::{LogReader, ReadLogError};
-pub use writer::{LogLimits, LogWriter};
+pub use segment::{SegmentFile, segments};
+pub use writer::{LogLimits, LogWriter, Refused};
 
 /// Longest text of one line; what is longer is cut and marked.
 pub const LINE_BYTES_MAX: usize = 64 << 10;
@@ -39,7 +41,12 @@ pub const FRAME_BYTES_MAX: usize = 1 << 20;
 /// Compressed size at which a segment is closed.
 pub const SEGMENT_BYTES_MAX: u64 = 16 << 20;
 
-/// Full segments that are kept; with text of the usual kind about 650 MB.
+/// The same for a log of which little is kept: below it, headers and
+/// half-filled windows would be much of the file.
+pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
+
+/// Full segments in what a task keeps of its log. The default of 128 MiB is
+/// about 650 MB of text of the usual kind.
 pub const SEGMENTS_KEPT: u64 = 8;
 
 /// Files that are kept however small they are: each start of a task that

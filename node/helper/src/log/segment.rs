@@ -5,6 +5,7 @@ use std::{
     fs::{self, File},
     io::{self, BufReader, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 const SUFFIX: &str = ".log.zst";
@@ -81,6 +82,41 @@ pub(super) fn list(folder: &Path) -> io::Result<Vec<u64>> {
     }
     numbers.sort_unstable();
     Ok(numbers)
+}
+
+/// A file of a log, as who keeps order among logs sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its size, compressed.
+    pub bytes: u64,
+    /// When something was added to it last.
+    pub written_at: SystemTime,
+    /// It is the last of its folder: it may be added to, and the numbers of
+    /// further lines go on from it.
+    pub is_newest: bool,
+}
+
+/// The segments of a folder in order; none if there is no folder.
+///
+/// # Errors
+/// If the folder can't be read. A segment that is removed meanwhile is not
+/// among them.
+pub fn segments(folder: &Path) -> io::Result<Vec<SegmentFile>> {
+    let numbers = list(folder)?;
+    let newest = numbers.last().copied();
+    let files = numbers.into_iter().filter_map(|number| {
+        let path = path(folder, number);
+        let meta = fs::metadata(&path).ok()?;
+        Some(SegmentFile {
+            path,
+            bytes: meta.len(),
+            written_at: meta.modified().ok()?,
+            is_newest: Some(number) == newest,
+        })
+    });
+    Ok(files.collect())
 }
 
 /// The header at the beginning of a segment, if there is a whole one.

@@ -2,6 +2,7 @@
 //! can hurt a reader.
 
 use super::*;
+use potluck_specs::job::WhenFull;
 use proptest::prelude::*;
 use std::{fs, path::Path};
 
@@ -10,7 +11,12 @@ const SMALL: LogLimits = LogLimits {
     segment_bytes: 1_000,
     total_bytes: u64::MAX,
     files: usize::MAX,
+    age_ms: None,
+    when_full: WhenFull::Block,
 };
+
+/// More than is kept of lines that wait.
+const KEPT_FOR_TEST: usize = 4 << 20;
 
 fn read_all(reader: &mut LogReader) -> Vec<Line> {
     std::iter::from_fn(|| reader.next_line().unwrap()).collect()
@@ -50,7 +56,7 @@ fn lines_of_both_streams_come_back() {
     writer.write(Stream::Out, b"one\ntw", 1);
     writer.write(Stream::Err, b"\xff\0oops\n", 2);
     writer.write(Stream::Out, b"o\n\nno end", 3);
-    writer.finish(4);
+    writer.finish(4).unwrap();
     let lines = read_from(folder.path(), 0);
     let line = |seq, ms, stream, partial, text: &[u8]| Line {
         seq,
@@ -79,7 +85,7 @@ fn a_log_is_read_from_a_time_on() {
         let line = format!("{index} {}\n", noise(1, index));
         writer.write(Stream::Out, line.as_bytes(), 10 * index);
     }
-    writer.finish(2_000);
+    writer.finish(2_000).unwrap();
     for since in [0, 5, 10, 995, 1_000, 1_990, 9_999] {
         let mut reader = LogReader::since(folder.path(), since).unwrap();
         let lines = read_all(&mut reader);
@@ -104,7 +110,7 @@ fn any_zstd_program_reads_a_segment() {
         writer.write(Stream::Out, noise(1, index).as_bytes(), 7);
         writer.write(Stream::Out, b"\n", 7);
     }
-    writer.finish(8);
+    writer.finish(8).unwrap();
     let bytes = fs::read(folder.path().join("00000000.log.zst")).unwrap();
     let text = zstd::stream::decode_all(&bytes[..]).unwrap();
     let first = format!("7 O {}\n", noise(1, 0));
@@ -122,7 +128,7 @@ fn long_lines_are_cut_and_marked() {
     }
     writer.write(Stream::Out, &vec![b'y'; LINE_BYTES_MAX], 1);
     writer.write(Stream::Out, b"\nshort\n", 1);
-    writer.finish(2);
+    writer.finish(2).unwrap();
     let lines = read_from(folder.path(), 0);
     let shape: Vec<(usize, bool)> = lines
         .iter()
@@ -161,7 +167,7 @@ fn a_follower_misses_and_repeats_nothing_over_rotation_and_restarts() {
             }
         }
         if start % 2 == 0 {
-            writer.finish(99);
+            writer.finish(99).unwrap();
         } else {
             // The helper is killed: what was not flushed never was.
             drop(writer);
@@ -199,7 +205,7 @@ fn a_torn_end_loses_nothing_that_was_flushed_before_it() {
         writer.flush(1);
         flushed.push(fs::metadata(&path).unwrap().len());
     }
-    writer.finish(2);
+    writer.finish(2).unwrap();
     let whole = fs::read(&path).unwrap();
     for length in 0..whole.len() {
         fs::write(&path, &whole[..length]).unwrap();
@@ -224,7 +230,7 @@ fn old_segments_go_by_size_and_by_number() {
     for index in 0..500 {
         writer.write(Stream::Out, format!("{}\n", noise(9, index)).as_bytes(), 1);
     }
-    writer.finish(2);
+    writer.finish(2).unwrap();
     let numbers = segment::list(folder.path()).unwrap();
     let bytes: u64 = numbers
         .iter()
@@ -243,33 +249,222 @@ fn old_segments_go_by_size_and_by_number() {
     for _ in 0..10 {
         let mut writer = LogWriter::open(folder.path(), few).unwrap();
         writer.write(Stream::Out, b"crash\n", 1);
-        writer.finish(2);
+        writer.finish(2).unwrap();
     }
     assert_eq!(segment::list(folder.path()).unwrap().len(), 3);
 }
 
 #[test]
+fn the_log_of_a_task_has_its_part_of_the_tasks_disk() {
+    const MIB: u64 = 1 << 20;
+    let usual = LogLimits::default();
+    let of = |bytes| usual.within(Some(bytes));
+    assert_eq!(usual.within(None).total_bytes, usual.total_bytes);
+    assert_eq!(of(u64::MAX).total_bytes, usual.total_bytes);
+    assert_eq!(of(u64::MAX).frame_bytes, usual.frame_bytes);
+    // What the job itself wants less of stays less.
+    let little = LogLimits {
+        total_bytes: 5_000,
+        ..usual
+    };
+    assert_eq!(little.within(Some(64 * MIB)).total_bytes, 5_000);
+    for disk in [4 * MIB, 16 * MIB, 64 * MIB, 1 << 30] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = LogWriter::open(folder.path(), of(disk)).unwrap();
+        // Twice of what it may keep, for the small ones.
+        for index in 0..(disk / 64).min(200_000) {
+            let line = format!("{}\n", noise(disk, index));
+            writer.write(Stream::Out, line.as_bytes(), 1);
+        }
+        writer.finish(2).unwrap();
+        let files = fs::read_dir(folder.path()).unwrap();
+        let used: u64 = files.map(|e| e.unwrap().metadata().unwrap().len()).sum();
+        assert!(used <= disk / 3, "{used} of {disk}");
+        let least = if disk <= 16 * MIB { disk / 8 } else { MIB };
+        assert!(used > least, "{used} of {disk}: too little to try");
+    }
+}
+
+#[test]
+fn a_log_with_an_age_turns_to_new_segments_and_forgets_old_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = LogLimits {
+        age_ms: Some(80_000),
+        ..LogLimits::default()
+    };
+    let mut writer = LogWriter::open(folder.path(), limits).unwrap();
+    for second in 0..100 {
+        writer.write(Stream::Out, b"tick\n", 1_000 * second);
+    }
+    let all = segments(folder.path()).unwrap();
+    assert_eq!(all.len(), 10, "one for each eighth of the age, about");
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(90);
+    for one in &all[..9] {
+        let file = fs::File::options().write(true).open(&one.path).unwrap();
+        file.set_modified(long_ago).unwrap();
+    }
+    writer.forget_old();
+    let left = segments(folder.path()).unwrap();
+    assert_eq!(left.len(), 1);
+    writer.finish(100_000).unwrap();
+    let lines = read_from(folder.path(), 0);
+    assert!(numbered(&lines));
+    assert_eq!(lines.last().unwrap().seq, 99);
+}
+
+/// A log whose disk can be made to refuse, as far as a test without root's
+/// rights can: the folder is moved out of the way. How it is on a full disk,
+/// `tests/full_disk.rs` shows.
+struct Refusing {
+    parent: tempfile::TempDir,
+    writer: LogWriter,
+}
+
+impl Refusing {
+    fn new(when_full: WhenFull) -> Refusing {
+        let parent = tempfile::tempdir().unwrap();
+        let limits = LogLimits {
+            when_full,
+            ..LogLimits::default()
+        };
+        let writer = LogWriter::open(&parent.path().join("log"), limits).unwrap();
+        Refusing { parent, writer }
+    }
+
+    fn refuse(&mut self, now: u64) {
+        let log = self.parent.path().join("log");
+        fs::rename(log, self.parent.path().join("aside")).unwrap();
+        self.writer.refuse_for_test(now);
+    }
+
+    fn take_again(&self) {
+        let log = self.parent.path().join("log");
+        fs::rename(self.parent.path().join("aside"), log).unwrap();
+    }
+
+    fn write(&mut self, text: &str, now: u64) {
+        self.writer.write(Stream::Out, text.as_bytes(), now);
+    }
+
+    fn read(&self) -> Vec<Line> {
+        read_from(&self.parent.path().join("log"), 0)
+    }
+}
+
+#[test]
 fn what_a_disk_refuses_is_counted_and_told() {
-    let parent = tempfile::tempdir().unwrap();
-    let folder = parent.path().join("log");
-    let mut writer = LogWriter::open(&folder, LogLimits::default()).unwrap();
-    writer.write(Stream::Out, b"before\n", 0);
-    writer.flush(0);
-    // A file system that refuses, as far as a test can make one.
-    let aside = parent.path().join("aside");
-    fs::rename(&folder, &aside).unwrap();
-    writer.fail_for_test(10);
-    writer.write(Stream::Out, b"lost\nlost\nlost\n", 2_000);
-    fs::rename(&aside, &folder).unwrap();
-    writer.write(Stream::Out, b"too early\n", 2_500);
-    writer.write(Stream::Out, b"after\n", 4_000);
-    writer.finish(5_000);
-    let lines = read_from(&folder, 0);
-    let all = texts(&lines);
-    assert_eq!(all.len(), 3, "{all:?}");
-    assert_eq!((all[0].as_str(), all[2].as_str()), ("before", "after"));
-    assert!(all[1].starts_with("-- 5 lines lost: "), "{all:?}");
-    assert!(lines[1].seq >= 5, "their numbers are not given again");
+    let mut log = Refusing::new(WhenFull::Drop);
+    log.write("before\n", 0);
+    log.writer.flush(0);
+    log.write("gone\n", 5);
+    log.refuse(10);
+    assert!(!log.writer.waits(), "the task goes on");
+    log.write("lost\nlost\nlost\n", 2_000);
+    log.writer.retry(2_100);
+    log.write("lost\n", 2_200);
+    log.take_again();
+    log.writer.retry(4_000);
+    log.write("after\n", 4_000);
+    log.writer.flush(4_000);
+    assert_eq!(log.writer.refused(), None);
+    let lines = log.read();
+    let told = [(0, "before"), (6, "-- 5 lines lost: "), (7, "after")];
+    assert_eq!(lines.len(), told.len(), "{lines:?}");
+    for (line, (seq, text)) in lines.iter().zip(told) {
+        assert_eq!(line.seq, seq, "numbers of lost lines are not given again");
+        let found = String::from_utf8_lossy(&line.text);
+        assert!(found.starts_with(text), "{found}");
+    }
+}
+
+#[test]
+fn a_log_that_waits_loses_nothing() {
+    let mut log = Refusing::new(WhenFull::Block);
+    log.write("one\n", 1);
+    log.writer.flush(1);
+    log.write("two\nthr", 2);
+    log.refuse(3);
+    assert!(log.writer.waits());
+    // What had been read of the pipe before that was known.
+    log.write("ee\nfour\n", 4);
+    log.writer.retry(1_003);
+    assert!(log.writer.waits());
+    log.take_again();
+    log.writer.retry(7_003);
+    assert!(!log.writer.waits());
+    log.write("five\n", 7_004);
+    log.writer.flush(7_004);
+    let lines = log.read();
+    let noted = "-- the log waited 7 s: No such file or directory (os error 2) --";
+    assert_eq!(
+        texts(&lines),
+        ["one", "two", "three", "four", noted, "five"]
+    );
+    assert!(numbered(&lines));
+    assert_eq!(lines[1].ms, 2, "when it was taken, not when it was written");
+}
+
+#[test]
+fn one_who_follows_sees_nothing_twice_when_lines_are_written_again() {
+    let mut log = Refusing::new(WhenFull::Block);
+    let folder = log.parent.path().join("log");
+    let mut reader = LogReader::new(&folder, 0);
+    let mut seen = Vec::new();
+    for round in 0..20_u64 {
+        for index in 0..200 {
+            log.write(&format!("{}\n", noise(round, index)), round);
+        }
+        seen.extend(read_all(&mut reader));
+        log.writer.refuse_for_test(round);
+        log.writer.retry(round);
+    }
+    log.writer.flush(99);
+    seen.extend(read_all(&mut reader));
+    assert!(numbered(&seen), "none lost, none twice");
+    assert_eq!(seen.len(), 20 * 201, "with a note for each round");
+    assert!(numbered(&log.read()));
+}
+
+#[test]
+fn a_refusing_disk_leaves_no_files_and_takes_none() {
+    for when_full in [WhenFull::Block, WhenFull::Drop] {
+        let mut log = Refusing::new(when_full);
+        let folder = log.parent.path().join("log");
+        log.write("one\n", 1);
+        log.writer.flush(1);
+        for round in 0..200 {
+            log.write("two\n", round);
+            log.writer.refuse_for_test(round);
+        }
+        assert_eq!(segment::list(&folder).unwrap(), [0]);
+    }
+}
+
+#[test]
+fn what_waits_in_memory_is_bounded() {
+    let mut log = Refusing::new(WhenFull::Block);
+    log.refuse(0);
+    let lines = KEPT_FOR_TEST / 10;
+    for _ in 0..lines {
+        log.write("x\n", 1_700_000_000_000);
+    }
+    let lost = log.writer.refused().unwrap().lost;
+    assert!(lost > 0 && lost < lines as u64, "{lost} of {lines}");
+    log.take_again();
+    log.writer.retry(1_700_000_000_000);
+    let read = log.read();
+    assert_eq!(read.len() as u64, lines as u64 - lost + 1);
+    let note = String::from_utf8_lossy(&read.last().unwrap().text).into_owned();
+    assert!(note.starts_with(&format!("-- {lost} lines lost")), "{note}");
+}
+
+#[test]
+fn an_end_while_the_disk_refuses_says_what_is_lost() {
+    let mut log = Refusing::new(WhenFull::Block);
+    log.refuse(0);
+    log.write("one\ntwo\nno end", 1);
+    let refused = log.writer.finish(2).unwrap_err();
+    assert_eq!(refused.lost, 3);
 }
 
 #[test]
@@ -278,7 +473,7 @@ fn damage_ends_a_segment_and_not_the_log() {
     for text in ["one\n", "two\n", "three\n"] {
         let mut writer = LogWriter::open(folder.path(), SMALL).unwrap();
         writer.write(Stream::Out, text.as_bytes(), 1);
-        writer.finish(1);
+        writer.finish(1).unwrap();
     }
     let second = folder.path().join("00000001.log.zst");
     let mut bytes = fs::read(&second).unwrap();
@@ -306,7 +501,7 @@ proptest! {
             writer.write(stream, bytes, 3);
             expected[stream as usize].extend_from_slice(bytes);
         }
-        writer.finish(3);
+        writer.finish(3).unwrap();
         let lines = read_from(folder.path(), 0);
         prop_assert!(numbered(&lines));
         let mut found = [Vec::new(), Vec::new()];
@@ -332,7 +527,7 @@ proptest! {
             for byte in &bytes {
                 writer.write(Stream::Out, format!("{byte}\n").as_bytes(), 3);
             }
-            writer.finish(3);
+            writer.finish(3).unwrap();
             let mut damaged = fs::read(&path).unwrap_or_default();
             if !damaged.is_empty() {
                 let at = flip.index(damaged.len());

@@ -1,29 +1,44 @@
 //! Takes what a task prints and makes segments of it.
 //!
 //! It never fails towards its caller, since a task must not die of a full
-//! disk: lines that can't be written are counted and given their numbers, and
-//! the next segment that can be opened says so in a line of its own.
+//! disk. What follows when the disk refuses is the task's choice:
+//!
+//! ```text
+//! writing ──the disk refuses──▶ refused ──retried, it takes──▶ writing
+//! ```
+//!
+//! - *Wait*: nothing is lost. Lines that no flush brought to the file are kept
+//!   in memory and written again later; meanwhile the caller takes no more
+//!   from the task ([`LogWriter::waits`]), which waits at its full pipe.
+//! - *Drop*: lines are counted, keep their numbers, and are gone.
+//!
+//! Either way a line of its own says so once the disk takes lines again.
 
 use super::{
     FLUSH_BYTES, FRAME_BYTES_MAX, LINE_BYTES_MAX, RECORD_BYTES_MAX, SEGMENT_BYTES_MAX,
-    SEGMENT_FILES_MAX, SEGMENTS_KEPT, Stream, WINDOW_LOG, find_line_feed,
+    SEGMENT_BYTES_MIN, SEGMENT_FILES_MAX, SEGMENTS_KEPT, Stream, find_line_feed,
+    frames::OpenSegment,
     reader::next_seq,
-    segment::{self, FrameHeader},
+    segment::{self, segments},
 };
+use potluck_specs::job::{LogPolicy, WhenFull};
 use std::{
-    fs::{self, File},
+    fs,
     io::{self, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
-use zstd::zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer, ResetDirective, get_error_name};
 
-/// Compressed bytes between two writes to the file.
-const OUTPUT_BYTES: usize = 16 << 10;
+/// Text that a log that waits keeps for a second try at most, but for what
+/// one call of [`LogWriter::write`] brings: then it is flushed.
+const KEPT_BYTES: usize = 64 << 10;
 
-/// Pause before a segment is opened again after an error.
-const RETRY_MS: u64 = 1_000;
+/// What it keeps at most while the disk refuses: what one read of a pipe may
+/// come to when it is all line feeds. Only a task that has ended can bring
+/// more, and loses it.
+const KEPT_BYTES_MAX: usize = 2 << 20;
 
-/// The sizes, so that tests can have small ones.
+/// The sizes, so that tests can have small ones, and the task's choice.
 #[derive(Clone, Copy, Debug)]
 pub struct LogLimits {
     /// Text in one frame.
@@ -34,15 +49,54 @@ pub struct LogLimits {
     pub total_bytes: u64,
     /// Number of files.
     pub files: usize,
+    /// Segments that nothing was added to for so long go. Such a log turns to
+    /// a new one several times in that time.
+    pub age_ms: Option<u64>,
+    /// What follows when the disk refuses.
+    pub when_full: WhenFull,
 }
 
 impl Default for LogLimits {
     fn default() -> LogLimits {
+        LogLimits::from(LogPolicy::default())
+    }
+}
+
+impl From<LogPolicy> for LogLimits {
+    fn from(policy: LogPolicy) -> LogLimits {
+        let segment_bytes = policy.keep_bytes / SEGMENTS_KEPT;
         LogLimits {
             frame_bytes: FRAME_BYTES_MAX,
-            segment_bytes: SEGMENT_BYTES_MAX,
-            total_bytes: SEGMENT_BYTES_MAX * SEGMENTS_KEPT,
+            segment_bytes: segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX),
+            total_bytes: policy.keep_bytes,
             files: SEGMENT_FILES_MAX,
+            age_ms: policy.keep_ms,
+            when_full: policy.when_full,
+        }
+    }
+}
+
+impl LogLimits {
+    /// The same, for a task that may use so much of the disk in all: its log
+    /// has at most a quarter of it, so that a task is never stopped for its
+    /// lines alone.
+    pub fn within(self, disk_bytes: Option<u64>) -> LogLimits {
+        const PART: u64 = 4;
+        /// Smallest segment: its one frame must hold a longest line. A job may
+        /// not ask for less than 4 MiB, of which its log has a third then.
+        const SEGMENT_LEAST: u64 = 128 << 10;
+        let Some(disk_bytes) = disk_bytes else {
+            return self;
+        };
+        // The open segment comes on top of those that are kept, and ends at
+        // the end of a frame, which is at most as long.
+        let share = disk_bytes / PART / (SEGMENTS_KEPT + 2);
+        let segment_bytes = share.clamp(SEGMENT_LEAST, SEGMENT_BYTES_MAX);
+        LogLimits {
+            frame_bytes: self.frame_bytes.min(segment_bytes as usize),
+            segment_bytes: self.segment_bytes.min(segment_bytes),
+            total_bytes: self.total_bytes.min(segment_bytes * SEGMENTS_KEPT),
+            ..self
         }
     }
 }
@@ -54,18 +108,30 @@ pub struct LogWriter {
     next_seq: u64,
     next_number: u64,
     /// Opened with the first line: a silent task costs nothing.
-    segment: Option<Segment>,
+    segment: Option<OpenSegment>,
     unfinished: [Vec<u8>; 2],
     record: Vec<u8>,
-    lost: Lost,
+    kept: Kept,
+    refused: Option<Refused>,
 }
 
-/// Lines that no segment has, since the last time that one could be written.
+/// Lines in a row that no flush has brought to the file.
 #[derive(Default)]
-struct Lost {
-    lines: u64,
-    why: String,
-    retry_at: u64,
+struct Kept {
+    /// Of the first.
+    from_seq: u64,
+    records: Vec<u8>,
+}
+
+/// The disk refuses lines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The disk's words.
+    pub why: String,
+    /// Unix time of the first refusal.
+    pub since: u64,
+    /// Lines that are lost by now.
+    pub lost: u64,
 }
 
 impl LogWriter {
@@ -84,7 +150,8 @@ impl LogWriter {
             segment: None,
             unfinished: [Vec::new(), Vec::new()],
             record: Vec::new(),
-            lost: Lost::default(),
+            kept: Kept::default(),
+            refused: None,
         })
     }
 
@@ -103,31 +170,101 @@ impl LogWriter {
     /// Brings all lines taken so far into the file, so that readers see them.
     /// A line without an end waits for it.
     pub fn flush(&mut self, now: u64) {
-        if let Some(segment) = &mut self.segment
-            && let Err(error) = segment.flush()
-        {
-            self.lose(&error, 0, now);
+        let Some(segment) = &mut self.segment else {
+            return;
+        };
+        match segment.flush() {
+            Ok(()) => self.kept.clear(),
+            Err(error) => self.refuse(&error, now),
         }
     }
 
     /// Text that readers can't see yet: there is something to flush.
     pub fn unflushed_bytes(&self) -> usize {
         let segment = self.segment.as_ref();
-        segment.map_or(0, |segment| segment.unflushed_bytes)
+        segment.map_or(0, OpenSegment::unflushed_bytes)
+    }
+
+    /// What is amiss with the disk. While there is something, call
+    /// [`Self::retry`] now and then.
+    pub fn refused(&self) -> Option<&Refused> {
+        self.refused.as_ref()
+    }
+
+    /// It can take no more from the task now.
+    pub fn waits(&self) -> bool {
+        self.refused.is_some() && self.limits.when_full == WhenFull::Block
+    }
+
+    /// Tries the disk again: what was kept is written, then a line that tells
+    /// what happened.
+    pub fn retry(&mut self, now: u64) {
+        let Some(refused) = self.refused.take() else {
+            return;
+        };
+        match self.write_again(&refused, now) {
+            Ok(()) => {
+                self.next_seq += 1;
+                self.kept.clear();
+            }
+            Err(error) => {
+                self.refuse(&error, now);
+                self.refused = self.refused.take().map(|again| Refused {
+                    why: again.why,
+                    ..refused
+                });
+            }
+        }
+    }
+
+    fn write_again(&mut self, refused: &Refused, now: u64) -> io::Result<()> {
+        let records = std::mem::take(&mut self.kept.records);
+        let written = self.write_records(&records, self.kept.from_seq);
+        self.kept.records = records;
+        written?;
+        let mut note = Vec::new();
+        let text = refused.words(now);
+        write_record(&mut note, Stream::Err, false, text.as_bytes(), now);
+        self.place(&note, self.next_seq, now)?;
+        self.segment.as_mut().map_or(Ok(()), OpenSegment::flush)
+    }
+
+    fn write_records(&mut self, records: &[u8], from_seq: u64) -> io::Result<()> {
+        for (record, seq) in records
+            .split_inclusive(|byte| *byte == b'\n')
+            .zip(from_seq..)
+        {
+            self.place(record, seq, taken_at(record))?;
+        }
+        Ok(())
     }
 
     /// Ends the log: lines without an end are written as they are, the
-    /// segment is closed and synced.
-    pub fn finish(mut self, now: u64) {
+    /// segment is closed and synced. What the disk refuses now is lost: a task
+    /// that has ended does not wait for it.
+    ///
+    /// # Errors
+    /// What was refused.
+    pub fn finish(mut self, now: u64) -> Result<(), Refused> {
+        self.retry(now);
         for stream in [Stream::Out, Stream::Err] {
             let rest = std::mem::take(&mut self.unfinished[stream as usize]);
             if !rest.is_empty() {
                 self.append(stream, true, &rest, now);
             }
         }
-        if let Some(segment) = self.segment.take() {
-            // Nobody is left to tell.
-            let _ = segment.finish();
+        self.flush(now);
+        if let Some(segment) = self.segment.take()
+            && let Err(error) = segment.finish()
+        {
+            self.refuse(&error, now);
+        }
+        match self.refused {
+            None => Ok(()),
+            Some(refused) => Err(Refused {
+                lost: refused.lost + self.kept.lines(),
+                ..refused
+            }),
         }
     }
 
@@ -162,45 +299,62 @@ impl LogWriter {
 
     /// One line, one number, whether it can be written or not.
     fn append(&mut self, stream: Stream, partial: bool, text: &[u8], now: u64) {
-        if self.lost.lines > 0 && !self.recover(now) {
-            self.lost.lines += 1;
-            self.next_seq += 1;
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        let waits = self.limits.when_full == WhenFull::Block;
+        if let Some(refused) = &mut self.refused
+            && (!waits || refused.lost > 0 || self.kept.records.len() > KEPT_BYTES_MAX)
+        {
+            refused.lost += 1;
             return;
         }
         let mut record = std::mem::take(&mut self.record);
         write_record(&mut record, stream, partial, text, now);
-        if let Err(error) = self.append_record(&record, now) {
-            self.lose(&error, 1, now);
+        debug_assert!(record.len() <= RECORD_BYTES_MAX);
+        let written = match self.refused {
+            Some(_) => Ok(()),
+            None => self.place(&record, seq, now),
+        };
+        if waits {
+            self.kept.add(&record, seq);
+        }
+        if let Err(error) = written {
+            self.refuse(&error, now);
+            self.lose(u64::from(!waits));
         }
         record.clear();
         record.shrink_to(FLUSH_BYTES);
         self.record = record;
+        if self.kept.records.len() >= KEPT_BYTES {
+            self.flush(now);
+        }
     }
 
-    fn append_record(&mut self, record: &[u8], now: u64) -> io::Result<()> {
-        debug_assert!(record.len() <= RECORD_BYTES_MAX);
-        let seq = self.next_seq;
-        self.next_seq += 1;
-        if let Some(segment) = &mut self.segment
-            && segment.frame_text_bytes + record.len() > self.limits.frame_bytes
-        {
-            segment.end_frame()?;
-            if segment.bytes >= self.limits.segment_bytes
-                && let Some(segment) = self.segment.take()
-            {
-                segment.finish()?;
+    /// Writes a line behind the others, in a new frame or segment if its time
+    /// has come.
+    fn place(&mut self, record: &[u8], seq: u64, ms: u64) -> io::Result<()> {
+        if let Some(segment) = &mut self.segment {
+            let is_old = self.limits.age_ms.is_some_and(|age_ms| {
+                ms.saturating_sub(segment.first_ms()) > age_ms / SEGMENTS_KEPT
+            });
+            if is_old || segment.frame_text_bytes() + record.len() > self.limits.frame_bytes {
+                segment.end_frame()?;
+                self.kept.clear();
+                if is_old || segment.bytes() >= self.limits.segment_bytes {
+                    self.segment.take().map_or(Ok(()), OpenSegment::finish)?;
+                }
             }
         }
         if self.segment.is_none() {
             self.segment = Some(self.next_segment()?);
         }
         let segment = self.segment.as_mut().expect("it was just opened");
-        segment.append(record, seq, now)
+        segment.append(record, seq, ms)
     }
 
-    fn next_segment(&mut self) -> io::Result<Segment> {
+    fn next_segment(&mut self) -> io::Result<OpenSegment> {
         self.make_room();
-        let segment = Segment::create(&segment::path(&self.folder, self.next_number))?;
+        let segment = OpenSegment::create(&self.folder, self.next_number)?;
         self.next_number += 1;
         Ok(segment)
     }
@@ -209,121 +363,94 @@ impl LogWriter {
     /// can't be removed stays: the disk will say so soon enough.
     fn make_room(&self) {
         let mut kept_bytes = 0;
-        let numbers = segment::list(&self.folder).unwrap_or_default();
-        for (kept_files, number) in numbers.iter().rev().enumerate() {
-            let path = segment::path(&self.folder, *number);
-            kept_bytes += fs::metadata(&path).map_or(0, |meta| meta.len());
+        let all = segments(&self.folder).unwrap_or_default();
+        for (kept_files, one) in all.iter().rev().enumerate() {
+            kept_bytes += one.bytes;
             if kept_files + 1 >= self.limits.files || kept_bytes > self.limits.total_bytes {
-                let _ = fs::remove_file(path);
+                let _ = fs::remove_file(&one.path);
             }
         }
     }
 
-    /// Leaves the segment as it is, torn; what was not flushed is lost with
-    /// the `lines` that could not be added.
-    fn lose(&mut self, error: &io::Error, lines: u64, now: u64) {
-        let torn = self.segment.take();
-        let unflushed = torn.map_or(0, |segment| segment.unflushed_lines);
-        self.lost.lines += lines + unflushed;
-        self.lost.why = error.to_string();
-        self.lost.retry_at = now.saturating_add(RETRY_MS);
+    /// Removes segments that are too old. The newest stays, since the numbers
+    /// of further lines go on from it.
+    pub fn forget_old(&self) {
+        let Some(age) = self.limits.age_ms.map(Duration::from_millis) else {
+            return;
+        };
+        let all = segments(&self.folder).unwrap_or_default();
+        for one in all.iter().filter(|one| !one.is_newest) {
+            if one.written_at.elapsed().is_ok_and(|since| since > age) {
+                let _ = fs::remove_file(&one.path);
+            }
+        }
+    }
+
+    /// The segment ends at what was flushed; what was not is lost, or kept.
+    fn refuse(&mut self, error: &io::Error, now: u64) {
+        let unflushed = self.segment.take().map_or(0, OpenSegment::abandon);
+        let refused = self.refused.get_or_insert_with(|| Refused {
+            why: String::new(),
+            since: now,
+            lost: 0,
+        });
+        refused.why = error.to_string();
+        if self.limits.when_full == WhenFull::Drop {
+            self.lose(unflushed);
+        }
+    }
+
+    fn lose(&mut self, lines: u64) {
+        if let Some(refused) = &mut self.refused {
+            refused.lost += lines;
+        }
     }
 
     /// As if the disk had refused the open segment's next bytes.
     #[cfg(test)]
-    pub(super) fn fail_for_test(&mut self, now: u64) {
-        self.lose(&io::Error::other("the test says no"), 1, now);
+    pub(super) fn refuse_for_test(&mut self, now: u64) {
+        self.refuse(&io::Error::other("the test says no"), now);
+    }
+}
+
+impl Kept {
+    fn add(&mut self, record: &[u8], seq: u64) {
+        if self.records.is_empty() {
+            self.from_seq = seq;
+        }
+        self.records.extend_from_slice(record);
     }
 
-    /// After a loss: opens a segment whose first line tells of it.
-    fn recover(&mut self, now: u64) -> bool {
-        if now < self.lost.retry_at {
-            return false;
-        }
-        let lost = std::mem::take(&mut self.lost);
-        let text = format!("-- {} lines lost: {} --", lost.lines, lost.why);
-        let mut record = Vec::new();
-        write_record(&mut record, Stream::Err, false, text.as_bytes(), now);
-        match self.append_record(&record, now) {
-            Ok(()) => true,
-            Err(error) => {
-                self.lose(&error, lost.lines, now);
-                false
+    fn clear(&mut self) {
+        self.records.clear();
+        self.records.shrink_to(2 * FLUSH_BYTES);
+    }
+
+    fn lines(&self) -> u64 {
+        self.records.iter().filter(|byte| **byte == b'\n').count() as u64
+    }
+}
+
+impl Refused {
+    fn words(&self, now: u64) -> String {
+        let why = &self.why;
+        match self.lost {
+            0 => {
+                let seconds = now.saturating_sub(self.since) / 1_000;
+                format!("-- the log waited {seconds} s: {why} --")
             }
+            1 => format!("-- 1 line lost: {why} --"),
+            lost => format!("-- {lost} lines lost: {why} --"),
         }
     }
 }
 
-/// A segment that is being written.
-struct Segment {
-    file: File,
-    encoder: Encoder,
-    /// Compressed, with headers.
-    bytes: u64,
-    /// Of text, all frames.
-    text_bytes: u64,
-    /// Of text in the open frame; none is open at 0.
-    frame_text_bytes: usize,
-    unflushed_bytes: usize,
-    unflushed_lines: u64,
-}
-
-impl Segment {
-    fn create(path: &Path) -> io::Result<Segment> {
-        Ok(Segment {
-            encoder: Encoder::new()?,
-            file: File::create_new(path)?,
-            bytes: 0,
-            text_bytes: 0,
-            frame_text_bytes: 0,
-            unflushed_bytes: 0,
-            unflushed_lines: 0,
-        })
-    }
-
-    fn append(&mut self, record: &[u8], seq: u64, now: u64) -> io::Result<()> {
-        if self.frame_text_bytes == 0 {
-            let header = FrameHeader {
-                first_seq: seq,
-                first_ms: now,
-                text_before: self.text_bytes,
-            };
-            self.file.write_all(&header.encode())?;
-            self.bytes += segment::HEADER_BYTES as u64;
-        }
-        self.bytes += self.encoder.write(record, &mut self.file)?;
-        self.text_bytes += record.len() as u64;
-        self.frame_text_bytes += record.len();
-        self.unflushed_bytes += record.len();
-        self.unflushed_lines += 1;
-        Ok(())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if self.unflushed_bytes > 0 {
-            self.bytes += self.encoder.flush(&mut self.file)?;
-            self.unflushed_bytes = 0;
-            self.unflushed_lines = 0;
-        }
-        Ok(())
-    }
-
-    fn end_frame(&mut self) -> io::Result<()> {
-        if self.frame_text_bytes > 0 {
-            self.bytes += self.encoder.end(&mut self.file)?;
-            self.frame_text_bytes = 0;
-            self.unflushed_bytes = 0;
-            self.unflushed_lines = 0;
-        }
-        Ok(())
-    }
-
-    /// Synced here only: a sync for each frame would hold up the helper's one
-    /// thread, and with it the lease, for as long as the disk likes.
-    fn finish(mut self) -> io::Result<()> {
-        self.end_frame()?;
-        self.file.sync_data()
-    }
+/// When a line was taken, which is how its record begins.
+fn taken_at(record: &[u8]) -> u64 {
+    let digits = record.iter().take_while(|byte| byte.is_ascii_digit());
+    digits.fold(0, |time: u64, digit| {
+        time.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'))
+    })
 }
 
 fn write_record(record: &mut Vec<u8>, stream: Stream, partial: bool, text: &[u8], now: u64) {
@@ -336,77 +463,4 @@ fn write_record(record: &mut Vec<u8>, stream: Stream, partial: bool, text: &[u8]
     write!(record, "{now} {stream} ").expect("memory takes every write");
     record.extend_from_slice(text);
     record.push(b'\n');
-}
-
-/// A zstd stream without a buffer of its own beyond what is on its way to the
-/// file.
-struct Encoder {
-    context: CCtx<'static>,
-    output: Vec<u8>,
-}
-
-impl Encoder {
-    fn new() -> io::Result<Encoder> {
-        let mut context = CCtx::try_create().ok_or(io::ErrorKind::OutOfMemory)?;
-        for parameter in [
-            CParameter::CompressionLevel(1),
-            CParameter::WindowLog(WINDOW_LOG),
-            CParameter::ChecksumFlag(true),
-        ] {
-            context.set_parameter(parameter).map_err(zstd_error)?;
-        }
-        Ok(Encoder {
-            context,
-            output: Vec::with_capacity(OUTPUT_BYTES),
-        })
-    }
-
-    fn write(&mut self, text: &[u8], file: &mut File) -> io::Result<u64> {
-        let mut input = InBuffer::around(text);
-        let mut written = 0;
-        while input.pos() < text.len() {
-            self.output.clear();
-            let mut output = OutBuffer::around(&mut self.output);
-            self.context
-                .compress_stream(&mut output, &mut input)
-                .map_err(zstd_error)?;
-            file.write_all(&self.output)?;
-            written += self.output.len() as u64;
-        }
-        Ok(written)
-    }
-
-    fn flush(&mut self, file: &mut File) -> io::Result<u64> {
-        self.drain(file, |context, output| context.flush_stream(output))
-    }
-
-    fn end(&mut self, file: &mut File) -> io::Result<u64> {
-        let written = self.drain(file, |context, output| context.end_stream(output))?;
-        self.context
-            .reset(ResetDirective::SessionOnly)
-            .map_err(zstd_error)?;
-        Ok(written)
-    }
-
-    fn drain(
-        &mut self,
-        file: &mut File,
-        step: impl Fn(&mut CCtx<'static>, &mut OutBuffer<'_, Vec<u8>>) -> Result<usize, usize>,
-    ) -> io::Result<u64> {
-        let mut written = 0;
-        loop {
-            self.output.clear();
-            let mut output = OutBuffer::around(&mut self.output);
-            let left = step(&mut self.context, &mut output).map_err(zstd_error)?;
-            file.write_all(&self.output)?;
-            written += self.output.len() as u64;
-            if left == 0 {
-                return Ok(written);
-            }
-        }
-    }
-}
-
-fn zstd_error(code: usize) -> io::Error {
-    io::Error::other(get_error_name(code))
 }

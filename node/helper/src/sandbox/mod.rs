@@ -124,6 +124,10 @@ const SYS: [&str; 5] = ["block", "bus", "class", "devices", "kernel/mm"];
 /// Of `/sys`: a way to listen to the processor's work.
 const SYS_HIDDEN: [&str; 1] = ["/sys/devices/virtual/powercap"];
 
+/// Packages over each other: their descriptors go to the kernel in one text
+/// of at most 255 bytes.
+const LAYERS_MAX: usize = 8;
+
 /// `gid` of terminals.
 const TTY_GROUP: u32 = 5;
 
@@ -159,6 +163,9 @@ pub(crate) enum SandboxError {
         at: String,
         source: std::io::Error,
     },
+    /// More packages over each other than can be mounted.
+    #[error("{0} packages are laid over each other, at most {LAYERS_MAX} can be")]
+    Layers(usize),
     /// The filter.
     #[error(transparent)]
     Filter(#[from] seccomp::FilterError),
@@ -417,9 +424,30 @@ impl Builder<'_> {
 
     fn own_folders(&mut self) -> Built {
         let package = self.description.package.to_string_lossy().into_owned();
-        self.bind(&package, PACKAGE_AT, true, RDONLY | NOSUID | NODEV)?;
+        let attrs = RDONLY | NOSUID | NODEV;
+        if self.description.layers.is_empty() {
+            self.bind(&package, PACKAGE_AT, true, attrs)?;
+        } else {
+            self.layers(&package, attrs)?;
+        }
         let folder = self.description.task_folder.to_string_lossy().into_owned();
         self.bind(&folder, TASK_FOLDER_AT, true, NOSUID | NODEV)
+    }
+
+    /// The program's package below, the others above it in their order.
+    fn layers(&mut self, package: &str, attrs: u64) -> Built {
+        let further = self.description.layers.iter();
+        let further = further.map(|path| CString::new(path.to_string_lossy().as_bytes()));
+        let layers: Result<Vec<CString>, NulError> =
+            [CString::new(package)].into_iter().chain(further).collect();
+        let layers = layers?;
+        if layers.len() > LAYERS_MAX {
+            return Err(SandboxError::Layers(layers.len()));
+        }
+        let label = format!("{PACKAGE_AT}, {} packages over each other,", layers.len());
+        let step = self.step(PACKAGE_AT, Action::Layers { layers, attrs })?;
+        step.label = label;
+        Ok(())
     }
 
     fn mounts(&mut self) -> Built {

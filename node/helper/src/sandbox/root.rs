@@ -106,6 +106,12 @@ pub(crate) enum Action {
         /// could have put them there.
         links: bool,
     },
+    /// Folders of the host over each other, the lowest first, not to be
+    /// written to.
+    Layers {
+        layers: Vec<CString>,
+        attrs: u64,
+    },
     /// A file system of its own.
     New {
         kind: CString,
@@ -215,6 +221,10 @@ impl Step {
             } => {
                 let source = sys::open_on_host(from, *links)?;
                 self.bind(root, &source, *folder, *attrs)
+            }
+            Action::Layers { layers, attrs } => {
+                let mount = sys::new_overlay(layers, *attrs)?;
+                sys::attach(&mount, &self.at.make_folder(root, 0o755)?)
             }
             Action::New {
                 kind,

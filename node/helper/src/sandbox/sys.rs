@@ -170,6 +170,11 @@ pub(crate) fn new_fs(kind: &CStr, options: &[FsOption], attrs: u64) -> Result<Ow
         };
         result(set)?;
     }
+    mount_fs(&fs, attrs)
+}
+
+/// Makes the file system that was described.
+fn mount_fs(fs: &OwnedFd, attrs: u64) -> Result<OwnedFd, Errno> {
     let none = std::ptr::null::<u8>();
     // SAFETY: the command takes no strings.
     let made = unsafe {
@@ -186,6 +191,84 @@ pub(crate) fn new_fs(kind: &CStr, options: &[FsOption], attrs: u64) -> Result<Ow
             attrs as c_uint,
         )
     })
+}
+
+/// An overlay of folders of the host, the lowest first, without one to write
+/// to. They are named by their descriptors: a path could be longer than the
+/// kernel takes here, and have a colon in it.
+pub(super) fn new_overlay(layers: &[CString], attrs: u64) -> Result<OwnedFd, Errno> {
+    let mut text = Text::default();
+    // Held until the overlay has them; the topmost is named first.
+    let mut opened: [Option<OwnedFd>; super::LAYERS_MAX] = Default::default();
+    let layers = layers.iter().rev().take(super::LAYERS_MAX);
+    for (place, layer) in opened.iter_mut().zip(layers) {
+        let folder = open_on_host(layer, true)?;
+        if text.length > 0 {
+            text.add(b":")?;
+        }
+        text.add(b"/proc/self/fd/")?;
+        text.number(folder.as_raw_fd().unsigned_abs())?;
+        *place = Some(folder);
+    }
+    let name = c"lowerdir";
+    // SAFETY: a name that ends with zero.
+    let fs = descriptor(unsafe {
+        libc::syscall(libc::SYS_fsopen, c"overlay".as_ptr(), FSOPEN_CLOEXEC)
+    })?;
+    // SAFETY: strings that end with zero: the last byte is never written to.
+    let set = unsafe {
+        libc::syscall(
+            libc::SYS_fsconfig,
+            fs.as_raw_fd(),
+            FSCONFIG_SET_STRING,
+            name.as_ptr(),
+            text.bytes.as_ptr(),
+            0,
+        )
+    };
+    result(set)?;
+    mount_fs(&fs, attrs)
+}
+
+/// A short text without an allocation.
+struct Text {
+    bytes: [u8; 256],
+    length: usize,
+}
+
+impl Default for Text {
+    fn default() -> Text {
+        Text {
+            bytes: [0; 256],
+            length: 0,
+        }
+    }
+}
+
+impl Text {
+    fn add(&mut self, bytes: &[u8]) -> Result<(), Errno> {
+        let end = self.length + bytes.len();
+        if end >= self.bytes.len() {
+            return Err(Errno::ENAMETOOLONG);
+        }
+        self.bytes[self.length..end].copy_from_slice(bytes);
+        self.length = end;
+        Ok(())
+    }
+
+    fn number(&mut self, number: u32) -> Result<(), Errno> {
+        let mut digits = [0_u8; 10];
+        let mut first = digits.len();
+        let mut left = number;
+        loop {
+            first -= 1;
+            digits[first] = b'0' + (left % 10) as u8;
+            left /= 10;
+            if left == 0 {
+                return self.add(&digits[first..]);
+            }
+        }
+    }
 }
 
 pub(super) fn make_folder(parent: &OwnedFd, name: &CStr, mode: u32) -> Result<(), Errno> {

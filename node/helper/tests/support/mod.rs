@@ -122,8 +122,10 @@ impl Task {
             args: Vec::new(),
             env: BTreeMap::from([("PATH".into(), path.into())]),
             package: at("package"),
+            layers: Vec::new(),
             task_folder: at("work"),
             log_folder: at("log"),
+            logs: Default::default(),
             agent_socket: at("agent.sock"),
             agent_generation: 1,
             node: "testnode".into(),
@@ -142,6 +144,7 @@ impl Task {
             teardown: Vec::new(),
             memory_watch: None,
             group: potluck_helper::group::TaskGroup::default(),
+            disk_bytes: None,
         };
         Task {
             folder,

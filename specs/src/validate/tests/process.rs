@@ -161,6 +161,12 @@ pub(super) const BROKEN: &[Row] = &[
         "",
     ),
     (
+        |d| d.task.resources.disk_bytes = 20,
+        "task.resources.disk_bytes",
+        "at least 4 MiB",
+        "counts bytes",
+    ),
+    (
         |d| d.task.resources.disk_bytes = u64::MAX,
         "task.resources.disk_bytes",
         "at most 1 PiB",
@@ -235,6 +241,30 @@ pub(super) const BROKEN: &[Row] = &[
         "task.restart.attempts",
         "from 1",
         "never",
+    ),
+    (
+        |d| d.task.logs.keep_bytes = 1 << 19,
+        "task.logs.keep_bytes",
+        "512KiB, not between 1MiB and 1TiB",
+        "",
+    ),
+    (
+        |d| d.task.logs.keep_bytes = 2 << 40,
+        "task.logs.keep_bytes",
+        "2TiB",
+        "",
+    ),
+    (
+        |d| d.task.logs.keep_ms = Some(1_000),
+        "task.logs.keep_ms",
+        "the time that lines are kept",
+        "",
+    ),
+    (
+        |d| d.task.logs.keep_ms = Some(4_000 * 86_400_000),
+        "task.logs.keep_ms",
+        "longer than 3650d",
+        "",
     ),
     (
         |d| d.task.stop.signal = 0,
@@ -315,6 +345,27 @@ pub(super) const BROKEN: &[Row] = &[
         },
         "task.mounts[1].source.volume.name",
         "twice",
+        "",
+    ),
+    (
+        |d| {
+            d.task.isolation = Isolation::None;
+            mount(d, "/a", tmpfs(4_096));
+        },
+        "task.mounts",
+        "without isolation can't have mounts",
+        "POTLUCK_PACKAGE",
+    ),
+    (
+        |d| {
+            d.task.isolation = Isolation::None;
+            d.task.files = vec![RenderedFile {
+                path: "a".into(),
+                ..RenderedFile::default()
+            }];
+        },
+        "task.files",
+        "without isolation can't have files",
         "",
     ),
     (

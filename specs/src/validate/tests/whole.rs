@@ -41,6 +41,18 @@ pub(super) const BROKEN: &[Row] = &[
         "",
     ),
     (
+        |d| {
+            batch(d, |b| {
+                b.gang = true;
+                b.completions = 257;
+                b.parallelism = 257;
+            })
+        },
+        "kind.batch.completions",
+        "at most 256 tasks",
+        "",
+    ),
+    (
         |d| batch(d, |b| b.gang = true),
         "kind.batch.parallelism",
         "starts together",

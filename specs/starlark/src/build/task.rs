@@ -3,9 +3,9 @@
 use super::{Builder, condition};
 use crate::call::{Call, Data};
 use potluck_specs::job::{
-    Adaptive, AdaptiveMode, HealthAction, HealthCheck, Hook, Isolation, Limits, MetricThreshold,
-    Mount, MountSource, PortSpec, Probe, RenderedFile, Resources, RestartOn, RestartPolicy,
-    ServiceSpec, StopPolicy, TaskTemplate,
+    Adaptive, AdaptiveMode, HealthAction, HealthCheck, Hook, Isolation, Limits, LogPolicy,
+    MetricThreshold, Mount, MountSource, PortSpec, Probe, RenderedFile, Resources, RestartOn,
+    RestartPolicy, ServiceSpec, StopPolicy, TaskTemplate, WhenFull,
 };
 
 impl Builder<'_> {
@@ -33,6 +33,7 @@ impl Builder<'_> {
             setup: call.list("setup").iter().map(hook).collect(),
             teardown: call.list("teardown").iter().map(hook).collect(),
             restart: restart(call),
+            logs: logs(call),
             stop: stop(call),
             mounts: call.all_made("mounts").map(mount).collect(),
             user: call.text_if("user"),
@@ -210,6 +211,20 @@ fn restart(call: &Call) -> RestartPolicy {
             _ => RestartOn::Always,
         },
         attempts: call.count_if("attempts"),
+    }
+}
+
+fn logs(call: &Call) -> LogPolicy {
+    let Some(call) = call.made("logs") else {
+        return LogPolicy::default();
+    };
+    LogPolicy {
+        when_full: match call.text("when_full").as_str() {
+            "drop" => WhenFull::Drop,
+            _ => WhenFull::Block,
+        },
+        keep_bytes: call.bytes_if("keep").unwrap_or_default(),
+        keep_ms: call.ms_if("keep_for"),
     }
 }
 

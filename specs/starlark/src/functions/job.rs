@@ -79,7 +79,7 @@ static WHAT: Group = Group {
             "packages",
             Kind::Map(&Kind::Either(&[Kind::Text, Kind::Made(&[&BUILT, &OCI])])),
             Is("{}"),
-            "Further packages, mounted read-only: absolute path in the task, and where the package comes from.",
+            "Further packages, read-only: absolute path in the task, and where the package comes from. At /package it is laid over the program's own.",
         ),
     ],
 };
@@ -179,7 +179,7 @@ pub(super) static BATCH: Function = Function {
                 "completions",
                 Kind::Count,
                 Is("1"),
-                "How many tasks must succeed.",
+                "How many tasks must succeed: exit with code 0.",
             ),
             param(
                 "parallelism",
@@ -191,19 +191,19 @@ pub(super) static BATCH: Function = Function {
                 "retries",
                 Kind::Count,
                 Is("0"),
-                "How often a task that failed is tried again.",
+                "How often a task that failed is tried again, after the pauses of `restart`.",
             ),
             param(
                 "deadline",
                 Kind::Duration,
                 Absent("none"),
-                "The whole job fails if it is not done this long after it began.",
+                "The whole job fails if it is not done this long after it was accepted.",
             ),
             param(
                 "array",
                 Kind::Flag,
                 Is("False"),
-                "Each completion has an index of its own, told as `${slot.index}`. Otherwise any success counts.",
+                "Each completion is a piece of its own, told as `${slot.index}`; the others go on when one has failed for good. Otherwise the job fails with the first.",
             ),
             param(
                 "gang",

@@ -27,6 +27,7 @@ pub(crate) static ALL: &[&Function] = &[
     &checks::METRIC,
     &task::HOOK,
     &task::RESTART,
+    &task::LOGS,
     &task::STOP,
     &files::FILE,
     &files::BIND,

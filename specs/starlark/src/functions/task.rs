@@ -71,7 +71,7 @@ pub(super) static RESOURCES: Group = Group {
             "disk",
             Kind::Bytes,
             Is("\"0B\""),
-            "Space for the task's folder and its logs, without its packages.",
+            "Space for the task's folder, its volumes and its logs, without its packages; a task that uses more is stopped.",
         ),
         param(
             "uplink",
@@ -167,6 +167,12 @@ pub(super) static LIFE: Group = Group {
             Kind::Made(&[&STOP]),
             Is("stop()"),
             "How it is told to stop.",
+        ),
+        param(
+            "logs",
+            Kind::Made(&[&LOGS]),
+            Is("logs()"),
+            "What is kept of what it prints.",
         ),
     ],
 };
@@ -335,6 +341,43 @@ pub(super) static RESTART: Function = Function {
         ("condition", "on"),
     ],
     example: "restart(backoff = \"1s\", on = \"failure\")",
+};
+
+pub(super) static LOGS: Function = Function {
+    name: "logs",
+    doc: "What is kept of what a task prints, on its node.",
+    groups: &[&Group {
+        title: "",
+        params: &[
+            param(
+                "when_full",
+                Kind::Word(&["block", "drop"]),
+                Is("\"block\""),
+                "When the disk refuses lines: the task waits as it prints, or they are counted and gone. Either way the log says so.",
+            ),
+            param(
+                "keep",
+                Kind::Bytes,
+                Is("\"128MiB\""),
+                "How much, compressed; the oldest lines go first. The node may keep less.",
+            ),
+            param(
+                "keep_for",
+                Kind::Duration,
+                Absent("while there is room"),
+                "Lines older than this go.",
+            ),
+        ],
+    }],
+    positional: 0,
+    gathers: false,
+    elsewhere: &[
+        ("max_size", "keep"),
+        ("max_file_size", "keep"),
+        ("max_age", "keep_for"),
+        ("mode", "when_full"),
+    ],
+    example: "logs(when_full = \"drop\", keep = \"1GiB\", keep_for = \"7d\")",
 };
 
 pub(super) static STOP: Function = Function {

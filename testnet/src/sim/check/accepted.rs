@@ -1,16 +1,18 @@
 //! What was accepted runs: in the end each wanted slot is filled by exactly
 //! one running task of the current version, or of one whose task it leaves as
 //! it is, nothing else runs, and the
-//! published endpoints are those tasks.
+//! published endpoints are those tasks. Work that ends has come to its end, and
+//! nothing of it runs.
 
 use super::World;
-use potluck_core::session::TaskState;
-use potluck_specs::{NodeId, SlotId};
+use potluck_core::{cluster::JobRecord, session::TaskState};
+use potluck_specs::{JobName, NodeId, SlotId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What is not as it should be, if anything.
 pub fn unhealed(world: &World) -> Option<String> {
     lost_change(world)
+        .or_else(|| work(world))
         .or_else(|| slots(world))
         .or_else(|| processes(world))
         .or_else(|| endpoints(world))
@@ -19,9 +21,8 @@ pub fn unhealed(world: &World) -> Option<String> {
 /// As [`unhealed`], as far as counting shows it: cheap, since it is asked again
 /// and again while a large world heals.
 pub(in crate::sim) fn miscounted(world: &World) -> Option<String> {
-    let jobs = world.control.truth.jobs().values();
-    let wanted = jobs.filter(|record| !record.stopped);
-    let wanted: usize = wanted.map(|r| r.current().replicas as usize).sum();
+    let wanted = running(world).map(|(_, record)| record.current().replicas as usize);
+    let wanted: usize = wanted.sum();
     let running: usize = world.machines.iter().map(|m| m.live().count()).sum();
     (wanted != running).then(|| format!("{running} processes run, {wanted} are wanted"))
 }
@@ -41,13 +42,26 @@ fn lost_change(world: &World) -> Option<String> {
         .map(|(number, _)| format!("client {number} has no answer"))
 }
 
+/// Jobs that have tasks in the end: neither stopped nor work.
+fn running(world: &World) -> impl Iterator<Item = (&JobName, &JobRecord)> {
+    let truth = &world.control.truth;
+    let jobs = truth.jobs().iter();
+    jobs.filter(|(name, record)| !record.stopped && truth.batch(name).is_none())
+}
+
+fn work(world: &World) -> Option<String> {
+    let truth = &world.control.truth;
+    let wanted = truth.jobs().iter().filter(|(_, record)| !record.stopped);
+    let mut work = wanted.filter_map(|(name, _)| Some((name, truth.batch(name)?)));
+    let (name, batch) = work.find(|(_, batch)| batch.over.is_none())?;
+    let (done, all) = (batch.done(), batch.completions);
+    Some(format!("{done} of {all} are done of {name}"))
+}
+
 /// Each wanted slot with the version that should run.
 fn wanted(world: &World) -> BTreeMap<SlotId, u64> {
     let mut wanted = BTreeMap::new();
-    for (name, record) in world.control.truth.jobs() {
-        if record.stopped {
-            continue;
-        }
+    for (name, record) in running(world) {
         let current = record.current();
         for index in 0..current.replicas {
             let job = name.clone();

@@ -104,7 +104,8 @@ impl Budget {
 
     fn judge(&mut self, world: &World, job: &JobName, reign: u64) -> Result<(), Violation> {
         let record = world.control.truth.jobs().get(job);
-        let record = record.filter(|record| !record.stopped);
+        let ends = world.control.truth.batch(job).is_some();
+        let record = record.filter(|record| !record.stopped && !ends);
         let wanted = record.map_or(0, |record| record.current().replicas);
         let named = record.and_then(|record| record.current().job.decode_unchecked().ok());
         let named = named.and_then(|job| job.change.budget);
@@ -139,6 +140,8 @@ fn is_ours(reason: StopReason) -> bool {
         StopReason::JobStopped
         | StopReason::ScaledDown
         | StopReason::Double
+        | StopReason::Over
+        | StopReason::Incomplete
         | StopReason::Other => false,
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod accepted;
 pub mod budget;
+pub mod completions;
 pub mod fence;
 pub mod generations;
 pub mod late_inventories;
@@ -112,6 +113,7 @@ pub enum Seen<'a> {
 #[derive(Debug, Default)]
 pub struct Invariants {
     budget: budget::Budget,
+    completions: completions::Completions,
     fence: fence::Fence,
     generations: generations::Generations,
     late: late_inventories::LateInventories,
@@ -132,6 +134,7 @@ impl Invariants {
         self.unknown.see(world, seen)?;
         self.withdrawn.see(world, seen)?;
         self.budget.see(world, seen)?;
+        self.completions.see(world, seen)?;
         log::see(world, seen)?;
         over_commit::see(world, seen)?;
         one_process::see(world, seen)?;

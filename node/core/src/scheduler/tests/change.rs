@@ -32,6 +32,7 @@ impl World {
             message: String::new(),
             holders: vec![node(1)],
             package_bytes: 1_000,
+            further: Vec::new(),
             now: Millis(0),
             expected_version: None,
             origin: Default::default(),
