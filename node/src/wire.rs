@@ -23,7 +23,7 @@ use crate::api::{
     plan::PlanRequest,
     protocol::{ApiAnswer, Changed},
 };
-use crate::control::LogEnd;
+use crate::{control::LogEnd, runtime::Letter};
 
 /// Largest request: a Raft append of 512 KiB with its frame, or an award with
 /// a job of 256 KiB.
@@ -107,6 +107,15 @@ pub enum Request {
     HeldJob(JobName),
     /// The node's certificate, for a recovered log that lacks the node.
     Credential,
+    /// Carry this to a node that the sender does not reach.
+    Relay {
+        /// To whom.
+        to: NodeId,
+        /// What.
+        letter: Box<Letter>,
+    },
+    /// A request that was carried here.
+    Relayed(Box<Letter>),
     /// Which of these packages do jobs pin?
     Pinned {
         /// What the node has.
@@ -125,6 +134,9 @@ pub struct Introduction {
     pub addresses: Vec<String>,
     /// All that it has for tasks.
     pub capacity: Resources,
+    /// The newest kind of command that it can apply.
+    #[serde(default)]
+    pub feature_level: u32,
 }
 
 /// The version of a job that a slot of a node runs.
@@ -237,6 +249,9 @@ pub enum Response {
     HeldJob(Option<Box<HeldJob>>),
     /// To [`Request::Credential`].
     Credential(Box<NodeCredential>),
+    /// To [`Request::Relay`] and [`Request::Relayed`]: the answer, signed by
+    /// who gives it.
+    Relayed(Box<Letter>),
     /// To [`Request::Pinned`].
     Pinned(Pinned),
     /// Done, nothing to say.

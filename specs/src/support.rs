@@ -10,7 +10,7 @@ use crate::{
     finding::Finding,
     job::{
         AdaptiveMode, Exclusive, HealthAction, HealthCheck, Job, JobDraft, Maintenance,
-        PackageSource, Probe, StageSize, TaskTemplate, wish::Wish,
+        PackageSource, Probe, TaskTemplate, wish::Wish,
     },
     path::FieldPath,
 };
@@ -80,12 +80,6 @@ pub const UNSUPPORTED: &[Row] = &[
     row("task.metrics", "a threshold of a metric", |w| {
         !w.task.metrics.is_empty()
     }),
-    row("change.update.stages", "a stage of a place", |w| {
-        let places = [StageSize::Rack, StageSize::Datacenter, StageSize::Region];
-        let mut stages = w.change.update.stages.iter();
-        stages.any(|stage| places.contains(&stage.size))
-    })
-    .instead("name a number or a percentage of the tasks"),
     row(
         "change.maintenance",
         "another maintenance than migrate",

@@ -13,6 +13,9 @@ pub enum Scenario {
     LeaderLoss,
     /// Whole racks are cut off, in both directions or in one.
     RackPartition,
+    /// Leaders and single hosts lose sight of each other, in both directions
+    /// or in one, while all others see both.
+    BrokenSessions,
     /// Hosts die and come back all the time.
     Churn,
     /// Every agent is restarted, one after the other; the tasks live on.
@@ -35,11 +38,12 @@ pub enum Scenario {
 
 impl Scenario {
     /// All of them, in order.
-    pub const ALL: [Scenario; 13] = [
+    pub const ALL: [Scenario; 14] = [
         Scenario::Random,
         Scenario::JoinStorm,
         Scenario::LeaderLoss,
         Scenario::RackPartition,
+        Scenario::BrokenSessions,
         Scenario::Churn,
         Scenario::RollingRestart,
         Scenario::RestartOfAll,
@@ -58,6 +62,7 @@ impl Scenario {
             Scenario::JoinStorm => "join-storm",
             Scenario::LeaderLoss => "leader-loss",
             Scenario::RackPartition => "rack-partition",
+            Scenario::BrokenSessions => "broken-sessions",
             Scenario::Churn => "churn",
             Scenario::RollingRestart => "rolling-restart",
             Scenario::RestartOfAll => "restart-of-all",

@@ -8,7 +8,7 @@ use potluck_specs::JobName;
 use potluck_testnet::{
     scenario::Scenario,
     sim::{
-        self, Action, Options, Whom, World,
+        self, Action, Options, Sabotage, Whom, World,
         check::spread,
         helper::Directive,
         hosts::{HostSet, only},
@@ -218,6 +218,28 @@ impl Script {
             .count()
     }
 
+    /// The versions of a job's running tasks, in order.
+    fn versions(&self, name: &str) -> Vec<u64> {
+        let hosts = self.0.machines.iter().filter_map(|m| m.host.as_ref());
+        let reports = hosts.flat_map(|host| host.slots());
+        let running = reports.filter(|report| {
+            report.state == TaskState::Running && report.slot.job == JobName::in_default(name)
+        });
+        let mut versions: Vec<u64> = running.map(|report| report.version).collect();
+        versions.sort_unstable();
+        versions
+    }
+
+    /// What runs on a host: slots and generations.
+    fn tasks_on(&self, host: usize) -> Vec<String> {
+        let host = self.0.machines[host].host.as_ref();
+        let reports = host.map_or_else(Vec::new, |host| host.slots());
+        let running = reports.iter().filter(|r| r.state == TaskState::Running);
+        running
+            .map(|r| format!("{} {}", r.slot, r.generation))
+            .collect()
+    }
+
     /// Healthy and other endpoints of a service.
     fn endpoints(&self, service: &str) -> (usize, usize) {
         let key = ("default".to_owned(), service.to_owned());
@@ -283,7 +305,7 @@ fn lost_answers_of_awards_make_no_doubles() {
 }
 
 #[test]
-fn two_gangs_run_one_after_the_other_and_each_as_a_whole() {
+fn two_gangs_for_which_there_is_no_room_together_both_run_each_as_a_whole() {
     for seed in 0..40 {
         let hosts = 4;
         let options = Options {
@@ -303,20 +325,18 @@ fn two_gangs_run_one_after_the_other_and_each_as_a_whole() {
         let mut script = Script::new(seed, options)
             .at(1_000, gang("solve"))
             .at(1_000, gang("train"));
+        // How long each has been there in part, and the longest ever.
+        let mut apart = [0; 2];
         let mut longest_apart = 0;
-        let mut apart = 0;
         for at in (1_000..40_000).step_by(100) {
             script.run(at);
-            let count = |name: &str| {
+            for (name, apart) in ["solve", "train"].iter().zip(&mut apart) {
                 let live = script.0.machines.iter().flat_map(|machine| machine.live());
-                live.filter(|process| process.run.slot.job.name == name)
-                    .count()
-            };
-            let there = [count("solve"), count("train")];
-            script.expect("two at once", there.iter().all(|count| *count > 0), false);
-            let whole = there.iter().all(|count| [0, 10].contains(count));
-            apart = if whole { 0 } else { apart + 100 };
-            longest_apart = longest_apart.max(apart);
+                let there = live.filter(|process| process.run.slot.job.name == *name);
+                let whole = [0, 10].contains(&there.count());
+                *apart = if whole { 0 } else { *apart + 100 };
+                longest_apart = longest_apart.max(*apart);
+            }
         }
         // Fetches take up to 300 ms, and starts and ends are as far apart.
         assert!(longest_apart <= 1_000, "seed {seed}: {longest_apart} ms");
@@ -390,4 +410,60 @@ fn a_new_leader_waits_for_a_host_that_is_slow_to_report() {
     scenario.expect("reigns", scenario.0.stats.reigns, 2);
     scenario.expect("awards", scenario.0.stats.awards, awards);
     scenario.expect("wrong", unhealed(&scenario.0), None);
+}
+
+/// The leader and host 5 lose sight of each other for a minute, with a new
+/// version to roll out in between; all others see both.
+fn estranged(inward: bool, outward: bool, sabotage: Option<Sabotage>) -> Script {
+    let options = Options {
+        hosts: 6,
+        sabotage,
+        ..Options::calm()
+    };
+    let apart = Action::Estrange {
+        host: 5,
+        inward,
+        outward,
+        ms: 60_000,
+    };
+    Script::new(1, options)
+        .submit(1_000, "web", 12)
+        .at(10_000, apart)
+        .submit(20_000, "web", 12)
+}
+
+#[test]
+fn a_session_that_breaks_is_carried_by_another_member() {
+    for (inward, outward) in [(true, false), (false, true), (true, true)] {
+        let mut scenario = estranged(inward, outward, None);
+        scenario.run(9_900);
+        scenario.expect("running", scenario.running(), 12);
+        scenario.run(69_000);
+        let what = format!("inward {inward}, outward {outward}");
+        scenario.expect(&what, scenario.0.stats.unreachable, 0);
+        scenario.expect(&what, scenario.0.stats.doubles, 0);
+        scenario.expect(&what, scenario.running(), 12);
+        scenario.expect(&what, scenario.versions("web"), vec![2; 12]);
+        scenario.healed();
+    }
+}
+
+/// Without anybody to carry it the host is given up, late, and its tasks go on
+/// until they are seen again.
+#[test]
+fn a_host_that_only_others_reach_is_unreachable_not_dead() {
+    let mut scenario = estranged(false, true, Some(Sabotage::NobodyCarries));
+    scenario.run(9_900);
+    let before = scenario.tasks_on(5);
+    scenario.run(39_000);
+    scenario.expect("given up too early", scenario.0.stats.unreachable, 0);
+    scenario.expect("tasks there", scenario.tasks_on(5), before.clone());
+    scenario.run(55_000);
+    scenario.expect("given up", scenario.0.stats.unreachable, 1);
+    scenario.expect("tasks there later", scenario.tasks_on(5), before.clone());
+    let elsewhere = scenario.running() - before.len();
+    scenario.expect("running elsewhere", elsewhere, 12);
+    scenario.run(90_000);
+    scenario.expect("running when it is back", scenario.running(), 12);
+    scenario.healed();
 }

@@ -9,6 +9,7 @@ pub mod auction;
 pub mod cluster;
 pub mod host;
 pub mod record;
+pub mod relay;
 pub mod scheduler;
 pub mod session;
 pub mod usage;

@@ -84,6 +84,9 @@ pub struct RolloutStatus {
     pub stage: u32,
     /// How many there are.
     pub stages: u32,
+    /// The place that a stage of places is at.
+    #[serde(default)]
+    pub place: Option<String>,
     /// `rolling`, `paused`, `failed`, `rolled back` or `done`.
     pub phase: String,
     /// Why it failed or was undone, or who paused it.
@@ -132,4 +135,10 @@ pub struct MoveStatus {
     pub from: String,
     /// To where; the auction decides.
     pub to: String,
+    /// Why, for people.
+    #[serde(default)]
+    pub reason: String,
+    /// What it changes, for people.
+    #[serde(default)]
+    pub gain: String,
 }

@@ -264,6 +264,13 @@ pub struct NodeStatus {
     pub total: Option<Resources>,
     /// Tasks on it.
     pub tasks: u32,
+    /// Takes no new work, and keeps what it has.
+    #[serde(default)]
+    pub cordoned: bool,
+    /// The member that carries its session, since it does not reach the
+    /// scheduler itself.
+    #[serde(default)]
+    pub relayed_by: Option<String>,
 }
 
 /// One job.

@@ -59,18 +59,13 @@ pub(super) async fn nodes(global: &Global) -> Result<ExitCode, ApiError> {
 }
 
 fn node_row(node: &NodeStatus) -> [String; 9] {
-    let state = if node.draining {
-        format!("{}, draining", node.state)
-    } else {
-        node.state.clone()
-    };
     let free = |show: fn(&potluck_specs::job::Resources) -> String| {
         node.free.as_ref().map_or_else(|| "-".into(), show)
     };
     [
         node.name.clone(),
         node.topology.rack.clone(),
-        state,
+        node_state(node),
         node.role.clone().unwrap_or_default(),
         node.tasks.to_string(),
         free(|free| format!("{:.2}", f64::from(free.cpu_millis) / 1000.0)),
@@ -79,6 +74,21 @@ fn node_row(node: &NodeStatus) -> [String; 9] {
         node.address
             .map_or_else(|| "-".into(), |address| address.to_string()),
     ]
+}
+
+/// Its session, and what else keeps it from being like the others.
+fn node_state(node: &NodeStatus) -> String {
+    let mut state = node.state.clone();
+    if let Some(by) = &node.relayed_by {
+        state.push_str(&format!(", relayed by {by}"));
+    }
+    // A node that is drained takes no new work anyway.
+    match (node.draining, node.cordoned) {
+        (true, _) => state.push_str(", draining"),
+        (false, true) => state.push_str(", cordoned"),
+        (false, false) => {}
+    }
+    state
 }
 
 /// `potluck info`.

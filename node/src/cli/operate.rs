@@ -178,8 +178,10 @@ fn rollout_line(job: &JobName, status: Option<&RolloutStatus>) -> String {
         .why
         .as_ref()
         .map_or(String::new(), |why| format!(" ({why})"));
+    let place = status.place.as_ref();
+    let place = place.map_or(String::new(), |place| format!(" ({place})"));
     format!(
-        "{job}: version {} after {}, stage {} of {}, {}{why}",
+        "{job}: version {} after {}, stage {} of {}{place}, {}{why}",
         status.version, status.from, status.stage, status.stages, status.phase
     )
 }
@@ -233,10 +235,16 @@ pub(super) async fn rebalance(dry_run: bool, global: &Global) -> Result<ExitCode
             return "nothing would be moved".into();
         }
         output::table(
-            ["TASK", "FROM", "TO"],
-            moves
-                .iter()
-                .map(|next| [next.slot.to_string(), next.from.clone(), next.to.clone()]),
+            ["TASK", "FROM", "TO", "REASON", "GAIN"],
+            moves.iter().map(|next| {
+                [
+                    next.slot.to_string(),
+                    next.from.clone(),
+                    next.to.clone(),
+                    next.reason.clone(),
+                    next.gain.clone(),
+                ]
+            }),
         )
     });
     Ok(ExitCode::SUCCESS)

@@ -187,6 +187,13 @@ pub enum ProposeError {
         /// Its encoded size.
         bytes: usize,
     },
+    /// A voter or learner would not understand the entry, and its state would
+    /// differ from then on.
+    #[error("node {node} runs an older potluck, which does not know this kind of change")]
+    OlderNode {
+        /// Which.
+        node: String,
+    },
     /// The group has been shut down, or its storage failed.
     #[error("the control group has stopped on this node")]
     Stopped,
@@ -363,16 +370,30 @@ impl<S: Replicated> ControlGroup<S> {
         codec::encode(&answer)
     }
 
+    /// The first voter or learner that can't apply this command.
+    fn too_old(&self, command: &S::Command) -> Option<String> {
+        if S::feature_level(command) == 0 {
+            return None;
+        }
+        let group = self.membership();
+        let followers = group.voters.iter().chain(&group.learners);
+        let nodes: Vec<NodeId> = followers.map(|follower| follower.member.node).collect();
+        self.read(|state| state.too_old(command, &nodes))
+    }
+
     /// Commits a command and waits until it is applied here. Proposals that
     /// come together share appends and their fsync.
     ///
     /// # Errors
-    /// [`ProposeError`]. Only `NotLeader` and `TooLarge` say that the command
-    /// has no effect.
+    /// [`ProposeError`]. Only `NotLeader`, `TooLarge` and `OlderNode` say that
+    /// the command has no effect.
     pub async fn propose(&self, command: S::Command) -> Result<Applied<S::Reply>, ProposeError> {
         let bytes = codec::encode(&command);
         if bytes.len() > COMMAND_BYTES_MAX {
             return Err(ProposeError::TooLarge { bytes: bytes.len() });
+        }
+        if let Some(node) = self.too_old(&command) {
+            return Err(ProposeError::OlderNode { node });
         }
         let propose = async {
             let turn = self.inner.proposals.acquire().await;

@@ -62,6 +62,17 @@ pub trait Replicated:
     /// What the proposer of a command hears.
     type Reply: Serialize + DeserializeOwned + Send + Sync + 'static;
 
+    /// The level of versions that can apply the command; all can at 0.
+    fn feature_level(_command: &Self::Command) -> u32 {
+        0
+    }
+
+    /// The first of these nodes that can't apply the command, since it runs an
+    /// older version, for people. None where commands never change.
+    fn too_old(&self, _command: &Self::Command, _group: &[NodeId]) -> Option<String> {
+        None
+    }
+
     /// Carries out one command. Indexes rise, with gaps.
     fn apply(&mut self, index: u64, command: &Self::Command) -> Self::Reply;
 }
@@ -69,6 +80,15 @@ pub trait Replicated:
 impl Replicated for Cluster {
     type Command = Command;
     type Reply = Reply;
+
+    fn feature_level(command: &Command) -> u32 {
+        command.feature_level()
+    }
+
+    fn too_old(&self, command: &Command, group: &[NodeId]) -> Option<String> {
+        let old = Cluster::too_old(self, command, group.iter().copied())?;
+        Some(old.node.0)
+    }
 
     fn apply(&mut self, index: u64, command: &Command) -> Reply {
         Cluster::apply(self, index, command)

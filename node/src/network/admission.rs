@@ -20,7 +20,7 @@ use std::{
 use futures::AsyncWriteExt;
 use potluck_specs::{
     FleetId, Millis, NodeId, codec,
-    trust::{CLOCK_SLACK, NodeCertificate, TrustError},
+    trust::{CLOCK_SLACK, NodeCertificate, NodeCredential, TrustError},
 };
 use serde::{Deserialize, Serialize};
 
@@ -115,23 +115,33 @@ impl Gatekeeper {
             .ok()
     }
 
+    /// The certificate of a node, if it is admitted with this credential.
+    pub(super) fn check_node(
+        &self,
+        node: NodeId,
+        credential: &NodeCredential,
+    ) -> Result<NodeCertificate, Refusal> {
+        let certificate = credential.verify(self.fleet, clock::unix_now(), (self.grace)())?;
+        if certificate.node != node {
+            return Err(TrustError::OtherHolder.into());
+        }
+        if certificate.topology.cluster != self.cluster {
+            return Err(TrustError::OtherCluster {
+                theirs: certificate.topology.cluster,
+                ours: self.cluster.clone(),
+            }
+            .into());
+        }
+        self.check_revoked(&certificate)?;
+        Ok(certificate)
+    }
+
     /// Who `peer` is, by what it shows. `peer` is the key that Noise proved.
     fn check(&self, peer: NodeId, credential: &Credential) -> Result<Holder, Refusal> {
         let now = clock::unix_now();
         match credential {
             Credential::Node(credential) => {
-                let certificate = credential.verify(self.fleet, now, (self.grace)())?;
-                if certificate.node != peer {
-                    return Err(TrustError::OtherHolder.into());
-                }
-                if certificate.topology.cluster != self.cluster {
-                    return Err(TrustError::OtherCluster {
-                        theirs: certificate.topology.cluster,
-                        ours: self.cluster.clone(),
-                    }
-                    .into());
-                }
-                self.check_revoked(&certificate)?;
+                let certificate = self.check_node(peer, credential)?;
                 self.warn_of_grace(&certificate, now);
                 Ok(Holder::Node(certificate))
             }

@@ -387,6 +387,19 @@ impl Network {
         self.shared.wake.notify_one();
     }
 
+    /// The certificate of a node that is not at the other end of a link, if it
+    /// would be admitted with this credential.
+    ///
+    /// # Errors
+    /// Why it would not.
+    pub fn check_node(
+        &self,
+        node: NodeId,
+        credential: &NodeCredential,
+    ) -> Result<NodeCertificate, Refusal> {
+        self.shared.gatekeeper.check_node(node, credential)
+    }
+
     /// Serial numbers of revoked certificates, all of them. Links of their
     /// holders are closed at once.
     pub fn set_revoked(&self, serials: BTreeSet<u64>) {

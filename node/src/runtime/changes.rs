@@ -170,6 +170,7 @@ async fn run_job(
         return Ok(Changed::JobUnchanged { job, version });
     }
     check_version(shared, &job)?;
+    check_level(shared, &job)?;
     let (holders, package_bytes) = keep_package(shared, job.package, holder).await?;
     let mut further = Vec::new();
     for package in job.all_packages().split_off(1) {
@@ -219,6 +220,22 @@ fn check_about(about: &About) -> Result<(), ApiError> {
     }
     let message = format!("a message, and a spec's path, has at most {TEXT_BYTES_MAX} bytes");
     Err(ApiError::new(ErrorCode::BadRequest, message))
+}
+
+/// A rollout that an older voter could not follow is not begun.
+fn check_level(shared: &Shared, job: &Job) -> Result<(), ApiError> {
+    let group = shared.control.membership();
+    let followers = group.voters.iter().chain(&group.learners);
+    let nodes = followers.map(|follower| follower.member.node);
+    let too_old = shared.control.read(|state| state.too_old_for(job, nodes));
+    let Some(old) = too_old else { return Ok(()) };
+    let node = old.node.0;
+    let message = format!(
+        "node {node} runs an older potluck, which can't follow what {} asks for",
+        job.name
+    );
+    let hint = "upgrade potluck on every voter and learner; older ones know no batch jobs and no update stages of places";
+    Err(ApiError::new(ErrorCode::BadRequest, message).hint(hint))
 }
 
 fn check_expected(shared: &Shared, job: &JobName, expected: Option<u64>) -> Result<(), ApiError> {
@@ -333,10 +350,18 @@ async fn propose(shared: &Shared, command: Command) -> Result<Reply, ApiError> {
         Ok(applied) => Ok(applied.reply),
         Err(error) => {
             let code = match error {
-                ProposeError::TooLarge { .. } => ErrorCode::BadRequest,
+                ProposeError::TooLarge { .. } | ProposeError::OlderNode { .. } => {
+                    ErrorCode::BadRequest
+                }
                 _ => ErrorCode::Unavailable,
             };
-            Err(ApiError::new(code, chain(&error)))
+            let told = ApiError::new(code, chain(&error));
+            Err(match error {
+                ProposeError::OlderNode { .. } => {
+                    told.hint("upgrade potluck on every voter and learner, then try again")
+                }
+                _ => told,
+            })
         }
     }
 }
@@ -478,6 +503,7 @@ pub(super) async fn introduce(shared: &Arc<Shared>, from: NodeId, told: Introduc
             member.raft_id == Some(told.raft_id)
                 && member.addresses == told.addresses
                 && member.capacity == Some(told.capacity)
+                && member.feature_level == told.feature_level
         })
     });
     if known {
@@ -488,7 +514,7 @@ pub(super) async fn introduce(shared: &Arc<Shared>, from: NodeId, told: Introduc
         addresses: Some(told.addresses.into_iter().take(8).collect()),
         capacity: Some(told.capacity),
         raft_id: Some(told.raft_id),
-        feature_level: None,
+        feature_level: Some(told.feature_level),
     };
     match propose(shared, command).await {
         Ok(Reply::Done) => Response::Done,

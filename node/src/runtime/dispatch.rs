@@ -1,7 +1,7 @@
 //! What nodes ask of this one, handed to whom it concerns.
 
 use super::{
-    admission, changes, claims, concerns, keeping, queries, recovery, requests, revocations,
+    admission, changes, claims, concerns, keeping, queries, recovery, relay, requests, revocations,
     shared::Shared, usage,
 };
 use crate::{
@@ -71,6 +71,8 @@ pub(super) async fn handle(shared: Arc<Shared>, from: NodeId, request: Request) 
         Request::Probe(about) => Response::Probe {
             reachable: reaches(&shared, about).await,
         },
+        Request::Relay { to, letter } => relay::carry(&shared, from, to, letter).await,
+        Request::Relayed(letter) => relay::serve(&shared, from, &letter).await,
         Request::Introduce(introduction) => changes::introduce(&shared, from, introduction).await,
         Request::Change { change, holder } => {
             if !shared.we_lead() {

@@ -35,6 +35,7 @@ mod queries;
 mod recall;
 mod recording;
 pub(crate) mod recovery;
+mod relay;
 mod renewal;
 mod requests;
 mod revocations;
@@ -51,6 +52,7 @@ mod usage;
 mod versions;
 mod voters;
 
+pub use relay::Letter;
 pub use settings::{JoinWish, NodeSettings};
 pub use standing::NodeEnded;
 pub use start::{Node, StartError};

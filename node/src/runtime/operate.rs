@@ -15,7 +15,7 @@ use crate::{
 };
 use potluck_core::{
     cluster::{Cluster, Command, RolloutPhase},
-    scheduler::{DrainWait, Scheduler, Use},
+    scheduler::{DrainWait, Move, MoveReason, Scheduler, Use},
 };
 use potluck_specs::{ChangeId, JobName, Millis, NodeId};
 use std::sync::Arc;
@@ -98,6 +98,7 @@ fn rollout(
                 _ => rollout.stage + 1,
             },
             stages,
+            place: rollout.place.clone(),
             phase: phase.into(),
             why,
         }
@@ -166,9 +167,39 @@ fn drain(scheduler: &Scheduler, state: &Cluster, node: NodeId) -> Result<Operate
 fn rebalance(scheduler: &Scheduler, state: &Cluster) -> OperateAnswer {
     let moves = scheduler.rebalance_plan(state, clock::boot_now());
     let moves = moves.into_iter().map(|next| MoveStatus {
-        slot: next.slot,
         from: name(state, next.from),
         to: name(state, next.to),
+        reason: reason(state, &next),
+        gain: gain(&next),
+        slot: next.slot,
     });
     OperateAnswer::Rebalance(moves.collect())
+}
+
+fn reason(state: &Cluster, next: &Move) -> String {
+    let to = name(state, next.to);
+    match next.why {
+        MoveReason::Joined => format!("{to} has joined"),
+        MoveReason::Returned => format!("{to} has come back"),
+        MoveReason::RacksSkewed => "racks are skewed".into(),
+        MoveReason::HostsSkewed => "hosts are skewed".into(),
+    }
+}
+
+/// Tasks of the job in both racks and on both hosts, before and after.
+fn gain(next: &Move) -> String {
+    let ((rack_from, host_from), (rack_to, host_to)) = (next.crowd_from, next.crowd_to);
+    let hosts = format!(
+        "hosts {host_from}:{host_to} -> {}:{}",
+        host_from - 1,
+        host_to + 1
+    );
+    match rack_from > rack_to {
+        true => format!(
+            "racks {rack_from}:{rack_to} -> {}:{}, {hosts}",
+            rack_from - 1,
+            rack_to + 1
+        ),
+        false => hosts,
+    }
 }

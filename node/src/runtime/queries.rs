@@ -33,12 +33,17 @@ pub(super) async fn answer(shared: &Arc<Shared>, query: Query) -> Result<ApiAnsw
     let answer = match query {
         Query::Nodes => {
             let group = voters::membership(&shared.control.membership());
-            let me = shared.me.node;
+            let asked = shared.clone();
             shared
                 .scheduling
                 .look(move |scheduler, state| {
                     let hosts = scheduler.hosts(state);
-                    Ok(ApiAnswer::Nodes(nodes(state, &hosts, &group, me)))
+                    let mut nodes = nodes(state, &hosts, &group, asked.me.node);
+                    for node in &mut nodes {
+                        let by = asked.relays.via(node.node);
+                        node.relayed_by = by.map(|by| asked.directory.name(by));
+                    }
+                    Ok(ApiAnswer::Nodes(nodes))
                 })
                 .await
         }
@@ -101,13 +106,22 @@ fn nodes(
     let mut nodes: Vec<NodeStatus> = state
         .members()
         .values()
-        .map(|member| node_status(member, seen.get(&member.node).copied(), group, leader))
+        .map(|member| {
+            node_status(
+                state,
+                member,
+                seen.get(&member.node).copied(),
+                group,
+                leader,
+            )
+        })
         .collect();
     nodes.sort_by(|a, b| a.name.cmp(&b.name));
     nodes
 }
 
 fn node_status(
+    state: &Cluster,
     member: &Member,
     host: Option<&HostView>,
     group: &potluck_core::voters::Membership,
@@ -131,6 +145,8 @@ fn node_status(
         free: heard.map(|host| host.free),
         total: heard.map(|host| host.total).or(member.capacity),
         tasks: host.map_or(0, |host| host.slots),
+        cordoned: state.cordoned().contains(&member.node),
+        relayed_by: None,
     }
 }
 

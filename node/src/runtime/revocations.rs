@@ -2,9 +2,9 @@
 //! it; the others learn from the answers to their heartbeats that the list has
 //! changed, and ask for it. So it reaches every node within a second or two.
 
-use super::shared::Shared;
+use super::{relay, shared::Shared};
 use crate::wire::{Request, Response};
-use potluck_core::cluster::Cluster;
+use potluck_core::{cluster::Cluster, relay::Way};
 use potluck_specs::NodeId;
 use std::{
     collections::BTreeSet,
@@ -114,11 +114,11 @@ pub(super) fn all(shared: &Shared) -> Vec<u64> {
 }
 
 /// Fetches the scheduler's list if it is another than this node's.
-pub(super) async fn catch_up(shared: &Arc<Shared>, leader: NodeId, wanted: u64) {
+pub(super) async fn catch_up(shared: &Arc<Shared>, way: Way, leader: NodeId, wanted: u64) {
     if shared.revocations.has(wanted) {
         return;
     }
-    let list = shared.ask(leader, Request::Revocations, LIST_WAIT).await;
+    let list = relay::ask_by(shared, way, leader, Request::Revocations, LIST_WAIT).await;
     if let Ok(Response::Revocations(serials)) = list {
         tracing::info!(
             count = serials.len(),

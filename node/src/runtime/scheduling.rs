@@ -18,6 +18,7 @@ use super::{
     claims,
     discovery::Outbox,
     recording::{Began, Recorder, TAP_BYTES_MAX, Wish},
+    relay,
     shared::Shared,
 };
 use crate::{
@@ -440,7 +441,7 @@ impl Court<'_> {
     ) {
         let (shared, back, reign) = (self.shared.clone(), self.back.clone(), self.reign);
         spawn("scheduler request", async move {
-            let answer = shared.ask(to, request, limit).await.ok();
+            let answer = relay::ask(&shared, to, request, limit).await.ok();
             let answer = answer.filter(|answer| is_taken(&shared, to, answer));
             if let Some(back) = back.upgrade() {
                 let _ = back.send(Input::Happened(reign, event(answer))).await;

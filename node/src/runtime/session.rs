@@ -3,10 +3,15 @@
 //!
 //! Inputs: the agent's change counter, the control group's leadership.
 //! Outputs: requests to the leader. Never waits for more than one of them at
-//! a time, so a slow leader gets fewer heartbeats, not a queue of them.
+//! a time, so a slow leader gets fewer heartbeats, not a queue of them. Which
+//! way they go is decided by `potluck_core::relay`.
 
-use super::{claims, revocations, shared::Shared, standing::NodeEnded};
-use crate::wire::{Request, Response};
+use super::{claims, relay, revocations, shared::Shared, standing::NodeEnded};
+use crate::{
+    clock,
+    wire::{Request, Response},
+};
+use potluck_core::relay::{Path, Way};
 use potluck_specs::NodeId;
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until};
@@ -19,8 +24,8 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Least time between two heartbeats: a burst of changes travels as one.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(2);
 
-/// How long a heartbeat may take before it is given up for the next.
-const ANSWER_WAIT: Duration = Duration::from_millis(1_500);
+/// How long the scheduler may take to take an introduction.
+const INTRODUCE_WAIT: Duration = Duration::from_millis(1_500);
 
 /// Pause while nobody is known to lead.
 const LEADERLESS_PAUSE: Duration = Duration::from_millis(100);
@@ -30,9 +35,10 @@ pub(super) async fn run(shared: Arc<Shared>, token: CancellationToken) {
     let mut changed = shared.agent.changed();
     let mut leadership = shared.control.leadership();
     let mut introduced_to = None;
+    let mut path = Path::default();
     loop {
         let sent = Instant::now();
-        let answered = beat(&shared, &mut introduced_to).await;
+        let answered = beat(&shared, &mut path, &mut introduced_to).await;
         let pause = if answered {
             HEARTBEAT
         } else {
@@ -51,8 +57,9 @@ pub(super) async fn run(shared: Arc<Shared>, token: CancellationToken) {
 }
 
 /// Sends one heartbeat; was it answered by a scheduler?
-async fn beat(shared: &Arc<Shared>, introduced_to: &mut Option<NodeId>) -> bool {
-    let Some(leader) = shared.leader().or_else(|| anybody(shared)) else {
+async fn beat(shared: &Arc<Shared>, path: &mut Path, introduced_to: &mut Option<NodeId>) -> bool {
+    let leader = shared.leader().or_else(|| path.carried_to());
+    let Some(leader) = leader.or_else(|| anybody(shared)) else {
         return false;
     };
     let Ok(heartbeat) = shared.agent.heartbeat().await else {
@@ -62,7 +69,9 @@ async fn beat(shared: &Arc<Shared>, introduced_to: &mut Option<NodeId>) -> bool 
         heartbeat,
         process: shared.me.process,
     };
-    let response = shared.ask(leader, request, ANSWER_WAIT).await;
+    let (way, wait) = path.next(leader, clock::boot_now());
+    let wait = Duration::from_millis(wait.0);
+    let response = relay::ask_by(shared, way, leader, request, wait).await;
     if let Ok(response) = &response {
         let known = shared.known();
         if let Err(why) = claims::may_answer(leader, response, &known) {
@@ -76,13 +85,15 @@ async fn beat(shared: &Arc<Shared>, introduced_to: &mut Option<NodeId>) -> bool 
             answer,
             revocations,
         }) => {
-            revocations::catch_up(shared, leader, revocations).await;
-            if *introduced_to != Some(leader) && introduce(shared, leader).await {
+            path.answered(way);
+            revocations::catch_up(shared, way, leader, revocations).await;
+            if *introduced_to != Some(leader) && introduce(shared, way, leader).await {
                 *introduced_to = Some(leader);
             }
             shared.agent.heartbeat_answered(answer).await.is_ok()
         }
         Ok(Response::NotLeader(Some(hint))) if hint != leader => {
+            follow_hint(path, way, leader, hint);
             shared.directory.hint_leader(hint);
             false
         }
@@ -95,16 +106,29 @@ async fn beat(shared: &Arc<Shared>, introduced_to: &mut Option<NodeId>) -> bool 
         Ok(_) => false,
         Err(error) => {
             tracing::debug!(leader = %leader, error = %error, "heartbeat was not answered");
+            path.unanswered(leader, way, clock::boot_now());
             shared.directory.lost(leader);
             false
         }
     }
 }
 
-async fn introduce(shared: &Arc<Shared>, leader: NodeId) -> bool {
+/// A node that does not lead says who does.
+fn follow_hint(path: &mut Path, way: Way, by: NodeId, leader: NodeId) {
+    match way {
+        Way::Straight => {
+            if path.named(by, leader, clock::boot_now()) {
+                tracing::warn!(%leader, %by, "no way to the scheduler, a member carries the session");
+            }
+        }
+        Way::Through(_) => path.forget(),
+    }
+}
+
+async fn introduce(shared: &Arc<Shared>, way: Way, leader: NodeId) -> bool {
     let request = Request::Introduce(shared.me.introduction.clone());
     matches!(
-        shared.ask(leader, request, ANSWER_WAIT).await,
+        relay::ask_by(shared, way, leader, request, INTRODUCE_WAIT).await,
         Ok(Response::Done)
     )
 }
@@ -116,6 +140,6 @@ fn anybody(shared: &Shared) -> Option<NodeId> {
         .into_iter()
         .filter(|node| *node != shared.me.node)
         .collect();
-    let pick = crate::clock::boot_now().0 as usize / 100;
+    let pick = clock::boot_now().0 as usize / 100;
     (!others.is_empty()).then(|| others[pick % others.len()])
 }

@@ -2,8 +2,8 @@
 
 use super::{
     admission::Admission, claims::Known, concerns::QuorumSeen, discovery::Discovery, dispatch,
-    exec::Exec, members::Directory, packages::Packages, recovery::Epochs, revocations::Revocations,
-    scheduling::Scheduling, standing::NodeEnded, twins::Twins,
+    exec::Exec, members::Directory, packages::Packages, recovery::Epochs, relay::Relays,
+    revocations::Revocations, scheduling::Scheduling, standing::NodeEnded, twins::Twins,
 };
 use crate::{
     agent::Agent,
@@ -77,6 +77,8 @@ pub(super) struct Shared {
     pub quorum_seen: QuorumSeen,
     /// Nodes of which two processes are heard, while this one leads.
     pub twins: Mutex<Twins>,
+    /// What is carried between nodes that don't reach each other.
+    pub relays: Relays,
     /// Certificates that are not accepted any more, as far as is known here.
     pub revocations: Revocations,
     /// Epochs later than this node's, and how its own began.

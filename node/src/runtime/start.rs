@@ -14,6 +14,7 @@ use super::{
     peers::Peers,
     recall,
     recovery::{self, CarryOutError, Epochs},
+    relay::Relays,
     renewal,
     revocations::Revocations,
     scheduling, session,
@@ -33,7 +34,10 @@ use crate::{
     spawn::{essential, spawn},
     wire::Introduction,
 };
-use potluck_core::{cluster::Cluster, voters::VotersConfig};
+use potluck_core::{
+    cluster::{Cluster, FEATURE_LEVEL},
+    voters::VotersConfig,
+};
 use potluck_gossip::{Gossip, GossipConfig, GossipError};
 use potluck_specs::{
     Millis, NodeId,
@@ -234,6 +238,7 @@ impl Node {
                     raft_id: control.raft_id(),
                     addresses: vec![settings.advertise.to_string()],
                     capacity: settings.total,
+                    feature_level: FEATURE_LEVEL,
                 },
             },
             network,
@@ -248,6 +253,7 @@ impl Node {
             directory,
             quorum_seen: QuorumSeen::default(),
             twins: Mutex::default(),
+            relays: Relays::default(),
             revocations: Revocations::default(),
             epochs: Epochs::new(folder.recovery()?),
             ended: watch::Sender::new(None),

@@ -277,7 +277,13 @@ async fn a_node_that_does_not_follow_the_log_learns_of_revocations() {
     let leads = leader.shared.me.node;
     let wanted = leader.shared.revocations.revision();
     node.shared.revocations.forget();
-    revocations::catch_up(&node.shared, leads, wanted).await;
+    revocations::catch_up(
+        &node.shared,
+        potluck_core::relay::Way::Straight,
+        leads,
+        wanted,
+    )
+    .await;
     assert!(told());
     node.stop().await;
     leader.stop().await;

@@ -48,12 +48,6 @@ const USES: &[(&str, Use)] = &[
     ("a threshold of a metric", |d| {
         d.task.metrics.push(MetricThreshold::default())
     }),
-    ("a stage of a place", |d| {
-        d.change.update.stages.push(Stage {
-            size: StageSize::Rack,
-            bake_ms: 0,
-        })
-    }),
     ("another maintenance", |d| {
         d.change.maintenance = Maintenance::RideOut { up_to_ms: 1 }
     }),

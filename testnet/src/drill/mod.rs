@@ -60,7 +60,7 @@ pub struct Drill {
 /// Why a scenario can't be played on processes; `None`: it can.
 pub fn obstacle(scenario: Scenario) -> Option<&'static str> {
     match scenario {
-        Scenario::RackPartition => Some(
+        Scenario::RackPartition | Scenario::BrokenSessions => Some(
             "both sides of a partition go on in it, which takes a network to cut: \
              nodes of a testnet share one loopback",
         ),

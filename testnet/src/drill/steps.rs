@@ -42,6 +42,7 @@ pub(super) fn can(action: &Action) -> bool {
         Action::CrashBetween { .. }
         | Action::Work { .. }
         | Action::Cut { .. }
+        | Action::Estrange { .. }
         | Action::Join { .. }
         | Action::Weather { .. }
         | Action::Mute { .. }

@@ -15,8 +15,8 @@ use potluck_core::cluster::{
 use potluck_specs::{
     ChangeId, Epoch, FleetId, Job, JobName, Millis, NodeName, PackageId, Topology,
     job::{
-        Batch, JobKind, PortSpec, Resources, RestartPolicy, ServiceSpec, SignedJob, StopPolicy,
-        TaskTemplate,
+        Batch, JobKind, PortSpec, Resources, RestartPolicy, ServiceSpec, SignedJob, Stage,
+        StageSize, StopPolicy, TaskTemplate, Update,
     },
     trust::{NodeCredential, NodeRole, PublicKey, Signed, UserCredential},
 };
@@ -276,6 +276,13 @@ fn job(name: JobName, version: u64, replicas: u32, each: Resources, directive: D
             },
             ..TaskTemplate::default()
         },
+        change: potluck_specs::job::Change {
+            update: Update {
+                stages: stages(&service),
+                ..Update::default()
+            },
+            ..potluck_specs::job::Change::default()
+        },
         ..Job::default()
     }
 }
@@ -301,6 +308,21 @@ fn work(mut job: Job, batch: &Batch) -> Job {
     job.task.ports.clear();
     job.task.services.clear();
     job
+}
+
+/// Jobs with this in their name are rolled out rack by rack, after one task.
+pub(super) const BY_RACK: &str = "by-rack";
+
+fn stages(name: &str) -> Vec<Stage> {
+    let sizes: &[StageSize] = match name.contains(BY_RACK) {
+        true => &[StageSize::Count(1), StageSize::Rack],
+        false => &[],
+    };
+    let stage = |size: &StageSize| Stage {
+        size: *size,
+        bake_ms: 2_000,
+    };
+    sizes.iter().map(stage).collect()
 }
 
 fn admission(number: usize, machine: &Machine) -> Admission {

@@ -10,6 +10,7 @@ use super::{
     world::{Due, World},
 };
 use potluck_core::{
+    relay::Vias,
     scheduler::{Effect, Event, Note, Scheduler, SchedulerConfig},
     session::HeartbeatAnswer,
 };
@@ -34,6 +35,8 @@ pub struct Court {
     pub scheduler: Box<Scheduler>,
     /// When it began, on the world's clock.
     pub began: u64,
+    /// Whose sessions are carried by whom.
+    pub(super) vias: Vias,
     ticked_at: u64,
 }
 
@@ -61,6 +64,7 @@ impl World {
             reign,
             scheduler,
             began: now,
+            vias: Vias::default(),
             ticked_at: now,
         };
         self.trace

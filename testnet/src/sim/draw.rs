@@ -2,6 +2,7 @@
 
 use super::{
     Options,
+    client::BY_RACK,
     helper::Directive,
     hosts::{HostSet, only},
     rng::Rng,
@@ -48,6 +49,7 @@ pub fn draw(rng: &mut Rng, options: &Options) -> Vec<(u64, Action)> {
         Scenario::JoinStorm => draft.join_storm(),
         Scenario::LeaderLoss => draft.leader_loss(),
         Scenario::RackPartition => draft.rack_partition(),
+        Scenario::BrokenSessions => draft.broken_sessions(),
         Scenario::Churn => draft.churn(),
         Scenario::RollingRestart => draft.rolling_restart(),
         Scenario::RestartOfAll => draft.restart_of_all(),
@@ -83,7 +85,9 @@ impl Draft<'_> {
     fn jobs(&self) -> Vec<String> {
         let jobs = (self.options.hosts / HOSTS_PER_JOB).clamp(JOBS.0, JOBS.1);
         let names = ["web", "api", "db", "cron"];
+        let staged = self.options.scenario == Scenario::RolloutDuringFailure;
         let name = |k: usize| match names.get(k) {
+            Some(name) if k == 0 && staged => format!("{name}-{BY_RACK}"),
             Some(name) => (*name).to_owned(),
             None => format!("job-{k}"),
         };
@@ -266,6 +270,31 @@ impl Draft<'_> {
         }
         let name = self.jobs().swap_remove(0);
         let at = self.time(10_000, 5_000);
+        let action = self.submit(&name);
+        self.at(at, action);
+    }
+
+    fn broken_sessions(&mut self) {
+        self.submit_all();
+        for _ in 0..4 {
+            let at = self.time(5_000, 15_000);
+            let host = self.any_host();
+            let way = self.rng.below(3);
+            let (inward, outward) = (way != 0, way != 1);
+            let ms = self.rng.between(3_000, 45_000);
+            let action = Action::Estrange {
+                host,
+                inward,
+                outward,
+                ms,
+            };
+            self.at(at, action);
+        }
+        let at = self.time(8_000, 15_000);
+        let host = Whom::Host(self.any_host());
+        self.crash(at, host, true, 15_000);
+        let name = self.jobs().swap_remove(0);
+        let at = self.time(10_000, 10_000);
         let action = self.submit(&name);
         self.at(at, action);
     }

@@ -16,11 +16,14 @@ use potluck_core::{
     scheduler::Event,
     session::{Heartbeat, HeartbeatAnswer},
 };
-use potluck_specs::{NodeId, SlotId};
+use potluck_specs::{Millis, NodeId, SlotId};
 use std::sync::Arc;
 
 /// How long a probe waits for the probed.
 const PROBE_PATIENCE: u64 = 800 * MS;
+
+/// How long a member waits for the answer to what it carries.
+const RELAY_WAIT: u64 = 1_200 * MS;
 
 /// What a node asks of another.
 #[derive(Clone, Debug)]
@@ -39,6 +42,10 @@ pub enum Request {
     Probe(NodeId),
     /// A session's heartbeat, with the truth about its sender then.
     Heartbeat(Heartbeat, Holding),
+    /// To be carried to this host; of one hop.
+    Relay(usize, Box<Request>),
+    /// Carried for this host.
+    Relayed(usize, Box<Request>),
 }
 
 impl Request {
@@ -49,6 +56,7 @@ impl Request {
             Request::Call(call) => Some(call.authority),
             Request::Award(award) => Some(award.authority),
             Request::Stop(order) => Some(order.authority),
+            Request::Relay(_, carried) | Request::Relayed(_, carried) => carried.authority(),
             Request::Probe(_) | Request::Heartbeat(..) => None,
         }
     }
@@ -100,6 +108,8 @@ pub(super) enum Then {
     Probe(NodeId, NodeId),
     /// A heartbeat.
     Beat,
+    /// Another's request of this number, carried for that host.
+    Relay(u64, usize),
 }
 
 /// A request whose answer is waited for.
@@ -121,11 +131,15 @@ impl World {
             | Then::Cancel(node)
             | Then::Stop(node, _)
             | Then::Probe(node, _) => self.index.get(node).copied(),
-            Then::Beat => None,
+            Then::Beat | Then::Relay(..) => None,
         };
         let Some(to) = to else { return };
-        let reign = self.courts.get(&at).map_or(0, |court| court.reign);
-        self.ask(at, reign, to, request, wait, then);
+        let now = Millis(self.queue.now() / MS);
+        let court = self.courts.get(&at);
+        let reign = court.map_or(0, |court| court.reign);
+        let via = court.and_then(|court| court.vias.of(self.machines[to].node, now));
+        let by = via.and_then(|via| self.index.get(&via).copied());
+        self.ask_by(at, reign, to, by, request, wait, then);
     }
 
     pub(super) fn ask(
@@ -133,6 +147,21 @@ impl World {
         from: usize,
         reign: u64,
         to: usize,
+        request: Request,
+        wait: u64,
+        then: Then,
+    ) {
+        self.ask_by(from, reign, to, None, request, wait, then);
+    }
+
+    /// Asks, through a member that carries it if one is named.
+    #[expect(clippy::too_many_arguments, reason = "all of one message")]
+    pub(super) fn ask_by(
+        &mut self,
+        from: usize,
+        reign: u64,
+        to: usize,
+        by: Option<usize>,
         request: Request,
         wait: u64,
         then: Then,
@@ -146,6 +175,10 @@ impl World {
         };
         let id = self.requests.open(open);
         self.queue.expire_after(wait, id);
+        let (to, request) = match by {
+            Some(by) => (by, Request::Relay(to, Box::new(request))),
+            None => (to, request),
+        };
         let life = self.machines[to].life;
         let twice = !self.healed && request.may_repeat() && self.rng.chance(self.options.twice);
         for copy in 0..if twice { 2 } else { 1 } {
@@ -176,6 +209,11 @@ impl World {
         // A connection ends with the process behind it.
         if self.machines[to].life != life || self.machines[to].host.is_none() {
             return;
+        }
+        if let Request::Relay(beyond, carried) = request {
+            let carried = Request::Relayed(from, carried);
+            let then = Then::Relay(id, from);
+            return self.ask(to, 0, beyond, carried, RELAY_WAIT, then);
         }
         let is_award = matches!(request, Request::Award(_));
         let Some(response) = self.respond(from, to, request) else {
@@ -219,6 +257,15 @@ impl World {
                 }
                 Some(Response::Heartbeat(said))
             }
+            Request::Relayed(origin, carried) => {
+                if let Request::Heartbeat(..) = *carried
+                    && let Some(court) = self.courts.get_mut(&to)
+                {
+                    let (origin, by) = (self.machines[origin].node, self.machines[from].node);
+                    court.vias.heard(origin, by, Millis(self.queue.now() / MS));
+                }
+                self.respond(origin, to, *carried)
+            }
             request => self.agent_answers(from, to, request),
         }
     }
@@ -246,7 +293,10 @@ impl World {
             }
             Request::Cancel(authority, call) => HostEvent::Cancel { authority, call },
             Request::Stop(order) => HostEvent::Stop(order),
-            Request::Probe(_) | Request::Heartbeat(..) => return None,
+            Request::Probe(_)
+            | Request::Heartbeat(..)
+            | Request::Relay(..)
+            | Request::Relayed(..) => return None,
         };
         let event = self.bend_event(to, event);
         if self.swallows(&event) {
@@ -344,6 +394,14 @@ impl World {
         if let Then::Beat = open.then {
             return self.beat_settled(open.from, open.to, response);
         }
+        if let Then::Relay(id, origin) = open.then {
+            if let Some(response) = response
+                && let Some(delay) = self.net.carry(open.from, origin)
+            {
+                self.queue.after(delay, Due::Answer { id, response });
+            }
+            return;
+        }
         let reigns = self.courts.get(&open.from).map(|court| court.reign);
         if reigns != Some(open.reign) {
             return;
@@ -415,6 +473,6 @@ fn event_of(then: Then, response: Option<Response>) -> Event {
             reachable,
         },
         (Then::Probe(by, about), _) => Event::ProbeLost { by, about },
-        (Then::Cancel(_) | Then::Beat, _) => Event::Tick,
+        (Then::Cancel(_) | Then::Beat | Then::Relay(..), _) => Event::Tick,
     }
 }

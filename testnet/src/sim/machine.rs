@@ -5,7 +5,10 @@
 //! be durable is sure. Leaves to `world` when things happen.
 
 use super::{clock::Clock, disk::Journal, rng::Rng};
-use potluck_core::host::{ADOPTION_LIMIT, End, Host, HostConfig, Run};
+use potluck_core::{
+    host::{ADOPTION_LIMIT, End, Host, HostConfig, Run},
+    relay::{Path, Way},
+};
 use potluck_specs::{Generation, Millis, NodeId, SlotId, job::Resources};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,10 +36,14 @@ pub struct Process {
 }
 
 /// Heartbeats to whoever leads.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Session {
     /// Whom to ask.
     pub leader: Option<usize>,
+    /// The way to it.
+    pub path: Path,
+    /// Which way the last one went.
+    pub way: Option<Way>,
     /// One is under way.
     pub waits: bool,
     /// Something changed while it was under way.

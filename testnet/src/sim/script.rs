@@ -135,6 +135,18 @@ pub enum Action {
         /// For so long.
         ms: u64,
     },
+    /// The leader and a host don't hear each other, or one does not hear the
+    /// other; everybody else hears both.
+    Estrange {
+        /// The host.
+        host: usize,
+        /// The host does not hear the leader.
+        inward: bool,
+        /// The leader does not hear the host.
+        outward: bool,
+        /// For so long.
+        ms: u64,
+    },
     /// The leader is cut off from all others.
     IsolateLeader {
         /// For so long.
@@ -273,6 +285,16 @@ impl World {
                 ms,
             } => self.part(side, inward, outward, ms),
             Action::Cut { one, other, ms } => self.cut(one, other, true, true, ms),
+            Action::Estrange {
+                host,
+                inward,
+                outward,
+                ms,
+            } => {
+                if let Some(leader) = self.control.leader().filter(|leader| *leader != host) {
+                    self.cut(only(host), only(leader), inward, outward, ms);
+                }
+            }
             Action::IsolateLeader { ms } => {
                 if let Some(leader) = self.control.leader() {
                     self.part(only(leader), true, true, ms);

@@ -1,15 +1,19 @@
 //! Heartbeats to whoever leads, as `node::runtime::session` sends them.
 
 use super::{
+    Sabotage,
     agent::HostDue,
     exchange::{Request, Response, Then},
     queue::{MS, SECOND},
     world::{Due, World},
 };
-use potluck_core::host::{Answer, Event as HostEvent};
+use potluck_core::{
+    host::{Answer, Event as HostEvent},
+    relay::{Path, Way},
+};
+use potluck_specs::Millis;
 
 const HEARTBEAT: u64 = SECOND;
-const WAIT: u64 = 1_500 * MS;
 const LEADERLESS_PAUSE: u64 = 100 * MS;
 
 /// Least time between two: a burst of changes travels as one.
@@ -43,7 +47,23 @@ impl World {
         session.sent_at = now;
         let holding = self.holding(at);
         let request = Request::Heartbeat(heartbeat, holding);
-        self.ask(at, 0, to, request, WAIT, Then::Beat);
+        let (way, wait) = self.way(at, to);
+        let by = match way {
+            Way::Through(by) => self.index.get(&by).copied(),
+            Way::Straight => None,
+        };
+        self.machines[at].session.way = Some(way);
+        self.ask_by(at, 0, to, by, request, wait.0 * MS, Then::Beat);
+    }
+
+    /// Which way a heartbeat goes, and how long it may take.
+    fn way(&self, at: usize, to: usize) -> (Way, Millis) {
+        if self.is_sabotaged(Sabotage::NobodyCarries) {
+            return Path::default().next(self.machines[to].node, Millis(0));
+        }
+        let now = Millis(self.queue.now() / MS);
+        let (leader, path) = (self.machines[to].node, &self.machines[at].session.path);
+        path.next(leader, now)
     }
 
     pub(super) fn anybody(&mut self, at: usize) -> Option<usize> {
@@ -57,6 +77,9 @@ impl World {
         let session = &mut self.machines[at].session;
         session.waits = false;
         session.answered = matches!(response, Some(Response::Heartbeat(_)));
+        let way = session.way.take().unwrap_or(Way::Straight);
+        self.follow_path(at, asked, way, response.as_ref());
+        let session = &mut self.machines[at].session;
         match response {
             Some(Response::Heartbeat(answer)) => {
                 session.leader = Some(asked);
@@ -66,12 +89,35 @@ impl World {
                 self.step_host(at, HostEvent::HeartbeatAnswered(answer));
             }
             other => {
+                let carried_to = session.path.carried_to();
                 session.leader = match other {
                     Some(Response::NotLeader(Some(hint))) if hint != asked => Some(hint),
+                    // The straight way was tried in vain, the other is there.
+                    None => carried_to.and_then(|leader| self.index.get(&leader).copied()),
                     _ => None,
                 };
                 self.plan_beat(at, sent_at + LEADERLESS_PAUSE);
             }
+        }
+    }
+
+    /// What a heartbeat's outcome says of the way to the leader.
+    fn follow_path(&mut self, at: usize, asked: usize, way: Way, response: Option<&Response>) {
+        let now = Millis(self.queue.now() / MS);
+        let node = |host: usize| self.machines[host].node;
+        let asked = node(asked);
+        let named = match response {
+            Some(Response::NotLeader(Some(hint))) => Some(node(*hint)),
+            _ => None,
+        };
+        let path = &mut self.machines[at].session.path;
+        match (response, named) {
+            (Some(Response::Heartbeat(_)), _) => path.answered(way),
+            (None, _) => path.unanswered(asked, way, now),
+            (_, Some(leader)) if way == Way::Straight => {
+                path.named(asked, leader, now);
+            }
+            _ => path.forget(),
         }
     }
 }

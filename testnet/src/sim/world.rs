@@ -24,7 +24,7 @@ use super::{
 };
 use potluck_core::{
     host::End,
-    scheduler::{Note, ServiceEndpoints},
+    scheduler::{Note, ServiceEndpoints, SessionState},
 };
 use potluck_specs::{NodeId, job::Resources};
 use std::collections::BTreeMap;
@@ -83,6 +83,8 @@ pub struct Stats {
     pub unplaced: u64,
     /// Times that the brake came on.
     pub brakes: u64,
+    /// Hosts that a scheduler called unreachable.
+    pub unreachable: u64,
     /// Refusals by the fence.
     pub fenced: u64,
     /// Changes accepted.
@@ -99,6 +101,7 @@ impl Stats {
         self.doubles += other.doubles;
         self.unplaced += other.unplaced;
         self.brakes += other.brakes;
+        self.unreachable += other.unreachable;
         self.fenced += other.fenced;
         self.accepted += other.accepted;
     }
@@ -109,6 +112,10 @@ impl Stats {
             Note::Double { .. } => self.doubles += 1,
             Note::Unplaced { slots, .. } => self.unplaced += u64::from(*slots),
             Note::BrakeOn { .. } => self.brakes += 1,
+            Note::Session {
+                state: SessionState::Unreachable,
+                ..
+            } => self.unreachable += 1,
             _ => {}
         }
     }

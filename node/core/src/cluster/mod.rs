@@ -10,6 +10,7 @@
 
 mod command;
 mod completions;
+mod feature;
 mod jobs;
 mod members;
 mod operations;
@@ -24,6 +25,7 @@ mod versions;
 
 pub use command::{Admission, Command, Genesis, GossipKey, HeldPackage, Placement};
 pub use completions::{BatchEnd, BatchRecord, Failures, TaskEnd};
+pub use feature::{FEATURE_LEVEL, TooOld};
 pub use jobs::{JOBS_MAX, JobRecord, JobVersion, PackageRecord, SLOTS_MAX};
 pub use members::{MEMBERS_MAX, Member};
 pub use recovery::{ORDER_BYTES_MAX, Recovery};

@@ -11,14 +11,15 @@
 //!                      Failed        --------------->
 //! ```
 //!
-//! The stage is kept here; whether its tasks are healthy, and for how long,
+//! The stage is kept here, with the slots of its places; whether its tasks are healthy, and for how long,
 //! is derived by each leader anew, so that a bake begins again under a new
 //! one. Only to the version that ran before can be gone back without a new
 //! signature; whoever wants an older one signs it anew.
 
 use super::{Cluster, Command, Refused, Reply};
-use potluck_specs::{JobName, Millis};
+use potluck_specs::{JobName, Millis, validate::REPLICAS_MAX};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// Longest reason kept of a failure.
 const WHY_BYTES_MAX: usize = 512;
@@ -33,6 +34,15 @@ pub struct Rollout {
     pub from: u64,
     /// The present stage, from 0.
     pub stage: u32,
+    /// How many places the present stage has begun, if it goes by places.
+    #[serde(default)]
+    pub places: u32,
+    /// The last of them, for people.
+    #[serde(default)]
+    pub place: Option<String>,
+    /// Slots that the places have covered.
+    #[serde(default)]
+    pub covered: BTreeSet<u32>,
     /// What goes on.
     pub phase: RolloutPhase,
     /// Since when, Unix time.
@@ -83,6 +93,15 @@ pub enum RolloutStep {
     Next {
         /// It was the last.
         last: bool,
+    },
+    /// The stage goes on to its next place.
+    Cover {
+        /// How many of its places have begun before.
+        number: u32,
+        /// The place, for people.
+        place: String,
+        /// The slots that it has now; those of places before stay covered.
+        slots: Vec<u32>,
     },
     /// The stage failed.
     Fail {
@@ -146,19 +165,27 @@ impl Cluster {
                 let same = |with: u64| record.is_some_and(|r| r.runs_same_tasks(with, version));
                 let last = self.rollouts.get(job);
                 let under_way = last.filter(|last| is_under_way(last) && same(last.version));
-                let (stage, phase, since) = match under_way {
-                    // What runs is to stay, or to come back: nothing is new.
-                    _ if same(from) => (0, RolloutPhase::Done, now),
-                    Some(last) => (last.stage, last.phase.clone(), last.since),
-                    None => (0, RolloutPhase::Rolling, now),
-                };
-                let rollout = Rollout {
+                let anew = |phase| Rollout {
                     version,
                     from,
-                    stage,
+                    stage: 0,
+                    places: 0,
+                    place: None,
+                    covered: BTreeSet::new(),
                     phase,
-                    since,
+                    since: now,
                     at: self.applied,
+                };
+                let rollout = match under_way {
+                    // What runs is to stay, or to come back: nothing is new.
+                    _ if same(from) => anew(RolloutPhase::Done),
+                    Some(last) => Rollout {
+                        version,
+                        from,
+                        at: self.applied,
+                        ..last.clone()
+                    },
+                    None => anew(RolloutPhase::Rolling),
                 };
                 self.rollouts_at = self.applied;
                 self.rollouts.insert(job.clone(), rollout);
@@ -253,7 +280,21 @@ impl Cluster {
         };
         match step {
             RolloutStep::Next { last: true } => rollout.phase = RolloutPhase::Done,
-            RolloutStep::Next { last: false } => rollout.stage += 1,
+            RolloutStep::Next { last: false } => {
+                rollout.stage += 1;
+                rollout.places = 0;
+                rollout.place = None;
+            }
+            // What was proposed before the place that goes on came too late.
+            RolloutStep::Cover { number, .. } if *number != rollout.places => {
+                return Reply::refused(Refused::NoRollout { job: name.clone() });
+            }
+            RolloutStep::Cover { place, slots, .. } => {
+                let slots = slots.iter().copied().filter(|slot| *slot < REPLICAS_MAX);
+                rollout.covered.extend(slots);
+                rollout.places += 1;
+                rollout.place = Some(super::versions::bounded_text(place, WHY_BYTES_MAX));
+            }
             RolloutStep::Fail { why, roll_back } => {
                 let why = why.chars().take(WHY_BYTES_MAX / 4).collect();
                 rollout.phase = match *roll_back {

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 mod completions;
+mod feature;
 mod history;
 mod recovery;
 mod redacted;

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// for the brake. Two heartbeats and some; so that all hosts of a rack that
 /// failed together, whose heartbeats lie up to a second apart, are missed
 /// before the first of them is declared dead.
-pub(super) const MISSED_AFTER: Millis = Millis(2_500);
+pub(crate) const MISSED_AFTER: Millis = Millis(2_500);
 
 /// Silence after which a session is out: three heartbeats lost and a slow one.
 const OUT_AFTER: Millis = Millis(4_000);
@@ -138,7 +138,8 @@ impl Scheduler {
             return;
         }
         let was = std::mem::replace(&mut host.state, SessionState::Up);
-        host.lost = false;
+        let lost = std::mem::replace(&mut host.lost, false);
+        self.note_coming(node, was, lost, now);
         self.stops_due = true;
         self.came_back(node, was, now);
         self.rebalance.busy(now);

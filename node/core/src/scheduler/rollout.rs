@@ -1,14 +1,14 @@
 //! Which version each slot is to have, and when a stage is over or failed.
 //!
 //! ```text
-//! stage: slots 0..reach to the new version, within the ledger
-//!   all healthy --bake time--> next stage, or done
+//! stage: the slots that it covers to the new version, within the ledger
+//!   all healthy --bake time--> its next place, the next stage, or done
 //!   one not healthy by its deadline, or a crash loop --> failed: the version
 //!   before comes back if the job says so, else it stops there
 //! ```
 //!
-//! Answers for a rollout's steps and proposes them to the log; replacing the
-//! tasks is `moves`' part. Slots outside of the stage are left as they are:
+//! Answers for a rollout's steps and proposes them to the log; what a stage
+//! covers is said by `stages`, replacing the tasks is `moves`' part. Slots outside of the stage are left as they are:
 //! one that has to be filled anew gets the version before.
 
 use super::{
@@ -16,13 +16,17 @@ use super::{
     ledger::Book,
     names::{JobId, Seat},
     per_node::Slots,
+    stages::stages,
 };
 use crate::cluster::{Cluster, Command, RolloutPhase, RolloutStep};
 use potluck_specs::{
     Job, JobName, Millis, NodeId,
-    job::{Amount, JobKind, MountSource, StageSize},
+    job::{JobKind, MountSource},
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// A step that is proposed and not applied by then was lost.
 const PROPOSE_AGAIN: Millis = Millis(2_000);
@@ -43,6 +47,8 @@ pub(super) struct Target {
     old: Option<Arc<Job>>,
     /// Slots before this one get the new version.
     reach: u32,
+    /// And these, which a stage of places has covered.
+    covered: BTreeSet<u32>,
     slots: u32,
 }
 
@@ -54,19 +60,28 @@ impl Target {
             new: job,
             old: None,
             reach: slots,
+            covered: BTreeSet::new(),
             slots,
         }
     }
 
-    /// The first `reach` slots of the new version, the others as before. Only
-    /// the last stage takes slots away.
-    fn partly(id: JobId, new: Arc<Job>, old: Arc<Job>, reach: u32) -> Target {
-        let slots = reach.max(old.slots());
+    /// The first `reach` slots and those covered of the new version, the others
+    /// as before. Only the last stage takes slots away.
+    fn partly(
+        id: JobId,
+        new: Arc<Job>,
+        old: Arc<Job>,
+        reach: u32,
+        covered: BTreeSet<u32>,
+    ) -> Target {
+        let end = covered.last().map_or(0, |last| last.saturating_add(1));
+        let slots = reach.max(end).max(old.slots());
         Target {
             id,
             new,
             old: Some(old),
             reach,
+            covered,
             slots,
         }
     }
@@ -89,10 +104,15 @@ impl Target {
         self.slots
     }
 
+    /// Is this slot to have the new version by now?
+    pub(super) fn covers(&self, index: u32) -> bool {
+        index < self.reach || self.covered.contains(&index)
+    }
+
     /// What this slot is filled with.
     pub(super) fn job_for(&self, index: u32) -> &Arc<Job> {
         match &self.old {
-            Some(old) if index >= self.reach => old,
+            Some(old) if !self.covers(index) => old,
             _ => &self.new,
         }
     }
@@ -107,7 +127,7 @@ impl Target {
     /// Is the version that runs in the slot to make room? Not if its task is
     /// the one that the newer version wants, too.
     pub(super) fn is_wrong(&self, cluster: &Cluster, index: u32, version: u64) -> bool {
-        (index < self.reach || self.old.is_none()) && !self.is_new(cluster, version)
+        (self.covers(index) || self.old.is_none()) && !self.is_new(cluster, version)
     }
 
     /// Is a task of this version one of the version that is to be everywhere?
@@ -123,6 +143,8 @@ impl Target {
 pub(super) struct Watched {
     version: u64,
     stage: u32,
+    /// How many of the stage's places have begun.
+    places: u32,
     /// Since when all slots of the stage serve at the new version.
     healthy_since: Option<Millis>,
     /// Slots that were given the new version and do not serve, since when.
@@ -131,10 +153,11 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    fn new(version: u64, stage: u32) -> Watched {
+    fn new(version: u64, stage: u32, places: u32) -> Watched {
         Watched {
             version,
             stage,
+            places,
             healthy_since: None,
             late_since: BTreeMap::new(),
             proposed_at: None,
@@ -168,8 +191,12 @@ impl Scheduler {
             (_, Some(before)) => {
                 let stages = stages(&new);
                 match stages.get(rollout.stage as usize) {
-                    Some((reach, _)) if *reach < new.slots() => {
-                        Target::partly(id, new, before, *reach)
+                    Some(stage) if stage.by.is_some() => {
+                        let covered = rollout.covered.clone();
+                        Target::partly(id, new, before, stage.from, covered)
+                    }
+                    Some(stage) if stage.reach < new.slots() => {
+                        Target::partly(id, new, before, stage.reach, BTreeSet::new())
                     }
                     _ => Target::all(id, new),
                 }
@@ -219,11 +246,12 @@ impl Scheduler {
             self.rollouts.remove(id);
             return;
         };
-        let (stage, version) = (rollout.stage, rollout.version);
+        let (stage, version, places) = (rollout.stage, rollout.version, rollout.places);
         let watched = self.rollouts.remove(id);
         let mut watched = watched
-            .filter(|w| w.stage == stage && target.is_new(cluster, w.version))
-            .unwrap_or_else(|| Watched::new(version, stage));
+            .filter(|w| (w.stage, w.places) == (stage, places))
+            .filter(|w| target.is_new(cluster, w.version))
+            .unwrap_or_else(|| Watched::new(version, stage, places));
         if watched.version != version {
             // What was proposed of another version was refused.
             watched.version = version;
@@ -235,9 +263,7 @@ impl Scheduler {
         };
         let step = match stand {
             Stand::Goes => None,
-            Stand::Over => Some(RolloutStep::Next {
-                last: stage as usize + 1 >= stages(target.current()).len(),
-            }),
+            Stand::Over => Some(self.next_of_stage(cluster, target)),
             Stand::Failed(why) => Some(RolloutStep::Fail {
                 why,
                 roll_back: target.current().change.update.rollback,
@@ -272,13 +298,19 @@ impl Scheduler {
         watched: &mut Watched,
         now: Millis,
     ) -> Stand {
+        if self.awaits_place(cluster, target) {
+            return Stand::Over;
+        }
         let is_new = |version| target.is_new(cluster, version);
         let mut all_serve = true;
         let stage_slots = match target.new.kind {
             JobKind::PerNode => self.slots_last_wanted(target),
-            _ => Slots::First(target.reach),
+            _ => Slots::First(target.slots()),
         };
-        for index in stage_slots.indexes() {
+        // One task per node goes by places or all at once.
+        let by_number = target.covered.is_empty() && target.new.kind == JobKind::PerNode;
+        let covered = |index: &u32| by_number || target.covers(*index);
+        for index in stage_slots.indexes().filter(covered) {
             let seat = target.id().seat(index);
             let has = self.kept(seat).is_some_and(|(_, r)| is_new(r.version));
             let serves = has && !ledger.used.contains_key(&index);
@@ -311,7 +343,7 @@ impl Scheduler {
         let stages = stages(target.current());
         let bake = stages
             .get(watched.stage as usize)
-            .map_or(Millis(0), |(_, bake)| *bake);
+            .map_or(Millis(0), |stage| stage.bake);
         match now.since(since) >= bake.max(MIN_HEALTHY) {
             true => Stand::Over,
             false => Stand::Goes,
@@ -330,34 +362,6 @@ impl Scheduler {
                 )
             });
         held || self.rollout_before(cluster, job).is_some()
-    }
-}
-
-/// For each stage how many slots have the new version at its end, and how long
-/// they must stay healthy. The last one reaches all.
-fn stages(job: &Job) -> Vec<(u32, Millis)> {
-    let slots = job.slots();
-    let stages = job.change.update.stages.iter();
-    let mut reaches: Vec<(u32, Millis)> = stages
-        .map(|stage| (reach(stage.size, slots), Millis(stage.bake_ms)))
-        .collect();
-    if reaches.last().is_none_or(|(reach, _)| *reach < slots) {
-        reaches.push((slots, Millis(0)));
-    }
-    reaches
-}
-
-/// A job is in one cluster, so that all of a wider place is all. Racks are
-/// refused before a job gets here.
-fn reach(size: StageSize, slots: u32) -> u32 {
-    match size {
-        StageSize::Count(count) => Amount::Count(count).of_rounded_up(slots),
-        StageSize::Percent(percent) => Amount::Percent(percent).of_rounded_up(slots),
-        StageSize::Rack
-        | StageSize::Cluster
-        | StageSize::Datacenter
-        | StageSize::Region
-        | StageSize::All => slots,
     }
 }
 

@@ -22,6 +22,7 @@ mod forecast;
 mod gang;
 mod in_place;
 mod recovery;
+mod stages;
 
 /// One way of a message.
 const HOP: u64 = 5;

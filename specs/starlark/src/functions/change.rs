@@ -89,7 +89,7 @@ pub(super) static UPDATE: Function = Function {
                     Kind::Made(&[&STAGE]),
                 ])),
                 Is("[]"),
-                "How far the new version has come at the end of each: 1, 100, \"10%\", \"rack\", \"cluster\", \"datacenter\", \"region\", \"all\", or stage(...). Without any: one stage, all.",
+                "How far the new version has come at the end of each: 1, 100, \"10%\", \"rack\", \"cluster\", \"datacenter\", \"region\", \"all\", or stage(...). A place means place after place, in order of their names: the tasks in one of them, then those in the next. Without any: one stage, all.",
             ),
             BAKE,
             param(

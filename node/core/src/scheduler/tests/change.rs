@@ -8,7 +8,7 @@ use crate::{
 };
 use potluck_specs::job::{Amount, Dependency, DependencyState, Stage, StageSize};
 
-fn web() -> JobName {
+pub(super) fn web() -> JobName {
     JobName::in_default("web")
 }
 
@@ -108,6 +108,19 @@ impl World {
                 // Told at once.
                 host.due.insert(slot, (now, TaskState::Backoff));
             }
+        }
+    }
+
+    /// Runs with tasks failing until something holds.
+    pub(super) fn until_failing(
+        &mut self,
+        fails: impl Fn(NodeId, &SlotReport) -> bool + Copy,
+        holds: impl Fn(&World) -> bool,
+    ) {
+        let start = self.now;
+        while !holds(self) {
+            assert!(self.now < start + 120_000, "never:\n{}", self.show());
+            self.run_failing(HOP, fails);
         }
     }
 
@@ -492,6 +505,13 @@ fn a_host_that_joins_is_given_its_share_slowly() {
     world.host(3).alive = false;
     world.submit(1, 9, 100);
     world.until("healthy", |w| w.healthy(9) == 9);
+    world.until("given up", |w| {
+        let hosts = w.scheduler.hosts(&w.cluster);
+        hosts
+            .iter()
+            .any(|host| host.node == node(3) && host.session == SessionState::Dead)
+    });
+    world.run(1_000);
     world.host(3).alive = true;
     world.run(50_000);
     assert!(world.hosts[&node(3)].slots.is_empty(), "nothing in a hurry");
@@ -500,6 +520,8 @@ fn a_host_that_joins_is_given_its_share_slowly() {
         .rebalance_plan(&world.cluster, Millis(world.now));
     assert_eq!(plan.len(), 1);
     assert_eq!(plan[0].to, node(3));
+    assert_eq!(plan[0].why, MoveReason::Returned);
+    assert!(plan[0].crowd_from.0 >= plan[0].crowd_to.0 + 2, "{plan:?}");
     world.seen.clear();
     let start = world.now;
     while world.hosts[&node(3)].slots.len() < 3 {

@@ -1,0 +1,125 @@
+//! Levels of commands: which of them a node of an older version can apply.
+//!
+//! A log is applied by every voter and learner, and all must come to the same
+//! state. So a kind of command that an older version does not know may only be
+//! proposed when all of them know it. Each node tells its level when it
+//! introduces itself to a scheduler; the log keeps it (`Member::feature_level`).
+//!
+//! A level is taken up when a command, or a variant within one, is added after
+//! a release: raise [`FEATURE_LEVEL`], and name the command in
+//! [`Command::feature_level`]. Fields that default when they are missing need
+//! a level only if older versions must not ignore them.
+
+use super::{Cluster, Command, RolloutStep};
+use potluck_specs::{
+    Job, NodeId, NodeName,
+    job::{JobKind, StageSize},
+};
+
+/// The level of this version. 0: all that the first version knew, and nodes
+/// that have not said.
+pub const FEATURE_LEVEL: u32 = 1;
+
+/// A node that can't apply a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TooOld {
+    /// The node.
+    pub node: NodeName,
+    /// What it knows.
+    pub level: u32,
+    /// What the command needs.
+    pub needs: u32,
+}
+
+impl Command {
+    /// The level that a node needs to apply this.
+    pub fn feature_level(&self) -> u32 {
+        match self {
+            Command::AdvanceRollout {
+                step: RolloutStep::Cover { .. },
+                ..
+            } => 1,
+            Command::RecordEnds { .. } | Command::ExpireBatch { .. } => 1,
+            // What pins fewer packages drops what runs.
+            Command::SubmitJob { further, .. } if !further.is_empty() => 1,
+            Command::Batch { commands } => {
+                let levels = commands.iter().map(Command::feature_level);
+                levels.max().unwrap_or(0)
+            }
+            Command::Genesis { .. }
+            | Command::Reign { .. }
+            | Command::CreateToken { .. }
+            | Command::RemoveToken { .. }
+            | Command::RedeemToken { .. }
+            | Command::RenewCertificate { .. }
+            | Command::Revoke { .. }
+            | Command::SealIssuer { .. }
+            | Command::SubmitJob { .. }
+            | Command::StopJob { .. }
+            | Command::RecordPlacements { .. }
+            | Command::RecordPackageHolders { .. }
+            | Command::RecordMember { .. }
+            | Command::SetDraining { .. }
+            | Command::Drain { .. }
+            | Command::Cordon { .. }
+            | Command::ControlRollout { .. }
+            | Command::AdvanceRollout { .. }
+            | Command::RemoveMember { .. }
+            | Command::Recover { .. }
+            | Command::RecoverJob { .. }
+            | Command::RecoverMember { .. } => 0,
+        }
+    }
+}
+
+/// The level that a job's life takes of the nodes that follow the log.
+fn level_of_job(job: &Job) -> u32 {
+    let stages = job.change.update.stages.iter();
+    let by_places = |size| {
+        matches!(
+            size,
+            StageSize::Rack | StageSize::Datacenter | StageSize::Region
+        )
+    };
+    let mut sizes = stages.map(|stage| stage.size);
+    // The ends of work that ends are counted in the log.
+    let is_batch = matches!(job.kind, JobKind::Batch(_));
+    u32::from(is_batch || sizes.any(by_places))
+}
+
+impl Cluster {
+    /// The first of these nodes, by name, that is too old for the command.
+    pub fn too_old(
+        &self,
+        command: &Command,
+        group: impl IntoIterator<Item = NodeId>,
+    ) -> Option<TooOld> {
+        self.older_than(command.feature_level(), group)
+    }
+
+    /// The first of these nodes, by name, that is too old for commands which
+    /// the job's life takes once it is accepted.
+    pub fn too_old_for(
+        &self,
+        job: &Job,
+        group: impl IntoIterator<Item = NodeId>,
+    ) -> Option<TooOld> {
+        self.older_than(level_of_job(job), group)
+    }
+
+    fn older_than(&self, needs: u32, group: impl IntoIterator<Item = NodeId>) -> Option<TooOld> {
+        if needs == 0 {
+            return None;
+        }
+        let older = group.into_iter().filter_map(|node| {
+            let member = self.members().get(&node);
+            let level = member.map_or(0, |member| member.feature_level);
+            (level < needs).then(|| TooOld {
+                node: member.map_or_else(|| NodeName(node.short()), |m| m.name.clone()),
+                level,
+                needs,
+            })
+        });
+        older.min_by(|a, b| a.node.0.cmp(&b.node.0))
+    }
+}
