@@ -4,9 +4,14 @@ use clap::{Args, Parser, Subcommand};
 use potluck_specs::cause::chain;
 use potluck_testnet::{
     bench, demo,
+    drill::{self, Drill},
     net::{NetError, Testnet, TestnetOptions},
     scenario::Scenario,
-    sim,
+    sim::{
+        self,
+        rng::Rng,
+        traces::{Trace, borg::Cell, format, play},
+    },
 };
 use std::{
     error::Error,
@@ -75,12 +80,32 @@ enum Command {
     Demo,
     /// Simulate clusters under faults, in virtual time.
     Sim(Sim),
+    /// Play a scenario of the simulator on six real nodes, and check that all
+    /// heals.
+    Scenario {
+        /// What befalls the cluster.
+        #[arg(value_enum)]
+        name: Scenario,
+        /// The seed: the same seed gives the same script.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// How long the script goes on.
+        #[arg(long, default_value_t = drill::SECONDS, value_parser = clap::value_parser!(u64).range(drill::SECONDS_MIN..=3_600))]
+        seconds: u64,
+        /// Second number of the addresses, 127.BLOCK.rack.host.
+        #[arg(long, default_value_t = 87)]
+        block: u8,
+    },
     /// Measure what docs/performance.md lists.
     Bench {
         /// Only measurements whose name holds this.
         only: Option<String>,
     },
 }
+
+/// Machines and hours of a made-up trace of which neither is said.
+const BORG_MACHINES: usize = 60;
+const BORG_HOURS: f64 = 2.0;
 
 #[derive(Debug, Args)]
 struct Sim {
@@ -105,6 +130,17 @@ struct Sim {
     /// What befalls the cluster.
     #[arg(long, value_enum, default_value_t = Scenario::Random)]
     scenario: Scenario,
+    /// Go through a trace instead: machines, jobs and their times from a file
+    /// (its format: docs/simulator.md).
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "soak", "scenario", "nodes", "hours", "borg"])]
+    trace: Option<PathBuf>,
+    /// Go through a made-up trace in the shape of one of Borg's cells of 2019,
+    /// a to h: 60 machines and 2 hours if not given.
+    #[arg(long, value_name = "CELL", value_parser = cell, conflicts_with_all = ["seeds", "soak", "scenario"])]
+    borg: Option<(char, Cell)>,
+    /// Write the made-up trace to a file instead.
+    #[arg(long, value_name = "FILE", requires = "borg")]
+    save: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -167,9 +203,59 @@ fn run(cli: &Cli) -> Result<(), Box<dyn Error>> {
             eprintln!("nothing of the testnet is left");
         }
         Command::Demo => demo::run()?,
-        Command::Sim(wanted) => simulate(wanted)?,
+        Command::Sim(wanted) => match traced(wanted)? {
+            Some((trace, arguments)) => play(wanted, &trace, &arguments)?,
+            None => simulate(wanted)?,
+        },
+        Command::Scenario {
+            name,
+            seed,
+            seconds,
+            block,
+        } => Drill {
+            scenario: *name,
+            seed: *seed,
+            seconds: *seconds,
+            block: *block,
+            programs: None,
+        }
+        .run()?,
         Command::Bench { only } => bench::run(only.as_deref())?,
     }
+    Ok(())
+}
+
+/// The trace that is asked for, and the arguments that ask for it.
+fn traced(wanted: &Sim) -> Result<Option<(Trace, String)>, Box<dyn Error>> {
+    if let Some(path) = &wanted.trace {
+        let shown = path.display();
+        let text = std::fs::read_to_string(path).map_err(|error| format!("{shown}: {error}"))?;
+        let trace = format::read(&text).map_err(|error| format!("{shown}: {error}"))?;
+        return Ok(Some((trace, format!("--trace {shown}"))));
+    }
+    let Some((name, cell)) = wanted.borg else {
+        return Ok(None);
+    };
+    let machines = wanted.nodes.map_or(BORG_MACHINES, usize::from);
+    let hours = if wanted.hours > 0.0 {
+        wanted.hours
+    } else {
+        BORG_HOURS
+    };
+    let length_ms = (hours * sim::HOUR_MS as f64) as u64;
+    let trace = cell.trace(machines, length_ms, &mut Rng::new(wanted.seed));
+    let arguments = format!("--borg {name} --nodes {machines} --hours {hours}");
+    Ok(Some((trace, arguments)))
+}
+
+fn play(wanted: &Sim, trace: &Trace, arguments: &str) -> Result<(), Box<dyn Error>> {
+    if let Some(path) = &wanted.save {
+        let shown = path.display();
+        std::fs::write(path, format::write(trace)).map_err(|error| format!("{shown}: {error}"))?;
+        println!("{shown}: {} events", trace.lines.len());
+        return Ok(());
+    }
+    println!("{}", play::play(trace, wanted.seed, arguments)?);
     Ok(())
 }
 
@@ -181,32 +267,41 @@ fn simulate(wanted: &Sim) -> Result<(), Box<dyn Error>> {
     };
     let next = AtomicU64::new(seeds.start);
     let began = Instant::now();
-    let virtual_ms = std::thread::scope(|scope| {
+    let (virtual_ms, events) = std::thread::scope(|scope| {
         let work = || simulate_each(wanted, &next, seeds.end);
         let threads: Vec<_> = (0..wanted.threads).map(|_| scope.spawn(work)).collect();
-        let ends = threads.into_iter().map(|thread| match thread.join() {
-            Ok(end) => end,
-            Err(panic) => std::panic::resume_unwind(panic),
-        });
-        ends.sum::<Result<u64, Box<sim::Failure>>>()
+        let mut all = (0, 0);
+        for thread in threads {
+            let (virtual_ms, events) = match thread.join() {
+                Ok(end) => end?,
+                Err(panic) => std::panic::resume_unwind(panic),
+            };
+            all = (all.0 + virtual_ms, all.1 + events);
+        }
+        Ok::<_, Box<sim::Failure>>(all)
     })?;
     let real = began.elapsed().as_secs_f64();
     println!(
-        "{} s of virtual time in {real:.1} s: {:.0} times as fast",
+        "{} s of virtual time in {real:.1} s: {:.0} times as fast; {events} events, {:.0} a second",
         virtual_ms / 1_000,
-        virtual_ms as f64 / 1_000.0 / real
+        virtual_ms as f64 / 1_000.0 / real,
+        events as f64 / real,
     );
     Ok(())
 }
 
 /// Takes seed after seed until there are no more or one fails, here or in
-/// another thread; the virtual time of all.
-fn simulate_each(wanted: &Sim, next: &AtomicU64, end: u64) -> Result<u64, Box<sim::Failure>> {
-    let mut virtual_ms = 0;
+/// another thread; the virtual time and the events of all.
+fn simulate_each(
+    wanted: &Sim,
+    next: &AtomicU64,
+    end: u64,
+) -> Result<(u64, u64), Box<sim::Failure>> {
+    let (mut virtual_ms, mut events) = (0, 0);
     loop {
         let seed = next.fetch_add(1, Ordering::Relaxed);
         if seed >= end {
-            return Ok(virtual_ms);
+            return Ok((virtual_ms, events));
         }
         let mut options = match wanted.soak {
             true => sim::Options::soak(seed),
@@ -222,6 +317,7 @@ fn simulate_each(wanted: &Sim, next: &AtomicU64, end: u64) -> Result<u64, Box<si
         match sim::run(seed, &options) {
             Ok(summary) => {
                 virtual_ms += summary.virtual_ms;
+                events += summary.stats.events;
                 println!("{summary}");
             }
             Err(failure) => {
@@ -230,6 +326,16 @@ fn simulate_each(wanted: &Sim, next: &AtomicU64, end: u64) -> Result<u64, Box<si
             }
         }
     }
+}
+
+/// One of Borg's cells.
+fn cell(text: &str) -> Result<(char, Cell), String> {
+    let mut letters = text.chars();
+    let cell = match (letters.next(), letters.next()) {
+        (Some(name), None) => Cell::named(name).map(|cell| (name, cell)),
+        _ => None,
+    };
+    cell.ok_or_else(|| "the cells are a to h".to_owned())
 }
 
 /// `A..B`, or `A..` for without an end.

@@ -1,5 +1,6 @@
 //! What can befall a cluster, in words that the simulator and the testnet of
-//! real processes share. Leaves to each of them how it is brought about.
+//! real processes share: `sim::draw` makes a script of one, which `sim` plays in
+//! virtual time and `drill` on real nodes.
 
 /// A kind of trouble.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]

@@ -33,11 +33,13 @@ const TAIL_LINES: usize = 25;
 static FLEETS: Mutex<usize> = Mutex::new(0);
 static FLEET_ENDED: Condvar = Condvar::new();
 
-/// One of the [`FLEETS_MAX`] places.
-struct Turn;
+/// One of the few places for fleets at once.
+#[derive(Debug)]
+pub struct Turn(());
 
 impl Turn {
-    fn take() -> Turn {
+    /// Waits for a place.
+    pub fn take() -> Turn {
         let mut fleets = fleets();
         while *fleets >= FLEETS_MAX {
             fleets = FLEET_ENDED
@@ -45,7 +47,7 @@ impl Turn {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         *fleets += 1;
-        Turn
+        Turn(())
     }
 }
 
@@ -62,13 +64,16 @@ fn fleets() -> MutexGuard<'static, usize> {
 
 /// Addresses that nobody else uses, in this process or another: a socket that
 /// is bound stands for them, so that the kernel frees them in any case.
-struct Block {
-    number: u8,
+#[derive(Debug)]
+pub struct Block {
+    /// The second number of the addresses.
+    pub number: u8,
     _mark: UdpSocket,
 }
 
 impl Block {
-    fn take() -> Block {
+    /// Some that are free.
+    pub fn take() -> Block {
         let free = BLOCKS.filter_map(|number| {
             let mark = UdpSocket::bind((Ipv4Addr::new(127, number, 255, 254), 7400)).ok()?;
             Some(Block {

@@ -18,6 +18,7 @@ mod e2e {
     mod plan;
     mod recover;
     mod sandbox;
+    mod scenario;
     mod versions;
     mod voters;
 }

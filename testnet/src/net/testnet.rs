@@ -73,6 +73,9 @@ pub struct TestnetOptions {
     pub nodes: u8,
     /// Over how many racks.
     pub racks: u8,
+    /// How many of them [`Testnet::up`] starts, the first ones; the others may
+    /// join later.
+    pub joined: u8,
     /// Second number of the addresses, so that testnets don't meet.
     pub block: u8,
     /// Further arguments of every `potluck node`.
@@ -87,6 +90,7 @@ impl TestnetOptions {
             programs: programs_beside_us(),
             nodes: 6,
             racks: 3,
+            joined: u8::MAX,
             block: 0,
             node_args: Vec::new(),
         }
@@ -146,15 +150,16 @@ impl Testnet {
         Ok(net)
     }
 
-    /// Sets a new one up with all its nodes, each joined through the first
-    /// one's address, and waits until all are up.
+    /// Sets a new one up with its nodes, each joined through the first one's
+    /// address, and waits until all are up.
     ///
     /// # Errors
     /// Any [`NetError`].
     pub fn up(options: &TestnetOptions) -> Result<Testnet, NetError> {
         let net = Testnet::found(options)?;
         let token = net.token(u32::from(options.nodes).max(1))?;
-        for node in &net.layout.nodes[1..] {
+        let joined = usize::from(options.joined).max(1);
+        for node in net.layout.nodes.iter().take(joined).skip(1) {
             net.start_joining(&node.name, &token)?;
         }
         net.await_all_up()?;
@@ -479,6 +484,19 @@ impl Testnet {
         for pid in self.processes(name).all() {
             // Gone already is as good.
             let _ = kill(Pid::from_raw(pid), signal);
+        }
+        Ok(())
+    }
+
+    /// Signals a node's `potluck` alone.
+    ///
+    /// # Errors
+    /// [`NetError::NoNode`].
+    pub fn signal_agent(&self, name: &str, signal: Signal) -> Result<(), NetError> {
+        self.place(name)?;
+        if let Some(agent) = self.processes(name).agent {
+            // Gone already is as good.
+            let _ = kill(Pid::from_raw(agent), signal);
         }
         Ok(())
     }

@@ -30,7 +30,8 @@ pub(super) enum Change {
     Submit {
         name: String,
         replicas: u32,
-        cpu: u32,
+        each: Resources,
+        priority: u32,
         directive: Directive,
     },
     Work {
@@ -147,14 +148,18 @@ impl World {
             Change::Submit {
                 name,
                 replicas,
-                cpu,
+                each,
+                priority,
                 directive,
             } => {
                 let name = JobName::in_default(name);
                 let version = cluster.next_version(&name);
                 submit(
                     change,
-                    &job(name, version, *replicas, *cpu, *directive),
+                    &Job {
+                        priority: *priority,
+                        ..job(name, version, *replicas, *each, *directive)
+                    },
                     now,
                 )
             }
@@ -166,7 +171,8 @@ impl World {
             } => {
                 let name = JobName::in_default(name);
                 let version = cluster.next_version(&name);
-                let service = job(name, version, 1, *cpu, *directive);
+                let each = Resources::new(*cpu, u64::from(*cpu) << 20);
+                let service = job(name, version, 1, each, *directive);
                 submit(change, &work(service, batch), now)
             }
             Change::Admit { host } => Command::RedeemToken {
@@ -240,7 +246,7 @@ fn signed(job: &Job) -> SignedJob {
     }
 }
 
-fn job(name: JobName, version: u64, replicas: u32, cpu: u32, directive: Directive) -> Job {
+fn job(name: JobName, version: u64, replicas: u32, each: Resources, directive: Directive) -> Job {
     let service = name.name.clone();
     Job {
         fleet: FleetId([7; 32]),
@@ -253,7 +259,7 @@ fn job(name: JobName, version: u64, replicas: u32, cpu: u32, directive: Directiv
         task: TaskTemplate {
             command: "run".into(),
             args: directive.to_args(),
-            resources: Resources::new(cpu, u64::from(cpu) << 20),
+            resources: each,
             ports: vec![PortSpec {
                 name: "http".into(),
                 number: None,

@@ -31,7 +31,7 @@ const GREET_WAIT: u64 = 1_500 * MS;
 pub struct Court {
     /// The index of its `Reign`.
     pub reign: u64,
-    /// The decider; boxed, since courts are moved with each step.
+    /// The decider; boxed, since it is large beside the rest.
     pub scheduler: Box<Scheduler>,
     /// When it began, on the world's clock.
     pub began: u64,
@@ -139,11 +139,10 @@ impl World {
         let now = self.queue.now();
         let clock = self.machines[at].clock(now);
         let event = self.bend_news(event);
-        let mut court = self.courts.remove(&at)?;
+        let court = self.courts.get_mut(&at)?;
         let cluster = &self.control.replicas[&at].cluster;
         let effects = court.scheduler.step(cluster, event, clock);
         self.stats.steps += 1;
-        self.courts.insert(at, court);
         let effects = self.bend_effects(effects);
         self.see(&Seen::Decided {
             at,

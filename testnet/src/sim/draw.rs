@@ -38,7 +38,7 @@ struct Draft<'a> {
 
 /// Draws a script of the options' length, without its end. Times count from
 /// its begin.
-pub(super) fn draw(rng: &mut Rng, options: &Options) -> Vec<(u64, Action)> {
+pub fn draw(rng: &mut Rng, options: &Options) -> Vec<(u64, Action)> {
     let mut draft = Draft {
         rng,
         options,

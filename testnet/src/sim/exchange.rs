@@ -166,7 +166,6 @@ impl World {
         wait: u64,
         then: Then,
     ) {
-        let id = self.number();
         let open = Open {
             from,
             life: self.machines[from].life,
@@ -174,8 +173,8 @@ impl World {
             to,
             then,
         };
-        self.requests.insert(id, open);
-        self.queue.after(wait, Due::GiveUp { id });
+        let id = self.requests.open(open);
+        self.queue.expire_after(wait, id);
         let (to, request) = match by {
             Some(by) => (by, Request::Relay(to, Box::new(request))),
             None => (to, request),
@@ -386,7 +385,7 @@ impl World {
     }
 
     pub(super) fn settle(&mut self, id: u64, response: Option<Response>) {
-        let Some(open) = self.requests.remove(&id) else {
+        let Some(open) = self.requests.close(id) else {
             return;
         };
         if self.machines[open.from].life != open.life {

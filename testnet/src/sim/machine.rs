@@ -96,13 +96,13 @@ pub struct Machine {
 
 impl Machine {
     /// A host that has not started yet.
-    pub fn new(number: usize, racks: usize, total: Resources, rng: &mut Rng) -> Machine {
+    pub fn new(number: usize, (rack, total): (String, Resources), rng: &mut Rng) -> Machine {
         let mut id = [1; 32];
         id[0] = (rng.below(250) + 1) as u8;
         id[1..3].copy_from_slice(&(number as u16).to_be_bytes());
         Machine {
             node: NodeId(id),
-            rack: format!("r{}", number % racks),
+            rack,
             total,
             admitted: false,
             host: None,

@@ -31,19 +31,34 @@ pub mod sabotage;
 pub mod script;
 mod session;
 pub mod trace;
+pub mod traces;
+mod waits;
 pub mod world;
 
 pub use check::{Violation, accepted::unhealed};
+pub use draw::draw;
 pub use sabotage::Sabotage;
 pub use script::{Action, Whom};
 pub use world::{Stats, World};
 
 use crate::scenario::Scenario;
+use potluck_specs::job::Resources;
 use rng::Rng;
 use std::{
     fmt,
     time::{Duration, Instant},
 };
+
+/// A host of a trace.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Its rack.
+    pub rack: String,
+    /// All that it has.
+    pub total: Resources,
+    /// It is not there at the begin.
+    pub joins: bool,
+}
 
 /// What a world is like.
 #[derive(Clone, Debug)]
@@ -56,6 +71,8 @@ pub struct Options {
     pub voters: usize,
     /// Thousandths of a core that hosts have, in turn.
     pub cpus: Vec<u32>,
+    /// What each host is, of a world that goes through a trace; else none.
+    pub shapes: Vec<Shape>,
     /// How long faults go on in each round.
     pub faulty_ms: u64,
     /// Rounds are begun until so much time has passed; at least one.
@@ -75,6 +92,8 @@ pub struct Options {
     pub bad_starts: u64,
     /// A bug put back on purpose.
     pub sabotage: Option<Sabotage>,
+    /// What made this world, in arguments of the command, if no scenario did.
+    pub arguments: Option<String>,
 }
 
 impl Default for Options {
@@ -84,6 +103,7 @@ impl Default for Options {
             racks: 3,
             voters: 3,
             cpus: vec![draw::HOST_CPU],
+            shapes: Vec::new(),
             faulty_ms: 60_000,
             total_ms: 0,
             scenario: Scenario::Random,
@@ -93,6 +113,7 @@ impl Default for Options {
             bad_fetches: 30,
             bad_starts: 20,
             sabotage: None,
+            arguments: None,
         }
     }
 }
@@ -139,6 +160,9 @@ impl Options {
 
     /// How many hosts are members from the begin, the first ones.
     pub fn founders(&self) -> usize {
+        if !self.shapes.is_empty() {
+            return self.shapes.iter().filter(|shape| !shape.joins).count();
+        }
         match self.scenario {
             Scenario::JoinStorm => self.voters.max(self.hosts / 5),
             _ => self.hosts,
@@ -178,7 +202,7 @@ impl fmt::Display for Summary {
         write!(
             f,
             "seed {}: {} s in {:.2} s real, healed after {} ms, {} reigns, {} accepted, \
-             {} awards, {} doubles, {} brakes",
+             {} awards, {} doubles, {} brakes, {:.0} events a second",
             self.seed,
             self.virtual_ms / 1_000,
             self.real.as_secs_f64(),
@@ -188,6 +212,7 @@ impl fmt::Display for Summary {
             stats.awards,
             stats.doubles,
             stats.brakes,
+            stats.events as f64 / self.real.as_secs_f64(),
         )
     }
 }
@@ -210,6 +235,9 @@ impl Failure {
     pub fn replay(&self) -> String {
         let (is, usual) = (&self.options, Options::drawn(self.seed));
         let mut command = format!("potluck testnet sim --seed {}", self.seed);
+        if let Some(arguments) = &is.arguments {
+            return format!("{command} {arguments}");
+        }
         let scenario = is.scenario.name();
         for (name, value, differs) in [
             (

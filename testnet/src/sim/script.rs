@@ -12,7 +12,7 @@ use potluck_core::{
     cluster::RolloutControl,
     host::{End, Event as HostEvent},
 };
-use potluck_specs::job::Batch;
+use potluck_specs::job::{Batch, PRIORITY_DEFAULT, Resources};
 
 /// More than faults alone use up: work whose tasks are to succeed does.
 const WORK_RETRIES: u32 = 12;
@@ -39,6 +39,17 @@ pub enum Action {
         cpu: u32,
         /// What its tasks do.
         directive: Directive,
+    },
+    /// A person submits a job whose tasks do nothing but take room.
+    Run {
+        /// The job.
+        name: String,
+        /// Its slots.
+        replicas: u32,
+        /// What each takes.
+        each: Resources,
+        /// Higher matters more.
+        priority: u32,
     },
     /// A person submits the next version of work that ends.
     Work {
@@ -206,8 +217,21 @@ impl World {
             } => self.client(Change::Submit {
                 name,
                 replicas,
-                cpu,
+                each: Resources::new(cpu, u64::from(cpu) << 20),
+                priority: PRIORITY_DEFAULT,
                 directive,
+            }),
+            Action::Run {
+                name,
+                replicas,
+                each,
+                priority,
+            } => self.client(Change::Submit {
+                name,
+                replicas,
+                each,
+                priority,
+                directive: Directive::default(),
             }),
             Action::Work {
                 name,

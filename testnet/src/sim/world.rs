@@ -15,11 +15,12 @@ use super::{
     held::Held,
     machine::Machine,
     network::Network,
-    queue::{MS, Queue},
+    queue::{MS, Popped, Queue},
     rng::Rng,
     sabotage,
     script::Action,
     trace::Trace,
+    waits::Waits,
 };
 use potluck_core::{
     host::End,
@@ -78,6 +79,8 @@ pub struct Stats {
     pub awards: u64,
     /// Doubles that a scheduler saw.
     pub doubles: u64,
+    /// Slots that nobody took, as schedulers noted it.
+    pub unplaced: u64,
     /// Times that the brake came on.
     pub brakes: u64,
     /// Hosts that a scheduler called unreachable.
@@ -96,6 +99,7 @@ impl Stats {
         self.reigns += other.reigns;
         self.awards += other.awards;
         self.doubles += other.doubles;
+        self.unplaced += other.unplaced;
         self.brakes += other.brakes;
         self.unreachable += other.unreachable;
         self.fenced += other.fenced;
@@ -106,6 +110,7 @@ impl Stats {
     pub fn note(&mut self, note: &Note) {
         match note {
             Note::Double { .. } => self.doubles += 1,
+            Note::Unplaced { slots, .. } => self.unplaced += u64::from(*slots),
             Note::BrakeOn { .. } => self.brakes += 1,
             Note::Session {
                 state: SessionState::Unreachable,
@@ -137,9 +142,11 @@ pub struct World {
     pub(super) gossip: Gossip,
     /// Who holds what in truth.
     pub held: Held,
-    pub(super) requests: BTreeMap<u64, Open>,
+    /// Requests that wait for their answers.
+    pub(super) requests: Waits<Open>,
     pub(super) clients: Vec<Client>,
-    invariants: Invariants,
+    /// `None` while they look, since they look at the world.
+    invariants: Option<Box<Invariants>>,
     /// The first broken one.
     pub violation: Option<Violation>,
     /// What happened.
@@ -159,9 +166,15 @@ impl World {
     pub fn new(seed: u64, options: Options, trace: bool) -> World {
         let mut rng = Rng::new(seed);
         let cpu = |number: usize| options.cpus[number % options.cpus.len()];
-        let total = |number: usize| Resources::new(cpu(number), 8 << 30);
+        let shape = |number: usize| match options.shapes.get(number) {
+            Some(shape) => (shape.rack.clone(), shape.total),
+            None => {
+                let rack = format!("r{}", number % options.racks);
+                (rack, Resources::new(cpu(number), 8 << 30))
+            }
+        };
         let mut machines: Vec<Machine> = (0..options.hosts)
-            .map(|number| Machine::new(number, options.racks, total(number), &mut rng))
+            .map(|number| Machine::new(number, shape(number), &mut rng))
             .collect();
         for machine in &mut machines[..options.founders()] {
             machine.admitted = true;
@@ -181,9 +194,9 @@ impl World {
             index,
             courts: BTreeMap::new(),
             published: BTreeMap::new(),
-            requests: BTreeMap::new(),
+            requests: Waits::default(),
             clients: Vec::new(),
-            invariants: Invariants::new(),
+            invariants: Some(Box::default()),
             violation: None,
             trace: Trace::new(trace),
             stats: Stats::default(),
@@ -215,9 +228,16 @@ impl World {
     /// # Errors
     /// The invariant that broke.
     pub fn run_until(&mut self, ms: u64) -> Result<(), Violation> {
-        while let Some(due) = self.queue.pop_until(ms * MS) {
+        while let Some(popped) = {
+            let requests = &self.requests;
+            self.queue
+                .pop_until(ms * MS, |id| requests.get(id).is_some())
+        } {
             self.stats.events += 1;
-            self.happen(due);
+            self.happen(match popped {
+                Popped::Due(due) => due,
+                Popped::Expired(id) => Due::GiveUp { id },
+            });
             if let Some(violation) = self.violation.take() {
                 return Err(violation);
             }
@@ -230,7 +250,7 @@ impl World {
         match due {
             Due::Request { to, .. } => Some(*to),
             Due::Answer { id, .. } | Due::GiveUp { id } => {
-                self.requests.get(id).map(|open| open.from)
+                self.requests.get(*id).map(|open| open.from)
             }
             Due::Host { at, .. } | Due::Court { at, .. } => Some(*at),
             Due::Commit(proposal) => Some(proposal.at),
@@ -269,11 +289,13 @@ impl World {
 
     /// Shows the invariants what happened.
     pub(super) fn see(&mut self, seen: &Seen<'_>) {
-        let mut invariants = std::mem::take(&mut self.invariants);
+        let Some(mut invariants) = self.invariants.take() else {
+            return;
+        };
         if let Err(violation) = invariants.see(self, seen) {
             self.violation.get_or_insert(violation);
         }
-        self.invariants = invariants;
+        self.invariants = Some(invariants);
     }
 
     pub(super) fn number(&mut self) -> u64 {

@@ -330,6 +330,7 @@ impl Scheduler {
             Refusal::StaleGeneration { .. } => {
                 if let Some(host) = self.picture.hosts.get_mut(&node) {
                     host.doubt();
+                    self.notable.add(node);
                 }
             }
             _ => {}

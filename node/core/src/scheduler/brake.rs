@@ -64,7 +64,7 @@ impl Brake {
     pub(super) fn judge(
         &mut self,
         suspects: &[Suspect<'_>],
-        racks: &BTreeMap<&str, usize>,
+        racks: &BTreeMap<String, usize>,
         now: Millis,
     ) -> Verdict {
         let mut verdict = Verdict::default();
@@ -100,7 +100,7 @@ impl Brake {
 
 /// So many are missed at once that it looks like a partition. Those that were
 /// let go still count while the window lasts, but cannot alone put it on.
-fn many(suspects: &[Suspect<'_>], racks: &BTreeMap<&str, usize>, now: Millis) -> Option<u32> {
+fn many(suspects: &[Suspect<'_>], racks: &BTreeMap<String, usize>, now: Millis) -> Option<u32> {
     let recent: Vec<_> = suspects
         .iter()
         .filter(|s| now.since(s.since) <= WINDOW)
@@ -111,7 +111,7 @@ fn many(suspects: &[Suspect<'_>], racks: &BTreeMap<&str, usize>, now: Millis) ->
     let hosts: usize = racks.values().sum();
     let large_share = recent.len() * SHARE_DIVISOR > hosts;
     let whole_rack = racks.iter().any(|(rack, size)| {
-        *size >= HOSTS_MIN && recent.iter().filter(|s| s.rack == *rack).count() == *size
+        *size >= HOSTS_MIN && recent.iter().filter(|s| s.rack == rack.as_str()).count() == *size
     });
     (large_share || whole_rack).then_some(recent.len() as u32)
 }
@@ -132,6 +132,13 @@ mod tests {
             .collect()
     }
 
+    fn sized<const N: usize>(racks: [(&str, usize); N]) -> BTreeMap<String, usize> {
+        racks
+            .map(|(rack, size)| (rack.to_owned(), size))
+            .into_iter()
+            .collect()
+    }
+
     #[test]
     fn comes_on_by_the_rule() {
         // hosts per rack (3 racks), silent hosts of the first rack, brakes?
@@ -146,7 +153,7 @@ mod tests {
             (10, 10, true),
         ];
         for (size, silent, brakes) in table {
-            let racks = BTreeMap::from([("a", size), ("b", size), ("c", size)]);
+            let racks = sized([("a", size), ("b", size), ("c", size)]);
             let mut brake = Brake::default();
             let verdict = brake.judge(&suspects(silent, "a", 1_000), &racks, Millis(2_000));
             assert_eq!(verdict.came_on.is_some(), brakes, "{silent} of {size}");
@@ -156,7 +163,7 @@ mod tests {
 
     #[test]
     fn failures_far_apart_do_not_add_up() {
-        let racks = BTreeMap::from([("a", 9)]);
+        let racks = sized([("a", 9)]);
         let mut all = suspects(3, "a", 1_000);
         all[2].since = Millis(40_000);
         let verdict = Brake::default().judge(&all, &racks, Millis(40_000));
@@ -165,7 +172,7 @@ mod tests {
 
     #[test]
     fn lets_go_one_by_one_after_a_minute() {
-        let racks = BTreeMap::from([("a", 3), ("b", 3)]);
+        let racks = sized([("a", 3), ("b", 3)]);
         let mut all = suspects(3, "a", 0);
         let mut brake = Brake::default();
         let mut released = Vec::new();
@@ -181,7 +188,7 @@ mod tests {
 
     #[test]
     fn goes_off_when_they_return() {
-        let racks = BTreeMap::from([("a", 3), ("b", 3)]);
+        let racks = sized([("a", 3), ("b", 3)]);
         let mut brake = Brake::default();
         brake.judge(&suspects(3, "a", 0), &racks, Millis(0));
         assert!(brake.is_on());

@@ -100,10 +100,15 @@ impl Scheduler {
         if !self.catalog.serves(job) {
             return services;
         }
+        // Most tasks of a job are of one version: its services are named once.
+        let mut named = None;
         for seat in self.picture.slots_of(job) {
             // One that is about to end may have been published by an earlier
             // scheduler: its service is said to be without it.
             for (_, report) in self.picture.reports(seat) {
+                if named.replace(report.version) == Some(report.version) {
+                    continue;
+                }
                 let version = self
                     .catalog
                     .of_task(cluster, job, &report.slot.job, report.version);

@@ -5,12 +5,7 @@
 //! scheduler that was itself late accuses nobody. Leaves to `brake` whether
 //! the verdict may have consequences.
 
-use super::{
-    Effect, Note, Scheduler, SessionState,
-    brake::Suspect,
-    picture::{Host, Picture},
-    rank::mix,
-};
+use super::{Effect, Note, Scheduler, SessionState, picture::Host, rank::mix};
 use potluck_specs::{Millis, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -153,15 +148,18 @@ impl Scheduler {
         self.capacity_grew = true;
     }
 
-    /// Looks at every host's silence. Due with each tick.
+    /// Looks at the silence of every host that may be silent. Due with each
+    /// tick.
     pub(super) fn watch(&mut self, now: Millis) {
+        self.notable.follow(&self.picture, self.began, now);
         self.greet(now);
         if now < self.accuse_from {
             return;
         }
-        let hosts = self.picture.hosts.iter();
-        let silent = hosts.filter(|(_, host)| is_missed(host, self.began, now));
-        let silent: Vec<NodeId> = silent.map(|(node, _)| *node).collect();
+        let (hosts, began) = (&self.picture.hosts, self.began);
+        let notable = self.notable.nodes.iter().copied();
+        let silent = notable.filter(|node| is_missed(&hosts[node], began, now));
+        let silent: Vec<NodeId> = silent.collect();
         for node in silent {
             self.watch_host(node, now);
         }
@@ -264,16 +262,12 @@ impl Scheduler {
 
     /// Lets go of the hosts that the brake lets go.
     fn release(&mut self, now: Millis) {
-        let suspects = suspects(&self.picture);
+        let suspects = self.notable.suspects(&self.picture);
         if suspects.is_empty() && !self.brake.is_on() {
             return;
         }
-        let mut racks: BTreeMap<&str, usize> = BTreeMap::new();
-        for host in self.picture.hosts.values() {
-            *racks.entry(&host.rack).or_default() += 1;
-        }
         let was_on = self.brake.is_on();
-        let verdict = self.brake.judge(&suspects, &racks, now);
+        let verdict = self.brake.judge(&suspects, &self.notable.racks, now);
         if let Some(suspects) = verdict.came_on {
             self.note(Note::BrakeOn { suspects });
         }
@@ -301,7 +295,10 @@ impl Scheduler {
     fn greet(&mut self, now: Millis) {
         let authority = self.authority;
         let began = self.began;
-        for (node, host) in &mut self.picture.hosts {
+        for node in &self.notable.nodes {
+            let Some(host) = self.picture.hosts.get_mut(node) else {
+                continue;
+            };
             let every = match host.state {
                 SessionState::Up if is_fresh(host, began, now) && host.complete => continue,
                 SessionState::Unknown | SessionState::Up => GREET_UNKNOWN_EVERY,
@@ -324,27 +321,11 @@ impl Scheduler {
 }
 
 /// Silent for so long that it is missed.
-fn is_missed(host: &Host, began: Millis, now: Millis) -> bool {
+pub(super) fn is_missed(host: &Host, began: Millis, now: Millis) -> bool {
     host.expected && host.silence(began, now) >= MISSED_AFTER
 }
 
 /// Up, and heard just now.
 pub(super) fn is_fresh(host: &Host, began: Millis, now: Millis) -> bool {
     host.state == SessionState::Up && host.silence(began, now) < MISSED_AFTER
-}
-
-fn suspects(picture: &Picture) -> Vec<Suspect<'_>> {
-    picture
-        .hosts
-        .iter()
-        .filter_map(|(node, host)| {
-            Some(Suspect {
-                node: *node,
-                rack: &host.rack,
-                since: host.suspected_at?,
-                waits: matches!(host.state, SessionState::Dead | SessionState::Unreachable),
-                lost: host.lost,
-            })
-        })
-        .collect()
 }

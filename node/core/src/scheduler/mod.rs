@@ -32,6 +32,7 @@ mod index;
 mod ledger;
 mod moves;
 mod names;
+mod notable;
 mod per_node;
 mod picture;
 mod preempt;
@@ -119,6 +120,7 @@ pub struct Scheduler {
     ticked_at: Option<Millis>,
     /// Nobody is accused before this.
     accuse_from: Millis,
+    notable: notable::Notable,
     catalog: catalog::Catalog,
     picture: picture::Picture,
     brake: brake::Brake,
@@ -195,6 +197,7 @@ impl Scheduler {
             shaped: None,
             ticked_at: None,
             accuse_from: Millis(0),
+            notable: notable::Notable::default(),
             catalog: catalog::Catalog::default(),
             picture: picture::Picture::default(),
             brake: brake::Brake::default(),
@@ -361,6 +364,7 @@ impl Scheduler {
             .filter(|member| member.draining)
             .map(|member| member.node)
             .collect();
+        self.notable.look_at_all();
         for seat in self.picture.follow(cluster.members(), at_begin) {
             self.touch(seat);
         }
@@ -428,6 +432,9 @@ impl Scheduler {
         let Some(taken) = self.picture.take(&mut self.names, &mut heartbeat, now) else {
             return answer;
         };
+        if taken.confirmed.is_none() {
+            self.notable.add(node);
+        }
         self.heard(node, now);
         self.index_report(&heartbeat, now);
         if was_draining != Some(heartbeat.draining) {

@@ -41,6 +41,8 @@ pub(super) struct Host {
     pub(super) total: Resources,
     pub(super) draining: bool,
     pub(super) slots: BTreeSet<Seat>,
+    /// Those of them whose tasks have ended: to be acknowledged.
+    stopped: BTreeSet<Seat>,
 }
 
 impl Host {
@@ -63,6 +65,7 @@ impl Host {
             total: Resources::default(),
             draining: false,
             slots: BTreeSet::new(),
+            stopped: BTreeSet::new(),
         }
     }
 
@@ -244,6 +247,10 @@ impl Picture {
         if before.is_some_and(|before| before.report == report) {
             return;
         }
+        match report.state {
+            TaskState::Stopped => host.stopped.insert(seat),
+            _ => host.stopped.remove(&seat),
+        };
         let begins = match before {
             None => host_is_known,
             Some(Told { report: before, .. }) => {
@@ -272,6 +279,7 @@ impl Picture {
         if let Some(host) = self.hosts.get_mut(&node)
             && host.slots.remove(&seat)
         {
+            host.stopped.remove(&seat);
             changed.insert(seat);
         }
         self.drop_report(seat, node);
@@ -290,10 +298,9 @@ impl Picture {
         let Some(host) = self.hosts.get(&node) else {
             return Vec::new();
         };
-        host.slots
+        host.stopped
             .iter()
             .filter_map(|seat| self.report(*seat, node))
-            .filter(|report| report.state == TaskState::Stopped)
             .map(|report| (report.slot.clone(), report.generation))
             .collect()
     }

@@ -228,8 +228,11 @@ impl Scheduler {
         node: NodeId,
         report: &SlotReport,
     ) -> Option<StopReason> {
-        let unknown = is_unknown(cluster, target.name(), report.version);
-        if !unknown && target.is_wrong(cluster, seat.index, report.version) {
+        // Nearly all tasks are of the right version, which is seen without
+        // looking the job up by its name.
+        if target.is_wrong(cluster, seat.index, report.version)
+            && !is_unknown(cluster, target.name(), report.version)
+        {
             return Some(StopReason::Replaced);
         }
         if self.gives_up(cluster, node) {

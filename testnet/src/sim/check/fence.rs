@@ -4,17 +4,23 @@
 
 use super::{Seen, Violation, World, broken};
 use potluck_core::auction::Authority;
-use std::collections::BTreeMap;
 
 const NAME: &str = "the fence";
 
 /// What each host has let pass, as seen from outside.
 #[derive(Debug, Default)]
 pub struct Fence {
-    heard: BTreeMap<usize, Authority>,
+    heard: Vec<Authority>,
 }
 
 impl Fence {
+    fn heard_by(&mut self, at: usize) -> &mut Authority {
+        if at >= self.heard.len() {
+            self.heard.resize(at + 1, Authority::default());
+        }
+        &mut self.heard[at]
+    }
+
     pub(super) fn see(&mut self, world: &World, seen: &Seen<'_>) -> Result<(), Violation> {
         match *seen {
             Seen::Answered {
@@ -37,7 +43,7 @@ impl Fence {
         heard: bool,
         obeyed: bool,
     ) -> Result<(), Violation> {
-        let known = self.heard.entry(at).or_default();
+        let known = self.heard_by(at);
         if obeyed && authority < *known {
             let what = format!("h{at} obeyed {authority:?} and had heard {known:?}");
             return broken(NAME, what);
@@ -58,7 +64,7 @@ impl Fence {
         let Some(host) = &world.machines[at].host else {
             return Ok(());
         };
-        let known = self.heard.entry(at).or_default();
+        let known = self.heard_by(at);
         let highest = host.highest();
         if highest < *known {
             let what = format!("h{at} had heard {known:?} and goes by {highest:?}");

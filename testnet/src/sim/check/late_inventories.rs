@@ -13,7 +13,8 @@ const NAME: &str = "no slot twice for lack of asking";
 /// Who has told which scheduler what.
 #[derive(Debug, Default)]
 pub struct LateInventories {
-    told: BTreeMap<(u64, usize), Holding>,
+    /// By reign and host.
+    told: BTreeMap<u64, Vec<Option<Holding>>>,
     /// Hosts that some scheduler gave up and none has heard since: what they
     /// held was placed elsewhere, and whoever reigns next goes by that.
     given_up: BTreeSet<NodeId>,
@@ -55,11 +56,14 @@ impl LateInventories {
         let Some(court) = world.courts.get(&to) else {
             return;
         };
-        let key = (court.reign, from);
         let newer =
             |before: &Holding| (before.life, before.taken_at) <= (holding.life, holding.taken_at);
-        if self.told.get(&key).is_none_or(newer) {
-            self.told.insert(key, holding.clone());
+        let told = self.told.entry(court.reign).or_default();
+        if from >= told.len() {
+            told.resize(from + 1, None);
+        }
+        if told[from].as_ref().is_none_or(newer) {
+            told[from] = Some(holding.clone());
         }
     }
 
@@ -86,7 +90,10 @@ impl LateInventories {
                     Some(SessionState::Dead | SessionState::Unreachable) | None
                 ) || (matches!(session, Some(SessionState::Unknown | SessionState::Out))
                     && self.given_up.contains(&machine.node));
-            let told = self.told.get(&(court.reign, host));
+            let told = self
+                .told
+                .get(&court.reign)
+                .and_then(|told| told.get(host)?.as_ref());
             // The scheduler knows, and starts the next task before this one
             // ends.
             let surges = court.scheduler.surge_from(slot) == Some(machine.node);

@@ -123,11 +123,6 @@ pub struct Invariants {
 }
 
 impl Invariants {
-    /// At the begin of a world.
-    pub fn new() -> Invariants {
-        Invariants::default()
-    }
-
     /// Checks one event.
     ///
     /// # Errors
