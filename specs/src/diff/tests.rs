@@ -172,7 +172,7 @@ const ROWS: &[Row] = &[
             (
                 "placement.requirements",
                 "[]",
-                "[os == \"linux\"]",
+                "[os = \"linux\"]",
                 Effect::RollingRestart,
             ),
             ("placement.spread", "[]", "[\"rack\"]", Effect::InPlace),

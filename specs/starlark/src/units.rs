@@ -282,7 +282,7 @@ mod tests {
             ("256 MiB", Some("\"256MiB\"")),
             ("64mib", Some("\"64MiB\"")),
             ("64", Some("\"64B\"")),
-            ("2G", Some("\"2000000000B\"")),
+            ("2G", Some("\"1953125KiB\"")),
             ("lots", None),
             ("-1MiB", None),
             ("1e400GiB", None),
