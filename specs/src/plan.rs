@@ -46,10 +46,31 @@ pub struct Forecast {
     pub kept: u32,
     /// Tasks that would be started, by place.
     pub rows: Vec<ForecastRow>,
+    /// Each task that would start, move or stop, where they are few enough to
+    /// be read.
+    #[serde(default)]
+    pub tasks: Vec<PlannedTask>,
+    /// Running tasks that would not be wanted any more.
+    #[serde(default)]
+    pub stops: u32,
+    /// Tasks that the look left out: it has a limit.
+    #[serde(default)]
+    pub not_looked_at: u32,
     /// Tasks that would not find a place, by reason.
     pub unplaced: Vec<Unplaced>,
     /// Other jobs that this one would wait for, each with what is lacking.
     pub waits: Vec<Wait>,
+}
+
+/// What happens to one task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedTask {
+    /// Its number.
+    pub slot: u32,
+    /// The node that it runs on now.
+    pub from: Option<String>,
+    /// The node that it would be started on; none if it would stop.
+    pub to: Option<String>,
 }
 
 /// Tasks in one place.
@@ -95,11 +116,11 @@ pub struct PlannedStage {
 }
 
 impl Plan {
-    /// Would anything change? What `potluck plan` tells by its exit code.
+    /// Would `run` change anything? What `potluck plan` tells by its exit
+    /// code. A job that left the file runs on, so that alone is no change.
     pub fn has_changes(&self) -> bool {
-        self.jobs
-            .iter()
-            .any(|job| job.change != JobChange::Unchanged)
+        let nothing = |change| matches!(change, JobChange::Unchanged | JobChange::Removed);
+        self.jobs.iter().any(|job| !nothing(job.change))
     }
 
     /// Would anything be refused?
@@ -220,6 +241,11 @@ mod tests {
         let same = plan(Some(&old), Some(&new));
         assert_eq!((same.change, same.version), (JobChange::Unchanged, Some(4)));
         assert!(!Plan { jobs: vec![same] }.has_changes());
+        let left = plan(Some(&old), None);
+        assert!(
+            !Plan { jobs: vec![left] }.has_changes(),
+            "run stops nothing"
+        );
         new.task.command = "x".into();
         new.change.update.stages = vec![Stage {
             size: StageSize::Count(1),

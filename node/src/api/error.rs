@@ -37,6 +37,9 @@ pub struct ApiError {
     pub message: String,
     /// What to do about it.
     pub hint: Option<String>,
+    /// What is wrong one by one, for programs; never sent.
+    #[serde(skip)]
+    pub findings: Option<Box<serde_json::Value>>,
 }
 
 impl ApiError {
@@ -46,6 +49,7 @@ impl ApiError {
             code,
             message: message.into(),
             hint: None,
+            findings: None,
         }
     }
 
@@ -53,6 +57,13 @@ impl ApiError {
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> ApiError {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same error with all that is wrong, for programs.
+    #[must_use]
+    pub fn findings(mut self, findings: serde_json::Value) -> ApiError {
+        self.findings = Some(Box::new(findings));
         self
     }
 

@@ -280,8 +280,14 @@ pub struct JobStatus {
     pub name: JobName,
     /// Its current version.
     pub version: u64,
-    /// Slots wanted.
+    /// Slots wanted; of one per node, as many as nodes suit now.
     pub replicas: u32,
+    /// One for each node that suits.
+    #[serde(default)]
+    pub per_node: bool,
+    /// On how many nodes is not known: a new scheduler still asks them.
+    #[serde(default)]
+    pub counting: bool,
     /// Nothing of it is wanted any more.
     pub stopped: bool,
     /// Tasks that run.
@@ -362,6 +368,10 @@ impl JobStatus {
     /// How far it is, in a few words.
     pub fn progress(&self) -> String {
         match &self.batch {
+            None if self.counting => format!("{}/? healthy", self.healthy),
+            None if self.per_node && self.replicas == 0 && !self.stopped => {
+                "0/0 healthy: no node meets its requirements now".into()
+            }
             None => format!("{}/{} healthy", self.healthy, self.replicas),
             Some(batch) => {
                 let mut words = format!("{}/{} done", batch.done, batch.completions);
@@ -461,6 +471,9 @@ pub struct VersionStatus {
     pub package: PackageId,
     /// Slots wanted.
     pub replicas: u32,
+    /// One for each node that suits: `replicas` says nothing.
+    #[serde(default)]
+    pub per_node: bool,
     /// Where it came from.
     pub origin: Origin,
 }
@@ -551,6 +564,9 @@ pub struct Explained {
     /// If no host can take it: the smallest change of the job that would
     /// place it.
     pub change: Option<String>,
+    /// What the job waits for before any of its tasks starts.
+    #[serde(default)]
+    pub waits: Vec<String>,
 }
 
 /// What the scheduler thinks of a host for a slot.

@@ -514,6 +514,9 @@ pub(super) struct RunArgs {
     /// Set a param of the spec.
     #[arg(long, value_name = "NAME=VALUE")]
     pub set: Vec<String>,
+    /// Take packages that lie outside of the spec's root folder, too.
+    #[arg(long)]
+    pub allow_outside: bool,
 }
 
 /// `potluck plan`.
@@ -527,6 +530,9 @@ pub(super) struct PlanArgs {
     /// Set a param of the spec.
     #[arg(long, value_name = "NAME=VALUE")]
     pub set: Vec<String>,
+    /// Take packages that lie outside of the spec's root folder, too.
+    #[arg(long)]
+    pub allow_outside: bool,
 }
 
 /// A version that a job is expected to be at.

@@ -251,7 +251,7 @@ impl Session {
                 Ok(other) => return Err(crate::api::client::unexpected(&other)),
                 Err(error) if !error.is_worth_a_retry() => return Err(error),
                 Err(error) if tokio::time::Instant::now() >= end => return Err(error),
-                Err(error) => progress(&format!("{}; trying again", error.message)),
+                Err(error) => progress(&format!("{}{}", error.message, super::output::AGAIN)),
             }
             tokio::time::sleep(CHANGE_PAUSE).await;
         }

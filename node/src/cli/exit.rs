@@ -60,7 +60,7 @@ pub(super) fn fail_as(error: &ApiError, code: u8, format: Format) -> ExitCode {
 
 /// One line.
 fn document(error: &ApiError, code: u8) -> serde_json::Value {
-    serde_json::json!({
+    let mut document = serde_json::json!({
         "error": {
             "code": name(error),
             "exit_code": code,
@@ -68,7 +68,11 @@ fn document(error: &ApiError, code: u8) -> serde_json::Value {
             "hint": error.hint,
             "retry": error.is_worth_a_retry(),
         }
-    })
+    });
+    if let Some(findings) = &error.findings {
+        document["error"]["findings"] = (**findings).clone();
+    }
+    document
 }
 
 #[cfg(test)]
@@ -96,5 +100,9 @@ mod tests {
         assert_eq!(read["error"]["retry"], true);
         assert_eq!(read["error"]["hint"], "wait");
         assert!(!read.to_string().contains('\n'));
+        assert!(read["error"].get("findings").is_none());
+        let wrong = serde_json::json!([{ "message": "x" }]);
+        let read = document(&error.findings(wrong.clone()), 2);
+        assert_eq!(read["error"]["findings"], wrong);
     }
 }

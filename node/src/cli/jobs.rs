@@ -131,6 +131,11 @@ fn show_jobs(jobs: &[JobStatus]) -> String {
     )
 }
 
+/// Are all its tasks healthy? Of one per node that must be known first.
+pub(super) fn is_complete(job: &JobStatus) -> bool {
+    job.healthy == job.replicas && !job.counting
+}
+
 /// The state of a job of which nothing runs and nothing should.
 const STOPPED: &str = "stopped";
 
@@ -143,7 +148,7 @@ fn job_state(job: &JobStatus) -> &'static str {
         JobStatus {
             batch: Some(batch), ..
         } => batch.state.name(),
-        _ if job.healthy == job.replicas => "healthy",
+        _ if is_complete(job) => "healthy",
         _ => "pending",
     }
 }
@@ -336,6 +341,9 @@ pub(super) async fn explain(task: SlotId, global: &Global) -> Result<ExitCode, A
         );
         if !explained.closest.is_empty() {
             text.push_str(&format!("\nclosest: {}", explained.closest.join(", ")));
+        }
+        for wait in &explained.waits {
+            text.push_str(&format!("\nwaits first for {wait}"));
         }
         if let Some(change) = &explained.change {
             text.push_str(&format!("\nwould place it: {change}"));

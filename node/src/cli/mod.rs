@@ -3,6 +3,7 @@
 
 mod admin;
 mod args;
+mod beside;
 mod cluster;
 mod connect;
 mod copy;

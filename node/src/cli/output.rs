@@ -71,6 +71,12 @@ pub(super) fn table<const N: usize>(
 /// Before this, and between two lines, nothing is said of what goes on.
 const SAY_AFTER: Duration = Duration::from_secs(1);
 
+/// How a text ends that says why something is tried again.
+pub(super) const AGAIN: &str = "; trying again";
+
+/// Most of these that are said once only.
+const TRIED_MAX: usize = 100;
+
 /// Something that goes on while a person waits: a spinner on a terminal, lines
 /// on standard error elsewhere, each time that there is something new.
 pub(super) struct Waiting {
@@ -116,6 +122,7 @@ impl Waiting {
     pub(super) async fn during<T>(&self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         let mut said = String::new();
+        let mut tried: Vec<String> = Vec::new();
         loop {
             tokio::select! {
                 done = &mut work => {
@@ -125,8 +132,12 @@ impl Waiting {
                 () = tokio::time::sleep(SAY_AFTER) => {}
             }
             let text = self.text().clone();
-            if self.bar.is_hidden() && text != said {
+            if self.bar.is_hidden() && text != said && !tried.contains(&text) {
                 note(self.format, "progress", &text);
+                // Two reasons to try again may alternate for long.
+                if text.ends_with(AGAIN) && tried.len() < TRIED_MAX {
+                    tried.push(text.clone());
+                }
                 said = text;
             }
         }

@@ -4,9 +4,11 @@
 use super::{
     args::{Expected, Global, RunArgs},
     connect::{Session, connect},
-    evaluate::evaluate,
+    evaluate::{Wanted, evaluate},
+    jobs::is_complete,
     origin,
     output::{self, Waiting},
+    plan, spec,
     upload::Package,
 };
 use crate::api::{
@@ -19,9 +21,17 @@ use crate::api::{
 use potluck_core::cluster::Origin;
 use potluck_specs::{
     Job, JobName, PackageId,
+    finding::{Severity, refused},
     job::{JobDraft, SignedJob},
+    plan::JobPlan,
 };
-use std::{path::Path, process::ExitCode, time::Duration};
+use potluck_starlark::Finding;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
 
 /// Times that a version race with another submitter is tried again.
 const VERSION_TRIES: u32 = 5;
@@ -48,32 +58,40 @@ struct Wish {
 
 /// `potluck run FILE`, `potluck run --version N JOB`.
 pub(super) async fn run(args: &RunArgs, global: &Global) -> Result<ExitCode, ApiError> {
+    let mut told = Vec::new();
     let (mut session, wishes) = match args.version {
         Some(version) => go_back(args, version, global).await?,
-        None => from_spec(args, global).await?,
+        None => from_spec(args, global, &mut told).await?,
     };
+    let names: Vec<JobName> = wishes.iter().map(|wish| wish.job.name.clone()).collect();
     let mut accepted = Vec::new();
     for wish in wishes {
         let waiting = output::waiting(global.output, &format!("submitting {}", wish.job.name));
         let work = submit(&mut session, wish, &waiting);
-        accepted.push(waiting.during(work).await?);
+        match waiting.during(work).await {
+            Ok(done) => accepted.push(done),
+            Err(error) => {
+                let left = &names[accepted.len()..];
+                return Err(half_done(error, &accepted, left, global));
+            }
+        }
     }
-    let statuses = if args.no_wait {
-        Vec::new()
-    } else {
-        wait(&mut session, args, &accepted, global).await?
+    let statuses = match args.no_wait {
+        true => Ok(Vec::new()),
+        false => wait(&mut session, args, &accepted, global).await,
     };
-    let shown = serde_json::json!({ "accepted": accepted, "jobs": statuses });
-    output::print(global.output, &shown, |_| {
-        accepted
-            .iter()
-            .map(|job| show(job, &statuses))
-            .collect::<Vec<_>>()
-            .join("\n")
-    });
-    match statuses.iter().find_map(failure).filter(|_| args.wait_done) {
+    let (statuses, failed) = match statuses {
+        Ok(statuses) => (statuses, None),
+        Err(error) => (Vec::new(), Some(error)),
+    };
+    let shown = serde_json::json!({ "accepted": accepted, "jobs": statuses, "findings": told });
+    output::print(global.output, &shown, |_| show_all(&accepted, &statuses));
+    match failed {
         Some(error) => Err(error),
-        None => Ok(ExitCode::SUCCESS),
+        None => match statuses.iter().find_map(failure).filter(|_| args.wait_done) {
+            Some(error) => Err(error),
+            None => Ok(ExitCode::SUCCESS),
+        },
     }
 }
 
@@ -82,7 +100,7 @@ pub(super) async fn run(args: &RunArgs, global: &Global) -> Result<ExitCode, Api
 fn is_there(status: &JobStatus, done: bool) -> bool {
     let up_to_date = || status.tasks.iter().all(|task| task.up_to_date);
     match &status.batch {
-        None => status.healthy == status.replicas && up_to_date(),
+        None => is_complete(status) && up_to_date(),
         Some(batch) if batch.state != BatchState::Running => true,
         Some(_) if done => false,
         Some(batch) => batch.done > 0 || (status.healthy > 0 && up_to_date()),
@@ -107,14 +125,59 @@ fn failure(status: &JobStatus) -> Option<ApiError> {
     })
 }
 
-/// The jobs of a spec file.
-async fn from_spec(args: &RunArgs, global: &Global) -> Result<(Session, Vec<Wish>), ApiError> {
+fn show_all(accepted: &[Accepted], statuses: &[JobStatus]) -> String {
+    let shown = accepted.iter().map(|job| show(job, statuses));
+    shown.collect::<Vec<_>>().join("\n")
+}
+
+/// A refusal after others were accepted: what was changed is told as if all
+/// had been, and the error says what was not.
+fn half_done(
+    mut error: ApiError,
+    accepted: &[Accepted],
+    left: &[JobName],
+    global: &Global,
+) -> ApiError {
+    if accepted.is_empty() {
+        return error;
+    }
+    let shown = serde_json::json!({ "accepted": accepted, "jobs": [], "not_submitted": left });
+    output::print(global.output, &shown, |_| show_all(accepted, &[]));
+    let changed: Vec<String> = accepted
+        .iter()
+        .map(|job| format!("{} is at version {}", job.job, job.version))
+        .collect();
+    let left: Vec<String> = left.iter().map(ToString::to_string).collect();
+    error.message = format!(
+        "{}; before that, {}; not submitted: {}",
+        error.message,
+        changed.join(", "),
+        left.join(", ")
+    );
+    error
+}
+
+/// The jobs of a spec file, those that others wait for first. Nothing is
+/// changed yet, and what could refuse one of them is asked for all.
+async fn from_spec(
+    args: &RunArgs,
+    global: &Global,
+    told: &mut Vec<Finding>,
+) -> Result<(Session, Vec<Wish>), ApiError> {
     let file = Path::new(&args.what);
-    let drafts = evaluate(file, &args.set, args.replicas)?;
+    let spec = evaluate(&Wanted {
+        file,
+        set: &args.set,
+        replicas: args.replicas,
+        allow_outside: args.allow_outside,
+        may_be_empty: false,
+        format: global.output,
+    })?;
+    let drafts = first_the_needed(&spec.drafts);
     let names: Vec<&JobName> = drafts.iter().map(|draft| &draft.name).collect();
     check_expected(&args.expect_version, &names)?;
-    let (origin, session) = tokio::join!(origin::of(file), connect(global));
-    let (origin, session) = (origin?, session?);
+    let (origin, session) = tokio::join!(origin::of(file, &spec.inputs), connect(global));
+    let (origin, mut session) = (origin?, session?);
     let wishes = drafts.into_iter().map(|draft| {
         let package = Package::of(&draft, file)?;
         let about = about(args, &draft.name, origin.clone());
@@ -127,8 +190,108 @@ async fn from_spec(args: &RunArgs, global: &Global) -> Result<(Session, Vec<Wish
             about,
         })
     });
-    let wishes = wishes.collect::<Result<_, ApiError>>()?;
+    let wishes: Vec<Wish> = wishes.collect::<Result<_, ApiError>>()?;
+    told.extend(spec.findings.iter().cloned());
+    let alone = wishes.len() == 1 && wishes[0].job.change.depends_on.is_empty();
+    if !alone {
+        let waiting = output::waiting(global.output, "asking the scheduler");
+        let plans = waiting.during(look_ahead(&mut session, &wishes, &waiting));
+        let plans = plans.await?;
+        refuse_any(&wishes, &plans)?;
+        let missing = spec.missing(&plan::missing(&plans));
+        spec::tell(&missing, global.output);
+        told.extend(missing);
+    }
     Ok((session, wishes))
+}
+
+/// What the leader says to all of the jobs, again and again until there is
+/// one.
+async fn look_ahead(
+    session: &mut Session,
+    wishes: &[Wish],
+    waiting: &Waiting,
+) -> Result<Vec<JobPlan>, ApiError> {
+    let jobs: Vec<Job> = wishes.iter().map(|wish| wish.job.clone()).collect();
+    let end = tokio::time::Instant::now() + LOOK_WAIT;
+    loop {
+        match plan::ask(session, &jobs).await {
+            Err(error) if error.is_worth_a_retry() && tokio::time::Instant::now() < end => {
+                waiting.tell(&format!("{}{}", error.message, output::AGAIN));
+                tokio::time::sleep(LOOK_PAUSE).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// An error if any of the jobs would be refused: then none is submitted.
+fn refuse_any(wishes: &[Wish], plans: &[JobPlan]) -> Result<(), ApiError> {
+    let nothing = "nothing was changed";
+    for (wish, plan) in wishes.iter().zip(plans) {
+        let current = plan.version.unwrap_or(0);
+        if let Some(expected) = wish.about.expected_version.filter(|v| *v != current) {
+            let message = format!(
+                "job {} is at version {current}, and was expected to be at version {expected}; \
+                 {nothing}",
+                plan.job
+            );
+            return Err(ApiError::new(ErrorCode::Conflict, message).hint(format!(
+                "it moved on since you looked; see potluck history {}, and plan again",
+                plan.job
+            )));
+        }
+    }
+    let wrong: Vec<String> = plans
+        .iter()
+        .filter(|plan| refused(&plan.findings))
+        .flat_map(|plan| {
+            let errors = plan
+                .findings
+                .iter()
+                .filter(|f| f.severity == Severity::Error);
+            errors.map(|found| format!("job {}: {}", plan.job, found.message))
+        })
+        .collect();
+    match wrong.is_empty() {
+        true => Ok(()),
+        false => {
+            let message = format!("{}; {nothing}", wrong.join("; "));
+            Err(ApiError::new(ErrorCode::BadRequest, message))
+        }
+    }
+}
+
+/// Drafts in their order, but each behind those that it waits for: so one that
+/// stands ready when the next comes, and a circle that an earlier version
+/// closed is open before its other end is submitted.
+fn first_the_needed(drafts: &[JobDraft]) -> Vec<JobDraft> {
+    let places: BTreeMap<&JobName, usize> = drafts.iter().map(|d| &d.name).zip(0..).collect();
+    let mut done = BTreeSet::new();
+    let mut order = Vec::new();
+    for start in 0..drafts.len() {
+        // Each with how many of those it waits for were looked at.
+        let mut way = vec![(start, 0)];
+        while let Some((at, next)) = way.pop() {
+            if done.contains(&at) {
+                continue;
+            }
+            match drafts[at].change.depends_on.get(next) {
+                Some(needed) => {
+                    way.push((at, next + 1));
+                    let known = places.get(&needed.job).copied();
+                    // The checks refused circles.
+                    let fresh = |to: &usize| way.iter().all(|(known, _)| known != to);
+                    way.extend(known.filter(fresh).map(|to| (to, 0)));
+                }
+                None => {
+                    done.insert(at);
+                    order.push(drafts[at].clone());
+                }
+            }
+        }
+    }
+    order
 }
 
 /// The job of a draft, under the first version.
@@ -336,7 +499,7 @@ async fn look(
             }
             Err(error) if error.code == ErrorCode::NotFound => return Ok(Present::default()),
             Err(error) if error.is_worth_a_retry() && tokio::time::Instant::now() < end => {
-                waiting.tell(&format!("{}; trying again", error.message));
+                waiting.tell(&format!("{}{}", error.message, output::AGAIN));
                 tokio::time::sleep(LOOK_PAUSE).await;
             }
             Err(error) => return Err(error),
@@ -375,6 +538,86 @@ async fn wait(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use potluck_specs::job::Dependency;
+
+    fn wish(name: &str, on: &[&str], expected: Option<u64>) -> Wish {
+        let dependency = |on: &&str| Dependency {
+            job: JobName::in_default(on),
+            ..Dependency::default()
+        };
+        let mut job = Job {
+            name: JobName::in_default(name),
+            ..Job::default()
+        };
+        job.change.depends_on = on.iter().map(dependency).collect();
+        Wish {
+            package: Package::known(job.package),
+            further: Vec::new(),
+            about: About {
+                expected_version: expected,
+                ..About::default()
+            },
+            job,
+        }
+    }
+
+    #[test]
+    fn nothing_is_submitted_if_one_would_be_refused() {
+        let plan = |name: &str, version| {
+            let mut plan = JobPlan::of(None, Some(&wish(name, &[], None).job)).unwrap();
+            plan.version = version;
+            plan
+        };
+        let wishes = [wish("web", &[], Some(7)), wish("api", &[], Some(9))];
+        let plans = [plan("web", Some(7)), plan("api", Some(9))];
+        assert_eq!(refuse_any(&wishes, &plans), Ok(()));
+        let error = refuse_any(&wishes, &[plan("web", Some(7)), plan("api", Some(1))]).unwrap_err();
+        assert_eq!(error.code, ErrorCode::Conflict);
+        for words in [
+            "job api is at version 1",
+            "at version 9",
+            "nothing was changed",
+        ] {
+            assert!(error.message.contains(words), "{}", error.message);
+        }
+        let mut circle = plan("api", Some(9));
+        let path = potluck_specs::path::FieldPath::of("change.depends_on");
+        circle.findings = vec![potluck_specs::finding::Finding::error(
+            path,
+            "cycle: api -> web -> api",
+        )];
+        let error = refuse_any(&wishes, &[plan("web", Some(7)), circle]).unwrap_err();
+        assert!(
+            error.message.contains("job api: cycle"),
+            "{}",
+            error.message
+        );
+    }
+
+    #[test]
+    fn the_needed_are_submitted_first() {
+        let draft = |name: &str, on: &[&str]| {
+            let source = potluck_specs::job::PackageSource::Path("p".into());
+            let mut draft = JobDraft::new(JobName::in_default(name), source, "c");
+            draft.change = wish(name, on, None).job.change;
+            draft
+        };
+        let order = |drafts: &[JobDraft]| -> Vec<String> {
+            let ordered = first_the_needed(drafts);
+            ordered
+                .iter()
+                .map(|draft| draft.name.name.clone())
+                .collect()
+        };
+        let drafts = [
+            draft("a", &["c", "x"]),
+            draft("b", &[]),
+            draft("c", &["b"]),
+            draft("d", &[]),
+        ];
+        assert_eq!(order(&drafts), ["b", "c", "a", "d"]);
+        assert_eq!(order(&drafts[1..2]), ["b"]);
+    }
 
     fn expected(texts: &[&str]) -> Vec<Expected> {
         texts.iter().map(|text| text.parse().unwrap()).collect()

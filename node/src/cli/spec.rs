@@ -8,10 +8,10 @@ use super::{
     output,
 };
 use crate::api::error::{ApiError, ErrorCode};
-use potluck_specs::{job::JobDraft, schema::of_a_job};
+use potluck_specs::schema::of_a_job;
 use potluck_starlark::{
-    EvalError, Evaluated, EvaluatedJob, Finding, Look, Outcome, Parameter, Sandbox, Settings,
-    Shown, Starting, Wanted, describe_functions, render, starting_file,
+    EvalError, Evaluated, EvaluatedJob, Evaluator, Files, Finding, Label, Look, Outcome, Parameter,
+    Sandbox, Settings, Shown, Starting, Text, Wanted, describe_functions, render, starting_file,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -21,6 +21,8 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
 };
+
+mod across;
 
 /// Most files that a folder may hold: more are a mistake in the path.
 const FILES_MAX: usize = 20_000;
@@ -40,30 +42,32 @@ pub(super) fn run(command: SpecCommand, global: &Global) -> Result<ExitCode, Api
         SpecCommand::Check { paths, set } => check(&paths, &settings(&set)?, global),
         SpecCommand::Show { file, set } => show(&file, &settings(&set)?, global),
         SpecCommand::Schema { part } => schema(part),
-        SpecCommand::New(args) => new(args),
+        SpecCommand::New(args) => new(args, global),
     }
 }
 
-/// Evaluates the spec of `potluck run` and `potluck plan`: its drafts, once
-/// warnings are told.
+/// Evaluates the spec of `potluck run` and `potluck plan`.
 ///
 /// # Errors
-/// All that is wrong with the spec, rendered.
-pub(super) fn evaluate(file: &Path, set: &[String]) -> Result<Vec<JobDraft>, ApiError> {
+/// All that is wrong with the spec, told.
+pub(super) fn evaluate(asked: &super::evaluate::Wanted) -> Result<Evaluated, ApiError> {
     let wanted = Wanted {
-        settings: settings(set)?,
+        settings: settings(asked.set)?,
+        may_be_library: asked.may_be_empty,
         ..Wanted::default()
     };
-    let evaluated = sandbox()?.evaluate(file, &wanted).map_err(refused)?;
-    tell(&evaluated.findings);
-    let jobs = evaluated.jobs.into_iter();
-    let not_yet: Vec<Finding> = jobs.clone().flat_map(|job| job.not_yet).collect();
+    let evaluated = sandbox()?
+        .evaluate(asked.file, &wanted)
+        .map_err(|error| refused(error, asked.format))?;
+    let jobs = evaluated.jobs.iter();
+    let not_yet: Vec<Finding> = jobs.flat_map(|job| job.not_yet.clone()).collect();
     if !not_yet.is_empty() {
-        tell(&not_yet);
+        let all = [evaluated.findings, not_yet].concat();
+        tell(&all, asked.format);
         let message = "the spec asks for what this version does not carry out yet";
-        return Err(ApiError::new(ErrorCode::BadRequest, message));
+        return Err(ApiError::new(ErrorCode::BadRequest, message).findings(json!(all)));
     }
-    Ok(jobs.map(|job| job.draft).collect())
+    Ok(evaluated)
 }
 
 /// This program as the child that evaluates.
@@ -81,15 +85,10 @@ fn settings(set: &[String]) -> Result<Settings, ApiError> {
         .map_err(|why| ApiError::new(ErrorCode::BadRequest, why))
 }
 
-/// Findings are drawn here; the error that ends the command only counts them.
-fn refused(error: EvalError) -> ApiError {
+/// What ended an evaluation, for the person.
+fn refused(error: EvalError, format: Format) -> ApiError {
     match error {
-        EvalError::Findings(findings) => {
-            tell(&findings);
-            let wrong = findings.iter().filter(|finding| finding.is_error()).count();
-            let message = format!("the spec is refused: {}", counted(wrong, "error"));
-            ApiError::new(ErrorCode::BadRequest, message)
-        }
+        EvalError::Findings(findings) => refuse(&findings, format),
         EvalError::Root(error) => ApiError::new(ErrorCode::NotFound, chain(&error)),
         EvalError::Start { .. } | EvalError::Crashed { .. } => {
             ApiError::new(ErrorCode::Internal, chain(&error))
@@ -98,18 +97,32 @@ fn refused(error: EvalError) -> ApiError {
     }
 }
 
-/// Draws findings on standard error.
-fn tell(findings: &[Finding]) {
-    if findings.is_empty() {
+/// Findings are drawn here; the error that ends the command counts them, and
+/// holds them for programs.
+pub(super) fn refuse(findings: &[Finding], format: Format) -> ApiError {
+    tell(findings, format);
+    let wrong = findings.iter().filter(|finding| finding.is_error()).count();
+    let message = format!("the spec is refused: {}", counted(wrong, "error"));
+    ApiError::new(ErrorCode::BadRequest, message).findings(json!(findings))
+}
+
+/// Draws findings on standard error; who reads JSON gets them there.
+pub(super) fn tell(findings: &[Finding], format: Format) {
+    if findings.is_empty() || format == Format::Json {
         return;
     }
     let stderr = io::stderr();
+    let drawn = draw(findings, stderr.is_terminal());
+    // Who does not read it does not need it.
+    let _ = writeln!(stderr.lock(), "{drawn}\n");
+}
+
+fn draw(findings: &[Finding], terminal: bool) -> String {
     let look = Look {
-        colours: stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+        colours: terminal && std::env::var_os("NO_COLOR").is_none(),
         width: COLUMNS,
     };
-    // Who does not read it does not need it.
-    let _ = writeln!(stderr.lock(), "{}\n", render(findings, look));
+    render(findings, look)
 }
 
 fn counted(count: usize, what: &str) -> String {
@@ -144,6 +157,10 @@ impl Checked {
                 checked.findings = findings;
                 let not_yet = jobs.into_iter().flat_map(|job| job.not_yet);
                 checked.findings.extend(not_yet);
+                checked.findings.sort_by(|a, b| {
+                    let place = |f: &Finding| (f.at.file.clone(), f.at.line, f.at.column);
+                    place(a).cmp(&place(b))
+                });
             }
             Err(error) => checked.error = Some(chain(&error)),
         }
@@ -159,19 +176,20 @@ impl Checked {
 fn check(paths: &[PathBuf], settings: &Settings, global: &Global) -> Result<ExitCode, ApiError> {
     let mut named = Vec::new();
     let mut found = Vec::new();
+    let mut gone = Vec::new();
     for path in paths {
         match path.is_dir() {
             true => walk(path, &mut found)?,
-            false if !path.exists() => {
-                let message = format!("there is no {}", path.display());
-                return Err(ApiError::new(ErrorCode::NotFound, message));
-            }
+            false if !path.exists() => gone.push(path.clone()),
             false => named.push(path.clone()),
         }
     }
     found.retain(|path| !named.contains(path));
     if named.is_empty() && found.is_empty() {
-        let message = "there is no *.star file";
+        let message = match gone.first() {
+            Some(path) => format!("there is no {}", path.display()),
+            None => "there is no *.star file".into(),
+        };
         return Err(ApiError::new(ErrorCode::NotFound, message));
     }
     let sandbox = sandbox()?;
@@ -183,55 +201,80 @@ fn check(paths: &[PathBuf], settings: &Settings, global: &Global) -> Result<Exit
     // A file that a folder happens to hold may be a library.
     wanted.may_be_library = true;
     outcomes.extend(sandbox.evaluate_all(&found, &wanted));
-    let files = named.iter().chain(&found).zip(outcomes);
-    let checked: Vec<Checked> = files
+    let files: Vec<PathBuf> = named.into_iter().chain(found).collect();
+    let across = across::check(
+        outcomes
+            .iter_mut()
+            .filter_map(|outcome| outcome.as_mut().ok()),
+    );
+    let mut checked: Vec<Checked> = files
+        .iter()
+        .zip(outcomes)
         .map(|(file, outcome)| Checked::of(file, outcome))
         .collect();
-    report(&checked, global);
+    checked.extend(gone.into_iter().map(|file| Checked {
+        file,
+        jobs: Vec::new(),
+        findings: Vec::new(),
+        error: Some("there is no such file".into()),
+    }));
+    report(&checked, &across, global);
     let wrong = checked.iter().any(|file| file.errors() > 0);
-    Ok(if wrong {
-        ExitCode::from(WRONG)
-    } else {
-        ExitCode::SUCCESS
+    Ok(match wrong || across.iter().any(Finding::is_error) {
+        true => ExitCode::from(WRONG),
+        false => ExitCode::SUCCESS,
     })
 }
 
-fn report(checked: &[Checked], global: &Global) {
-    if global.output == Format::Table {
+/// Findings are the answer of a check, so they go to standard output, as those
+/// of other checkers do.
+fn report(checked: &[Checked], across: &[Finding], global: &Global) {
+    let shown: Vec<serde_json::Value> = checked.iter().map(|file| json!(file)).collect();
+    let mut shown = json!(shown);
+    if let (Some(list), false) = (shown.as_array_mut(), across.is_empty()) {
+        // What is about several files stands with none of them.
+        list.push(json!({ "file": null, "jobs": [], "findings": across, "error": null }));
+    }
+    output::print(global.output, &shown, |_| {
         // A library's mistakes are found through each file that loads it.
         let mut told: Vec<&Finding> = Vec::new();
-        for finding in checked.iter().flat_map(|file| &file.findings) {
+        for finding in checked.iter().flat_map(|file| &file.findings).chain(across) {
             if !told.contains(&finding) {
                 told.push(finding);
             }
         }
         let told: Vec<Finding> = told.into_iter().cloned().collect();
-        tell(&told);
+        let mut text = String::new();
+        if !told.is_empty() {
+            text += &draw(&told, io::stdout().is_terminal());
+            text += "\n\n";
+        }
         for file in checked {
             if let Some(error) = &file.error {
-                eprintln!("error: {}: {error}\n", file.file.display());
+                text += &format!("error: {}: {error}\n\n", file.file.display());
             }
         }
-    }
-    output::print(global.output, &checked, |checked| {
-        let jobs = checked.iter().map(|file| file.jobs.len()).sum();
-        let errors = checked.iter().map(Checked::errors).sum();
-        let all = checked
-            .iter()
-            .map(|file| file.findings.len())
-            .sum::<usize>();
-        let in_findings: usize = checked
-            .iter()
-            .map(|file| file.errors() - usize::from(file.error.is_some()))
-            .sum();
-        format!(
-            "{}, {}: {}, {}",
-            counted(checked.len(), "file"),
-            counted(jobs, "job"),
-            counted(errors, "error"),
-            counted(all - in_findings, "warning"),
-        )
+        text + &summary(checked, &told)
     });
+}
+
+fn summary(checked: &[Checked], told: &[Finding]) -> String {
+    let jobs: usize = checked.iter().map(|file| file.jobs.len()).sum();
+    let ended = checked.iter().filter(|file| file.error.is_some()).count();
+    let errors = told.iter().filter(|finding| finding.is_error()).count();
+    // Those that something is wrong with are not counted.
+    let good = if errors + ended > 0 {
+        "good job"
+    } else {
+        "job"
+    };
+    format!(
+        "{}, {}: {}, {}",
+        counted(checked.len(), "file"),
+        counted(jobs, good),
+        counted(errors + ended, "error"),
+        counted(told.len() - errors, "warning"),
+    )
 }
 
 /// The spec files in a folder and below, in order; hidden folders, links and
@@ -254,6 +297,13 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), ApiError> {
             walk(&path, found)?;
         } else if kind.is_file() && path.extension().is_some_and(|end| end == "star") {
             found.push(path);
+        } else if !kind.is_dir() && path.extension().is_some_and(|end| end == "star") {
+            let what = if kind.is_symlink() {
+                "a link"
+            } else {
+                "no regular file"
+            };
+            eprintln!("warning: {} is {what}, and is not checked", path.display());
         }
         if found.len() > FILES_MAX {
             let message = format!("there are more than {FILES_MAX} spec files");
@@ -276,8 +326,10 @@ fn show(file: &Path, settings: &Settings, global: &Global) -> Result<ExitCode, A
         values: true,
         ..Wanted::default()
     };
-    let evaluated = sandbox()?.evaluate(file, &wanted).map_err(refused)?;
-    tell(&evaluated.findings);
+    let evaluated = sandbox()?
+        .evaluate(file, &wanted)
+        .map_err(|error| refused(error, global.output))?;
+    tell(&evaluated.findings, global.output);
     let shows = Shows {
         jobs: &evaluated.jobs,
         params: &evaluated.params,
@@ -345,7 +397,7 @@ fn schema(part: Option<SchemaPart>) -> Result<ExitCode, ApiError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn new(args: NewArgs) -> Result<ExitCode, ApiError> {
+fn new(args: NewArgs, global: &Global) -> Result<ExitCode, ApiError> {
     let NewArgs {
         file,
         name,
@@ -380,6 +432,22 @@ fn new(args: NewArgs) -> Result<ExitCode, ApiError> {
         port,
         replicas,
     });
+    if let Some(file) = file
+        .as_ref()
+        .filter(|file| file.extension().is_none_or(|end| end != "star"))
+    {
+        let message = format!(
+            "{} is not the name of a spec: it ends in .star",
+            file.display()
+        );
+        return Err(ApiError::new(ErrorCode::BadRequest, message));
+    }
+    let mut written = Written(text.clone());
+    let label = "//new.star".parse().expect("a constant label");
+    let evaluated = Evaluator::new(&mut written, Wanted::default()).evaluate(&label);
+    if evaluated.is_refused() {
+        return Err(refuse(&evaluated.findings, global.output).hint("nothing was written"));
+    }
     let Some(file) = file else {
         print!("{text}");
         return Ok(ExitCode::SUCCESS);
@@ -393,6 +461,18 @@ fn new(args: NewArgs) -> Result<ExitCode, ApiError> {
         file.display()
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// The file that is to be written: what `check` would refuse is not.
+struct Written(String);
+
+impl Files for Written {
+    fn read(&mut self, _label: &Label) -> Result<Text, String> {
+        Ok(Text {
+            name: "the new spec".into(),
+            text: self.0.clone(),
+        })
+    }
 }
 
 fn cannot_write(file: &Path, error: &io::Error) -> ApiError {

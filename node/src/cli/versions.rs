@@ -15,6 +15,7 @@ use potluck_specs::{
     Job, JobName,
     diff::{self, FieldChange},
 };
+use potluck_starlark::written;
 use std::process::ExitCode;
 
 /// Characters of a commit that are shown: as git does in large repositories.
@@ -93,13 +94,16 @@ fn row(version: &VersionStatus) -> [String; 8] {
         },
         time::short(version.accepted_at),
         version.author.clone(),
-        version.replicas.to_string(),
+        match version.per_node {
+            true => "1 per node".into(),
+            false => version.replicas.to_string(),
+        },
         version.package.to_string(),
         commit(origin),
-        origin
-            .spec
-            .as_deref()
-            .map_or_else(|| "-".into(), output::one_line),
+        origin.spec.as_deref().map_or_else(
+            || "-".into(),
+            |spec| output::one_line(super::origin::shown(spec)),
+        ),
         message(version),
     ]
 }
@@ -154,7 +158,7 @@ fn table(changes: &[FieldChange]) -> String {
         ["FIELD", "OLD", "NEW"],
         changes.iter().map(|change| {
             [
-                change.path.to_string(),
+                written(&change.path),
                 value(change.old.as_deref()),
                 value(change.new.as_deref()),
             ]
@@ -166,6 +170,7 @@ fn table(changes: &[FieldChange]) -> String {
 pub(super) fn document(change: &FieldChange) -> serde_json::Value {
     serde_json::json!({
         "field": change.path.to_string(),
+        "written": written(&change.path),
         "path": change.path,
         "old": change.old,
         "new": change.new,

@@ -2,7 +2,7 @@
 //! durable, committed. "Accepted" means that the job and its package survive
 //! the loss of any one node.
 
-use super::{operate, shared::Shared, voters};
+use super::{operate, plan, shared::Shared, voters};
 use crate::{
     api::{
         change::{About, Change, ChangeRequest, SignedChange},
@@ -170,6 +170,7 @@ async fn run_job(
         return Ok(Changed::JobUnchanged { job, version });
     }
     check_version(shared, &job)?;
+    check_circle(shared, &job)?;
     check_level(shared, &job)?;
     let (holders, package_bytes) = keep_package(shared, job.package, holder).await?;
     let mut further = Vec::new();
@@ -246,6 +247,27 @@ fn check_expected(shared: &Shared, job: &JobName, expected: Option<u64>) -> Resu
         Some(expected) if expected != current => Err(moved_on(job, expected, current)),
         _ => Ok(()),
     }
+}
+
+/// Two that close a circle in the same moment are both accepted; each then
+/// tells whom it waits for.
+fn check_circle(shared: &Shared, job: &Job) -> Result<(), ApiError> {
+    if job.change.depends_on.is_empty() {
+        return Ok(());
+    }
+    let circle = shared
+        .control
+        .read(|state: &Cluster| state.circle(job, &[]));
+    let Some(circle) = circle else {
+        return Ok(());
+    };
+    let message = format!(
+        "job {} would never start: {}",
+        job.name,
+        plan::circle_text(&circle)
+    );
+    Err(ApiError::new(ErrorCode::BadRequest, message)
+        .hint("each waits for the next: let one of them start without the other"))
 }
 
 fn moved_on(job: &JobName, expected: u64, current: u64) -> ApiError {

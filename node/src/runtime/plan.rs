@@ -9,15 +9,15 @@ use crate::api::{
 };
 use potluck_core::{
     cluster::Cluster,
-    scheduler::{FORECAST_SLOTS_MAX, Forecast, ForecastTask, Room, Scheduler},
+    scheduler::{Forecast, ForecastTask, Room, Scheduler},
 };
 use potluck_specs::{
-    Job, Millis, NodeId, codec,
+    Job, JobName, Millis, NodeId, codec,
     diff::JobChange,
     finding::Finding,
     job::Level,
     path::FieldPath,
-    plan::{self, ForecastRow, JobPlan, Unplaced, Wait},
+    plan::{self, ForecastRow, JobPlan, PlannedTask, Unplaced, Wait},
     validate,
 };
 use std::collections::BTreeMap;
@@ -32,6 +32,9 @@ const FIELDS_MAX: usize = 500;
 
 /// Most nodes that are told one by one; of more, their racks are.
 const NODES_TOLD_MAX: usize = 20;
+
+/// Most tasks that are told one by one; of more, how many each place gets.
+const TASKS_TOLD_MAX: usize = 20;
 
 /// Reasons that are told, those of most nodes first.
 const REASONS_TOLD_MAX: usize = 10;
@@ -56,7 +59,10 @@ pub(super) fn plan(scheduler: &Scheduler, state: &Cluster, jobs: &[Job], now: Mi
     let mut plans = Vec::new();
     let mut bytes = 0;
     for job in jobs {
-        let plan = plan_job(scheduler, state, job, &mut room, now);
+        let mut plan = plan_job(scheduler, state, job, &mut room, now);
+        if let Some(plan) = &mut plan {
+            plan.findings.extend(circle(state, job, jobs));
+        }
         bytes += plan.as_ref().map_or(0, |plan| codec::encode(plan).len());
         if bytes > ANSWER_BYTES_MAX && !plans.is_empty() {
             break;
@@ -64,6 +70,29 @@ pub(super) fn plan(scheduler: &Scheduler, state: &Cluster, jobs: &[Job], now: Mi
         plans.extend(plan);
     }
     ApiAnswer::Planned(plans)
+}
+
+/// An error if the job would wait for itself over others.
+fn circle(state: &Cluster, job: &Job, jobs: &[Job]) -> Option<Finding> {
+    let circle = state.circle(job, jobs)?;
+    let next = circle.get(1)?;
+    let needs = job.change.depends_on.iter();
+    let position = needs.map(|needs| &needs.job).position(|on| on == next)?;
+    let path = FieldPath::of("change.depends_on")
+        .index(position)
+        .field("job");
+    let mut finding = Finding::error(path, circle_text(&circle));
+    finding
+        .why("each waits for the next, so none ever starts")
+        .hint("let one of them start without the other");
+    // A job that waits for itself is told by the checks of it alone.
+    (circle.len() > 2).then_some(finding)
+}
+
+/// `cycle: a -> b -> a`.
+pub(super) fn circle_text(circle: &[JobName]) -> String {
+    let names: Vec<String> = circle.iter().map(ToString::to_string).collect();
+    format!("cycle: {}", names.join(" -> "))
 }
 
 fn plan_job(
@@ -108,15 +137,46 @@ fn shown(state: &Cluster, forecast: &Forecast) -> plan::Forecast {
     let is_kept = |task: &&ForecastTask| task.stays && !task.restarts;
     let kept = forecast.tasks.iter().filter(is_kept).count();
     let started = forecast.tasks.iter().filter(|task| !is_kept(task));
-    let waits = forecast.waits_for_jobs.iter().map(|job| Wait {
-        on: job.clone(),
-        why: "has too few tasks that are ready".into(),
+    let waits = forecast.waits_for_jobs.iter().map(|unmet| Wait {
+        on: unmet.job.clone(),
+        why: unmet.lack.to_string(),
     });
     plan::Forecast {
         kept: kept as u32,
+        tasks: tasks(state, forecast, started.clone()),
         rows: rows(state, started.map(|task| task.node)),
+        stops: forecast.stops.len() as u32,
+        not_looked_at: forecast.not_looked_at,
         unplaced: unplaced(forecast),
         waits: waits.collect(),
+    }
+}
+
+/// Each task with its nodes, unless there are too many to read.
+fn tasks<'a>(
+    state: &Cluster,
+    forecast: &Forecast,
+    started: impl Iterator<Item = &'a ForecastTask>,
+) -> Vec<PlannedTask> {
+    let name = |node: NodeId| match state.members().get(&node) {
+        Some(member) => member.name.0.clone(),
+        None => node.short(),
+    };
+    let starts = started.map(|task| PlannedTask {
+        slot: task.index,
+        from: task.from.map(name),
+        to: Some(name(task.node)),
+    });
+    let stops = forecast.stops.iter().map(|(slot, node)| PlannedTask {
+        slot: *slot,
+        from: Some(name(*node)),
+        to: None,
+    });
+    let mut tasks: Vec<PlannedTask> = starts.chain(stops).take(TASKS_TOLD_MAX + 1).collect();
+    tasks.sort_by_key(|task| task.slot);
+    match tasks.len() <= TASKS_TOLD_MAX {
+        true => tasks,
+        false => Vec::new(),
     }
 }
 
@@ -164,10 +224,6 @@ fn unplaced(forecast: &Forecast) -> Vec<Unplaced> {
         told.insert(0, reason(tasks, why.into()));
     } else if told.is_empty() && tasks > 0 {
         told.push(reason(tasks, "no node is heard".into()));
-    }
-    if forecast.not_looked_at > 0 {
-        let why = format!("not looked at, {FORECAST_SLOTS_MAX} are at once");
-        told.push(reason(forecast.not_looked_at, why));
     }
     told
 }

@@ -15,10 +15,10 @@ use crate::{
 use potluck_core::{
     cluster::{BatchEnd, BatchRecord, Cluster, JobRecord, Member},
     host::pause,
-    scheduler::{HostCase, HostView, Scheduler, SessionState, SlotPhase, SlotView},
+    scheduler::{HostCase, HostView, Scheduler, SessionState, SlotPhase, SlotView, Unmet},
     session::{SlotReport, TaskState},
 };
-use potluck_specs::{JobName, Millis, NodeId, SlotId};
+use potluck_specs::{JobName, Millis, NodeId, SlotId, job::JobKind};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
@@ -191,7 +191,7 @@ fn jobs(
         .filter(|(name, _)| only.as_ref().is_none_or(|job| job == *name))
         .map(|(name, record)| {
             let views = slots.remove(name).unwrap_or_default();
-            job_status(state, name, record, &views, only.is_some())
+            job_status(scheduler, state, name, record, &views, only.is_some())
         })
         .collect();
     Ok(ApiAnswer::Jobs(statuses))
@@ -212,6 +212,7 @@ pub(super) fn no_such_job(state: &Cluster, job: &JobName) -> ApiError {
 }
 
 fn job_status(
+    scheduler: &Scheduler,
     state: &Cluster,
     name: &JobName,
     record: &JobRecord,
@@ -219,23 +220,30 @@ fn job_status(
     with_tasks: bool,
 ) -> JobStatus {
     let current = record.current();
-    let tasks: Vec<TaskStatus> = views.iter().map(|view| task_status(state, view)).collect();
+    let unmet = match with_tasks {
+        true => scheduler.unmet_dependencies(state, name),
+        false => Vec::new(),
+    };
+    let status = |view| task_status(state, view, unmet.first());
+    let tasks: Vec<TaskStatus> = views.iter().map(status).collect();
     let count = |test: fn(&TaskStatus) -> bool| tasks.iter().filter(|task| test(task)).count();
     let running = count(|task| task.state == Some(TaskState::Running));
-    let services = current.job.decode_unchecked().map_or_else(
-        |_| Vec::new(),
-        |job| {
-            job.task
-                .services
-                .iter()
-                .map(|service| service.name.clone())
-                .collect()
-        },
-    );
+    let job = current.job.decode_unchecked().ok();
+    let services = job.as_ref().map_or_else(Vec::new, |job| {
+        let services = job.task.services.iter();
+        services.map(|service| service.name.clone()).collect()
+    });
+    let per_node = job.filter(|job| job.kind == JobKind::PerNode);
+    let counted = per_node
+        .as_ref()
+        .filter(|_| !record.stopped)
+        .map(|job| scheduler.count_per_node(state, job, clock::boot_now()));
     JobStatus {
         name: name.clone(),
         version: current.version,
-        replicas: current.replicas,
+        replicas: counted.map_or(current.replicas, Option::unwrap_or_default),
+        per_node: per_node.is_some(),
+        counting: counted == Some(None),
         stopped: record.stopped,
         running: running as u32,
         healthy: count(|task| task.healthy && task.version.is_some()) as u32,
@@ -276,7 +284,7 @@ fn batch_status(batch: &BatchRecord) -> BatchStatus {
     }
 }
 
-fn task_status(state: &Cluster, view: &SlotView) -> TaskStatus {
+fn task_status(state: &Cluster, view: &SlotView, unmet: Option<&Unmet>) -> TaskStatus {
     let shown = shown(view);
     let member = shown.and_then(|(node, _)| state.members().get(node));
     let report = shown.map(|(_, report)| report);
@@ -299,7 +307,7 @@ fn task_status(state: &Cluster, view: &SlotView) -> TaskStatus {
         starts: report.map_or(0, |report| report.starts),
         last_end: report.and_then(|report| report.last_end.clone()),
         since: report.map(|report| report.since),
-        waits_for: waits_for(state, view, shown.is_some()),
+        waits_for: waits_for(state, view, shown.is_some(), unmet),
         failures: report.map_or(0, |report| report.failures),
         trouble: report.and_then(|report| report.trouble.clone()),
         next_try: report.and_then(|report| next_try(state, report)),
@@ -346,7 +354,12 @@ fn shown(view: &SlotView) -> Option<(&NodeId, &SlotReport)> {
         .map(|(node, report)| (node, report))
 }
 
-fn waits_for(state: &Cluster, view: &SlotView, is_held: bool) -> Option<String> {
+fn waits_for(
+    state: &Cluster,
+    view: &SlotView,
+    is_held: bool,
+    unmet: Option<&Unmet>,
+) -> Option<String> {
     let name = |node: &NodeId| {
         state
             .members()
@@ -362,10 +375,10 @@ fn waits_for(state: &Cluster, view: &SlotView, is_held: bool) -> Option<String> 
             let failures = tries(state, &view.slot);
             Some(format!("its next try, after {failures} that failed"))
         }
-        SlotPhase::Missing if !is_held => Some(format!(
-            "a node that takes it (potluck explain '{}')",
-            view.slot
-        )),
+        SlotPhase::Missing if !is_held => Some(match unmet {
+            Some(unmet) => format!("job {}, which {}", unmet.job, unmet.lack),
+            None => format!("a node that takes it (potluck explain '{}')", view.slot),
+        }),
         SlotPhase::Calling => Some("bids".into()),
         SlotPhase::Awarded { node, .. } if !is_held => Some(format!("{} to confirm", name(node))),
         _ => None,
@@ -401,8 +414,26 @@ fn explain(scheduler: &Scheduler, state: &Cluster, slot: &SlotId) -> Result<ApiA
             Vec::new()
         },
         change: explained.change.as_ref().map(ToString::to_string),
+        waits: waits(scheduler, state, &slot.job),
         hosts: explained.hosts.iter().map(verdict).collect(),
     }))
+}
+
+/// What a job's tasks wait for before they start, whatever hosts could take
+/// them; and the circle, if they wait for each other.
+fn waits(scheduler: &Scheduler, state: &Cluster, job: &JobName) -> Vec<String> {
+    let unmet = scheduler.unmet_dependencies(state, job);
+    let mut told: Vec<String> = unmet
+        .iter()
+        .map(|unmet| format!("job {}, which {}", unmet.job, unmet.lack))
+        .collect();
+    let current = state.jobs().get(job).map(JobRecord::current);
+    let decoded = current.and_then(|current| current.job.decode_unchecked().ok());
+    let circle = decoded.and_then(|job| state.circle(&job, &[]));
+    if let Some(circle) = circle.filter(|_| !told.is_empty()) {
+        told.push(plan::circle_text(&circle));
+    }
+    told
 }
 
 fn verdict(host: &HostCase) -> HostVerdict {

@@ -6,7 +6,7 @@ use crate::api::{
     protocol::{ApiAnswer, VersionContent, VersionStatus},
 };
 use potluck_core::cluster::{Cluster, JobRecord, JobVersion};
-use potluck_specs::JobName;
+use potluck_specs::{JobName, job::JobKind};
 
 /// Most names in one answer about a spec file: all that its evaluation could
 /// yield, and half a frame.
@@ -83,6 +83,10 @@ fn status(record: &JobRecord, version: &JobVersion) -> VersionStatus {
         message: version.message.clone(),
         package: version.package,
         replicas: version.replicas,
+        per_node: version
+            .job
+            .decode_unchecked()
+            .is_ok_and(|job| job.kind == JobKind::PerNode),
         origin: version.origin.clone(),
     }
 }

@@ -172,7 +172,7 @@ const ROWS: &[Row] = &[
             (
                 "placement.requirements",
                 "[]",
-                "[attribute = \"os\", operator = \"equal\", values = [\"linux\"]]",
+                "[os = \"linux\"]",
                 Effect::RollingRestart,
             ),
             ("placement.spread", "[]", "[\"rack\"]", Effect::InPlace),

@@ -1,7 +1,10 @@
 //! Parts of jobs as trees, compared, and written as people read them.
 
 use super::{Effect, FieldChange};
-use crate::path::{FieldPath, PathStep};
+use crate::{
+    job::{Requirement, Stage, StageSize},
+    path::{FieldPath, PathStep},
+};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -143,6 +146,9 @@ fn text(field: &str, value: &Value) -> String {
 }
 
 fn object(fields: &Map<String, Value>) -> String {
+    if let Some(text) = as_written(fields) {
+        return text;
+    }
     let parts = fields.iter().filter(|(_, value)| !is_empty(value));
     let parts: Vec<String> = parts
         .map(|(name, value)| match value {
@@ -151,6 +157,31 @@ fn object(fields: &Map<String, Value>) -> String {
         })
         .collect();
     parts.join(", ")
+}
+
+/// Things for which the language has words of its own.
+fn as_written(fields: &Map<String, Value>) -> Option<String> {
+    let is = |names: &[&str]| {
+        fields.len() == names.len() && names.iter().all(|name| fields.contains_key(*name))
+    };
+    let whole = || Value::Object(fields.clone());
+    if is(&["attribute", "operator", "values"]) {
+        let requirement: Requirement = serde_json::from_value(whole()).ok()?;
+        return Some(requirement.to_string());
+    }
+    if is(&["size", "bake_ms"]) {
+        let stage: Stage = serde_json::from_value(whole()).ok()?;
+        let size = match stage.size {
+            StageSize::Count(count) => count.to_string(),
+            StageSize::Percent(percent) => format!("\"{percent}%\""),
+            named => text("", &serde_json::to_value(named).ok()?),
+        };
+        return Some(match stage.bake_ms {
+            0 => size,
+            ms => format!("stage({size}, bake = \"{}\")", duration(ms)),
+        });
+    }
+    None
 }
 
 /// Says nothing that its absence would not say.

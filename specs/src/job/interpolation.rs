@@ -120,6 +120,29 @@ pub fn names(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// Texts that are left as they are but look as if they were meant for us: the
+/// group of one of ours, in other letters, without its end or without a word.
+pub fn near_names(text: &str) -> Vec<&str> {
+    const GROUPS: [&str; 5] = ["job", "node", "port", "slot", "task"];
+    let mut found = Vec::new();
+    for (start, _) in text.match_indices("${") {
+        let escaped = text[..start].ends_with('$');
+        let inside = &text[start + 2..];
+        let sign = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'));
+        let name = &inside[..inside.find(sign).unwrap_or(inside.len())];
+        let group = name.split('.').next().unwrap_or(name);
+        let is_ours = GROUPS.contains(&group.to_ascii_lowercase().as_str());
+        let dotted = name.contains('.');
+        // `${PORT}` and `${slot_id}` are a shell's.
+        let meant = is_ours && (dotted || group.chars().all(|c| c.is_ascii_lowercase()));
+        let end = start + 2 + name.len() + usize::from(inside[name.len()..].starts_with('}'));
+        if meant && !escaped && name_at(&text[start..]).is_none() {
+            found.push(&text[start..end]);
+        }
+    }
+    found
+}
+
 /// Would [`expand`] change the text?
 pub fn changes(text: &str) -> bool {
     let mut rest = text;

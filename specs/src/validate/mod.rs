@@ -15,7 +15,7 @@ mod whole;
 
 pub use crate::finding::{Finding, Severity, refused};
 pub use limits::*;
-pub use set::check_set;
+pub use set::{check_set, is_stranger};
 
 use crate::{
     codec::encode,

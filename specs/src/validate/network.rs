@@ -227,6 +227,19 @@ fn check_times(path: &FieldPath, check: &HealthCheck, wish: &Wish, findings: &mu
         }
     }
     let deadline = wish.change.update.health_deadline_ms;
+    let rounds = u64::from(check.healthy_after.saturating_sub(1));
+    let earliest = check.interval_ms.saturating_mul(rounds);
+    if earliest > deadline {
+        let message = format!(
+            "a task is healthy after {} at the earliest, but a new version has {}",
+            duration(earliest),
+            duration(deadline)
+        );
+        findings
+            .error(&interval, message)
+            .why("each update would fail")
+            .hint("ask more often, or set update(health_deadline = ...)");
+    }
     if check.start_period_ms > deadline {
         let message = format!(
             "the start period of {} is longer than an update waits for health, {}",

@@ -1,7 +1,12 @@
 //! Jobs together: names that stand twice, and jobs that wait for each other.
 
 use super::Finding;
-use crate::{JobName, job::JobDraft, path::FieldPath, suggestion::nearest};
+use crate::{
+    JobName,
+    job::{JobDraft, JobKind},
+    path::FieldPath,
+    suggestion::nearest,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What is to be said about jobs that are submitted together, each with the
@@ -20,8 +25,65 @@ pub fn check_set(drafts: &[JobDraft]) -> Vec<(usize, Finding)> {
         }
     }
     check_strangers(drafts, &places, &mut findings);
+    check_counts(drafts, &places, &mut findings);
+    check_fixed_ports(drafts, &mut findings);
     check_cycles(drafts, &places, &mut findings);
     findings
+}
+
+/// Dependencies on more tasks than the other job has.
+fn check_counts(
+    drafts: &[JobDraft],
+    places: &BTreeMap<&JobName, usize>,
+    findings: &mut Vec<(usize, Finding)>,
+) {
+    for (index, draft) in drafts.iter().enumerate() {
+        for (position, dependency) in draft.change.depends_on.iter().enumerate() {
+            let other = places.get(&dependency.job).map(|place| &drafts[*place]);
+            let slots = other.and_then(|other| other.kind.slots());
+            let (Some(wanted), Some(slots)) = (dependency.at_least, slots) else {
+                continue;
+            };
+            if wanted > slots {
+                let path = FieldPath::of("change.depends_on")
+                    .index(position)
+                    .field("at_least");
+                let message = format!("{} never has {wanted} tasks, but {slots}", dependency.job);
+                let mut finding = Finding::error(path, message);
+                finding.why("so the job would never start");
+                findings.push((index, finding));
+            }
+        }
+    }
+}
+
+/// Two jobs that are on each node and want the same port there.
+fn check_fixed_ports(drafts: &[JobDraft], findings: &mut Vec<(usize, Finding)>) {
+    let mut taken: BTreeMap<u16, &JobName> = BTreeMap::new();
+    for (index, draft) in drafts.iter().enumerate() {
+        if draft.kind != JobKind::PerNode {
+            continue;
+        }
+        for (position, port) in draft.task.ports.iter().enumerate() {
+            let Some(number) = port.number else { continue };
+            let first = *taken.entry(number).or_insert(&draft.name);
+            if *first != draft.name {
+                let path = FieldPath::of("task.ports").index(position).field("number");
+                let message = format!("{first} has port {number} on each node, too");
+                let mut finding = Finding::warning(path, message);
+                finding.why("on a node that both go to, only one of them starts");
+                findings.push((index, finding));
+            }
+        }
+    }
+}
+
+/// How a job that is waited for and that is not among these is told.
+const STRANGER: &str = "is not among these";
+
+/// Is it about a job that may be in the cluster, or in another file?
+pub fn is_stranger(finding: &Finding) -> bool {
+    finding.message.ends_with(STRANGER)
 }
 
 /// Dependencies on jobs whose name is almost that of one of these.
@@ -37,11 +99,13 @@ fn check_strangers(
                 continue;
             }
             let name = dependency.job.to_string();
-            if let Some(near) = nearest(&name, names.iter().map(String::as_str)) {
+            let own = draft.name.to_string();
+            let others = names.iter().map(String::as_str).filter(|name| *name != own);
+            if let Some(near) = nearest(&name, others) {
                 let path = FieldPath::of("change.depends_on")
                     .index(position)
                     .field("job");
-                let message = format!("job {name} is not among these");
+                let message = format!("job {name} {STRANGER}");
                 let mut finding = Finding::warning(path, message);
                 finding
                     .why("it has to be in the cluster already")
@@ -167,6 +231,41 @@ mod tests {
             near[0].1.contains("(did you mean \"database\"?)"),
             "{near:?}"
         );
+    }
+
+    #[test]
+    fn what_one_job_can_not_give_another_is_told() {
+        let mut drafts = jobs(&[("a", &["b"]), ("b", &[])]);
+        drafts[0].change.depends_on[0].at_least = Some(5);
+        drafts[1].kind = JobKind::service(2);
+        let few = check_set(&drafts);
+        assert_eq!(few[0].0, 0);
+        assert!(
+            few[0].1.message.contains("never has 5 tasks, but 2"),
+            "{few:?}"
+        );
+        drafts[0].change.depends_on[0].at_least = Some(2);
+        assert_eq!(check_set(&drafts), []);
+        let port = crate::job::PortSpec {
+            name: "p".into(),
+            number: Some(9_000),
+        };
+        for draft in &mut drafts {
+            draft.task.ports = vec![port.clone()];
+        }
+        assert_eq!(check_set(&drafts), [], "a service may go elsewhere");
+        for draft in &mut drafts {
+            draft.kind = JobKind::PerNode;
+        }
+        let told = check_set(&drafts);
+        assert!(
+            told.iter()
+                .any(|(at, f)| *at == 1 && f.message.contains("port 9000")),
+            "{told:?}"
+        );
+        // Nobody means the job itself.
+        let own = check_set(&jobs(&[("ca", &["cb"]), ("zzz", &[])]));
+        assert_eq!(own, []);
     }
 
     #[test]

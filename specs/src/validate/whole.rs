@@ -178,6 +178,15 @@ fn check_names(wish: &Wish, findings: &mut Findings) {
         .map(|port| port.name.as_str())
         .collect();
     for (path, text) in wish.texts() {
+        for near in interpolation::near_names(text) {
+            findings
+                .warning(&path, format!("{near} is left as it is"))
+                .why("ours is ${group.name} in small letters, digits and hyphens")
+                .hint(format!(
+                    "known are {}, port.NAME; a variable of a shell has no dot",
+                    interpolation::NAMES.join(", ")
+                ));
+        }
         for name in interpolation::names(text) {
             if interpolation::is_known(name, &ports) {
                 continue;

@@ -75,7 +75,8 @@ impl Builder<'_> {
             .filter(|name| call.is_written(name) && (*name != "per_node" || call.flag(name)))
             .collect();
         if let [first, second, ..] = given[..] {
-            let hint = "a service has `replicas`, work that ends has `batch`";
+            let hint = "replicas is for a service, per_node for one task on each node, \
+                        batch for work that ends";
             self.tell(
                 second,
                 format!("{first} and {second} exclude each other"),

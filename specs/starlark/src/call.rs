@@ -29,6 +29,10 @@ pub(crate) struct Call {
     pub(crate) values: BTreeMap<&'static str, Item>,
     /// Parameters about which something was told already.
     pub(crate) wrong: BTreeSet<&'static str>,
+    /// Where in them: as written.
+    pub(crate) wrong_at: Vec<Vec<Step>>,
+    /// Elements of lists that have no value, since they are wrong.
+    pub(crate) dropped: Vec<(&'static str, usize)>,
 }
 
 /// A value, and whether it was written or left to the default.
@@ -140,7 +144,23 @@ impl Call {
             place: None,
             values: values.collect(),
             wrong: BTreeSet::new(),
+            wrong_at: Vec::new(),
+            dropped: Vec::new(),
         }
+    }
+
+    /// A field's place among what was written: elements that were dropped
+    /// stand there, too.
+    fn as_written(&self, field: &[Step]) -> Vec<Step> {
+        let mut written = field.to_vec();
+        if let [Step::Entry(name), Step::Element(index), ..] = &mut written[..] {
+            for (param, dropped) in &self.dropped {
+                if param == name && dropped <= index {
+                    *index += 1;
+                }
+            }
+        }
+        written
     }
 
     /// The value of a parameter: as written in this call, else as written in
@@ -290,7 +310,12 @@ impl Call {
             return false;
         };
         let own = self.values.get(name).is_some_and(|item| item.written);
-        if self.wrong.contains(name) {
+        let written = self.as_written(field);
+        let touches = |wrong: &Vec<Step>| {
+            let shared = wrong.len().min(written.len());
+            wrong[..shared] == written[..shared]
+        };
+        if self.wrong_at.iter().any(touches) {
             return true;
         }
         if let Some(gathered) = self.gathered().filter(|_| !own)
@@ -329,7 +354,8 @@ impl Call {
             return inner.origin(rest);
         }
         let position = self.function.position(param.name);
-        Origin::Written(place.inside(param.name, position, rest))
+        let written = self.as_written(field);
+        Origin::Written(place.inside(param.name, position, &written[1..]))
     }
 
     /// The `task(...)` that gave the value of a parameter.

@@ -6,9 +6,9 @@ use crate::{
     finding::Finding,
     param::{Parameter, Settings},
 };
-use potluck_specs::job::JobDraft;
+use potluck_specs::{JobName, job::JobDraft};
 use starlark::{any::ProvidesStaticType, eval::Evaluator};
-use std::cell::RefCell;
+use std::{cell::RefCell, collections::BTreeSet};
 
 /// Most jobs of a file, and most findings that are told at once: after these
 /// nobody reads on, and a loop must not fill the memory.
@@ -23,6 +23,7 @@ pub(crate) struct Collector {
     /// What the person set.
     pub(crate) settings: Settings,
     found: RefCell<Found>,
+    names: RefCell<BTreeSet<JobName>>,
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +61,7 @@ impl Collector {
             is_library,
             settings: settings.clone(),
             found: RefCell::default(),
+            names: RefCell::default(),
         }
     }
 
@@ -74,9 +76,9 @@ impl Collector {
         self.found.into_inner()
     }
 
-    pub(crate) fn has_job(&self, draft: &JobDraft) -> bool {
-        let found = self.found.borrow();
-        found.jobs.iter().any(|job| job.draft.name == draft.name)
+    /// Remembers the name of a job, also of a wrong one; false if it was there.
+    pub(crate) fn name(&self, name: &JobName) -> bool {
+        self.names.borrow_mut().insert(name.clone())
     }
 
     pub(crate) fn declare(&self, job: Declared) -> Result<(), TooMany> {

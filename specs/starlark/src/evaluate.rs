@@ -2,26 +2,30 @@
 //! files that load it.
 
 mod errors;
+mod words;
 
 use crate::{
+    call::steps,
     collect::{Collector, Declared, Found},
     fields,
     finding::{Finding, FindingKind, Severity, Spot, in_order},
     label::Label,
     language::{self, language},
     param::{Parameter, Settings},
+    place::Step,
     scan,
     show::{self, Shown},
+    unknown::Unknown,
 };
-use potluck_specs::{job::JobDraft, support, validate};
+use potluck_specs::{job::JobDraft, path::FieldPath, support, validate};
 use serde::{Deserialize, Serialize};
 use starlark::{
     codemap::CodeMap,
     environment::{FrozenModule, Globals, GlobalsBuilder, LibraryExtension, Module},
     eval::{Evaluator as Interpreter, FileLoader},
-    syntax::{AstModule, Dialect, DialectTypes},
+    syntax::{AstLoad, AstModule, Dialect, DialectTypes},
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Longest spec file: a thousand jobs of a kilobyte each.
 pub(crate) const SOURCE_BYTES_MAX: usize = 1 << 20;
@@ -83,6 +87,8 @@ pub struct Evaluated {
     pub findings: Vec<Finding>,
     /// What the file lets people set.
     pub params: Vec<Parameter>,
+    /// The file and all that it loads, by their paths below the root.
+    pub files: Vec<String>,
 }
 
 /// A job, and where its values come from.
@@ -92,6 +98,10 @@ pub struct EvaluatedJob {
     pub draft: JobDraft,
     /// Where it is declared.
     pub at: Spot,
+    /// Where its package is named.
+    pub package_at: Spot,
+    /// Where each job that it waits for is named.
+    pub depends_on_at: Vec<Spot>,
     /// Every value after defaults; empty unless it was asked for.
     pub values: Vec<Shown>,
     /// What of it nobody carries out yet.
@@ -132,6 +142,11 @@ pub struct Evaluator<'f> {
     wanted: Wanted,
     globals: Globals,
     libraries: BTreeMap<Label, Library>,
+    /// What each file loads, and what that loads.
+    closures: BTreeMap<Label, BTreeSet<Label>>,
+    /// What people call the files. The interpreter knows them by their
+    /// labels, so that no path of this machine gets into a value.
+    names: BTreeMap<String, String>,
     loaded_bytes: usize,
 }
 
@@ -146,13 +161,15 @@ impl<'f> Evaluator<'f> {
             wanted,
             globals: globals(),
             libraries: BTreeMap::new(),
+            closures: BTreeMap::new(),
+            names: BTreeMap::new(),
             loaded_bytes: 0,
         }
     }
 
     /// Evaluates one spec file.
     pub fn evaluate(&mut self, label: &Label) -> Evaluated {
-        let file = match self.files.read(label) {
+        let file = match self.read(label) {
             Ok(file) => file,
             Err(why) => {
                 let at = Spot::file(label.path());
@@ -162,21 +179,67 @@ impl<'f> Evaluator<'f> {
         let collector = Collector::new(false, &self.wanted.settings);
         let outcome = self.run(label, &file, &collector, &mut Vec::new());
         let mut found = collector.into_found();
+        // One that ended early may not have come to its params.
+        let ended_early = outcome.is_err();
         if let Err(errors) = outcome {
             found.findings.extend(errors);
         }
-        self.conclude(&file.name, found)
+        let mut evaluated = self.conclude(&file.name, found, ended_early);
+        let loaded = self.closures.get(label).into_iter().flatten();
+        let files = [label].into_iter().chain(loaded);
+        evaluated.files = files.map(|label| label.path().to_owned()).collect();
+        evaluated
     }
 
-    fn conclude(&self, name: &str, found: Found) -> Evaluated {
+    /// The text of a file, without the mark that some editors begin it with.
+    fn read(&mut self, label: &Label) -> Result<Text, String> {
+        let mut file = self.files.read(label)?;
+        if let Some(rest) = file.text.strip_prefix('\u{feff}') {
+            file.text = rest.to_owned();
+        }
+        self.names.insert(label.to_string(), file.name.clone());
+        Ok(file)
+    }
+
+    /// What people call the file of a spot.
+    fn name(&self, spot: &mut Spot) {
+        if let Some(name) = self.names.get(&spot.file) {
+            spot.file.clone_from(name);
+        }
+    }
+
+    fn name_all(&self, findings: &mut [Finding]) {
+        for finding in findings {
+            self.name(&mut finding.at);
+            for spot in &mut finding.through {
+                self.name(spot);
+            }
+            finding.why = finding.why.take().map(|why| self.name_in(why));
+        }
+    }
+
+    /// A place in a sentence: `goes to job() at //web.star:3:1`.
+    fn name_in(&self, why: String) -> String {
+        let Some((before, at)) = why.rsplit_once(" at //") else {
+            return why;
+        };
+        let Some((path, place)) = at.split_once(':') else {
+            return why;
+        };
+        match self.names.get(&format!("//{path}")) {
+            Some(name) => format!("{before} at {name}:{place}"),
+            None => why,
+        }
+    }
+
+    fn conclude(&self, name: &str, found: Found, ended_early: bool) -> Evaluated {
         let Found {
             jobs,
-            params,
+            mut params,
             mut findings,
         } = found;
         findings.extend(together(&jobs));
-        // A file that ended early may not have come to its params.
-        if !findings.iter().any(Finding::is_error) {
+        if !ended_early {
             findings.extend(self.wanted.settings.unknown(&params));
         }
         if findings.is_empty() && jobs.is_empty() && !self.wanted.may_be_library {
@@ -185,20 +248,38 @@ impl<'f> Evaluator<'f> {
             findings
                 .push(Finding::error(Spot::file(name), FindingKind::Invalid, message).hint(hint));
         }
+        self.name_all(&mut findings);
+        for param in &mut params {
+            self.name(&mut param.at);
+        }
         Evaluated {
             jobs: jobs.into_iter().map(|job| self.finish(job)).collect(),
             findings: in_order(findings),
             params,
+            files: Vec::new(),
         }
     }
 
     fn finish(&self, job: Declared) -> EvaluatedJob {
         let Declared { draft, call } = job;
-        let at = language::at(&call, &[], FindingKind::Invalid, String::new()).at;
-        let values = match self.wanted.values {
+        let spot = |field: &[Step]| {
+            let mut at = language::at(&call, field, FindingKind::Invalid, String::new()).at;
+            self.name(&mut at);
+            at
+        };
+        let named = (0..draft.change.depends_on.len()).map(|index| {
+            let path = FieldPath::of("change.depends_on").index(index).field("job");
+            spot(&fields::argument(&path, &call))
+        });
+        let depends_on_at = named.collect();
+        let (at, package_at) = (spot(&[]), spot(&steps("package")));
+        let mut values = match self.wanted.values {
             true => show::values(&call, &draft),
             false => Vec::new(),
         };
+        for at in values.iter_mut().filter_map(|value| value.at.as_mut()) {
+            self.name(at);
+        }
         let not_yet = support::unsupported(&draft).into_iter().map(|found| {
             let field = fields::argument(&found.path, &call);
             let kind = FindingKind::NotYetSupported;
@@ -206,12 +287,15 @@ impl<'f> Evaluator<'f> {
             finding.severity = Severity::Warning;
             finding.why("`potluck run` refuses a job that uses it")
         });
-        let not_yet = not_yet.collect();
+        let mut not_yet: Vec<Finding> = not_yet.collect();
+        self.name_all(&mut not_yet);
         EvaluatedJob {
             draft,
             at,
+            package_at,
+            depends_on_at,
             values,
-            not_yet,
+            not_yet: in_order(not_yet),
         }
     }
 
@@ -223,12 +307,16 @@ impl<'f> Evaluator<'f> {
         collector: &Collector,
         stack: &mut Vec<Label>,
     ) -> Result<Option<FrozenModule>, Vec<Finding>> {
-        let ast = parse(file)?;
+        let ast = parse(label, file)?;
         stack.push(label.clone());
-        let loads = self.load_all(label, &ast, stack);
+        let (loads, mut findings) = self.load_all(label, &ast, stack);
         stack.pop();
-        let loads = loads?;
-        errors::undefined_names(&ast, &self.globals, &file.text)?;
+        let undefined = errors::undefined_names(&ast, &self.globals, &file.text);
+        let globals = match undefined.is_empty() {
+            true => self.globals.clone(),
+            false => globals_with(undefined.iter().map(|(name, _)| name.as_str())),
+        };
+        findings.extend(undefined.into_iter().map(|(_, finding)| finding));
         let outcome = Module::with_temp_heap(|module| {
             {
                 let mut interpreter = Interpreter::new(&module);
@@ -243,27 +331,36 @@ impl<'f> Evaluator<'f> {
                 interpreter
                     .set_max_tick_count(TICKS_MAX)
                     .map_err(starlark::Error::new_other)?;
-                interpreter.eval_module(ast, &self.globals)?;
+                interpreter.eval_module(ast, &globals)?;
             }
             match collector.is_library {
                 true => Ok(Some(module.freeze()?)),
                 false => Ok(None),
             }
         });
-        outcome.map_err(|error: starlark::Error| vec![errors::finding(&error, &file.name)])
+        let outcome =
+            outcome.map_err(|error: starlark::Error| errors::finding(&error, &label.to_string()));
+        match outcome {
+            Ok(module) if findings.is_empty() => Ok(module),
+            Err(error) if findings.is_empty() => Err(vec![error]),
+            // It may follow from what is told already.
+            _ => Err(findings),
+        }
     }
 
-    /// Loads everything that a file asks for, or tells everything that can't
-    /// be loaded.
+    /// Loads everything that a file asks for, and tells everything that can't
+    /// be loaded: something unknown stands for it.
     fn load_all(
         &mut self,
         from: &Label,
         ast: &AstModule,
         stack: &mut Vec<Label>,
-    ) -> Result<Loaded, Vec<Finding>> {
+    ) -> (Loaded, Vec<Finding>) {
         let mut loaded = Loaded::default();
         let mut findings = Vec::new();
+        let mut closure = BTreeSet::new();
         for load in ast.loads() {
+            loaded.stand_in(&load);
             let at = Spot::new(&load.span);
             let refuse = |message: String| Finding::error(at.clone(), FindingKind::Load, message);
             let label = match Label::parse(load.module_id, from) {
@@ -288,16 +385,19 @@ impl<'f> Evaluator<'f> {
             }
             match self.library(&label, stack, &at) {
                 Ok(module) => {
-                    findings.extend(errors::missing_symbols(&load, &module, &label));
-                    loaded.0.insert(load.module_id.to_owned(), module);
+                    closure.extend(self.closures.get(&label).into_iter().flatten().cloned());
+                    closure.insert(label.clone());
+                    let missing = errors::missing_symbols(&load, &module, &label);
+                    if missing.is_empty() {
+                        loaded.0.insert(load.module_id.to_owned(), module);
+                    }
+                    findings.extend(missing);
                 }
                 Err(inner) => findings.extend(inner),
             }
         }
-        match findings.is_empty() {
-            true => Ok(loaded),
-            false => Err(findings),
-        }
+        self.closures.insert(from.clone(), closure);
+        (loaded, findings)
     }
 
     fn library(&mut self, label: &Label, stack: &mut Vec<Label>, at: &Spot) -> Library {
@@ -309,7 +409,7 @@ impl<'f> Evaluator<'f> {
             let message = format!("more than {LOADED_FILES_MAX} files are loaded");
             return refuse(FindingKind::Limit, message);
         }
-        let file = match self.files.read(label) {
+        let file = match self.read(label) {
             Ok(file) => file,
             Err(why) => return refuse(FindingKind::Load, format!("can't load {label}: {why}")),
         };
@@ -341,25 +441,55 @@ fn together(jobs: &[Declared]) -> Vec<Finding> {
     let told = found.map(|(index, found)| {
         let call = &jobs[index].call;
         let field = fields::argument(&found.path, call);
-        language::finding_of(call, &field, FindingKind::Invalid, &found)
+        let kind = match validate::is_stranger(&found) {
+            true => FindingKind::UnknownJob,
+            false => FindingKind::Invalid,
+        };
+        language::finding_of(call, &field, kind, &found)
     });
     told.collect()
 }
 
 /// The names of the language: the interpreter's own, and ours.
 pub(crate) fn globals() -> Globals {
-    GlobalsBuilder::extended_by(&[
-        LibraryExtension::StructType,
-        LibraryExtension::Json,
-        LibraryExtension::Typing,
-    ])
-    .with(language)
-    .build()
+    GlobalsBuilder::extended_by(EXTENSIONS)
+        .with(language)
+        .build()
+}
+
+const EXTENSIONS: &[LibraryExtension] = &[
+    LibraryExtension::StructType,
+    LibraryExtension::Json,
+    LibraryExtension::Typing,
+];
+
+/// The same, and unknown things of these names.
+fn globals_with<'a>(unknown: impl Iterator<Item = &'a str>) -> Globals {
+    let mut builder = GlobalsBuilder::extended_by(EXTENSIONS).with(language);
+    for name in unknown {
+        builder.set(name, Unknown);
+    }
+    builder.build()
 }
 
 /// What a file loads, by the names that it uses.
 #[derive(Default)]
 struct Loaded(BTreeMap<String, FrozenModule>);
+
+impl Loaded {
+    /// What a statement loads as unknown, until it is loaded.
+    fn stand_in(&mut self, load: &AstLoad) {
+        let module = Module::with_temp_heap(|module| {
+            for (_, name) in &load.symbols {
+                module.set(name, module.heap().alloc(Unknown));
+            }
+            module.freeze()
+        });
+        if let Ok(module) = module {
+            self.0.insert(load.module_id.to_owned(), module);
+        }
+    }
+}
 
 impl FileLoader for Loaded {
     fn load(&self, path: &str) -> starlark::Result<FrozenModule> {
@@ -373,17 +503,18 @@ impl FileLoader for Loaded {
 #[error("{0:?} was not loaded")]
 struct NotLoaded(String);
 
-fn parse(file: &Text) -> Result<AstModule, Vec<Finding>> {
+fn parse(label: &Label, file: &Text) -> Result<AstModule, Vec<Finding>> {
+    let name = label.to_string();
     if file.text.len() > SOURCE_BYTES_MAX {
         let message = format!("the file is longer than {} MiB", SOURCE_BYTES_MAX >> 20);
-        let at = Spot::file(&file.name);
+        let at = Spot::file(&name);
         return Err(vec![Finding::error(at, FindingKind::Limit, message)]);
     }
     scan::check_limits(&file.text).map_err(|limit| {
-        let code = CodeMap::new(file.name.clone(), file.text.clone());
+        let code = CodeMap::new(name.clone(), file.text.clone());
         let at = errors::spot_of(&code, limit.at);
         vec![Finding::error(at, FindingKind::Limit, limit.message)]
     })?;
-    AstModule::parse(&file.name, file.text.clone(), &DIALECT)
-        .map_err(|error| vec![errors::finding(&error, &file.name)])
+    AstModule::parse(&name, file.text.clone(), &DIALECT)
+        .map_err(|error| vec![errors::syntax(&error, &name, &file.text)])
 }

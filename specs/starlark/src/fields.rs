@@ -53,6 +53,54 @@ const RENAMED: &[(&str, &str)] = &[
 
 /// The argument that a field is written with.
 pub(crate) fn argument(path: &FieldPath, call: &Call) -> Vec<Step> {
+    let entry = |within: &str, index, depth| entry(within, index, depth, call);
+    follow(path, || kind(call), entry)
+}
+
+/// A field as a spec writes it, where no call is known: `update.stages` of
+/// `change.update.stages`, `replicas` of `kind.service.replicas`.
+pub fn written(path: &FieldPath) -> String {
+    if let [PathStep::Field(only)] = &path.0[..]
+        && only == "kind"
+    {
+        return "replicas, per_node or batch".into();
+    }
+    let kind = || match path.0.get(1) {
+        Some(PathStep::Field(name)) if name.starts_with("batch") => "batch",
+        Some(PathStep::Field(name)) if name.starts_with("per_node") => "per_node",
+        _ => "replicas",
+    };
+    let steps = follow(path, kind, |_, index, _| Step::Element(index));
+    let keys: Vec<&String> = path
+        .0
+        .iter()
+        .filter_map(|step| match step {
+            PathStep::Key(key) => Some(key),
+            _ => None,
+        })
+        .collect();
+    let mut text = String::new();
+    for step in &steps {
+        match step {
+            Step::Entry(key) if keys.contains(&key) && !text.is_empty() => {
+                text += &format!("[{key:?}]");
+            }
+            Step::Entry(name) if text.is_empty() => text += name,
+            Step::Entry(name) => text += &format!(".{name}"),
+            Step::Element(index) => text += &format!("[{index}]"),
+        }
+    }
+    match text.is_empty() {
+        true => path.to_string(),
+        false => text,
+    }
+}
+
+fn follow(
+    path: &FieldPath,
+    kind: impl Fn() -> &'static str,
+    entry: impl Fn(&str, usize, usize) -> Step,
+) -> Vec<Step> {
     if let [PathStep::Field(dotted)] = &path.0[..]
         && dotted.contains(['.', '['])
     {
@@ -76,7 +124,7 @@ pub(crate) fn argument(path: &FieldPath, call: &Call) -> Vec<Step> {
         match step {
             PathStep::Field(name) if is_unwritten(&within, name) => {}
             PathStep::Field(name) if within.is_empty() && name == "kind" => {
-                within = kind(call).into();
+                within = kind().into();
                 steps.push(Step::Entry(within.clone()));
                 // `kind.service.replicas` is `replicas` itself.
                 if within != "batch" {
@@ -96,7 +144,7 @@ pub(crate) fn argument(path: &FieldPath, call: &Call) -> Vec<Step> {
                 steps.push(Step::Entry(name.to_owned()));
             }
             PathStep::Key(key) => steps.push(Step::Entry(key.clone())),
-            PathStep::Index(index) => steps.push(entry(&within, *index, steps.len(), call)),
+            PathStep::Index(index) => steps.push(entry(&within, *index, steps.len())),
         }
     }
     steps
@@ -131,5 +179,42 @@ fn entry(within: &str, index: usize, depth: usize, call: &Call) -> Step {
             None => Step::Element(index),
         },
         _ => Step::Element(index),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_told_as_they_are_typed() {
+        let of = |dotted: &str| {
+            let mut path = FieldPath::default();
+            for name in dotted.split('.') {
+                path = path.field(name);
+            }
+            path
+        };
+        for (field, argument) in [
+            ("kind.service.replicas", "replicas"),
+            ("kind.batch.completions", "batch.completions"),
+            ("task.resources.cpu_millis", "cpu"),
+            ("task.resources.memory_bytes", "memory"),
+            ("change.update.stages", "update.stages"),
+            ("task.stop.grace_ms", "stop.grace"),
+            ("placement.requirements", "require"),
+            ("owner", "owner"),
+            ("package", "package"),
+            ("kind", "replicas, per_node or batch"),
+        ] {
+            assert_eq!(written(&of(field)), argument, "{field}");
+        }
+        let env = FieldPath::of("task").field("env").key("MODE");
+        assert_eq!(written(&env), "env[\"MODE\"]");
+        let port = FieldPath::of("task")
+            .field("ports")
+            .key("http")
+            .field("number");
+        assert_eq!(written(&port), "ports[\"http\"]");
     }
 }

@@ -33,6 +33,8 @@ pub enum FindingKind {
     Load,
     /// More than a spec may use.
     Limit,
+    /// A job that is waited for and stands in none of the files.
+    UnknownJob,
 }
 
 /// How bad it is.
@@ -160,7 +162,7 @@ impl fmt::Display for Spot {
 
 impl Finding {
     /// An error.
-    pub(crate) fn error(at: Spot, kind: FindingKind, message: impl Into<String>) -> Finding {
+    pub fn error(at: Spot, kind: FindingKind, message: impl Into<String>) -> Finding {
         Finding {
             severity: Severity::Error,
             kind,
@@ -187,13 +189,13 @@ impl Finding {
     }
 
     /// With how to mend it.
-    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Finding {
+    pub fn hint(mut self, hint: impl Into<String>) -> Finding {
         self.hint = Some(cut(hint.into()));
         self
     }
 
     /// With the reason.
-    pub(crate) fn why(mut self, why: impl Into<String>) -> Finding {
+    pub fn why(mut self, why: impl Into<String>) -> Finding {
         self.why = Some(cut(why.into()));
         self
     }

@@ -103,7 +103,11 @@ fn job(call: Call, collector: &Collector) -> Result<(), TooMany> {
         collector.tell(finding)?;
     }
     let told = |field: &[Step]| {
-        let same = |remark: &build::Remark| steps(&remark.field).first() == field.first();
+        let same = |remark: &build::Remark| {
+            let remark = steps(&remark.field);
+            let shared = remark.len().min(field.len());
+            remark[..shared] == field[..shared]
+        };
         call.is_wrong(field) || remarks.iter().any(same)
     };
     for found in validate::check(&draft) {
@@ -121,7 +125,7 @@ fn job(call: Call, collector: &Collector) -> Result<(), TooMany> {
         refused |= finding.is_error();
         collector.tell(finding)?;
     }
-    if collector.has_job(&draft) && !call.is_wrong(&steps("name")) {
+    if !call.is_wrong(&steps("name")) && !collector.name(&draft.name) {
         let message = format!("job {} stands twice", draft.name);
         return collector.tell(at(&call, &steps("name"), FindingKind::Invalid, message));
     }
@@ -155,10 +159,11 @@ pub(crate) fn finding_of(
     let mut finding = at(call, field, kind, found.message.clone());
     finding.why = found.why.clone().or(finding.why);
     let meant = found.suggestion.as_ref();
-    finding.hint = found
-        .hint
-        .clone()
-        .or_else(|| meant.map(|word| format!("did you mean {word:?}?")));
+    let meant = meant.map(|word| format!("did you mean {word:?}?"));
+    finding.hint = match (meant, found.hint.clone()) {
+        (Some(meant), Some(hint)) => Some(format!("{meant} Else: {hint}")),
+        (meant, hint) => meant.or(hint),
+    };
     if found.severity == potluck_specs::finding::Severity::Warning {
         finding.severity = Severity::Warning;
     }

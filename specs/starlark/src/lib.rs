@@ -32,9 +32,11 @@ mod scan;
 mod show;
 mod starting;
 mod units;
+mod unknown;
 
 pub use child::child_main;
 pub use evaluate::{Evaluated, EvaluatedJob, Evaluator, Files, Text, Wanted};
+pub use fields::written;
 pub use finding::{Finding, FindingKind, Severity, Spot};
 pub use label::{Label, LabelError};
 pub use param::{Parameter, Settings};

@@ -218,7 +218,11 @@ fn wanted(kind: &str) -> String {
 fn parse(kind: &str, text: &str) -> Option<Data> {
     Some(match kind {
         "int" => Data::Whole(text.parse().ok()?),
-        "bool" => Data::Flag(text.parse().ok()?),
+        "bool" => Data::Flag(match text {
+            "true" | "True" => true,
+            "false" | "False" => false,
+            _ => return None,
+        }),
         "list" => {
             let items = text.split(',').filter(|item| !item.is_empty());
             Data::List(items.map(|item| Data::Text(item.into())).collect())

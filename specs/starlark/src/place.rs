@@ -98,6 +98,13 @@ impl CallPlace {
         };
         let text = self.frames[frame].at.source_span();
         let mut at = argument.value;
+        // Of a value of several lines only the first bracket would be shown.
+        if steps.is_empty()
+            && text[at.clone()].contains('\n')
+            && let Some(name) = argument.name
+        {
+            return self.value_place(frame, name);
+        }
         for step in steps {
             match step.find(&text[at.clone()]) {
                 Some(inner) => at = at.start + inner.start..at.start + inner.end,

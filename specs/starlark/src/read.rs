@@ -9,6 +9,7 @@ use crate::{
     finding::{Finding, FindingKind},
     place::{CallPlace, Step, ValuePlace},
     units,
+    unknown::Unknown,
 };
 use potluck_specs::suggestion::nearest;
 use starlark::{
@@ -18,6 +19,10 @@ use starlark::{
     },
 };
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Most arguments that are listed when none of them seems to be meant: more
+/// hide what is wrong.
+const NAMES_TOLD_MAX: usize = 12;
 
 /// Most elements of a list or dictionary in a job: far beyond any good one,
 /// and its bytes are bounded anyway.
@@ -40,6 +45,8 @@ pub(crate) fn read<'v>(
         place: CallPlace::of(eval),
         values: BTreeMap::new(),
         wrong: BTreeSet::new(),
+        wrong_at: Vec::new(),
+        dropped: Vec::new(),
     };
     let positional: Vec<Value> = arguments.positions(eval.heap())?.collect();
     reader.take_positional(&positional)?;
@@ -52,6 +59,8 @@ pub(crate) fn read<'v>(
         place: Some(reader.place),
         values: reader.values,
         wrong: reader.wrong,
+        wrong_at: reader.wrong_at,
+        dropped: reader.dropped,
     })
 }
 
@@ -61,6 +70,8 @@ struct Reader<'c> {
     place: CallPlace,
     values: BTreeMap<&'static str, Item>,
     wrong: BTreeSet<&'static str>,
+    wrong_at: Vec<Vec<Step>>,
+    dropped: Vec<(&'static str, usize)>,
 }
 
 /// Where in an argument a value stands.
@@ -110,7 +121,8 @@ impl Reader<'_> {
         if self.values.contains_key(param.name) {
             let place = self.place.argument(name, None, true);
             let message = format!("{name} is given twice");
-            return self.wrong(param, self.finding(place, FindingKind::Invalid, message));
+            let finding = self.finding(place, FindingKind::Invalid, message);
+            return self.wrong(&At { param, steps: &[] }, finding);
         }
         self.take(param, value)
     }
@@ -143,6 +155,9 @@ impl Reader<'_> {
             .or_else(|| nearest(name, known()));
         let hint = match meant {
             Some(meant) => format!("did you mean {meant}?"),
+            None if known().count() > NAMES_TOLD_MAX => {
+                format!("`potluck spec schema functions` lists what {function}() takes")
+            }
             None => format!(
                 "{function}() takes {}",
                 known().collect::<Vec<_>>().join(", ")
@@ -168,6 +183,7 @@ impl Reader<'_> {
                 };
                 self.values.insert(param.name, item);
             } else if self.must_have(param) && self.wrong.insert(param.name) {
+                self.wrong_at.push(vec![Step::Entry(param.name.into())]);
                 missing.push(param.name);
             }
         }
@@ -198,13 +214,25 @@ impl Reader<'_> {
         Finding::at_value(place, self.function.name, kind, message)
     }
 
-    fn wrong(&mut self, param: &'static Param, finding: Finding) -> Done {
-        self.wrong.insert(param.name);
+    fn wrong(&mut self, at: &At, finding: Finding) -> Done {
+        self.mark(at);
         self.collector.tell(finding)
+    }
+
+    /// Something is wrong there, and told.
+    fn mark(&mut self, at: &At) {
+        self.wrong.insert(at.param.name);
+        let first = Step::Entry(at.param.name.into());
+        self.wrong_at.push([&[first], at.steps].concat());
     }
 
     /// A value by its form; none if it was wrong, which is told.
     fn data(&mut self, kind: &Kind, value: Value, at: &At) -> Result<Option<Data>, TooMany> {
+        // Its name was told.
+        if Unknown::is(value) {
+            self.mark(at);
+            return Ok(None);
+        }
         match kind {
             Kind::List(inner) => self.list(kind, inner, value, at),
             Kind::Map(inner) => self.map(kind, inner, value, at),
@@ -221,7 +249,7 @@ impl Reader<'_> {
                 };
                 // What is wrong inside was told; it must not be judged again.
                 if data.made().is_some_and(|call| !call.wrong.is_empty()) {
-                    self.wrong.insert(at.param.name);
+                    self.mark(at);
                 }
                 Ok(Some(data))
             }
@@ -254,7 +282,11 @@ impl Reader<'_> {
                 param: at.param,
                 steps: &steps,
             };
-            data.extend(self.data(inner, *item, &at)?);
+            match self.data(inner, *item, &at)? {
+                Some(item) => data.push(item),
+                None if at.steps.len() == 1 => self.dropped.push((at.param.name, index)),
+                None => {}
+            }
         }
         Ok(Some(Data::List(data)))
     }
@@ -282,7 +314,7 @@ impl Reader<'_> {
                 );
                 let place = self.value_place(at);
                 let finding = self.finding(place, FindingKind::Invalid, message);
-                self.wrong(at.param, finding)?;
+                self.wrong(at, finding)?;
                 continue;
             };
             let steps = [at.steps, &[Step::Entry(key.into())]].concat();
@@ -300,7 +332,7 @@ impl Reader<'_> {
     fn too_many(&mut self, at: &At) -> Result<Option<Data>, TooMany> {
         let message = format!("{} has more than {ELEMENTS_MAX} elements", at.shown());
         let finding = self.finding(self.value_place(at), FindingKind::Limit, message);
-        self.wrong(at.param, finding)?;
+        self.wrong(at, finding)?;
         Ok(None)
     }
 
@@ -322,7 +354,7 @@ impl Reader<'_> {
         if let Some(hint) = mend(kind, value) {
             finding = finding.hint(hint);
         }
-        self.wrong(at.param, finding)?;
+        self.wrong(at, finding)?;
         Ok(None)
     }
 }
@@ -388,17 +420,39 @@ fn mend(kind: &Kind, value: Value) -> Option<String> {
     };
     match kind {
         Kind::Text => Some(format!("put it in quotes: \"{}\"", number()?)),
-        Kind::Duration => Some(format!("with its unit: \"{}s\"", number()?)),
+        Kind::Duration => match value.unpack_str() {
+            Some(text) => Some(write(units::meant_ms(text)?)),
+            None => Some(format!("with its unit: \"{}s\"", number()?)),
+        },
         Kind::Word(words) => {
             let near = nearest(value.unpack_str()?, words.iter().copied())?;
             Some(format!("did you mean {near:?}?"))
         }
+        Kind::Bytes if whole(value).is_none() && value.unpack_str().is_none() => {
+            number().map(|_| "that is more than any node has".into())
+        }
+        Kind::Bytes => Some(write(units::meant_bytes(value.unpack_str()?)?)),
+        Kind::Rate => Some(write(units::meant_rate(value.unpack_str()?)?)),
+        Kind::Signal => {
+            let near = units::meant_signal(value.unpack_str()?)?;
+            Some(format!("did you mean {near}?"))
+        }
+        Kind::Cpu => {
+            let cores: f64 = value.unpack_str()?.trim().parse().ok()?;
+            units::cpu_millis_of_cores(cores)?;
+            Some(format!("a number of cores has no quotes: {cores}"))
+        }
+        Kind::Either(kinds) => kinds.iter().find_map(|kind| mend(kind, value)),
         Kind::List(inner) => {
             simple(inner, value)?;
             Some("put it in brackets: [...]".into())
         }
         _ => None,
     }
+}
+
+fn write(quantity: String) -> String {
+    format!("write {quantity}")
 }
 
 pub(crate) fn whole(value: Value) -> Option<i64> {

@@ -98,7 +98,9 @@ It is evaluated without clock, network, environment or files, so the same file g
 
 - `load(\"//lib/web.star\", \"web_service\")` takes names from another file below the root folder, the nearest one above \
 the spec with a file `potluck.root`, else the nearest with a `.git`, else the spec's own; `load(\":web.star\", ...)` from \
-one in the same folder. A name that begins with `_` stays private. Links out of the root folder are not followed. A loaded \
+one in the same folder. A name that begins with `_` stays private. Links out of the root folder are not followed. A line in \
+`potluck.root` is the tree's name; without one it is known by its repository. By that `plan` tells jobs that left the file \
+from those of another tree. A package lies in the root folder, too; `--allow-outside` takes others. A loaded \
 file declares no jobs by itself: its functions do, when the spec calls them.
 - `None` means \"not given\", so that a function can hand on what it did not get.
 - Names that are not known are errors; so are values that make no sense. All of them are told at once.

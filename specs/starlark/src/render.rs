@@ -47,6 +47,30 @@ pub fn render(findings: &[Finding], look: Look) -> String {
     lines.join("\n")
 }
 
+/// A text of which a terminal obeys nothing: each character that would move,
+/// colour or turn what is shown is one that only shows that it is there.
+fn harmless(text: &str) -> String {
+    let shown = |c: char| match c {
+        '\t' => c,
+        // The pictures of control characters stand in their order.
+        '\0'..='\x1f' => char::from_u32(0x2400 + u32::from(c)).unwrap_or('\u{fffd}'),
+        '\x7f' => '\u{2421}',
+        '\u{80}'..='\u{9f}'
+        | '\u{200b}'..='\u{200f}'
+        | '\u{202a}'..='\u{202e}'
+        | '\u{2066}'..='\u{2069}'
+        | '\u{feff}' => '\u{fffd}',
+        c => c,
+    };
+    text.chars().map(shown).collect()
+}
+
+/// The same of a message, which may have lines.
+fn lines(text: &str) -> String {
+    let lines: Vec<String> = text.split('\n').map(harmless).collect();
+    lines.join("\n")
+}
+
 /// A finding in the library's terms.
 #[derive(Debug)]
 struct Drawn {
@@ -67,21 +91,21 @@ impl Drawn {
             _ => finding.message.clone(),
         };
         Drawn {
-            message,
+            message: lines(&message),
             severity: match finding.severity {
                 Severity::Error => miette::Severity::Error,
                 Severity::Warning => miette::Severity::Warning,
             },
-            help: finding.hint.clone(),
+            help: finding.hint.as_deref().map(lines),
             source: Quotation::of(at),
-            label: finding.why.clone(),
+            label: finding.why.as_deref().map(lines),
             related: finding.through.iter().filter_map(Drawn::call).collect(),
         }
     }
 
     fn call(spot: &Spot) -> Option<Drawn> {
         Some(Drawn {
-            message: format!("reached through {spot}"),
+            message: lines(&format!("reached through {spot}")),
             severity: miette::Severity::Advice,
             help: None,
             source: Some(Quotation::of(spot)?),
@@ -141,7 +165,7 @@ impl Quotation {
         if spot.line == 0 || spot.quoted.is_empty() {
             return None;
         }
-        let text = &spot.quoted;
+        let text = &harmless(&spot.quoted);
         let byte = |column: u32| {
             let mut chars = text.char_indices();
             let found = chars.nth(column.saturating_sub(1) as usize);
@@ -153,7 +177,7 @@ impl Quotation {
             false => text.len(),
         };
         Some(Quotation {
-            file: spot.file.clone(),
+            file: harmless(&spot.file),
             line: spot.line as usize - 1,
             text: text.clone(),
             span: (start, end.saturating_sub(start)).into(),
@@ -216,6 +240,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_terminal_obeys_nothing_of_a_spec() {
+        let evil = "x = \"\u{1b}[31m\u{9b}31m\u{202e}\u{7f}\r\"";
+        let mut spot = spot(evil, 5, 9);
+        spot.file = format!("{evil}.star");
+        let finding = Finding::error(spot.clone(), FindingKind::Invalid, evil)
+            .why(evil)
+            .hint(format!("one\n{evil}"));
+        let without_quotation = Finding::error(Spot::file(evil), FindingKind::Load, evil);
+        let text = render(&[finding, without_quotation], Look::PLAIN);
+        let obeyed = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+        assert!(!text.contains(obeyed), "{text:?}");
+        assert!(text.contains("\u{241b}[31m"), "it is shown: {text}");
     }
 
     #[test]

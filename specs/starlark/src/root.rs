@@ -33,6 +33,17 @@ pub enum RootError {
     /// Its name is no name of a spec.
     #[error("{} is not the name of a spec: it ends in .star, and is plain text", .0.display())]
     Name(PathBuf),
+    /// The root's mark is no file that can be read.
+    #[error("can't read {}: {why}", path.display())]
+    Mark {
+        /// The mark.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// The root's mark holds something else than a name.
+    #[error("{} holds no name of a tree", .0.display())]
+    RootName(PathBuf),
 }
 
 /// A root folder.
@@ -44,7 +55,43 @@ pub struct Root {
     shown: PathBuf,
 }
 
+/// Longest name of a tree.
+const NAME_BYTES_MAX: usize = 100;
+
 impl Root {
+    /// The folder, without symbolic links.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What people call the tree: the first line of its `potluck.root` that is
+    /// neither empty nor a comment.
+    ///
+    /// # Errors
+    /// [`RootError::Mark`], [`RootError::RootName`].
+    pub fn name(&self) -> Result<Option<String>, RootError> {
+        let path = self.folder.join(ROOT_FILE);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = match text(&path) {
+            Ok(text) => text,
+            Err(why) => return Err(RootError::Mark { path, why }),
+        };
+        let mut lines = text.lines().map(str::trim);
+        let Some(name) = lines.find(|line| !line.is_empty() && !line.starts_with('#')) else {
+            return Ok(None);
+        };
+        let sign = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/');
+        let good = name.len() <= NAME_BYTES_MAX
+            && name.bytes().all(sign)
+            && name.split('/').all(|part| !part.is_empty());
+        match good {
+            true => Ok(Some(name.to_owned())),
+            false => Err(RootError::RootName(path)),
+        }
+    }
+
     /// The root folder of a spec file, and the file's name in it: the nearest
     /// folder above it with a file `potluck.root`, else the nearest with a
     /// `.git`, else its own.
@@ -62,6 +109,12 @@ impl Root {
         }
         let own = file.parent().unwrap_or(Path::new("/"));
         let marked = |name: &str| own.ancestors().find(|folder| folder.join(name).exists());
+        if let Some(folder) = marked(ROOT_FILE).filter(|folder| folder.join(ROOT_FILE).is_dir()) {
+            return Err(RootError::Mark {
+                path: folder.join(ROOT_FILE),
+                why: "it is a folder, and a root is marked by a file".into(),
+            });
+        }
         let folder = marked(ROOT_FILE).or_else(|| marked(".git")).unwrap_or(own);
         let inner = file.strip_prefix(folder).unwrap_or(&file);
         let label = inner.to_str().and_then(Label::from_path);
@@ -125,7 +178,11 @@ fn text(file: &Path) -> Result<String, String> {
         let mib = SOURCE_BYTES_MAX >> 20;
         return Err(format!("it is longer than {mib} MiB"));
     }
-    String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".into())
+    String::from_utf8(bytes).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
+        format!("it is not UTF-8 text: see its line {line}")
+    })
 }
 
 fn told(error: &io::Error) -> String {
@@ -193,12 +250,12 @@ mod tests {
     #[test]
     fn what_is_no_text_file() {
         let folder = folder(&[("a.star", "")]);
-        fs::write(folder.path().join("b.star"), [0xff, 0xfe]).unwrap();
+        fs::write(folder.path().join("b.star"), [b'#', b'\n', 0xff]).unwrap();
         fs::write(folder.path().join("c.star"), vec![b'#'; (1 << 20) + 1]).unwrap();
         fs::create_dir(folder.path().join("d.star")).unwrap();
         let (mut root, _) = Root::of(&folder.path().join("a.star")).unwrap();
         for (path, why) in [
-            ("b.star", "not UTF-8"),
+            ("b.star", "not UTF-8 text: see its line 2"),
             ("c.star", "longer than 1 MiB"),
             ("d.star", "not a regular file"),
         ] {
@@ -206,6 +263,10 @@ mod tests {
             assert!(error.contains(why), "{path}: {error}");
         }
         assert!(matches!(Root::of(folder.path()), Err(RootError::NoFile(_))));
+        fs::create_dir(folder.path().join("potluck.root")).unwrap();
+        let marked = Root::of(&folder.path().join("a.star"));
+        assert!(matches!(marked, Err(RootError::Mark { .. })));
+        fs::remove_dir(folder.path().join("potluck.root")).unwrap();
         let gone = Root::of(Path::new("/nothing/here.star"));
         assert!(matches!(gone, Err(RootError::Read { .. })));
         let unnamed = folder.path().join("x.txt");

@@ -134,6 +134,7 @@ impl Sandbox {
     /// Evaluates many spec files, with one outcome for each in their order.
     /// What they load is evaluated once for all that lie below one root.
     pub fn evaluate_all(&self, specs: &[PathBuf], wanted: &Wanted) -> Vec<Outcome> {
+        let specs_asked = specs;
         let mut outcomes: Vec<Option<Outcome>> = specs.iter().map(|_| None).collect();
         let mut by_root: BTreeMap<Root, Vec<(usize, Label)>> = BTreeMap::new();
         for (k, spec) in specs.iter().enumerate() {
@@ -147,7 +148,10 @@ impl Sandbox {
                 // A spec that ends the child is told, and the rest goes on in
                 // a new one; each child does at least one spec.
                 let done = self.run(&mut root, &specs, wanted);
-                for ((k, _), outcome) in specs.drain(..done.len()).zip(done) {
+                for ((k, label), mut outcome) in specs.drain(..done.len()).zip(done) {
+                    if let Ok(evaluated) = &mut outcome {
+                        name_as_asked(evaluated, &label, &specs_asked[k]);
+                    }
                     outcomes[k] = Some(outcome);
                 }
             }
@@ -188,6 +192,15 @@ impl Sandbox {
             outcomes.push(Err(ended.error()));
         }
         outcomes
+    }
+}
+
+/// A file that could not be read has no name yet but its label.
+fn name_as_asked(evaluated: &mut Evaluated, label: &Label, asked: &Path) {
+    for finding in &mut evaluated.findings {
+        if finding.at.line == 0 && finding.at.file == label.path() {
+            finding.at.file = asked.to_string_lossy().into_owned();
+        }
     }
 }
 

@@ -186,6 +186,13 @@ pub(crate) fn parameters(source: &str, name: &str) -> Option<Vec<String>> {
     found
 }
 
+/// The last token that ends before a place, line ends aside.
+pub(crate) fn last_before(source: &str, place: usize) -> Option<Range<usize>> {
+    let tokens = Tokens::new(source).take_while(|(_, at)| at.end <= place);
+    let tokens = tokens.filter(|(token, _)| !is_line_end(*token));
+    tokens.last().map(|(_, at)| at)
+}
+
 /// What the commas of the first bracket in `text` separate, without the blanks
 /// around it.
 fn parts(text: &str) -> Vec<Range<usize>> {

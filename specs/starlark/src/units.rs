@@ -1,6 +1,7 @@
 //! Quantities as people write them: `"64MiB"`, `"10s"`, `"500m"`, `"SIGTERM"`.
 
 use nix::sys::signal::Signal;
+use potluck_specs::suggestion::nearest;
 
 const MEMORY_UNITS: &[(&str, u64)] = &[
     ("B", 1),
@@ -67,6 +68,113 @@ pub(crate) fn cpu_millis_of_cores(cores: f64) -> Option<u32> {
     (millis >= 0.0 && millis <= f64::from(u32::MAX)).then_some(millis as u32)
 }
 
+/// How a person would have to write what they probably meant by a text that is
+/// no quantity of ours.
+pub(crate) fn meant_bytes(text: &str) -> Option<String> {
+    let sizes: &[(&str, u64)] = &[
+        ("", 1),
+        ("b", 1),
+        ("k", 1_000),
+        ("m", 1_000_000),
+        ("g", 1_000_000_000),
+        ("t", 1_000_000_000_000),
+        ("ki", 1 << 10),
+        ("mi", 1 << 20),
+        ("gi", 1 << 30),
+        ("ti", 1 << 40),
+    ];
+    let (number, unit) = loose(text)?;
+    let unit = unit.to_lowercase();
+    let unit = unit
+        .strip_suffix('b')
+        .filter(|left| !left.is_empty())
+        .unwrap_or(&unit);
+    Some(show_bytes(times(number, of_unit(sizes, unit)?)?))
+}
+
+/// The same for durations: `"1h30m"`, `"1.5s"`.
+pub(crate) fn meant_ms(text: &str) -> Option<String> {
+    let mut left = text.trim();
+    let mut ms = 0u64;
+    while !left.is_empty() {
+        let digits = left.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let rest = left[digits..].trim_start();
+        let end = rest
+            .find(|c: char| !c.is_ascii_alphabetic())
+            .unwrap_or(rest.len());
+        let unit = match rest[..end].to_lowercase().as_str() {
+            "ms" | "msec" => 1,
+            "s" | "sec" | "secs" | "second" | "seconds" => 1_000,
+            "m" | "min" | "mins" | "minute" | "minutes" => 60_000,
+            "h" | "hour" | "hours" => 3_600_000,
+            "d" | "day" | "days" => 86_400_000,
+            "w" | "week" | "weeks" => 604_800_000,
+            _ => return None,
+        };
+        ms = ms.checked_add(times(left[..digits].parse().ok()?, unit)?)?;
+        left = rest[end..].trim_start();
+    }
+    (!text.trim().is_empty()).then(|| show_ms(ms))
+}
+
+/// The same for rates, which others write in bytes.
+pub(crate) fn meant_rate(text: &str) -> Option<String> {
+    let (number, unit) = loose(text)?;
+    let unit = unit
+        .strip_suffix("/s")
+        .or_else(|| unit.strip_suffix("ps"))
+        .unwrap_or(unit);
+    let (bytes, prefix) = match unit.strip_suffix('B') {
+        Some(prefix) => (8, prefix),
+        None => (
+            1,
+            unit.strip_suffix("bit")
+                .or_else(|| unit.strip_suffix('b'))
+                .unwrap_or(unit),
+        ),
+    };
+    let sizes = &[
+        ("", 1),
+        ("k", 1_000),
+        ("m", 1_000_000),
+        ("g", 1_000_000_000),
+    ];
+    let size: u64 = of_unit(sizes, &prefix.to_lowercase())?;
+    Some(show_rate(times(number, size * bytes)?))
+}
+
+/// A number, also with a fraction, and the unit behind it.
+fn loose(text: &str) -> Option<(f64, &str)> {
+    let text = text.trim();
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    Some((text[..end].parse().ok()?, text[end..].trim_start()))
+}
+
+fn of_unit(units: &[(&str, u64)], unit: &str) -> Option<u64> {
+    let found = units.iter().find(|(name, _)| *name == unit);
+    found.map(|(_, size)| *size)
+}
+
+/// So many of a unit, if that is a whole number that floats hold exactly.
+fn times(number: f64, size: u64) -> Option<u64> {
+    let product = number * size as f64;
+    let exact = product >= 0.0 && product <= (1u64 << 53) as f64;
+    exact.then_some(product.round() as u64)
+}
+
+/// The signal that was probably meant.
+pub(crate) fn meant_signal(text: &str) -> Option<String> {
+    let lower = text.to_lowercase();
+    let full = format!("sig{}", lower.strip_prefix("sig").unwrap_or(&lower));
+    let names: Vec<String> = Signal::iterator()
+        .map(|signal| signal.as_str().to_lowercase())
+        .collect();
+    let near = nearest(&full, names.iter().map(String::as_str))?;
+    Some(format!("{:?}", near.to_uppercase()))
+}
+
 /// The number in `"25%"`.
 pub(crate) fn percent(text: &str) -> Option<u32> {
     let number = whole_number(text.strip_suffix('%')?)?;
@@ -87,6 +195,9 @@ pub(crate) fn show_bytes(bytes: u64) -> String {
 
 /// Milliseconds as a person writes them.
 pub(crate) fn show_ms(ms: u64) -> String {
+    if ms == 0 {
+        return "\"0s\"".into();
+    }
     show(ms, TIME_UNITS)
 }
 
@@ -164,12 +275,51 @@ mod tests {
     }
 
     #[test]
+    fn what_others_write_has_a_word_of_ours() {
+        for (text, meant) in [
+            ("1.5GiB", Some("\"1536MiB\"")),
+            ("256Mi", Some("\"256MiB\"")),
+            ("256 MiB", Some("\"256MiB\"")),
+            ("64mib", Some("\"64MiB\"")),
+            ("64", Some("\"64B\"")),
+            ("2G", Some("\"1953125KiB\"")),
+            ("lots", None),
+            ("-1MiB", None),
+            ("1e400GiB", None),
+        ] {
+            assert_eq!(meant_bytes(text).as_deref(), meant, "{text}");
+        }
+        for (text, meant) in [
+            ("1h30m", Some("\"90m\"")),
+            ("1.5s", Some("\"1500ms\"")),
+            ("10 seconds", Some("\"10s\"")),
+            ("10", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            assert_eq!(meant_ms(text).as_deref(), meant, "{text}");
+        }
+        for (text, meant) in [
+            ("10MB/s", Some("\"80Mbit/s\"")),
+            ("10G", Some("\"10Gbit/s\"")),
+            ("1gbps", Some("\"1Gbit/s\"")),
+            ("fast", None),
+        ] {
+            assert_eq!(meant_rate(text).as_deref(), meant, "{text}");
+        }
+        assert_eq!(meant_signal("SIGTREM").as_deref(), Some("\"SIGTERM\""));
+        assert_eq!(meant_signal("int").as_deref(), Some("\"SIGINT\""));
+        // Each is one of ours.
+        assert!(memory_bytes("1536MiB").is_some() && bits_per_s("80Mbit/s").is_some());
+    }
+
+    #[test]
     fn shown_as_written() {
         for text in ["64MiB", "1GiB", "1000B", "0B", "3KiB"] {
             let bytes = memory_bytes(text).unwrap();
             assert_eq!(show_bytes(bytes), format!("{text:?}"));
         }
-        for text in ["250ms", "90s", "5m", "1h", "0ms", "7d"] {
+        for text in ["250ms", "90s", "5m", "1h", "0s", "7d"] {
             assert_eq!(show_ms(duration_ms(text).unwrap()), format!("{text:?}"));
         }
         assert_eq!(

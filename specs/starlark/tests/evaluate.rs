@@ -567,10 +567,25 @@ job(name = 'a', package = 'p', command = 'c', replicas = n,
 fn each_kind_of_finding() {
     use FindingKind::*;
     for (source, kind, message, hint) in [
-        ("x = (", Syntax, "unexpected new line", ""),
-        ("x = 'a", Syntax, "unfinished string literal", ""),
+        (
+            "x = (",
+            Syntax,
+            "the line ends before its expression",
+            "brackets",
+        ),
+        (
+            "x = 'a",
+            Syntax,
+            "the string does not end on its line",
+            "close it",
+        ),
         ("load('//b.star', 'b')", Load, "no such file", ""),
-        ("1 + 'a'", Evaluation, "operation `+` not supported", ""),
+        (
+            "1 + 'a'",
+            Evaluation,
+            "int + string has no meaning",
+            "str(...)",
+        ),
         ("fail('no', 'way')", Evaluation, "no way", ""),
         (
             "import_it()",
@@ -711,4 +726,50 @@ fn the_guide_evaluates() {
     assert_eq!(evaluated.jobs[0].draft.task.mounts.len(), 3);
     // What it says about `run` is true.
     assert!(!evaluated.jobs[0].not_yet.is_empty());
+}
+
+#[test]
+fn a_value_does_not_know_where_its_file_lies() {
+    struct Named(&'static str);
+    impl potluck_starlark::Files for Named {
+        fn read(
+            &mut self,
+            _label: &potluck_starlark::Label,
+        ) -> Result<potluck_starlark::Text, String> {
+            Ok(potluck_starlark::Text {
+                name: self.0.into(),
+                text: "def f(): pass\njob(name = 'a', package = 'p', command = 'c', args = [str(f)])\n"
+                    .into(),
+            })
+        }
+    }
+    let of = |name| {
+        let mut files = Named(name);
+        let wanted = potluck_starlark::Wanted::default();
+        let mut evaluator = potluck_starlark::Evaluator::new(&mut files, wanted);
+        evaluator.evaluate(&"//d/p.star".parse().unwrap())
+    };
+    let (one, two) = (of("p.star"), of("../../d/p.star"));
+    assert_eq!(one.jobs[0].draft, two.jobs[0].draft);
+    assert_eq!(one.files, ["d/p.star"]);
+    assert_eq!(one.jobs[0].at.file, "p.star", "people read what they typed");
+    assert_eq!(two.jobs[0].package_at.file, "../../d/p.star");
+}
+
+#[test]
+fn a_mark_at_the_beginning_is_no_mistake() {
+    let text = format!("\u{feff}{}", common::with(""));
+    assert_eq!(common::jobs(&text), common::jobs(&common::with("")));
+}
+
+#[test]
+fn all_that_is_loaded_is_told() {
+    let source = "load(':b.star', 'b')\n".to_owned() + &common::with("");
+    let files = [
+        ("b.star", "load(':c.star', c = 'd')\nb = c"),
+        ("c.star", "d = 1"),
+        ("x.star", ""),
+    ];
+    let evaluated = common::evaluate_with(&source, &files, &[]);
+    assert_eq!(evaluated.files, ["a.star", "b.star", "c.star"]);
 }

@@ -184,7 +184,8 @@ fn versions_are_kept_compared_and_gone_back_to() {
     assert_eq!(history[1]["message"], "more room");
     for (version, dirty) in [(&history[2], false), (&history[1], true)] {
         assert_eq!(version["author"], "admin");
-        assert_eq!(version["origin"]["spec"], "//web.star");
+        let spec = version["origin"]["spec"].as_str().unwrap_or_default();
+        assert!(spec.ends_with("//web.star"), "{version}");
         assert_eq!(version["origin"]["commit"]["id"], commit.as_str());
         assert_eq!(version["origin"]["commit"]["dirty"], dirty, "{version}");
         assert!(version["accepted_at"].as_u64() > Some(0));

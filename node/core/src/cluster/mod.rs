@@ -8,6 +8,7 @@
 //! certificates (before proposing), and everything that is true only now,
 //! such as who is alive and which task is healthy (`scheduler`).
 
+mod circles;
 mod command;
 mod completions;
 mod feature;

@@ -10,6 +10,7 @@ use potluck_specs::{
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
+mod circles;
 mod completions;
 mod feature;
 mod history;

@@ -10,10 +10,13 @@ use crate::{
     session::TaskState,
 };
 use potluck_specs::{
-    JobName, Millis,
+    Job, JobName, Millis,
     job::{Dependency, DependencyState},
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 /// How long a stopped job's tasks wait for those of stopped jobs that depend
 /// on it: longer than a usual grace; a host that is gone must not keep a job
@@ -23,10 +26,96 @@ const STOP_ORDER_LONGEST: Millis = Millis(120_000);
 /// Between two looks at a job that waits to be stopped.
 const LOOK_EVERY: Millis = Millis(1_000);
 
+/// A job that another one waits for before it starts, and what it lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unmet {
+    /// Which.
+    pub job: JobName,
+    /// What keeps it from being there.
+    pub lack: Lack,
+}
+
+/// What keeps a job from being what others wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// Nobody ever submitted it.
+    Missing,
+    /// It was stopped.
+    Stopped,
+    /// Fewer of its tasks are there than are waited for.
+    TooFew {
+        /// So many are.
+        there: u32,
+        /// So many should be.
+        wanted: u32,
+        /// What counts.
+        state: DependencyState,
+    },
+}
+
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Lack::Missing => f.write_str("does not exist"),
+            Lack::Stopped => f.write_str("is stopped"),
+            Lack::TooFew {
+                there,
+                wanted,
+                state,
+            } => {
+                let state = match state {
+                    DependencyState::Started => "started",
+                    DependencyState::Healthy => "healthy",
+                };
+                let tasks = if *wanted == 1 { "task" } else { "tasks" };
+                write!(f, "has {there} of {wanted} {tasks} {state}")
+            }
+        }
+    }
+}
+
 impl Scheduler {
-    /// A job that this one waits for before it starts, if any.
-    pub fn unmet_dependency(&self, cluster: &Cluster, name: &JobName) -> Option<JobName> {
-        self.unmet(cluster, self.names.id(name)).cloned()
+    /// What a job waits for before its tasks start, by its newest version.
+    pub fn unmet_dependencies(&self, cluster: &Cluster, name: &JobName) -> Vec<Unmet> {
+        match self.catalog.running(self.names.id(name)) {
+            Some(job) => self.all_unmet(cluster, job),
+            None => Vec::new(),
+        }
+    }
+
+    pub(super) fn all_unmet(&self, cluster: &Cluster, job: &Job) -> Vec<Unmet> {
+        let unmet = |needs: &Dependency| {
+            let lack = self.lack(cluster, needs)?;
+            let job = needs.job.clone();
+            Some(Unmet { job, lack })
+        };
+        job.change.depends_on.iter().filter_map(unmet).collect()
+    }
+
+    /// What a dependency lacks; none if it is met.
+    fn lack(&self, cluster: &Cluster, needs: &Dependency) -> Option<Lack> {
+        if self.work_is_done(cluster, self.names.id(&needs.job)) {
+            return None;
+        }
+        match cluster.jobs().get(&needs.job) {
+            None => return Some(Lack::Missing),
+            Some(record) if record.stopped => return Some(Lack::Stopped),
+            Some(_) => {}
+        }
+        let target = self.target(cluster, self.names.id(&needs.job));
+        // One that can't be read, or that the picture does not have yet.
+        let slots = target.as_ref().map_or(1, Target::slots);
+        let wanted = needs.at_least.unwrap_or(slots);
+        let there = match target.as_ref().filter(|target| ends(target.current())) {
+            Some(target) => self.has_come_far(cluster, target, needs),
+            None => self.there(needs),
+        };
+        let met = target.is_some() && there >= wanted;
+        (!met).then_some(Lack::TooFew {
+            there,
+            wanted,
+            state: needs.state,
+        })
     }
 
     pub(super) fn unmet(&self, cluster: &Cluster, job: JobId) -> Option<&JobName> {
@@ -36,18 +125,13 @@ impl Scheduler {
         unmet.next().map(|needs| &needs.job)
     }
 
-    pub(super) fn is_met(&self, cluster: &Cluster, needs: &Dependency) -> bool {
+    fn is_met(&self, cluster: &Cluster, needs: &Dependency) -> bool {
+        self.lack(cluster, needs).is_none()
+    }
+
+    /// Tasks of the other job that are as far as they should be.
+    fn there(&self, needs: &Dependency) -> u32 {
         let job = self.names.id(&needs.job);
-        if self.work_is_done(cluster, job) {
-            return true;
-        }
-        let Some(target) = self.target(cluster, job) else {
-            return false;
-        };
-        if ends(target.current()) {
-            return self.has_come_far(cluster, &target, needs);
-        }
-        let wanted = needs.at_least.unwrap_or(target.slots());
         let there = self.picture.slots_of(job).filter(|seat| {
             self.kept(*seat).is_some_and(|(_, report)| {
                 serves(report)
@@ -55,21 +139,20 @@ impl Scheduler {
                         && report.state == TaskState::Running)
             })
         });
-        there.count() as u32 >= wanted
+        there.count() as u32
     }
 
     /// Of work that ends the tasks that are done count: none stays healthy.
-    fn has_come_far(&self, cluster: &Cluster, target: &Target, needs: &Dependency) -> bool {
+    fn has_come_far(&self, cluster: &Cluster, target: &Target, needs: &Dependency) -> u32 {
         let done = cluster.batch(target.name()).map_or(0, BatchRecord::done);
         let running = self.picture.slots_of(target.id()).filter(|seat| {
             let kept = self.kept(*seat);
             kept.is_some_and(|(_, report)| report.state == TaskState::Running)
         });
-        let there = match needs.state {
+        match needs.state {
             DependencyState::Started => done + running.count() as u32,
             DependencyState::Healthy => done,
-        };
-        there >= needs.at_least.unwrap_or(target.slots())
+        }
     }
 
     /// A job that this one depends on, whose rollout comes first.

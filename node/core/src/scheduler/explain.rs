@@ -4,7 +4,7 @@ use super::{
     HostView, Scheduler, SessionState, SlotPhase, SlotView, names::Seat, reconcile::MayPlace,
 };
 use crate::cluster::Cluster;
-use potluck_specs::{NodeId, SlotId};
+use potluck_specs::{NodeId, SlotId, job::JobKind};
 use std::collections::BTreeSet;
 
 impl Scheduler {
@@ -53,14 +53,21 @@ impl Scheduler {
             .map(|seat| self.names.slot(seat))
             .collect();
         for (name, record) in cluster.jobs().iter().filter(|(_, r)| !r.stopped) {
+            let slot = |index| SlotId {
+                job: name.clone(),
+                index,
+            };
             let indexes: Box<dyn Iterator<Item = u32>> = match cluster.batch(name) {
                 Some(batch) => Box::new(batch.turn()),
                 None => Box::new(0..record.current().replicas),
             };
-            all.extend(indexes.map(|index| SlotId {
-                job: name.clone(),
-                index,
-            }));
+            all.extend(indexes.map(slot));
+            // One on each node that suits: as many as were last counted.
+            if let Some(target) = self.target(cluster, self.names.id(name))
+                && target.current().kind == JobKind::PerNode
+            {
+                all.extend(self.slots_last_wanted(&target).indexes().map(slot));
+            }
         }
         all.iter().map(|slot| self.slot(cluster, slot)).collect()
     }

@@ -6,7 +6,7 @@
 //! and what happens between the look and the change.
 
 use super::{
-    Obstacle, Scheduler,
+    Obstacle, Scheduler, Unmet,
     failure::is_fresh,
     feasible::{Ask, Suits},
     index::{Entry, LEVELS, Place},
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::cluster::Cluster;
 use potluck_specs::{
-    Job, JobName, Millis, NodeId,
+    Job, Millis, NodeId,
     job::{Level, Resources},
 };
 use std::{
@@ -67,12 +67,13 @@ pub struct Forecast {
     pub obstacles: Vec<(NodeId, Vec<Obstacle>)>,
     /// Running tasks that would be restarted.
     pub restarts: u32,
-    /// Running tasks whose slot would not be wanted any more.
-    pub stops: u32,
+    /// Running tasks whose slot would not be wanted any more, by slot and
+    /// node.
+    pub stops: Vec<(u32, NodeId)>,
     /// The scheduler is new and asks all hosts before it places such slots.
     pub waits_for_hosts: bool,
     /// Jobs that must be there before its tasks start, and are not.
-    pub waits_for_jobs: Vec<JobName>,
+    pub waits_for_jobs: Vec<Unmet>,
 }
 
 /// Slots by number, each with its node and the version that runs there.
@@ -89,6 +90,8 @@ pub struct ForecastTask {
     pub stays: bool,
     /// It runs now, there or elsewhere, and is started again.
     pub restarts: bool,
+    /// Where it is now.
+    pub from: Option<NodeId>,
 }
 
 impl Room {
@@ -149,7 +152,10 @@ impl Scheduler {
         let mut forecast = Forecast {
             not_looked_at: (all - looked_at.len()) as u32,
             restarts: moved.len() as u32,
-            stops: surplus.len() as u32,
+            stops: surplus
+                .iter()
+                .map(|(index, (node, _))| (*index, *node))
+                .collect(),
             waits_for_hosts: missing.iter().any(|index| look.waits(*index)),
             waits_for_jobs: self.all_unmet(cluster, job),
             ..Forecast::default()
@@ -159,6 +165,7 @@ impl Scheduler {
             node,
             stays: true,
             restarts: false,
+            from: Some(node),
         };
         forecast.tasks.extend(stay.into_iter().map(stays));
         look.place_missing(&missing, room, &mut forecast);
@@ -172,12 +179,6 @@ impl Scheduler {
         forecast.unplaced.sort_unstable();
         forecast.tasks.sort_by_key(|task| task.index);
         forecast
-    }
-
-    fn all_unmet(&self, cluster: &Cluster, job: &Job) -> Vec<JobName> {
-        let needs = job.change.depends_on.iter();
-        let unmet = needs.filter(|needs| !self.is_met(cluster, needs));
-        unmet.map(|needs| needs.job.clone()).collect()
     }
 
     /// Slots that are filled or awarded: those that are wanted, and the others.
@@ -296,6 +297,7 @@ impl<'a> Look<'a> {
             node,
             stays: from == Some(node),
             restarts: from.is_some(),
+            from,
         });
     }
 

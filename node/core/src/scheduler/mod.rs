@@ -48,6 +48,7 @@ mod tally;
 mod unknown;
 mod view;
 
+pub use dependencies::{Lack, Unmet};
 pub use drain::{DrainView, DrainWait};
 pub use event::{Effect, Endpoint, Event, MemberView, Note, ServiceEndpoints};
 pub use explanation::{Explanation, HostCase};

@@ -11,7 +11,10 @@ use super::{
 };
 use crate::cluster::Cluster;
 use potluck_specs::{Job, Millis, NodeId, job::JobKind};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// The slots that a job is to have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +50,15 @@ impl Slots {
 }
 
 impl Scheduler {
+    /// How many tasks such a job is to have now: one for each node that suits.
+    /// None while a new scheduler still asks the hosts. `now` as in
+    /// [`Scheduler::step`].
+    pub fn count_per_node(&self, cluster: &Cluster, job: &Job, now: Millis) -> Option<u32> {
+        let target = Target::all(self.names.id(&job.name), Arc::new(job.clone()));
+        let count = self.slots_wanted(cluster, &target, now).count();
+        self.asked.then_some(count)
+    }
+
     /// The slots that the job is to have now.
     pub(super) fn slots_wanted(&self, cluster: &Cluster, target: &Target, now: Millis) -> Slots {
         let job = target.current();

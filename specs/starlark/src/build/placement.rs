@@ -28,6 +28,8 @@ impl Builder<'_> {
         }
     }
 
+    /// One that can't be read leaves an empty one, so that the others keep
+    /// their places; the job is refused anyway.
     fn requirement(&mut self, field: &str, text: &str) -> Option<Requirement> {
         match text.parse() {
             Ok(requirement) => Some(requirement),
@@ -38,7 +40,7 @@ impl Builder<'_> {
                     error.to_string(),
                     "as in \"kernel >= 6.1\" or \"rack in [a, b]\"",
                 );
-                None
+                Some(Preference::default().requirement)
             }
         }
     }

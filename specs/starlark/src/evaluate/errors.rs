@@ -1,6 +1,9 @@
 //! The interpreter's own errors in the form of ours.
 
-use super::{CALLS_MAX, HEAP_BYTES_MAX, TICKS_MAX};
+use super::{
+    CALLS_MAX, HEAP_BYTES_MAX, TICKS_MAX,
+    words::{self, Words},
+};
 use crate::{
     finding::{Finding, FindingKind, Spot},
     label::Label,
@@ -9,7 +12,7 @@ use crate::{
 use potluck_specs::suggestion::nearest;
 use starlark::{
     Error, ErrorKind,
-    analysis::AstModuleLint,
+    analysis::{AstModuleLint, Lint},
     codemap::{CodeMap, FileSpan, Pos, Span},
     environment::{FrozenModule, Globals},
     syntax::{AstLoad, AstModule},
@@ -66,7 +69,15 @@ pub(super) fn finding(error: &Error, file_name: &str) -> Finding {
     let at = error
         .span()
         .map_or_else(|| Spot::file(file_name), Spot::new);
-    let mut finding = Finding::error(at, kind, message);
+    let words = match kind {
+        FindingKind::Syntax | FindingKind::Evaluation if !is_own(error) => words::plain(&message),
+        _ => Words {
+            message,
+            hint: None,
+        },
+    };
+    let mut finding = Finding::error(at, kind, words.message);
+    finding.hint = words.hint;
     let mut frames = error.call_stack().clone().into_frames();
     frames.reverse();
     let callers = frames.iter().filter_map(|frame| frame.location.as_ref());
@@ -76,6 +87,58 @@ pub(super) fn finding(error: &Error, file_name: &str) -> Finding {
     // Deep recursion says the same at each level.
     finding.through.dedup();
     finding
+}
+
+/// Did the spec itself say it, by `fail`?
+fn is_own(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Fail(_))
+}
+
+/// An error of the parser. What it stumbles over is often not what is wrong:
+/// that stands before.
+pub(super) fn syntax(error: &Error, file_name: &str, source: &str) -> Finding {
+    let found = finding(error, file_name);
+    let Some(span) = error.span() else {
+        return found;
+    };
+    let begin = span.span.begin().get() as usize;
+    let told = error.kind().to_string().to_lowercase();
+    let moved = |bytes: Range<usize>| Spot::new(&span_of(&span.file, bytes));
+    if told.contains("tabs are not allowed")
+        && let Some(tab) = source.get(begin..).and_then(|rest| rest.find('\t'))
+    {
+        let tab = begin + tab;
+        let mut finding = Finding::error(
+            moved(tab..tab + 1),
+            FindingKind::Syntax,
+            "a tab indents this line",
+        );
+        finding.hint = Some("indent with spaces, four for each level".into());
+        return finding;
+    }
+    let closes = [")", "]", "}"]
+        .iter()
+        .any(|symbol| told.ends_with(&format!("expected symbol '{symbol}'")));
+    let value = [
+        "identifier",
+        "string literal",
+        "integer literal",
+        "float literal",
+    ]
+    .iter()
+    .any(|kind| told.contains(&format!("unexpected {kind}")));
+    match scan::last_before(source, begin) {
+        Some(last) if closes && value => {
+            let next = span.source_span().to_owned();
+            Finding::error(
+                moved(last),
+                FindingKind::Syntax,
+                "a comma is missing behind this",
+            )
+            .why(format!("{next} follows"))
+        }
+        _ => found,
+    }
 }
 
 /// The interpreter's own limits have no kind of their own.
@@ -101,15 +164,12 @@ fn lower_first(message: &str) -> String {
 }
 
 /// Names that stand for nothing, all of them: the interpreter would stop at
-/// the first.
-///
-/// # Errors
-/// One finding each.
+/// the first. One finding each, with the name.
 pub(super) fn undefined_names(
     ast: &AstModule,
     globals: &Globals,
     source: &str,
-) -> Result<(), Vec<Finding>> {
+) -> Vec<(String, Finding)> {
     let known: HashSet<String> = globals
         .names()
         .map(|name| name.as_str().to_owned())
@@ -126,13 +186,11 @@ pub(super) fn undefined_names(
             .iter()
             .flat_map(|load| load.symbols.iter().map(|(local, _)| *local)),
     );
-    let findings: Vec<Finding> = undefined
-        .map(|lint| unknown_name(&lint.location, &candidates))
-        .collect();
-    match findings.is_empty() {
-        true => Ok(()),
-        false => Err(findings),
-    }
+    let tell = |lint: &Lint| {
+        let name = lint.location.source_span().to_owned();
+        (name, unknown_name(&lint.location, &candidates))
+    };
+    undefined.map(tell).collect()
 }
 
 fn unknown_name(at: &FileSpan, candidates: &BTreeSet<&str>) -> Finding {
@@ -144,11 +202,16 @@ fn unknown_name(at: &FileSpan, candidates: &BTreeSet<&str>) -> Finding {
     );
     let meant = ELSEWHERE.iter().find(|(theirs, _)| *theirs == name);
     let meant = meant.map(|(_, ours)| *ours);
+    if name == "print" {
+        return finding.hint(
+            "nothing is printed; `potluck spec show` shows values, fail(...) ends with them",
+        );
+    }
+    if HERMETIC.contains(&name) {
+        return finding.hint("a spec sees no file, clock, network or environment; let people set values by param(...)");
+    }
     match meant.or_else(|| nearest(name, candidates.iter().copied())) {
         Some(meant) => finding.hint(format!("did you mean {meant}?")),
-        None if HERMETIC.contains(&name) => {
-            finding.hint("a spec sees no file, clock, network or environment; let people set values by param(...)")
-        }
         None => finding,
     }
 }

@@ -138,14 +138,19 @@ fn running_tasks_stay_or_are_restarted() {
     world.submit(1, 3, 100);
     world.until("all serve", |w| w.serves_at(1).len() == 3);
     let grown = world.look(&job(2, 4, 100), false);
-    assert_eq!((grown.restarts, grown.stops), (0, 0));
+    assert_eq!((grown.restarts, grown.stops.len()), (0, 0));
     let stays: Vec<bool> = grown.tasks.iter().map(|task| task.stays).collect();
     assert_eq!(stays, [true, true, true, false]);
     for task in &grown.tasks[..3] {
         assert_eq!(world.serves_at(1)[&task.index], task.node);
     }
     let shrunk = world.look(&job(2, 1, 100), true);
-    assert_eq!((shrunk.restarts, shrunk.stops), (1, 2));
+    assert_eq!((shrunk.restarts, shrunk.stops.len()), (1, 2));
+    let stopped: Vec<u32> = shrunk.stops.iter().map(|(index, _)| *index).collect();
+    assert_eq!(stopped, [1, 2]);
+    for (index, node) in &shrunk.stops {
+        assert_eq!(world.serves_at(1).get(index), Some(node));
+    }
     assert_eq!(indices(&shrunk), [0]);
     // One at a time, each restarted task finds the room that it leaves.
     let full = world.look(&job(2, 3, 4_000), true);
@@ -240,4 +245,46 @@ fn very_large_jobs_are_looked_at_in_part() {
             .not_looked_at,
         7
     );
+}
+
+#[test]
+fn tasks_of_one_per_node_are_counted_before_they_are_placed() {
+    let mut world = World::settled("aab");
+    let mut each = named("each", 1, 100);
+    each.kind = potluck_specs::job::JobKind::PerNode;
+    let count = |world: &World, job: &Job| {
+        let now = Millis(world.now);
+        world.scheduler.count_per_node(&world.cluster, job, now)
+    };
+    assert_eq!(count(&world, &each), Some(3));
+    let never = "os == \"plan9\"".parse().unwrap();
+    let mut none = each.clone();
+    none.placement.requirements = vec![never];
+    assert_eq!(count(&world, &none), Some(0));
+    for host in world.hosts.values_mut() {
+        host.linked = false;
+    }
+    world.reign(2);
+    world.run(200);
+    assert_eq!(count(&world, &each), None, "the hosts are still asked");
+}
+
+#[test]
+fn what_a_job_waits_for_is_told_with_what_it_lacks() {
+    let mut world = World::settled("ab");
+    let mut front = named("front", 1, 100);
+    front.change.depends_on = vec![potluck_specs::job::Dependency {
+        job: job(1, 1, 1).name,
+        ..Default::default()
+    }];
+    let lack = |world: &World| {
+        let waits = world.look(&front, false).waits_for_jobs;
+        waits.first().map(|unmet| unmet.lack.to_string())
+    };
+    assert_eq!(lack(&world).as_deref(), Some("does not exist"));
+    world.submit(1, 2, 100);
+    let few = lack(&world).unwrap();
+    assert!(few.ends_with("of 2 tasks healthy"), "{few}");
+    world.until("all serve", |w| w.serves_at(1).len() == 2);
+    assert_eq!(lack(&world), None);
 }
