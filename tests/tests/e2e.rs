@@ -18,6 +18,7 @@ mod e2e {
     mod plan;
     mod recover;
     mod sandbox;
+    mod ssh;
     mod versions;
     mod voters;
 }
