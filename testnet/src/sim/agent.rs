@@ -40,6 +40,7 @@ impl World {
             return;
         }
         let total = self.believed_total(at);
+        self.bend_journal(at);
         self.machines[at].start(now, total);
         self.trace.line(now, || format!("h{at} starts"));
         let life = self.machines[at].life;

@@ -5,7 +5,11 @@
 //! the bug would bend it. So no line of the product knows of them, and
 //! whatever the core becomes they go on working.
 
-use super::{exchange::Request, world::World};
+use super::{
+    exchange::Request,
+    script::{Action, Whom},
+    world::World,
+};
 use potluck_core::{
     auction::{AwardAnswer, Bid, CallAnswer, Refusal, StopReason},
     host::{Answer, Effect as HostEffect, Event as HostEvent},
@@ -48,7 +52,7 @@ pub enum Sabotage {
     KeepsEndpoints,
     /// The leader says "accepted" when it has proposed.
     AcceptsEarly,
-    /// Hosts don't store how work ended.
+    /// Hosts whose agents die as work ends don't know how it did.
     ForgetsEnds,
 }
 
@@ -157,8 +161,18 @@ impl World {
     pub(super) fn spoils(&mut self, at: usize, effect: &HostEffect) -> bool {
         match (self.options.sabotage, effect) {
             (Some(Sabotage::ForgetsAuthority), HostEffect::PersistAuthority(_)) => true,
-            (Some(Sabotage::ForgetsEnds), HostEffect::JournalPut { entry, .. }) => {
-                entry.ended.is_some()
+            (Some(Sabotage::ForgetsEnds), HostEffect::JournalPut { entry, .. })
+                if entry.ended.is_some() && self.rng.chance(200) =>
+            {
+                let (whom, whole, down_ms) = (Whom::Host(at), false, 500);
+                let action = Action::Crash {
+                    whom,
+                    whole,
+                    down_ms,
+                };
+                self.queue
+                    .after(0, super::world::Due::Act(Box::new(action)));
+                false
             }
             (Some(Sabotage::StartsBeforeEnd), HostEffect::SignalStop { run, .. }) => {
                 let due = super::agent::HostDue::LostKilled(run.clone());
@@ -168,6 +182,15 @@ impl World {
                 false
             }
             _ => false,
+        }
+    }
+
+    /// An agent is about to start from its journal.
+    pub(super) fn bend_journal(&mut self, at: usize) {
+        if self.is_sabotaged(Sabotage::ForgetsEnds) {
+            for entry in self.machines[at].journal.entries.values_mut() {
+                entry.ended = None;
+            }
         }
     }
 

@@ -463,7 +463,8 @@ impl Host {
             if slot.entry.generation == generation {
                 return Ok(());
             }
-            let goes_on = slot.entry.stop.is_none() && slot.entry.ended.is_none();
+            let over = slot.state == State::Stopped || slot.entry.ended.is_some();
+            let goes_on = slot.entry.stop.is_none() && !over;
             if goes_on && offer.same_as(&slot.entry) {
                 self.adopt_generation(id, generation, effects);
                 return Ok(());

@@ -53,11 +53,13 @@ impl Unknown {
     }
 }
 
-/// By its disk, if it has not begun to end it.
+/// By its disk, if it has neither ended nor been told to.
 fn holds(world: &World, node: NodeId, slot: &SlotId, generation: Generation) -> bool {
     let machine = &world.machines[world.index[&node]];
     let entry = machine.journal.entries.get(slot);
-    entry.is_some_and(|entry| entry.generation == generation && entry.stop.is_none())
+    entry.is_some_and(|entry| {
+        entry.generation == generation && entry.stop.is_none() && entry.ended.is_none()
+    })
 }
 
 fn is_given_up(scheduler: &Scheduler, node: NodeId) -> bool {

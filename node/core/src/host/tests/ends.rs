@@ -137,6 +137,18 @@ fn a_slot_that_ended_is_filled_again_by_a_later_award_alone() {
 }
 
 #[test]
+fn work_that_went_with_its_helper_is_started_again_by_the_next_award() {
+    let mut world = running(&work());
+    end(&mut world, End::HelperLost);
+    assert_eq!(
+        awarded(&world.step(award(1, 2, &work(), &[(0, 2)]))),
+        [Ok(())]
+    );
+    world.settle();
+    assert_eq!(world.state("work", 0), TaskState::Running);
+}
+
+#[test]
 fn what_is_told_to_stop_has_not_succeeded() {
     let mut world = running(&work());
     world.step(stop_order(1, slot("work", 0), 1));
