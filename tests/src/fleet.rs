@@ -107,17 +107,24 @@ impl Deref for Fleet {
 impl Fleet {
     /// `nodes` nodes over `racks` racks, all up.
     pub fn up(nodes: u8, racks: u8) -> Fleet {
-        Fleet::make(nodes, racks, Testnet::up)
+        Fleet::make(nodes, racks, &[], Testnet::up)
+    }
+
+    /// The same with more arguments of each node's; a node that is started
+    /// again later has them not.
+    pub fn up_with(nodes: u8, racks: u8, node_args: &[&str]) -> Fleet {
+        Fleet::make(nodes, racks, node_args, Testnet::up)
     }
 
     /// The same, but only the first node is started.
     pub fn found(nodes: u8, racks: u8) -> Fleet {
-        Fleet::make(nodes, racks, Testnet::found)
+        Fleet::make(nodes, racks, &[], Testnet::found)
     }
 
     fn make<E: fmt::Display>(
         nodes: u8,
         racks: u8,
+        node_args: &[&str],
         bring_up: impl Fn(&TestnetOptions) -> Result<Testnet, E>,
     ) -> Fleet {
         let turn = Turn::take();
@@ -131,6 +138,7 @@ impl Fleet {
             nodes,
             racks,
             block: block.number,
+            node_args: node_args.iter().copied().map(String::from).collect(),
             ..TestnetOptions::new(root.path())
         };
         let outcome = bring_up(&options).map_err(|error| error.to_string());

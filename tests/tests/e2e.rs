@@ -19,6 +19,7 @@ mod e2e {
     mod recover;
     mod sandbox;
     mod scenario;
+    mod ssh;
     mod versions;
     mod voters;
 }

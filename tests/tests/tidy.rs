@@ -71,6 +71,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("potluck-gossip", &["potluck-specs"]),
     ("potluck-dht", &["potluck-specs"]),
     ("potluck-helper", &["potluck-specs"]),
+    ("potluck-sshd", &["potluck-specs", "potluck-helper"]),
     (
         "potluck-node",
         &[

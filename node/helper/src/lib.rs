@@ -22,6 +22,7 @@ pub mod probe;
 pub mod protocol;
 mod sandbox;
 pub mod session;
+pub mod sftp;
 pub mod supervise;
 mod sweep;
 

@@ -135,6 +135,7 @@ fn work(work: Work) -> SessionRequest {
         term: None,
         tools: None,
         debug: false,
+        env: Vec::new(),
     }
 }
 

@@ -84,6 +84,8 @@ pub struct SessionWish {
     pub tools: bool,
     /// May trace.
     pub debug: bool,
+    /// More variables.
+    pub env: Vec<(String, String)>,
 }
 
 /// A running task that could be entered.
@@ -156,6 +158,7 @@ impl Entrance {
             term: wish.term,
             tools: tools.as_ref().map(|tools| tools.names.clone()),
             debug: wish.debug,
+            env: wish.env,
         };
         let (mut session, mut descriptors) = TaskSession::make(&request).map_err(EnterError::Io)?;
         descriptors.extend(tools.map(|tools| OwnedFd::from(tools.program)));
@@ -270,7 +273,11 @@ impl Control {
 pub struct Pipe(AsyncFd<OwnedFd>);
 
 impl Pipe {
-    fn new(fd: OwnedFd) -> io::Result<Pipe> {
+    /// Of a descriptor that can be waited for.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn new(fd: OwnedFd) -> io::Result<Pipe> {
         fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         debug_assert!(fd.as_raw_fd() >= 0);
         // SAFETY: the descriptor is owned and stays the same.
@@ -291,6 +298,13 @@ impl Pipe {
                 }
             })
             .await
+    }
+
+    /// Nothing more will be written. A pipe says so by its end, which is when
+    /// this is dropped; a socket that is also read from must be told.
+    pub fn end(self) {
+        use nix::sys::socket::{Shutdown, shutdown};
+        let _ = shutdown(self.0.get_ref().as_raw_fd(), Shutdown::Write);
     }
 
     /// Writes all of it.

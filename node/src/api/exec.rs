@@ -13,21 +13,28 @@
 //!                    <----------------------- Ended, the only good end
 //! ```
 //!
-//! Input flows by credit: at most [`INPUT_WINDOW_BYTES`] are on their way
-//! without a `Taken` for them, so that a command that does not read holds up
-//! neither a change of the terminal's size nor the signs of life. Whoever
-//! hears nothing for [`SILENCE_MAX`] takes the other side for lost.
+//! How much may be on its way, and how long a side may be silent, is said with
+//! the frames (`potluck_helper::session::stream`).
+//!
+//! A connection of ssh travels the same way: its bytes are input and output of
+//! a server on the task's node, which says first ([`SshHost`]) by which key
+//! the person's client knows it.
+
+pub use potluck_helper::session::stream::{
+    ALIVE_EVERY, CHUNK_BYTES, INPUT_COST_MIN, INPUT_WINDOW_BYTES, SILENCE_MAX, SessionInput,
+    SessionOutput, input_cost,
+};
 
 use potluck_helper::session::{WindowSize, Work};
 use potluck_specs::{
     ChangeId, FleetId, Millis, SlotId,
     codec::{self, CodecError},
     trust::{
-        Context, SecretKey, SignatureError, Signed, TrustError, UserCertificate, UserCredential,
+        Context, GRACE_WITHOUT_LEADER, NodeCredential, PublicKey, SecretKey, SignatureError,
+        Signed, TrustError, UserCertificate, UserCredential,
     },
 };
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
 
 /// Largest request: a command is at most 32 KiB.
 pub const EXEC_BYTES_MAX: usize = 64 << 10;
@@ -35,30 +42,6 @@ pub const EXEC_BYTES_MAX: usize = 64 << 10;
 /// How old a request may be when it reaches the task's node, which remembers
 /// the ones that it has seen for as long. Clocks may differ a little.
 pub const EXEC_AGE_MAX: Millis = Millis(2 * 60_000);
-
-/// Input on its way that the command has not taken yet: what fills a fast
-/// link for the time of an answer, and all that a node keeps of it.
-pub const INPUT_WINDOW_BYTES: usize = 256 << 10;
-
-/// What a frame of input costs of the window at least, so that their number is
-/// bounded too.
-pub const INPUT_COST_MIN: usize = 64;
-
-/// What a frame with so many bytes costs of the window.
-pub fn input_cost(bytes: usize) -> u64 {
-    bytes.max(INPUT_COST_MIN) as u64
-}
-
-/// Bytes in one frame.
-pub const CHUNK_BYTES: usize = 32 << 10;
-
-/// How often each side says that it is there.
-pub const ALIVE_EVERY: Duration = Duration::from_secs(5);
-
-/// After how long without a word the other side is lost. Connections that
-/// break say so at once; this is for hosts that vanish. Long enough for a
-/// client that is stopped for a moment.
-pub const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// What a person wants in a task, as it is signed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,7 +58,7 @@ pub struct ExecRequest {
     /// In which task.
     pub slot: SlotId,
     /// What is done.
-    pub work: Work,
+    pub work: Wanted,
     /// With a terminal of this size.
     pub terminal: Option<WindowSize>,
     /// Of the person's terminal (`TERM`).
@@ -84,6 +67,108 @@ pub struct ExecRequest {
     pub tools: bool,
     /// May trace the task's processes.
     pub debug: bool,
+}
+
+/// What a person may want in a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Wanted {
+    /// Run a command: its name, and its arguments.
+    Command(Vec<String>),
+    /// Unpack an archive at this path of the task.
+    Receive(String),
+    /// An archive of what is at `path`, its first entry under `name`.
+    Send {
+        /// In the task.
+        path: String,
+        /// What the other end calls it.
+        name: String,
+    },
+    /// A connection of ssh. Whoever passes it on can't use it: the client must
+    /// prove `key` (Ed25519), which the person vouches for here.
+    Ssh {
+        /// Of the person's ssh client.
+        key: PublicKey,
+    },
+}
+
+impl Wanted {
+    /// What a helper is told; a connection of ssh is not for one.
+    pub fn work(&self) -> Option<Work> {
+        Some(match self.clone() {
+            Wanted::Command(words) => Work::Command(words),
+            Wanted::Receive(path) => Work::Receive(path),
+            Wanted::Send { path, name } => Work::Send { path, name },
+            Wanted::Ssh { .. } => return None,
+        })
+    }
+}
+
+/// Before the bytes of a connection of ssh: which key the server will show, by
+/// the word of the node that runs the task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SshHost {
+    /// Canonical bytes of an [`SshHostKey`], signed by the node.
+    pub signed: Signed,
+    /// Who the node is.
+    pub node: NodeCredential,
+}
+
+/// What a node vouches for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SshHostKey {
+    /// The request that this is for.
+    pub request: ChangeId,
+    /// Ed25519.
+    pub key: PublicKey,
+}
+
+/// A host's key that is not to be believed.
+#[derive(Debug, thiserror::Error)]
+pub enum SshHostError {
+    /// The node's certificate is not accepted.
+    #[error("the node that serves ssh is not trusted")]
+    Node(#[source] TrustError),
+    /// The node did not sign these bytes.
+    #[error("the node's signature on its ssh key does not hold")]
+    Signature(#[from] SignatureError),
+    /// The bytes are no key.
+    #[error("the node's ssh key can't be read")]
+    Malformed(#[from] CodecError),
+    /// Of an earlier connection.
+    #[error("the node's ssh key is for another request")]
+    Elsewhere,
+}
+
+/// Largest [`SshHostKey`].
+const SSH_HOST_BYTES_MAX: usize = 256;
+
+impl SshHost {
+    /// The node with this key and credential vouches for `host`.
+    pub fn new(key: &SecretKey, node: NodeCredential, host: &SshHostKey) -> SshHost {
+        let signed = Signed::new(key, Context::SshHost, codec::encode(host));
+        SshHost { signed, node }
+    }
+
+    /// The key, if a node of this fleet vouches for it in answer to `request`.
+    ///
+    /// # Errors
+    /// Any [`SshHostError`].
+    pub fn verify(
+        &self,
+        fleet: FleetId,
+        request: ChangeId,
+        now: Millis,
+    ) -> Result<PublicKey, SshHostError> {
+        let node = self.node.verify(fleet, now, GRACE_WITHOUT_LEADER);
+        let node = node.map_err(SshHostError::Node)?;
+        let bytes = self.signed.verify(&node.node.into(), Context::SshHost)?;
+        let host: SshHostKey = codec::decode_canonical("ssh key", bytes, SSH_HOST_BYTES_MAX)?;
+        match host.request == request {
+            true => Ok(host.key),
+            false => Err(SshHostError::Elsewhere),
+        }
+    }
 }
 
 /// A request's exact bytes with who signed them.
@@ -157,64 +242,18 @@ impl SignedExec {
 /// apart, only operators.
 pub fn right_of(
     author: &UserCertificate,
-    request: &ExecRequest,
+    slot: &SlotId,
+    debug: bool,
     is_isolated: bool,
 ) -> (bool, String) {
-    let namespace = &request.slot.job.namespace;
-    if !is_isolated || request.debug {
+    let namespace = &slot.job.namespace;
+    if !is_isolated || debug {
         return (author.may_operate(), "operator".into());
     }
     (
         author.may_deploy(namespace) || author.may_operate(),
         format!("deployer of namespace {namespace:?}, or operator,"),
     )
-}
-
-/// From the person.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum SessionInput {
-    /// For standard input, or typed.
-    Input(#[serde(with = "serde_bytes")] Vec<u8>),
-    /// Standard input ends here.
-    End,
-    /// The terminal has another size now.
-    Resize(WindowSize),
-    /// Still here.
-    Alive,
-    /// Of a newer client.
-    #[serde(other)]
-    Unknown,
-}
-
-/// To the person.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum SessionOutput {
-    /// It runs.
-    Started,
-    /// Of standard output, or of the terminal.
-    Output(#[serde(with = "serde_bytes")] Vec<u8>),
-    /// Of standard error.
-    Errors(#[serde(with = "serde_bytes")] Vec<u8>),
-    /// Input of this cost ([`input_cost`]) has reached the command.
-    Taken(u64),
-    /// Still here.
-    Alive,
-    /// It could not begin, for a reason inside the task, or it was killed
-    /// there; then the code is 255.
-    Failed {
-        /// For people.
-        why: String,
-        /// What to exit with.
-        code: u8,
-    },
-    /// It is over, and nothing of it is left.
-    Ended {
-        /// The command's code, or 128 and the signal's number.
-        code: u8,
-    },
-    /// Of a newer node.
-    #[serde(other)]
-    Unknown,
 }
 
 #[cfg(test)]
@@ -232,7 +271,7 @@ mod tests {
             cluster: "main".into(),
             made,
             slot: format!("{namespace}/web[0]").parse().unwrap(),
-            work: Work::Command(vec!["id".into()]),
+            work: Wanted::Command(vec!["id".into()]),
             terminal: None,
             term: None,
             tools: false,
@@ -255,15 +294,12 @@ mod tests {
         for (role, expected) in table {
             let (_, credential) = testing::person(role.clone(), NOW);
             let who = credential.verify(testing::fleet(), NOW).unwrap();
-            let debug = ExecRequest {
-                debug: true,
-                ..request("team", NOW)
-            };
+            let slot = |namespace: &str| request(namespace, NOW).slot;
             let found = [
-                right_of(&who, &request("team", NOW), true).0,
-                right_of(&who, &request("other", NOW), true).0,
-                right_of(&who, &request("team", NOW), false).0,
-                right_of(&who, &debug, true).0,
+                right_of(&who, &slot("team"), false, true).0,
+                right_of(&who, &slot("other"), false, true).0,
+                right_of(&who, &slot("team"), false, false).0,
+                right_of(&who, &slot("team"), true, true).0,
             ];
             assert_eq!(found, expected, "{role:?}");
         }

@@ -4,7 +4,7 @@
 use super::{
     change::SignedChange,
     error::ApiError,
-    exec::{SessionOutput, SignedExec},
+    exec::{SessionOutput, SignedExec, SshHost},
     logs::{LogLines, LogsRequest},
     operate::{OperateAnswer, OperateQuery},
     plan::PlanRequest,
@@ -159,6 +159,8 @@ pub enum ApiFrame {
     Warning(String),
     /// Of a session in a task.
     Session(SessionOutput),
+    /// Before the bytes of a connection of ssh.
+    Ssh(Box<SshHost>),
     /// Refused or failed.
     Failure(ApiError),
     /// A request of a newer version.

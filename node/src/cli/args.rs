@@ -119,6 +119,19 @@ pub(super) enum Command {
         /// The other side: a folder to put it into, or its new name.
         to: String,
     },
+    /// The system's ssh client, into a task: a shell, or a command. Its exit
+    /// code is this command's; 255 when the connection was lost. The task's
+    /// node must have ssh switched on.
+    Ssh(SshArgs),
+    /// Print what ssh's own configuration needs for tasks as hosts: for
+    /// `ssh 0.web.potluck`, scp, sftp, and programs that use them.
+    SshConfig,
+    /// Passes the bytes of an ssh client on; what ssh-config names.
+    #[command(hide = true)]
+    SshProxy {
+        /// A task as a host.
+        host: String,
+    },
     /// Stop a job: no task of it is wanted any more.
     Stop {
         /// The job.
@@ -239,6 +252,19 @@ pub(super) struct ExecArgs {
     pub command: Vec<String>,
 }
 
+/// `potluck ssh`.
+#[derive(Debug, Args)]
+pub(super) struct SshArgs {
+    /// With a terminal for the command too.
+    #[arg(short, long)]
+    pub tty: bool,
+    /// The task, for example web[0].
+    pub task: SlotId,
+    /// A command line for the task's shell, after --; a shell without it.
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
 /// Where nodes listen, unless they are told otherwise.
 pub(super) const PORT_DEFAULT: u16 = 7400;
 
@@ -310,6 +336,10 @@ pub(super) struct NodeArgs {
     /// Seconds that tasks outlive an agent that is gone.
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     pub agent_lease: u64,
+    /// Let people into this node's tasks by ssh, beside exec and cp. Nothing
+    /// listens: connections come through potluck. Needs potluck-sshd.
+    #[arg(long)]
+    pub ssh: bool,
     /// Mebibytes kept of all tasks' logs together, compressed; the oldest go
     /// first. What is kept of one task, its job says.
     #[arg(long, default_value_t = 10 << 10, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]

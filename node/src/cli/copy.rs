@@ -8,12 +8,9 @@ use super::{
 };
 use crate::api::{
     error::{ApiError, ErrorCode},
-    exec::CHUNK_BYTES,
+    exec::{CHUNK_BYTES, Wanted},
 };
-use potluck_helper::{
-    archive::{self, ArchiveError},
-    session::Work,
-};
+use potluck_helper::archive::{self, ArchiveError};
 use potluck_specs::SlotId;
 use std::{
     io::{self, BufWriter, Read, Write},
@@ -89,7 +86,7 @@ async fn put(from: PathBuf, slot: SlotId, to: String, global: &Global) -> Result
     let session = connect(global).await?;
     let (to_session, input) = mpsc::channel(CHUNKS_WAITING);
     let (to_person, outputs) = mpsc::channel(CHUNKS_WAITING);
-    let wish = Wish::copy(slot, Work::Receive(to));
+    let wish = Wish::copy(slot, Wanted::Receive(to));
     let packing = async {
         let pack = move || {
             let writer = BufWriter::with_capacity(CHUNK_BYTES, Sent(to_session.clone()));
@@ -131,7 +128,7 @@ async fn get(slot: SlotId, from: String, to: &Path, global: &Global) -> Result<(
     let (to_files, chunks) = mpsc::channel(CHUNKS_WAITING);
     let wish = Wish::copy(
         slot,
-        Work::Send {
+        Wanted::Send {
             path: from,
             name: name.clone(),
         },
@@ -181,7 +178,7 @@ async fn complaints(
                     break;
                 }
             }
-            (Output::Out(_), None) => {}
+            (Output::Out(_), None) | (Output::Host(_), _) => {}
         }
     }
     String::from_utf8_lossy(&text).trim().into()

@@ -11,11 +11,11 @@ use super::{
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
-        exec::CHUNK_BYTES,
+        exec::{CHUNK_BYTES, Wanted},
     },
     spawn::spawn,
 };
-use potluck_helper::session::{CODE_LOST, WindowSize, Work};
+use potluck_helper::session::{CODE_LOST, WindowSize};
 use std::{
     io::{IsTerminal, Read, Write},
     process::ExitCode,
@@ -47,7 +47,7 @@ pub(super) async fn exec(args: ExecArgs, global: &Global) -> Result<ExitCode, Ap
     let session = connect(global).await?;
     let wish = Wish {
         slot: args.task.clone(),
-        work: Work::Command(args.command.clone()),
+        work: Wanted::Command(args.command.clone()),
         terminal: args.tty.then(terminal::size),
         term: args.tty.then(|| std::env::var("TERM").ok()).flatten(),
         tools: args.tools,
@@ -120,7 +120,7 @@ fn tell(end: End, args: &ExecArgs, global: &Global) -> ExitCode {
 
 /// Standard input, read by a thread that nobody waits for: a read of a
 /// terminal can't be taken back.
-fn input(wanted: bool) -> mpsc::Receiver<Input> {
+pub(super) fn input(wanted: bool) -> mpsc::Receiver<Input> {
     let (to, input) = mpsc::channel(CHUNKS_WAITING);
     if !wanted {
         // Its end is the end of input.
@@ -175,6 +175,7 @@ fn printer() -> (mpsc::Sender<Output>, tokio::task::JoinHandle<()>) {
             let written = match next {
                 Output::Out(bytes) => write(std::io::stdout().lock(), &bytes),
                 Output::Err(bytes) => write(std::io::stderr().lock(), &bytes),
+                Output::Host(_) => Ok(()),
             };
             if written.is_err() {
                 return;

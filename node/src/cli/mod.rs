@@ -23,6 +23,7 @@ mod run;
 mod services;
 mod session;
 mod spec;
+mod ssh;
 mod terminal;
 mod testnet;
 mod time;
@@ -50,6 +51,12 @@ pub fn main() -> ExitCode {
             spec::run(command, &cli.global).unwrap_or_else(|error| exit::fail(&error, format))
         }
         Command::Testnet { args } => testnet::exec(&args, format),
+        Command::Ssh(args) => {
+            ssh::ssh(&args, &cli.global).unwrap_or_else(|error| exit::fail(&error, format))
+        }
+        Command::SshConfig => {
+            ssh::config(&cli.global).unwrap_or_else(|error| exit::fail(&error, format))
+        }
         command => {
             let answers_by_code = matches!(command, Command::Plan(_) | Command::Diff { .. });
             let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -129,6 +136,7 @@ async fn dispatch(command: Command, global: &args::Global) -> Result<ExitCode, A
         Command::Info => nodes::info(global).await,
         Command::Logs(args) => logs::logs(args, global).await,
         Command::Exec(args) => exec::exec(args, global).await,
+        Command::SshProxy { host } => ssh::proxy(&host, global).await,
         Command::Cp { from, to } => copy::copy(&from, &to, global).await,
         Command::Stop { job, no_wait } => jobs::stop(job, no_wait, global).await,
         Command::Resolve { service, fresh } => services::resolve(service, fresh, global).await,
@@ -170,7 +178,11 @@ async fn dispatch(command: Command, global: &args::Global) -> Result<ExitCode, A
         }) => debug::record(seconds, size << 20, &file, global).await,
         Command::Debug(DebugCommand::Replay { file, all }) => debug::replay(&file, all, global),
         Command::Leave { wait } => nodes::leave(wait, global).await,
-        Command::InternalEvaluate | Command::Spec(_) | Command::Testnet { .. } => {
+        Command::InternalEvaluate
+        | Command::Spec(_)
+        | Command::Ssh(_)
+        | Command::SshConfig
+        | Command::Testnet { .. } => {
             unreachable!("handled before the runtime was started")
         }
     }

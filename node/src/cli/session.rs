@@ -12,7 +12,7 @@ use crate::{
         error::{ApiError, ErrorCode},
         exec::{
             ALIVE_EVERY, CHUNK_BYTES, ExecRequest, INPUT_WINDOW_BYTES, SILENCE_MAX, SessionInput,
-            SessionOutput, SignedExec, input_cost,
+            SessionOutput, SignedExec, SshHost, SshHostError, Wanted, input_cost,
         },
         frame,
         protocol::{ApiFrame, ApiRequest},
@@ -20,8 +20,8 @@ use crate::{
     clock,
     identity::random,
 };
-use potluck_helper::session::{WindowSize, Work};
-use potluck_specs::{ChangeId, SlotId};
+use potluck_helper::session::WindowSize;
+use potluck_specs::{ChangeId, SlotId, trust::PublicKey};
 use tokio::{
     io::{AsyncRead, AsyncWrite, split},
     sync::{Semaphore, mpsc},
@@ -31,7 +31,7 @@ use tokio::{
 /// What is asked for.
 pub(super) struct Wish {
     pub(super) slot: SlotId,
-    pub(super) work: Work,
+    pub(super) work: Wanted,
     pub(super) terminal: Option<WindowSize>,
     pub(super) term: Option<String>,
     pub(super) tools: bool,
@@ -40,7 +40,7 @@ pub(super) struct Wish {
 
 impl Wish {
     /// A copy, with nothing around it.
-    pub(super) fn copy(slot: SlotId, work: Work) -> Wish {
+    pub(super) fn copy(slot: SlotId, work: Wanted) -> Wish {
         Wish {
             slot,
             work,
@@ -64,6 +64,8 @@ pub(super) enum Input {
 pub(super) enum Output {
     Out(Vec<u8>),
     Err(Vec<u8>),
+    /// The key that the node's server of ssh shows, believed.
+    Host(PublicKey),
 }
 
 /// How a session ended that did not fail before it began.
@@ -112,11 +114,13 @@ pub(super) async fn carry(
         ..
     } = session;
     client.send(&ApiRequest::Exec(Box::new(signed))).await?;
-    exchange(client.into_stream(), input, sizes, output).await
+    let host_key = |host: &SshHost| host.verify(request.fleet, request.id, clock::unix_now());
+    exchange(client.into_stream(), host_key, input, sizes, output).await
 }
 
 async fn exchange(
     stream: Box<dyn Transport>,
+    host_key: impl Fn(&SshHost) -> Result<PublicKey, SshHostError>,
     input: mpsc::Receiver<Input>,
     sizes: mpsc::Receiver<WindowSize>,
     output: mpsc::Sender<Output>,
@@ -124,7 +128,7 @@ async fn exchange(
     let (mut read, mut write) = split(stream);
     let window = Semaphore::new(INPUT_WINDOW_BYTES);
     tokio::select! {
-        end = hear(&mut read, &window, output) => end,
+        end = hear(&mut read, &window, host_key, output) => end,
         () = speak(&mut write, &window, input, sizes) => unreachable!("it waits for the end"),
     }
 }
@@ -133,6 +137,7 @@ async fn exchange(
 async fn hear(
     read: &mut (impl AsyncRead + Unpin),
     window: &Semaphore,
+    host_key: impl Fn(&SshHost) -> Result<PublicKey, SshHostError>,
     output: mpsc::Sender<Output>,
 ) -> Result<End, ApiError> {
     let mut has_begun = false;
@@ -167,6 +172,13 @@ async fn hear(
                 return Ok(End::Failed { why, code });
             }
             ApiFrame::Session(SessionOutput::Alive | SessionOutput::Unknown) => continue,
+            ApiFrame::Ssh(host) => match host_key(&host) {
+                Ok(key) => Output::Host(key),
+                Err(error) => {
+                    return Err(ApiError::new(ErrorCode::Denied, super::exit::chain(&error))
+                        .hint("is the clock of this host right? see date"));
+                }
+            },
             ApiFrame::Failure(error) => return Err(error),
             ApiFrame::Unsupported => {
                 let message = "the node does not know sessions in tasks";
@@ -256,6 +268,10 @@ mod tests {
         (person, inputs, resizes, outputs)
     }
 
+    fn no_host(_: &SshHost) -> Result<PublicKey, SshHostError> {
+        Err(SshHostError::Elsewhere)
+    }
+
     #[tokio::test]
     async fn a_connection_that_ends_without_a_word_is_never_a_success() {
         for begins in [false, true] {
@@ -266,7 +282,7 @@ mod tests {
                 frame::write(&mut node, &started).await.unwrap();
             }
             drop(node);
-            let end = exchange(Box::new(stream), inputs, sizes, outputs);
+            let end = exchange(Box::new(stream), no_host, inputs, sizes, outputs);
             let end = timeout(LIMIT, end).await.expect("it ends");
             match begins {
                 true => assert!(matches!(end, Ok(End::Lost(_))), "{end:?}"),
@@ -320,7 +336,10 @@ mod tests {
             let ended = ApiFrame::Session(SessionOutput::Ended { code: 5 });
             frame::write(&mut node, &ended).await.unwrap();
         };
-        let both = futures::future::join(exchange(Box::new(stream), inputs, sizes, outputs), node);
+        let both = futures::future::join(
+            exchange(Box::new(stream), no_host, inputs, sizes, outputs),
+            node,
+        );
         let (end, ()) = timeout(LIMIT, both).await.expect("it ends");
         assert_eq!(end.unwrap(), End::Code(5));
         drop(person.output);

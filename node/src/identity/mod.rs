@@ -11,6 +11,7 @@ mod issuer;
 mod join;
 mod profile;
 mod random;
+mod ssh;
 
 pub use ceremony::{Ceremony, Genesis, InitError, InitOptions, USER_CERTIFICATE_LIFE, init};
 pub use files::FileError;
@@ -23,3 +24,4 @@ pub use join::{
 };
 pub use profile::{Profile, ProfileError, ProfileNode, config_folder};
 pub use random::{random, random_bytes};
+pub use ssh::{SshFiles, SshFilesError};

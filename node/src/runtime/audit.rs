@@ -40,6 +40,9 @@ pub(super) enum Event {
         terminal: bool,
         /// May trace the task's processes.
         debug: bool,
+        /// The connection of ssh that it is in.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ssh: Option<String>,
     },
     /// It is over.
     #[serde(rename = "exec_end")]
@@ -54,6 +57,24 @@ pub(super) enum Event {
         bytes_in: u64,
         /// Bytes that the person got.
         bytes_out: u64,
+        /// How long it took.
+        took_ms: u64,
+    },
+    /// A connection of ssh begins.
+    #[serde(rename = "ssh_begin")]
+    SshBegan {
+        /// Names it in its lines, and in those of its sessions.
+        session: String,
+    },
+    /// A connection of ssh is over.
+    #[serde(rename = "ssh_end")]
+    SshEnded {
+        /// Names it in its lines.
+        session: String,
+        /// Why.
+        how: String,
+        /// How many sessions it had.
+        sessions: u64,
         /// How long it took.
         took_ms: u64,
     },
@@ -121,7 +142,7 @@ impl Audit {
         bytes.push(b'\n');
         let kind = match event {
             Event::Denied { .. } => &self.denials,
-            Event::Began { .. } | Event::Ended { .. } => &self.entries,
+            _ => &self.entries,
         };
         let mut file = kind.lock().expect("no one panics with this lock");
         file.append(&bytes)
@@ -220,6 +241,7 @@ mod tests {
             what: "sh".into(),
             terminal: true,
             debug: false,
+            ssh: None,
         };
         let denied = Event::Denied {
             what: "sh".into(),

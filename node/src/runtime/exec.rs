@@ -8,19 +8,17 @@
 //! client, this node, takes the session with it; only an `Ended` frame tells
 //! of an end in order.
 
+mod enter;
 mod pump;
+mod record;
+mod ssh;
 
-use super::{
-    audit::{self, Audit, cut},
-    holder,
-    shared::Shared,
-};
+use super::{audit::Audit, holder, shared::Shared};
 use crate::{
-    agent::{EnterError, SessionWish},
     api::{
         client::Transport,
         error::{ApiError, ErrorCode},
-        exec::{EXEC_AGE_MAX, ExecRequest, SessionOutput, SignedExec, right_of},
+        exec::{EXEC_AGE_MAX, ExecRequest, SignedExec, Wanted},
         frame,
         protocol::ApiFrame,
     },
@@ -28,21 +26,18 @@ use crate::{
     clock,
     network::{Holder, Purpose},
 };
-use potluck_helper::{
-    description::Profile,
-    session::{COMMAND_BYTES_MAX, Work},
-};
+use enter::{Session, Visit, judge, open};
 use potluck_specs::{ChangeId, Millis, NodeId, trust::UserCertificate};
+use record::Record;
 use std::{
     collections::BTreeMap,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
 use tokio::{
     io::{AsyncWriteExt, copy, split},
-    sync::Semaphore,
-    task::spawn_blocking,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 
@@ -63,15 +58,47 @@ pub(super) struct Exec {
     audit: Arc<Audit>,
     places: Arc<Semaphore>,
     seen: Mutex<Seen>,
+    ssh: Option<ssh::Servers>,
 }
 
 impl Exec {
-    /// Of the node with this data folder.
-    pub(super) fn new(data: &Path) -> Exec {
+    /// Of the node with this data folder; with the program that speaks ssh, if
+    /// the operator has switched that on.
+    pub(super) fn new(data: &Path, ssh: Option<PathBuf>) -> Exec {
         Exec {
             audit: Arc::new(Audit::new(data)),
             places: Arc::new(Semaphore::new(SESSIONS_MAX)),
             seen: Mutex::default(),
+            ssh: ssh.map(ssh::Servers::new),
+        }
+    }
+
+    fn place(&self) -> Result<OwnedSemaphorePermit, ApiFrame> {
+        self.places.clone().try_acquire_owned().map_err(|_| {
+            let message = format!("this node has {SESSIONS_MAX} sessions, which is the most");
+            ApiFrame::Failure(ApiError::new(ErrorCode::Unavailable, message))
+        })
+    }
+
+    /// Refuses a request that has been here before.
+    async fn once(&self, id: ChangeId, record: &Record) -> Result<(), ApiFrame> {
+        let now = clock::unix_now();
+        let is_new = {
+            let mut seen = self.seen.lock().expect("no one panics with this lock");
+            seen.is_new(id, now)
+        };
+        match is_new {
+            Some(true) => Ok(()),
+            Some(false) => {
+                let why = "the request has been here before";
+                record.denied(why).await;
+                Err(ApiFrame::Failure(denied(why)))
+            }
+            None => {
+                let message = "this node has had too many requests for sessions";
+                let error = ApiError::new(ErrorCode::Unavailable, message);
+                Err(ApiFrame::Failure(error.hint("try again in some minutes")))
+            }
         }
     }
 }
@@ -203,15 +230,20 @@ async fn pass_on(
     Ok(())
 }
 
-/// Checks, writes down and carries a session in a task of this node.
+/// Serves what is asked for in a task of this node.
 async fn serve(
     shared: &Arc<Shared>,
     signed: &SignedExec,
     via: Option<&str>,
     mut stream: Box<dyn Transport>,
 ) {
-    let frame = match admit(shared, signed, via).await {
-        Ok(session) => return session.run(stream).await,
+    let begun = match check(shared, signed) {
+        Ok((request, author)) => begin(shared, &request, &author, via).await,
+        Err(error) => Err(ApiFrame::Failure(error)),
+    };
+    let frame = match begun {
+        Ok(Begun::Session(session)) => return session.run(stream).await,
+        Ok(Begun::Ssh(connection)) => return connection.run(shared, stream).await,
         Err(frame) => frame,
     };
     // The client may have left.
@@ -219,248 +251,31 @@ async fn serve(
     let _ = stream.shutdown().await;
 }
 
-/// A session that has begun.
-struct Session {
-    task: crate::agent::TaskSession,
-    record: Record,
-    _place: tokio::sync::OwnedSemaphorePermit,
+/// What runs now.
+enum Begun {
+    Session(Box<Session>),
+    Ssh(Box<ssh::Connection>),
 }
 
-impl Session {
-    async fn run(self, stream: Box<dyn Transport>) {
-        let begun = clock::boot_now();
-        let outcome = pump::carry(self.task, stream).await;
-        let took_ms = clock::boot_now().since(begun).0;
-        self.record.ended(&outcome, took_ms).await;
-    }
-}
-
-async fn admit(
+async fn begin(
     shared: &Arc<Shared>,
-    signed: &SignedExec,
+    request: &ExecRequest,
+    author: &UserCertificate,
     via: Option<&str>,
-) -> Result<Session, ApiFrame> {
-    let (request, author) = check(shared, signed).map_err(ApiFrame::Failure)?;
-    let record = Record::new(shared, &request, &author, via);
-    let place = shared.exec.places.clone().try_acquire_owned();
-    let place = place.map_err(|_| {
-        let message = format!("this node has {SESSIONS_MAX} sessions, which is the most");
-        ApiFrame::Failure(ApiError::new(ErrorCode::Unavailable, message))
-    })?;
-    let refuse = |error: EnterError| refusal(&request, error);
-    // What runs here at all is not told to those who may not enter anyway.
-    if let Err(error) = may(&author, &request, true) {
-        record.denied(&error.message).await;
-        return Err(ApiFrame::Failure(error));
-    }
-    bounded(&request).map_err(ApiFrame::Failure)?;
-    let entrance = shared.agent.entrance(request.slot.clone()).await;
-    let entrance = entrance.map_err(refuse)?;
-    if let Err(error) = may(&author, &request, entrance.profile != Profile::None) {
-        record.denied(&error.message).await;
-        return Err(ApiFrame::Failure(error));
-    }
-    let now = clock::unix_now();
-    let is_new = {
-        let mut seen = shared
-            .exec
-            .seen
-            .lock()
-            .expect("no one panics with this lock");
-        seen.is_new(request.id, now)
+) -> Result<Begun, ApiFrame> {
+    let visit = match &request.work {
+        Wanted::Ssh { key } => {
+            let connection = ssh::Connection::begin(shared, request, *key, author, via).await?;
+            return Ok(Begun::Ssh(Box::new(connection)));
+        }
+        other => Visit::of(request, other),
     };
-    match is_new {
-        Some(true) => {}
-        Some(false) => {
-            let why = "the request has been here before";
-            record.denied(why).await;
-            return Err(ApiFrame::Failure(denied(why)));
-        }
-        None => {
-            let message = "this node has had too many requests for sessions";
-            let error = ApiError::new(ErrorCode::Unavailable, message);
-            return Err(ApiFrame::Failure(error.hint("try again in some minutes")));
-        }
-    }
-    record.begins(&request).await.map_err(|error| {
-        let message = format!("the session can't be written down: {error}");
-        let error = ApiError::new(ErrorCode::Failed, message);
-        ApiFrame::Failure(error.hint("is the disk of the task's node full?"))
-    })?;
-    let wish = SessionWish {
-        work: request.work.clone(),
-        terminal: request.terminal,
-        term: request.term.clone(),
-        tools: request.tools,
-        debug: request.debug,
-    };
-    match entrance.open(wish).await {
-        Ok(task) => Ok(Session {
-            task,
-            record,
-            _place: place,
-        }),
-        Err(error) => {
-            record.cut_off(&chain(&error)).await;
-            Err(refuse(error))
-        }
-    }
-}
-
-fn may(author: &UserCertificate, request: &ExecRequest, is_isolated: bool) -> Result<(), ApiError> {
-    let (may, need) = right_of(author, request, is_isolated);
-    if may {
-        return Ok(());
-    }
-    let what = match (is_isolated, request.debug) {
-        (false, _) => "enter a task that is not isolated from its host",
-        (true, true) => "trace a task's processes",
-        (true, false) => "enter this task",
-    };
-    let message = format!("user {:?} may not {what}", author.user);
-    Err(denied(message).hint(format!("the role {need} is needed")))
-}
-
-fn bounded(request: &ExecRequest) -> Result<(), ApiError> {
-    if let Work::Command(words) = &request.work {
-        // What a word costs beside its letters.
-        let bytes: usize = words.iter().map(|word| word.len() + 3).sum();
-        if bytes > COMMAND_BYTES_MAX {
-            let message = format!("a command of {bytes} bytes is more than {COMMAND_BYTES_MAX}");
-            return Err(ApiError::new(ErrorCode::BadRequest, message)
-                .hint("copy a script into the task with potluck cp, and run that"));
-        }
-    }
-    Ok(())
-}
-
-fn refusal(request: &ExecRequest, error: EnterError) -> ApiFrame {
-    let slot = &request.slot;
-    let text = chain(&error);
-    let (code, hint) = match error {
-        EnterError::Refused { why, code } => {
-            return ApiFrame::Session(SessionOutput::Failed { why, code });
-        }
-        EnterError::NotHere(_) => (
-            ErrorCode::NotFound,
-            format!("it may just have moved; see potluck explain '{slot}'"),
-        ),
-        EnterError::NotRunning { .. } => (
-            ErrorCode::Unavailable,
-            format!(
-                "see why with: potluck explain '{slot}'; what it last said: potluck logs '{slot}'"
-            ),
-        ),
-        EnterError::NoTools(_) => (
-            ErrorCode::Failed,
-            "install a static busybox on the task's node (Debian: busybox-static)".into(),
-        ),
-        EnterError::Silent => (
-            ErrorCode::Unavailable,
-            "tasks that were started by an older potluck can be entered after their next start"
-                .into(),
-        ),
-        EnterError::Io(_) | EnterError::Stopped(_) => (
-            ErrorCode::Unavailable,
-            "the log of the task's node says more".into(),
-        ),
-    };
-    ApiFrame::Failure(ApiError::new(code, text).hint(hint))
-}
-
-/// The lines of one session in the audit log.
-struct Record {
-    audit: Arc<Audit>,
-    about: audit::About,
-    session: String,
-    what: String,
-}
-
-impl Record {
-    fn new(
-        shared: &Arc<Shared>,
-        request: &ExecRequest,
-        author: &UserCertificate,
-        via: Option<&str>,
-    ) -> Record {
-        let session = request.id.0[..8].iter();
-        Record {
-            audit: shared.exec.audit.clone(),
-            session: session.map(|byte| format!("{byte:02x}")).collect(),
-            what: what(&request.work),
-            about: audit::About {
-                user: author.user.clone(),
-                key: author.key.to_string(),
-                task: request.slot.to_string(),
-                via: via.map(String::from),
-            },
-        }
-    }
-
-    async fn begins(&self, request: &ExecRequest) -> std::io::Result<()> {
-        let event = audit::Event::Began {
-            session: self.session.clone(),
-            what: self.what.clone(),
-            terminal: request.terminal.is_some(),
-            debug: request.debug,
-        };
-        self.write(event).await
-    }
-
-    async fn denied(&self, why: &str) {
-        let event = audit::Event::Denied {
-            what: self.what.clone(),
-            why: cut(why),
-        };
-        note(self.write(event).await);
-    }
-
-    async fn cut_off(&self, why: &str) {
-        let outcome = pump::Outcome {
-            how: cut(why),
-            code: None,
-            bytes_in: 0,
-            bytes_out: 0,
-        };
-        self.ended(&outcome, 0).await;
-    }
-
-    async fn ended(&self, outcome: &pump::Outcome, took_ms: u64) {
-        let event = audit::Event::Ended {
-            session: self.session.clone(),
-            how: outcome.how.clone(),
-            code: outcome.code,
-            bytes_in: outcome.bytes_in,
-            bytes_out: outcome.bytes_out,
-            took_ms,
-        };
-        note(self.write(event).await);
-    }
-
-    async fn write(&self, event: audit::Event) -> std::io::Result<()> {
-        let (user, task, via) = (&self.about.user, &self.about.task, &self.about.via);
-        tracing::info!(user, task, via, ?event, "session in a task");
-        let (audit, about) = (self.audit.clone(), self.about.clone());
-        let write = move || audit.write(clock::unix_now(), &about, &event);
-        spawn_blocking(write)
-            .await
-            .expect("writing a line does not panic")
-    }
-}
-
-fn note(written: std::io::Result<()>) {
-    if let Err(error) = written {
-        tracing::error!(%error, "audit log can't be written");
-    }
-}
-
-/// For people.
-fn what(work: &Work) -> String {
-    cut(&match work {
-        Work::Command(words) => words.join(" "),
-        Work::Receive(path) => format!("copy to {path}"),
-        Work::Send { path, .. } => format!("copy from {path}"),
-    })
+    let record = Record::new(shared, &visit, author, via);
+    let place = shared.exec.place()?;
+    let entrance = judge(shared, &visit, author, &record).await?;
+    shared.exec.once(request.id, &record).await?;
+    let session = open(visit, entrance, record, place).await?;
+    Ok(Begun::Session(Box::new(session)))
 }
 
 #[cfg(test)]

@@ -105,6 +105,9 @@ pub enum StartError {
     /// The helper program is not beside this one.
     #[error("the program potluck-helper is not at {0}")]
     NoHelper(PathBuf),
+    /// Neither is the one that serves ssh, which was asked for.
+    #[error("the program potluck-sshd is not at {0}")]
+    NoSshd(PathBuf),
     /// The API's socket.
     #[error("can't listen on {path}")]
     Socket {
@@ -121,7 +124,9 @@ impl StartError {
         match self {
             StartError::Join(error) if error.is_temporary() => ErrorCode::Unavailable,
             StartError::Join(_) => ErrorCode::Denied,
-            StartError::NoCluster(_) | StartError::NoHelper(_) => ErrorCode::BadRequest,
+            StartError::NoCluster(_) | StartError::NoHelper(_) | StartError::NoSshd(_) => {
+                ErrorCode::BadRequest
+            }
             // Somebody else's for now: another node, or what listens there.
             StartError::Folder(FolderError::InUse { .. })
             | StartError::Listen { .. }
@@ -145,6 +150,7 @@ impl StartError {
                  is mended, or remove the file to take the order back"
             }
             StartError::NoHelper(_) => "install potluck-helper beside potluck",
+            StartError::NoSshd(_) => "install potluck-sshd beside potluck, or leave --ssh away",
             StartError::Folder(FolderError::InUse { .. }) => {
                 "is a node running here already? see potluck info; another needs its own --data"
             }
@@ -188,6 +194,10 @@ impl Node {
         settings: NodeSettings,
         helper: PathBuf,
     ) -> Result<Node, StartError> {
+        let sshd = match settings.ssh {
+            true => Some(sshd_program()?),
+            false => None,
+        };
         let folder = Arc::new(DataFolder::open(&settings.data)?);
         check_listen(settings.listen)?;
         let admitted = admit(&folder, &settings).await?;
@@ -245,7 +255,7 @@ impl Node {
             gossip,
             control,
             agent,
-            exec: Exec::new(&settings.data),
+            exec: Exec::new(&settings.data, sshd),
             packages,
             discovery,
             scheduling,
@@ -441,13 +451,21 @@ fn check_listen(address: SocketAddr) -> Result<(), StartError> {
 }
 
 fn helper_program() -> Result<PathBuf, StartError> {
-    let beside = std::env::current_exe()
+    beside("potluck-helper").map_err(StartError::NoHelper)
+}
+
+fn sshd_program() -> Result<PathBuf, StartError> {
+    beside("potluck-sshd").map_err(StartError::NoSshd)
+}
+
+/// A program in the folder of this one; where it would be, if it is not there.
+fn beside(name: &str) -> Result<PathBuf, PathBuf> {
+    let path = std::env::current_exe()
         .unwrap_or_default()
-        .with_file_name("potluck-helper");
-    if beside.exists() {
-        Ok(beside)
-    } else {
-        Err(StartError::NoHelper(beside))
+        .with_file_name(name);
+    match path.exists() {
+        true => Ok(path),
+        false => Err(path),
     }
 }
 

@@ -79,6 +79,7 @@ impl Host {
             total: Resources::new(1_000, 1 << 30),
             facts: Facts::default(),
             ports: 20_000..=20_010,
+            ssh: false,
             agent_lease: Millis(60_000),
             logs: crate::agent::LogRetention::DEFAULT,
             replace_voter_after: Duration::from_secs(300),

@@ -80,6 +80,8 @@ pub enum Context {
     Session,
     /// A person opens a session in a task.
     Exec,
+    /// A node vouches for the key that its server of ssh shows.
+    SshHost,
     /// A node signs what another carries for it.
     Letter,
 }
@@ -97,6 +99,7 @@ impl Context {
             Context::Slice => "potluck slice 1\n",
             Context::Session => "potluck api session 1\n",
             Context::Exec => "potluck exec 1\n",
+            Context::SshHost => "potluck ssh host 1\n",
             Context::Letter => "potluck letter 1\n",
         }
     }

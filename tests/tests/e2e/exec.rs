@@ -49,7 +49,7 @@ fn shell(client: &Client, task: &str, script: &str) -> (Option<i32>, String, Str
     )
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
@@ -59,13 +59,13 @@ fn code(client: &Client, words: &[&str]) -> (Option<i32>, String) {
 }
 
 /// A word that no other process has among its arguments.
-fn unique_seconds() -> String {
+pub(super) fn unique_seconds() -> String {
     let nanos = UNIX_EPOCH.elapsed().unwrap().subsec_nanos();
     format!("7{nanos:09}.{}", std::process::id())
 }
 
 /// Pids of processes with this word among their arguments.
-fn processes(word: &str) -> Vec<i32> {
+pub(super) fn processes(word: &str) -> Vec<i32> {
     let entries = fs::read_dir("/proc").unwrap().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     pids.filter(|pid| {
@@ -78,7 +78,7 @@ fn processes(word: &str) -> Vec<i32> {
 
 /// Three that try to stay, deaf to the hang-up: in the foreground, in a session
 /// of their own, and without a parent.
-fn stayers(word: &str) -> String {
+pub(super) fn stayers(word: &str) -> String {
     format!(
         "trap '' HUP TERM; setsid sh -c \"trap '' HUP TERM; sleep {word}\" & \
          (setsid sh -c \"trap '' HUP TERM; (sleep {word} &)\" &) ; sleep {word}"
@@ -108,7 +108,7 @@ fn stay(client: &Client, task: &str, word: &str) -> Child {
     child
 }
 
-fn await_none(word: &str) {
+pub(super) fn await_none(word: &str) {
     until("the end of all that stayed", WAIT, || {
         let left = processes(word);
         match left.is_empty() {
@@ -159,7 +159,7 @@ pub(super) fn person(fleet: &Fleet, name: &str, roles: Vec<Role>, asked: &str) -
     )
 }
 
-fn audit(fleet: &Fleet, node: &str, file: &str) -> Vec<Value> {
+pub(super) fn audit(fleet: &Fleet, node: &str, file: &str) -> Vec<Value> {
     let path = fleet.data(node).join("audit").join(file);
     let text = fs::read_to_string(path).unwrap_or_default();
     text.lines()
@@ -169,7 +169,11 @@ fn audit(fleet: &Fleet, node: &str, file: &str) -> Vec<Value> {
 
 /// A fleet with one task, and a node that does not run it.
 fn with_task() -> (Fleet, Task, String) {
-    let fleet = Fleet::up(3, 3);
+    with_task_on(Fleet::up(3, 3))
+}
+
+/// The same on this fleet.
+pub(super) fn with_task_on(fleet: Fleet) -> (Fleet, Task, String) {
     fleet.run("r1h1", &fleet.hello("steady", 1));
     let task = await_healthy(&fleet.client("r1h1"), "steady", &[]).remove(0);
     let other = fleet.other(&[&task.node]);
@@ -298,11 +302,11 @@ fn terminal() -> (File, OwnedFd) {
 }
 
 /// A client with a terminal of its own.
-struct Person {
-    outer: File,
+pub(super) struct Person {
+    pub(super) outer: File,
     lines: std::sync::mpsc::Receiver<Vec<u8>>,
     inner: OwnedFd,
-    child: Child,
+    pub(super) child: Child,
     seen: String,
     /// How the terminal was before the client.
     before: u32,
@@ -310,9 +314,13 @@ struct Person {
 
 impl Person {
     fn sit(client: &Client, words: &[&str]) -> Person {
+        Person::at(potluck(client, words))
+    }
+
+    /// In front of this command.
+    pub(super) fn at(mut command: Command) -> Person {
         let (outer, inner) = terminal();
         let before = mode(&inner);
-        let mut command = potluck(client, words);
         let stdio = || Stdio::from(inner.try_clone().unwrap());
         command.stdin(stdio()).stdout(stdio()).stderr(stdio());
         command.env("TERM", "xterm");
@@ -347,11 +355,11 @@ impl Person {
         }
     }
 
-    fn types(&mut self, keys: &str) {
+    pub(super) fn types(&mut self, keys: &str) {
         self.outer.write_all(keys.as_bytes()).unwrap();
     }
 
-    fn sees(&mut self, wanted: &str) {
+    pub(super) fn sees(&mut self, wanted: &str) {
         let seen = until(wanted, WAIT, || {
             self.seen
                 .extend(self.lines.try_iter().map(|bytes| text(&bytes)));
@@ -571,7 +579,7 @@ fn whoever_goes_nothing_of_a_session_stays() {
     assert_eq!(processes_of_task(&fleet, &task), pid);
 }
 
-fn processes_of_task(fleet: &Fleet, task: &Task) -> i32 {
+pub(super) fn processes_of_task(fleet: &Fleet, task: &Task) -> i32 {
     let tasks = fleet.processes(&task.node).tasks;
     *tasks
         .iter()
@@ -587,8 +595,8 @@ fn assert_lost(mut child: Child, why: &str) {
 }
 
 /// Says that a test can't run here, and why; `make test` counts them.
-fn skip(why: &str) {
-    let line = format!("skipped: e2e::exec: {why}\n");
+pub(super) fn skip(test: &str, why: &str) {
+    let line = format!("skipped: e2e::{test}: {why}\n");
     eprint!("{line}");
     if let Some(path) = std::env::var_os("POTLUCK_SKIPPED") {
         let file = fs::OpenOptions::new().create(true).append(true).open(path);
@@ -608,7 +616,7 @@ fn tasks_of_every_profile_can_be_entered() {
             .is_some_and(|one| one.contains("isolation"))
     };
     if info["warnings"].as_array().unwrap().iter().any(lacks) {
-        return skip("this host can't give full isolation");
+        return skip("exec", "this host can't give full isolation");
     }
     for profile in ["strict", "default"] {
         let spec = fleet.hello(profile, 1);

@@ -15,6 +15,7 @@ use crate::{
     enter::{Trouble, become_user, confine, exit, reset_signals},
     inner::Step,
     launch::clone_process,
+    sftp,
 };
 use nix::{
     errno::Errno,
@@ -196,6 +197,10 @@ fn try_become(
             let output = only_streams(starting).map_err(at(Step::Streams))?.1;
             Ok(copied(archive::send(output, path, name)))
         }
+        Prepared::Sftp => {
+            let (input, output) = only_streams(starting).map_err(at(Step::Streams))?;
+            Ok(copied(sftp::serve(input, output)))
+        }
     }
 }
 
@@ -268,7 +273,7 @@ fn only_streams(starting: RawFd) -> Result<(File, File), Errno> {
     Ok((File::from(input), File::from(output)))
 }
 
-fn copied(result: Result<(), archive::ArchiveError>) -> c_int {
+fn copied(result: Result<(), impl std::error::Error>) -> c_int {
     match result {
         Ok(()) => 0,
         Err(error) => {

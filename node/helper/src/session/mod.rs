@@ -30,6 +30,8 @@
 mod enter;
 mod host;
 mod plan;
+pub mod ssh;
+pub mod stream;
 mod tools;
 mod warden;
 
@@ -79,6 +81,10 @@ pub struct SessionRequest {
     /// who is not of the same start.
     #[serde(default)]
     pub debug: bool,
+    /// More variables for the command; those that [`ssh::may_be_set`] does not
+    /// allow are left out.
+    #[serde(default)]
+    pub env: Vec<(String, String)>,
 }
 
 impl SessionRequest {
@@ -104,6 +110,8 @@ pub enum Work {
         /// What the other end calls it.
         name: String,
     },
+    /// Serve files to an SFTP client on standard input and output.
+    Sftp,
 }
 
 /// Size of a terminal, in characters.

@@ -1,7 +1,9 @@
 //! All that a session needs, made before the clone.
 
 use super::{
-    COMMAND_BYTES_MAX, PATH_BYTES_MAX, SessionRequest, TOOLS_AT, WindowSize, Work, tools::Tools,
+    COMMAND_BYTES_MAX, PATH_BYTES_MAX, SessionRequest, TOOLS_AT, WindowSize, Work,
+    ssh::{ENV_MAX, may_be_set},
+    tools::Tools,
 };
 use crate::{
     description::{IfMissing, Profile, TaskDescription, UserIds},
@@ -54,6 +56,8 @@ pub(super) enum Prepared {
     Receive(PathBuf),
     /// Packs to its standard output.
     Send { path: PathBuf, name: String },
+    /// Serves files.
+    Sftp,
 }
 
 /// What it speaks through.
@@ -114,6 +118,8 @@ impl<'a> Surroundings<'a> {
         if let Some(term) = request.term.filter(|term| is_plain(term)) {
             env.insert("TERM".into(), term);
         }
+        let more = request.env.into_iter().take(ENV_MAX);
+        env.extend(more.filter(|(name, value)| may_be_set(name, value)));
         let path = env.get("PATH").cloned();
         let mut path = path.unwrap_or_else(|| PATH_DEFAULT.into());
         if tools.is_some() {
@@ -170,6 +176,7 @@ fn prepare(work: Work, path: &str) -> Result<Prepared, String> {
             }
         }
         Work::Receive(path) => Prepared::Receive(bounded(path)?.into()),
+        Work::Sftp => Prepared::Sftp,
         Work::Send { path, name } => Prepared::Send {
             path: bounded(path)?.into(),
             name,

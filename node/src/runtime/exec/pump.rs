@@ -1,5 +1,5 @@
 //! Carries the bytes of one session between the person's connection and the
-//! near ends of the task's pipes.
+//! near ends of the task's pipes, or of a server of ssh.
 //!
 //! ```text
 //! connection ─▶ hear ─▶ (at most a window) ─▶ feed ─▶ standard input
@@ -24,7 +24,7 @@ use crate::{
         protocol::ApiFrame,
     },
 };
-use potluck_helper::session::{CODE_LOST, SessionReport};
+use potluck_helper::session::{CODE_LOST, SessionReport, WindowSize};
 use std::{
     sync::{
         Mutex,
@@ -80,25 +80,55 @@ struct Counts {
     end: Mutex<Option<Result<u8, String>>>,
 }
 
-/// Carries a session to its end.
-pub(super) async fn carry(mut task: TaskSession, stream: Box<dyn Transport>) -> Outcome {
+/// The near ends of what a person's bytes go to.
+pub(super) struct Pipes {
+    pub(super) input: Option<Pipe>,
+    pub(super) output: Option<Pipe>,
+    pub(super) errors: Option<Pipe>,
+}
+
+/// Carries a session in a task to its end.
+pub(super) async fn carry_task(mut task: TaskSession, stream: Box<dyn Transport>) -> Outcome {
+    let pipes = Pipes {
+        input: task.input.take(),
+        output: task.output.take(),
+        errors: task.errors.take(),
+    };
+    let resize = |size| task.control.resize(size);
+    carry(pipes, ended(&task), resize, stream).await
+}
+
+/// Carries a session until `ended` tells its code, or why there is none.
+pub(super) async fn carry(
+    pipes: Pipes,
+    ended: impl Future<Output = Result<u8, String>>,
+    resize: impl Fn(WindowSize),
+    stream: Box<dyn Transport>,
+) -> Outcome {
     let (mut read, mut write) = split(stream);
     let counts = Counts::default();
     let (to_input, input) = mpsc::channel(INPUTS_MAX);
     let (to_person, output) = mpsc::channel(CHUNKS_QUEUED_MAX);
-    let control = &task.control;
-    let resize = |size| control.resize(size);
     let hear = hear(&mut read, resize, to_input, &counts);
-    let feed = feed(task.input.take(), input, &counts);
-    let (out, err) = (task.output.take(), task.errors.take());
+    let feed = feed(pipes.input, input, &counts);
     let over = CancellationToken::new();
     let drained = futures::future::join(
-        drain(out, SessionOutput::Output, to_person.clone(), &over),
-        drain(err, SessionOutput::Errors, to_person.clone(), &over),
+        drain(
+            pipes.output,
+            SessionOutput::Output,
+            to_person.clone(),
+            &over,
+        ),
+        drain(
+            pipes.errors,
+            SessionOutput::Errors,
+            to_person.clone(),
+            &over,
+        ),
     );
     let ending = async {
         let ended = async {
-            let ended = ended(&task).await;
+            let ended = ended.await;
             over.cancel();
             ended
         };
@@ -138,7 +168,7 @@ pub(super) async fn carry(mut task: TaskSession, stream: Box<dyn Transport>) -> 
 /// Takes what the person says; why there is no more.
 async fn hear(
     read: &mut (impl AsyncRead + Unpin),
-    resize: impl Fn(potluck_helper::session::WindowSize),
+    resize: impl Fn(WindowSize),
     to_input: mpsc::Sender<Option<Vec<u8>>>,
     counts: &Counts,
 ) -> String {
@@ -178,7 +208,9 @@ async fn hear(
 async fn feed(mut pipe: Option<Pipe>, mut input: mpsc::Receiver<Option<Vec<u8>>>, counts: &Counts) {
     while let Some(next) = input.recv().await {
         let Some(bytes) = next else {
-            pipe = None;
+            if let Some(pipe) = pipe.take() {
+                pipe.end();
+            }
             continue;
         };
         if let Some(open) = &pipe
@@ -188,7 +220,7 @@ async fn feed(mut pipe: Option<Pipe>, mut input: mpsc::Receiver<Option<Vec<u8>>>
         }
         counts
             .taken
-            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            .fetch_add(input_cost(bytes.len()), Ordering::Relaxed);
         counts.is_taken.notify_one();
     }
     std::future::pending().await
@@ -288,4 +320,71 @@ async fn tell_taken(write: &mut (impl AsyncWrite + Unpin), counts: &Counts) -> R
 async fn say(write: &mut (impl AsyncWrite + Unpin), what: SessionOutput) -> Result<(), String> {
     let written = frame::write(write, &ApiFrame::Session(what)).await;
     written.map_err(|error| format!("the client is gone: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::{fd::OwnedFd, unix::net::UnixStream};
+    use tokio::{io::AsyncReadExt, sync::oneshot};
+
+    /// Far above what anything here takes.
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// A person who types for long uses their window up key by key, and gets
+    /// all of it back.
+    #[tokio::test]
+    async fn single_bytes_give_back_what_they_cost() {
+        let keys = 2 * INPUT_WINDOW_BYTES / INPUT_COST_MIN;
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let mut command = tokio::net::UnixStream::from_std(theirs).unwrap();
+        let pipes = Pipes {
+            input: Some(Pipe::new(OwnedFd::from(ours)).unwrap()),
+            output: None,
+            errors: None,
+        };
+        let (end, ended) = oneshot::channel::<()>();
+        let ended = async {
+            let _ = ended.await;
+            Ok(5)
+        };
+        let (stream, person) = tokio::io::duplex(1 << 20);
+        let carried = carry(pipes, ended, |_| {}, Box::new(stream));
+        let reads = async {
+            let mut bytes = vec![0; keys];
+            command.read_exact(&mut bytes).await.unwrap();
+            // The end of input reaches a socket too.
+            assert_eq!(command.read(&mut bytes).await.unwrap(), 0);
+            end.send(()).unwrap();
+        };
+        let (mut from_node, mut to_node) = split(person);
+        let types = async {
+            let mut window = INPUT_WINDOW_BYTES as u64;
+            for _ in 0..keys {
+                while window < INPUT_COST_MIN as u64 {
+                    let heard = frame::read::<ApiFrame>(&mut from_node).await.unwrap();
+                    if let ApiFrame::Session(SessionOutput::Taken(cost)) = heard {
+                        window += cost;
+                    }
+                }
+                window -= INPUT_COST_MIN as u64;
+                let key = SessionInput::Input(vec![b'x']);
+                frame::write(&mut to_node, &key).await.unwrap();
+            }
+            frame::write(&mut to_node, &SessionInput::End)
+                .await
+                .unwrap();
+            loop {
+                let heard = frame::read::<ApiFrame>(&mut from_node).await.unwrap();
+                if let ApiFrame::Session(SessionOutput::Ended { code }) = heard {
+                    break code;
+                }
+            }
+        };
+        let all = futures::future::join3(carried, reads, types);
+        let (outcome, (), code) = timeout(LIMIT, all).await.expect("it ends");
+        assert_eq!((outcome.code, code), (Some(5), 5));
+        assert_eq!(outcome.bytes_in, keys as u64);
+    }
 }
