@@ -208,7 +208,7 @@ fn a_circle_through_the_cluster_is_refused_with_its_path() {
             None => Err(status.to_string()),
         }
     });
-    assert_eq!(told, "job cb, which does not exist");
+    assert_eq!(told.unwrap(), "job cb, which does not exist");
     let explained = client.text(&["explain", "ca[0]"]).unwrap();
     assert!(explained.contains("waits first for job cb"), "{explained}");
     let failed = failure(&client, &["run", &cb, "--no-wait"]);
