@@ -52,8 +52,8 @@ impl Client {
     /// The command, ready to be run.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
+        // First, since what stands behind a `--` is not ours.
         command
-            .args(args)
             .arg("--config")
             .arg(&self.config)
             .arg("--data")
@@ -62,6 +62,7 @@ impl Client {
             command.arg("--node").arg(node);
         }
         command
+            .args(args)
             .env_remove("POTLUCK_NODE")
             .env_remove("POTLUCK_DATA")
             .env_remove("POTLUCK_CONFIG");

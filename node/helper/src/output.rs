@@ -110,7 +110,7 @@ impl Output {
         }
         if self.forget_at.is_some_and(|due| now >= due) {
             self.forget_at = Some(now + Millis(FORGET_EVERY_MS));
-            self.log.forget_old();
+            self.log.forget_old(unix_now().0);
         }
         self.note();
     }

@@ -7,13 +7,10 @@
 //! of further lines go on from it.
 
 use super::folders::Folders;
-use crate::spawn::spawn;
+use crate::{clock, spawn::spawn};
 use potluck_helper::log::{SegmentFile, segments};
-use std::{
-    fs,
-    path::PathBuf,
-    time::{Duration, SystemTime},
-};
+use potluck_specs::Millis;
+use std::{fs, path::PathBuf, time::Duration};
 use tokio::{
     task::spawn_blocking,
     time::{MissedTickBehavior, interval},
@@ -41,12 +38,12 @@ impl LogRetention {
     };
 
     /// What is to go of these, the oldest first.
-    fn surplus(&self, mut all: Vec<SegmentFile>, now: SystemTime) -> Vec<SegmentFile> {
+    fn surplus(&self, mut all: Vec<SegmentFile>, now: Millis) -> Vec<SegmentFile> {
         all.retain(|one| !one.is_newest);
         all.sort_by_key(|one| std::cmp::Reverse(one.written_at));
         let mut kept_bytes = 0_u64;
         let goes = |one: &SegmentFile| {
-            let age = now.duration_since(one.written_at).unwrap_or_default();
+            let age = Duration::from_millis(now.since(one.written_at).0);
             kept_bytes = kept_bytes.saturating_add(one.bytes);
             kept_bytes > self.bytes || self.age.is_some_and(|most| age > most)
         };
@@ -82,7 +79,7 @@ struct Removed {
 fn remove_surplus(folders: &Folders, keep: LogRetention) -> Removed {
     let all = folders.all_logs().into_iter().flat_map(segments_of);
     let mut removed = Removed::default();
-    for one in keep.surplus(all.collect(), SystemTime::now()) {
+    for one in keep.surplus(all.collect(), clock::unix_now()) {
         match fs::remove_file(&one.path) {
             Ok(()) => {
                 removed.files += 1;
@@ -115,7 +112,7 @@ mod tests {
         SegmentFile {
             path: name.into(),
             bytes,
-            written_at: SystemTime::UNIX_EPOCH + Duration::from_secs(at),
+            written_at: Millis(1_000 * at),
             is_newest,
         }
     }
@@ -134,7 +131,7 @@ mod tests {
             segment("db/0", 50, 20, false),
             segment("db/1", 50, 5, true),
         ];
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
+        let now = Millis(100_000);
         let surplus = |bytes, age: Option<u64>| {
             let age = age.map(Duration::from_secs);
             LogRetention { bytes, age }.surplus(all.clone(), now)

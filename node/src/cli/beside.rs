@@ -75,8 +75,8 @@ fn taken(place: &Place, job: &EvaluatedJob, path: &Path) -> Option<Finding> {
     );
     let why = format!("the root is {}", place.root.display());
     Some(wrong(job, message).why(why).hint(
-        "move the mark of the root, a file potluck.root, up; \
-         or take it all the same with --allow-outside",
+        "--allow-outside takes it all the same; or move the mark of the root, \
+         a file potluck.root, up",
     ))
 }
 

@@ -73,7 +73,7 @@ fn bad_specs_are_refused_with_their_place() {
     assert_failed(
         &failure(&client, &["run", &spec]),
         2,
-        &["no-such-file", "hint: "],
+        &["no-such-file", "help: "],
     );
     for command in [&["run"][..], &["spec", "check"], &["spec", "show"]] {
         let failed = failure(&client, &[command, &["no-such.star"]].concat());

@@ -73,7 +73,7 @@ fn a_plan_has_three_exit_codes_and_changes_nothing() {
     assert_eq!(rows(&said).values().sum::<u64>(), 3, "{said}");
     let text = client.command(&["plan", &spec]).output().unwrap().stdout;
     let text = String::from_utf8(text).unwrap();
-    assert!(text.contains("\n    memory "), "as it is typed: {text}");
+    assert!(text.contains("\n   memory "), "as it is typed: {text}");
 
     let (code, said) = plan(&client, &[&spec, "--replicas", "3000"]);
     assert_eq!(code, 2, "{said}");

@@ -129,7 +129,7 @@ fn versions_are_kept_compared_and_gone_back_to() {
     let spec = fleet.spec("web", &text);
     let folder = Path::new(&spec).parent().unwrap();
     git(folder, &["init", "-q"]);
-    git(folder, &["add", "web.star"]);
+    git(folder, &["add", "."]);
     git(folder, &["commit", "-qm", "one"]);
     let commit = git(folder, &["rev-parse", "HEAD"]);
     fleet.run("r1h1", &spec);

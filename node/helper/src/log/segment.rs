@@ -1,11 +1,12 @@
 //! Segments as files: their names, their headers, and the walk over their
 //! frames that finds a line without decoding what comes before it.
 
+use potluck_specs::Millis;
 use std::{
     fs::{self, File},
     io::{self, BufReader, Read, Seek, SeekFrom},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    time::SystemTime,
 };
 
 const SUFFIX: &str = ".log.zst";
@@ -91,8 +92,8 @@ pub struct SegmentFile {
     pub path: PathBuf,
     /// Its size, compressed.
     pub bytes: u64,
-    /// When something was added to it last.
-    pub written_at: SystemTime,
+    /// When something was added to it last, Unix time.
+    pub written_at: Millis,
     /// It is the last of its folder: it may be added to, and the numbers of
     /// further lines go on from it.
     pub is_newest: bool,
@@ -112,11 +113,16 @@ pub fn segments(folder: &Path) -> io::Result<Vec<SegmentFile>> {
         Some(SegmentFile {
             path,
             bytes: meta.len(),
-            written_at: meta.modified().ok()?,
+            written_at: Millis(modified_ms(&meta)),
             is_newest: Some(number) == newest,
         })
     });
     Ok(files.collect())
+}
+
+fn modified_ms(meta: &fs::Metadata) -> u64 {
+    let ms = meta.mtime() * 1_000 + meta.mtime_nsec() / 1_000_000;
+    u64::try_from(ms).unwrap_or_default()
 }
 
 /// The header at the beginning of a segment, if there is a whole one.

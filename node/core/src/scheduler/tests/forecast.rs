@@ -283,6 +283,7 @@ fn what_a_job_waits_for_is_told_with_what_it_lacks() {
     };
     assert_eq!(lack(&world).as_deref(), Some("does not exist"));
     world.submit(1, 2, 100);
+    world.run(10);
     let few = lack(&world).unwrap();
     assert!(few.ends_with("of 2 tasks healthy"), "{few}");
     world.until("all serve", |w| w.serves_at(1).len() == 2);
