@@ -14,7 +14,6 @@ mod e2e {
     mod join;
     mod logs;
     mod packages;
-    mod partition;
     mod plan;
     mod recover;
     mod sandbox;

@@ -101,8 +101,8 @@ fn commands_have_their_codes(client: &Client, slot: &str, config: &Path) {
     assert_eq!(error, "err\n", "nothing is asked or warned of");
     let ssh = |line: &str| {
         let mut command = openssh("ssh", config);
-        command.args([HOST, line]).env("LC_TIME", "de_DE.UTF-8");
         command.args(["-o", "SendEnv=LC_TIME POTLUCK_X"]);
+        command.args([HOST, line]).env("LC_TIME", "de_DE.UTF-8");
         done(command)
     };
     assert_eq!(ssh("kill -TERM $$").0, Some(128 + 15));
