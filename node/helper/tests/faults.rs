@@ -166,7 +166,12 @@ fn serve(listener: &Listener, over: &AtomicBool) -> Vec<Option<TaskEnd>> {
 
 /// Where each step can be told apart: root, and a group for each life.
 fn may_run() -> bool {
-    let probe = group_folder(&format!("probe.{}", std::process::id()));
+    // The thread, too: the tests of this program ask at the same time.
+    let probe = group_folder(&format!(
+        "probe.{}.{:?}",
+        std::process::id(),
+        std::thread::current().id()
+    ));
     let may = is_root() && fs::create_dir(&probe).is_ok();
     let _ = fs::remove_dir(&probe);
     may
