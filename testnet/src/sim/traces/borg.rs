@@ -4,7 +4,8 @@
 //! Answers for jobs, arrivals and machine events whose distributions have the
 //! published marks; no line of Google's traces is in here. Which marks are the
 //! paper's and which are ours is said at each number, and in
-//! `docs/simulator.md`.
+//! `docs/simulator.md`. The paper's are from memory: only its abstract could be
+//! had here to check.
 //!
 //! Logarithms and powers differ in their last digit from one C library to the
 //! next, so that a seed gives the same trace on the same library only: save
