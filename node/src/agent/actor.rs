@@ -553,6 +553,13 @@ impl Actor {
             Phase::Starting => {}
             Phase::Running { .. } => {
                 self.step(Event::Running(run.clone())).await;
+                // If something still is amiss, the helper says so next.
+                let trouble = None;
+                let well = Event::Troubled {
+                    run: run.clone(),
+                    trouble,
+                };
+                self.step(well).await;
                 self.stop_if_moved(&run);
             }
             Phase::Ended(end) => self.ended(run, end_of(&end)).await,

@@ -186,7 +186,10 @@ impl Walk {
         if depth > DEPTH_MAX {
             return Err(TooMuch::Depth);
         }
-        let at = dup(&dir).map_err(TooMuch::Closed)?;
+        let at = match dup(&dir) {
+            Ok(at) => at,
+            Err(error) => return passed_over(error),
+        };
         for entry in dir.iter() {
             let Ok(entry) = entry else {
                 return Ok(());
@@ -232,12 +235,13 @@ impl Walk {
     }
 }
 
-/// Gone, or something else by now: no matter. Closed to us: the task could
-/// hide anything there.
+/// Closed to us: the task could hide anything there. Gone, something else by
+/// now, or the host's own trouble, such as no descriptor left: no fault of the
+/// task's.
 fn passed_over(error: Errno) -> Result<(), TooMuch> {
     match error {
-        Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP => Ok(()),
-        other => Err(TooMuch::Closed(other)),
+        Errno::EACCES | Errno::EPERM => Err(TooMuch::Closed(error)),
+        _ => Ok(()),
     }
 }
 

@@ -56,7 +56,11 @@ pub(super) fn ssh(args: &SshArgs, global: &Global) -> Result<ExitCode, ApiError>
     if args.tty {
         client.arg("-t");
     }
-    client.arg(host_of(&args.task)).args(&args.command);
+    client.arg(host_of(&args.task));
+    if !args.command.is_empty() {
+        // The client goes on looking for options behind the host.
+        client.arg("--").args(&args.command);
+    }
     let error = client.exec();
     let message = format!("the ssh client can't be started: {error}");
     let slot = &args.task;
@@ -186,7 +190,8 @@ fn proxy_command(global: &Global) -> Result<String, ApiError> {
     if let Some(node) = &global.node {
         words.extend(["--node".into(), quoted(&escape(Path::new(node)))]);
     }
-    words.push("%n".into());
+    // Clients before 9.6 put any name here, and a shell reads it.
+    words.extend(["--".into(), "'%n'".into()]);
     Ok(words.join(" "))
 }
 

@@ -225,7 +225,11 @@ fn job_status(
         false => Vec::new(),
     };
     let status = |view| task_status(state, view, unmet.first());
-    let tasks: Vec<TaskStatus> = views.iter().map(status).collect();
+    // What is not wanted and runs no more is no task that anybody waits for.
+    let listed = views
+        .iter()
+        .filter(|view| view.phase != SlotPhase::Unwanted || shown(view).is_some());
+    let tasks: Vec<TaskStatus> = listed.map(status).collect();
     let count = |test: fn(&TaskStatus) -> bool| tasks.iter().filter(|task| test(task)).count();
     let running = count(|task| task.state == Some(TaskState::Running));
     let job = current.job.decode_unchecked().ok();
