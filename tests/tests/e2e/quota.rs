@@ -24,8 +24,8 @@ fn a_namespace_is_held_to_its_quota() {
     let refused = failure(&client, &["run", &both]);
     assert!(
         refused.stderr.contains(
-            "job team/third would exceed the quota of namespace \"team\": it asks for \
-             1 task beside 3 tasks of its other jobs, of 3 tasks"
+            "job team/third: the quota of namespace \"team\" has no room: \
+             1 task asked for, 0 tasks left of 3 tasks"
         ),
         "{}",
         refused.stderr

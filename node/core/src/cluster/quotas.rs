@@ -178,9 +178,9 @@ impl fmt::Display for Excess {
             others,
             asked,
         } = *self;
+        let left = what.text(limit.saturating_sub(others));
         let (asked, limit) = (what.text(asked), what.text(limit));
-        let others = what.text(others);
-        write!(f, "{asked} beside {others} of its other jobs, of {limit}")
+        write!(f, "{asked} asked for, {left} left of {limit}")
     }
 }
 

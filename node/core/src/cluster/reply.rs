@@ -174,7 +174,7 @@ pub enum Refused {
     },
     /// Beyond what its namespace may ask for.
     #[error(
-        "job {job} would exceed the quota of namespace {:?}: it asks for {}",
+        "the quota of namespace {:?} has no room: {}",
         .job.namespace,
         listed(.excess)
     )]

@@ -79,8 +79,7 @@ fn a_job_beyond_the_quota_is_refused_with_what_is_left() {
     };
     assert_eq!(
         why.to_string(),
-        "job team/b would exceed the quota of namespace \"team\": it asks for 1.5 cores \
-         beside 3 cores of its other jobs, of 4 cores"
+        "the quota of namespace \"team\" has no room: 1.5 cores asked for, 1 core left of 4 cores"
     );
     assert!(!cluster.jobs().contains_key(&"team/b".parse().unwrap()));
     // What fits exactly fits, and other namespaces are not held to it.
