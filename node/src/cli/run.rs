@@ -107,6 +107,39 @@ fn is_there(status: &JobStatus, done: bool) -> bool {
     }
 }
 
+/// What became of the version that is waited for, if it will never be there: it
+/// was stopped, or the end of its work is another version's now.
+fn overtaken(status: &JobStatus, mine: u64, done: bool) -> Option<ApiError> {
+    let name = &status.name;
+    if status.version > mine {
+        return done.then(|| {
+            let now = status.version;
+            let message =
+                format!("{name}: version {mine} was replaced by version {now} before it was done");
+            let hint = format!("{now} goes on with the work; look with: potluck status {name}");
+            ApiError::new(ErrorCode::Failed, message).hint(hint)
+        });
+    }
+    // An answer of before the change says nothing of it.
+    let is_mine = status.version == mine;
+    (is_mine && status.stopped && !is_over(status)).then(|| {
+        let by = status.stopped_by.as_ref();
+        let by = by.map_or_else(String::new, |by| format!(" by {}", by.author));
+        let message = format!("{name} was stopped{by} while it was waited for");
+        let hint = format!("who changed what: potluck history {name}; run it again to go on");
+        ApiError::new(ErrorCode::Failed, message).hint(hint)
+    })
+}
+
+/// Work that came to its end, well or not, before anything else happened.
+fn is_over(status: &JobStatus) -> bool {
+    let state = status.batch.as_ref().map(|batch| batch.state);
+    matches!(
+        state,
+        Some(BatchState::Complete | BatchState::Failed | BatchState::DeadlineExceeded)
+    )
+}
+
 /// Work that was waited for and has failed.
 fn failure(status: &JobStatus) -> Option<ApiError> {
     let batch = status.batch.as_ref()?;
@@ -522,14 +555,20 @@ async fn wait(
         let waiting = output::waiting(global.output, &format!("waiting for {}", job.job));
         let there = |status: &JobStatus| {
             waiting.tell(&format!("{}: {}", job.job, status.progress()));
-            status.version > job.version || is_there(status, args.wait_done)
+            status.version > job.version
+                || is_there(status, args.wait_done)
+                || overtaken(status, job.version, args.wait_done).is_some()
         };
         let what = match args.wait_done {
             true => "done",
             false => "healthy",
         };
         let work = session.wait_for(&job.job, limit, what, there);
-        statuses.push(waiting.during(work).await?);
+        let status = waiting.during(work).await?;
+        if let Some(error) = overtaken(&status, job.version, args.wait_done) {
+            return Err(error);
+        }
+        statuses.push(status);
     }
     Ok(statuses)
 }
@@ -537,7 +576,9 @@ async fn wait(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use potluck_specs::job::Dependency;
+    use crate::api::protocol::BatchStatus;
+    use potluck_core::cluster::Stopped;
+    use potluck_specs::{Millis, job::Dependency};
 
     fn wish(name: &str, on: &[&str], expected: Option<u64>) -> Wish {
         let dependency = |on: &&str| Dependency {
@@ -591,6 +632,79 @@ mod tests {
             "{}",
             error.message
         );
+    }
+
+    fn status(version: u64, stopped: bool, state: BatchState) -> JobStatus {
+        JobStatus {
+            name: JobName::in_default("work"),
+            version,
+            replicas: 1,
+            per_node: false,
+            counting: false,
+            stopped,
+            running: 0,
+            healthy: 0,
+            author: "ada".into(),
+            accepted_at: Millis(0),
+            message: String::new(),
+            stopped_by: stopped.then(|| Stopped {
+                author: "bob".into(),
+                at: Millis(1),
+            }),
+            recovered_at: None,
+            package: PackageId([0; 32]),
+            services: Vec::new(),
+            batch: Some(BatchStatus {
+                state,
+                completions: 2,
+                parallelism: 1,
+                done: 1,
+                failed: 0,
+                failed_indexes: Vec::new(),
+                why: None,
+                began_at: Millis(0),
+                ended_at: None,
+                deadline: None,
+            }),
+            tasks: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_wait_ends_when_what_is_waited_for_can_never_come() {
+        use BatchState::{Complete, Failed, Running};
+        // Version, stopped, state; what is said of a wait for the end of 3.
+        let table = [
+            (3, false, Running, None),
+            (3, true, Running, Some("was stopped by bob while")),
+            (3, true, Complete, None),
+            (3, true, Failed, None),
+            (2, true, Running, None),
+            (
+                4,
+                false,
+                Running,
+                Some("version 3 was replaced by version 4"),
+            ),
+            (
+                4,
+                false,
+                Complete,
+                Some("version 3 was replaced by version 4"),
+            ),
+        ];
+        for (version, stopped, state, said) in table {
+            let found = overtaken(&status(version, stopped, state), 3, true);
+            let message = found.map(|error| error.message);
+            let as_said = match (&message, said) {
+                (Some(message), Some(said)) => message.contains(said),
+                (message, said) => message.is_none() && said.is_none(),
+            };
+            assert!(as_said, "{version} {stopped} {state:?}: {message:?}");
+        }
+        // Whoever waits for the start alone is content with a later version.
+        assert!(overtaken(&status(4, false, Running), 3, false).is_none());
+        assert!(overtaken(&status(3, true, Running), 3, false).is_some());
     }
 
     #[test]

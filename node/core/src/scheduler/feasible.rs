@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     attributes::{Facts, meets},
-    cluster::Cluster,
+    cluster::{Cluster, level_of_tasks},
 };
 use potluck_specs::{
     Job, JobName, Millis, NodeId,
@@ -44,6 +44,13 @@ pub enum Obstacle {
     Draining,
     /// It runs no tasks at all.
     NoAgent,
+    /// Its potluck is too old for tasks of this kind.
+    OlderVersion {
+        /// The level of what it knows.
+        level: u32,
+        /// What the job's tasks need.
+        needs: u32,
+    },
     /// Too little of something is free.
     Lacks {
         /// What.
@@ -178,6 +185,8 @@ pub(super) struct Ask<'a> {
     /// first task of two jobs that want each other may go anywhere.
     near: Vec<(Level, &'a JobName, BTreeSet<u32>)>,
     ports: Vec<u16>,
+    /// The level of a host that its tasks need.
+    level: u32,
 }
 
 /// What a group of hosts is to a job, as long as its version lasts.
@@ -234,6 +243,7 @@ impl<'a> Ask<'a> {
                 })
                 .collect(),
             ports: job.task.ports.iter().filter_map(|p| p.number).collect(),
+            level: level_of_tasks(job),
         }
     }
 
@@ -281,12 +291,14 @@ impl<'a> Ask<'a> {
             && self.admits_node(entry)
     }
 
-    /// Does the host itself meet what is required of it by name?
+    /// Does the host itself know such tasks, and meet what is required of it by
+    /// name?
     pub(super) fn admits_node(&self, entry: &Entry) -> bool {
         let requirements = self.job.placement.requirements.iter();
-        requirements
+        let met = requirements
             .filter(|requirement| requirement.attribute == NODE)
-            .all(|requirement| meets(requirement, Some(&entry.name)))
+            .all(|requirement| meets(requirement, Some(&entry.name)));
+        met && entry.level >= self.level
     }
 
     /// Is the place neither full nor shut?
@@ -463,11 +475,7 @@ impl Scheduler {
 
     pub(super) fn lacking_device(&self, job: &Job, entry: &Entry) -> Option<Obstacle> {
         for (kind, need) in &job.task.devices {
-            let facts = self.index.facts_on(entry);
-            let all = facts.and_then(|facts| facts.devices.get(kind)).copied();
-            let free = all
-                .unwrap_or(0)
-                .saturating_sub(self.devices_used(entry.node, kind));
+            let free = self.devices_free(entry, kind);
             if free < *need {
                 return Some(Obstacle::Device {
                     kind: kind.clone(),
@@ -477,6 +485,13 @@ impl Scheduler {
             }
         }
         None
+    }
+
+    pub(super) fn devices_free(&self, entry: &Entry, kind: &str) -> u32 {
+        let facts = self.index.facts_on(entry);
+        let all = facts.and_then(|facts| facts.devices.get(kind)).copied();
+        let used = self.devices_used(entry.node, kind);
+        all.unwrap_or(0).saturating_sub(used)
     }
 
     fn devices_used(&self, node: NodeId, kind: &str) -> u32 {
@@ -520,6 +535,12 @@ impl Scheduler {
             found.push(Obstacle::Cordoned);
         } else if !entry.admitted || host.is_some_and(|host| host.draining) {
             found.push(Obstacle::Draining);
+        }
+        if entry.level < ask.level {
+            found.push(Obstacle::OlderVersion {
+                level: entry.level,
+                needs: ask.level,
+            });
         }
         let facts = self.index.facts_on(entry).cloned().unwrap_or_default();
         for requirement in &ask.job.placement.requirements {

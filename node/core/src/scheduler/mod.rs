@@ -18,6 +18,7 @@ mod brake;
 mod call;
 mod candidates;
 mod catalog;
+mod clearing;
 mod dependencies;
 mod drain;
 mod endpoints;
@@ -369,6 +370,7 @@ impl Scheduler {
         for seat in self.picture.follow(cluster.members(), at_begin) {
             self.touch(seat);
         }
+        self.capacity_grew |= !moved.is_empty();
         for node in moved {
             self.dirty_host(node);
         }

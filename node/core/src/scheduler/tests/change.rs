@@ -484,7 +484,12 @@ fn a_job_starts_after_what_it_depends_on_and_stops_before_it() {
             .used
             .values()
             .next(),
-        Some(&Use::Dependency { job: web() })
+        Some(&Use::Dependency {
+            on: Unmet {
+                job: web(),
+                lack: Lack::Missing,
+            }
+        })
     );
     world.submit(1, 3, 100);
     world.until("both", |w| w.serving("front", None) == 2);
