@@ -21,7 +21,7 @@ use std::{process::ExitCode, time::Duration};
 const POLL: Duration = Duration::from_millis(200);
 
 impl Session {
-    async fn operate(&mut self, query: OperateQuery) -> Result<OperateAnswer, ApiError> {
+    pub(super) async fn operate(&mut self, query: OperateQuery) -> Result<OperateAnswer, ApiError> {
         match self.client.ask(&ApiRequest::Operate(query)).await? {
             ApiAnswer::Operate(answer) => Ok(answer),
             other => Err(unexpected(&other)),
