@@ -46,7 +46,7 @@ impl Session {
     }
 }
 
-fn wrong_answer() -> ApiError {
+pub(super) fn wrong_answer() -> ApiError {
     ApiError::new(ErrorCode::Internal, "the node answered another question")
 }
 
