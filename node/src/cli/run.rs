@@ -9,12 +9,13 @@ use super::{
     origin,
     output::{self, Waiting},
     plan, spec,
-    upload::Package,
+    upload::{Package, Packages},
 };
 use crate::api::{
     change::{About, Change},
     client::unexpected,
     error::{ApiError, ErrorCode},
+    operate::{OperateAnswer, OperateQuery, RolloutStatus},
     plan::is_same,
     protocol::{BatchState, Changed, JobStatus},
 };
@@ -80,12 +81,25 @@ pub(super) async fn run(args: &RunArgs, global: &Global) -> Result<ExitCode, Api
         true => Ok(Vec::new()),
         false => wait(&mut session, args, &accepted, global).await,
     };
+    let rollouts = match args.no_wait {
+        true => BTreeMap::new(),
+        false => rollouts(&mut session, &accepted).await?,
+    };
     let (statuses, failed) = match statuses {
         Ok(statuses) => (statuses, None),
         Err(error) => (Vec::new(), Some(error)),
     };
-    let shown = serde_json::json!({ "accepted": accepted, "jobs": statuses, "findings": told });
-    output::print(global.output, &shown, |_| show_all(&accepted, &statuses));
+    let shown = serde_json::json!({
+        "accepted": accepted,
+        "jobs": statuses,
+        "findings": told,
+        "rollouts": rollouts,
+    });
+    output::print(global.output, &shown, |_| {
+        let goes_on = rollouts.iter().map(|(job, status)| goes_on(job, status));
+        let parts = [show_all(&accepted, &statuses)].into_iter().chain(goes_on);
+        parts.collect::<Vec<_>>().join("\n")
+    });
     match failed {
         Some(error) => Err(error),
         None => match statuses.iter().find_map(failure).filter(|_| args.wait_done) {
@@ -94,6 +108,43 @@ pub(super) async fn run(args: &RunArgs, global: &Global) -> Result<ExitCode, Api
         },
     }
 }
+
+/// Rollouts that go on when `run` returns: healthy tasks may still bake, and
+/// what then follows is not over.
+async fn rollouts(
+    session: &mut Session,
+    accepted: &[Accepted],
+) -> Result<BTreeMap<String, RolloutStatus>, ApiError> {
+    let mut going = BTreeMap::new();
+    let staged = accepted.iter().filter(|job| job.staged && !job.unchanged);
+    for job in staged {
+        let query = OperateQuery::Rollout(job.job.clone());
+        if let OperateAnswer::Rollout(Some(status)) = session.operate(query).await?
+            && status.version == job.version
+            && status.phase != DONE
+        {
+            going.insert(job.job.to_string(), status);
+        }
+    }
+    Ok(going)
+}
+
+fn goes_on(job: &str, status: &RolloutStatus) -> String {
+    let why = status.why.as_ref();
+    let why = why.map_or(String::new(), |why| format!(" ({why})"));
+    let over = match status.phase.as_str() {
+        "failed" | "rolled back" => "did not go through",
+        _ => "is not over",
+    };
+    format!(
+        "{job}: the rollout of version {} {over}: stage {} of {}, {}{why}; \
+         watch it with: potluck rollout status {job}",
+        status.version, status.stage, status.stages, status.phase
+    )
+}
+
+/// The phase of a rollout that is over.
+const DONE: &str = "done";
 
 /// What was waited for: of work that ends its end, or its first tasks; else
 /// that all tasks are healthy.
@@ -211,10 +262,11 @@ async fn from_spec(
     check_expected(&args.expect_version, &names)?;
     let (origin, session) = tokio::join!(origin::of(file, &spec.inputs), connect(global));
     let (origin, mut session) = (origin?, session?);
+    let mut packages = Packages::of(file);
     let wishes = drafts.into_iter().map(|draft| {
-        let package = Package::of(&draft, file)?;
+        let package = packages.program(&draft)?;
         let about = about(args, &draft.name, origin.clone());
-        let further = Package::further_of(&draft, file)?;
+        let further = packages.further(&draft)?;
         let job = bind(&session, draft, package.id, &further);
         Ok(Wish {
             job,
@@ -408,6 +460,9 @@ struct Accepted {
     unchanged: bool,
     package: PackageId,
     holders: Vec<String>,
+    /// It comes in stages.
+    #[serde(skip)]
+    staged: bool,
 }
 
 fn show(job: &Accepted, statuses: &[JobStatus]) -> String {
@@ -433,6 +488,7 @@ async fn submit(
     waiting: &Waiting,
 ) -> Result<Accepted, ApiError> {
     let package = wish.package.id;
+    let staged = !wish.job.change.update.stages.is_empty();
     let mut tries = 0;
     let changed = loop {
         match sign_and_send(session, &wish, waiting).await {
@@ -458,6 +514,7 @@ async fn submit(
             unchanged: false,
             package,
             holders,
+            staged,
         }),
         Changed::JobUnchanged { job, version } => Ok(Accepted {
             job,
@@ -465,6 +522,7 @@ async fn submit(
             unchanged: true,
             package,
             holders: Vec::new(),
+            staged,
         }),
         other => Err(unexpected(&other)),
     }
@@ -705,6 +763,24 @@ mod tests {
         // Whoever waits for the start alone is content with a later version.
         assert!(overtaken(&status(4, false, Running), 3, false).is_none());
         assert!(overtaken(&status(3, true, Running), 3, false).is_some());
+    }
+
+    #[test]
+    fn a_rollout_that_goes_on_says_how_to_watch_it() {
+        let status = RolloutStatus {
+            version: 7,
+            from: 6,
+            stage: 2,
+            stages: 2,
+            place: None,
+            phase: "rolling".into(),
+            why: None,
+        };
+        assert_eq!(
+            goes_on("web", &status),
+            "web: the rollout of version 7 is not over: stage 2 of 2, rolling; \
+             watch it with: potluck rollout status web"
+        );
     }
 
     #[test]

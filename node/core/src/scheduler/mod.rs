@@ -375,7 +375,7 @@ impl Scheduler {
             self.dirty_host(node);
         }
         self.drop_awards_of_strangers();
-        self.follow_rollouts(cluster);
+        self.follow_rollouts(cluster, now);
         if *cluster.cordoned() != self.cordoned {
             self.cordoned.clone_from(cluster.cordoned());
             self.capacity_grew = true;
@@ -454,7 +454,7 @@ impl Scheduler {
         }
         self.capacity_grew |= taken.grew;
         self.settle_stops(&taken.changed, node);
-        self.note_failures(&taken.changed, node, now);
+        self.note_failures(cluster, &taken.changed, node, now);
         self.note_ends(&taken.changed, node);
         for seat in taken.changed {
             self.touch(seat);
