@@ -225,8 +225,7 @@ impl Scheduler {
         let Some(Suits::Yes(preferred)) = suits.get(entry.group) else {
             return None;
         };
-        let may = ask.admits(entry, tally) && self.admits_exactly(ask, entry, work, now);
-        if !may {
+        if !self.may_take(ask, entry, work, now) {
             return None;
         }
         let missing = package.filter(|package| !package.holders.contains(&entry.node));
@@ -251,7 +250,7 @@ impl Scheduler {
 }
 
 /// Every number below `count` once, in an order that `seed` stirs.
-fn walk(count: usize, seed: u64) -> impl Iterator<Item = usize> {
+pub(super) fn walk(count: usize, seed: u64) -> impl Iterator<Item = usize> {
     let stirred = mix(seed, NodeId([0; 32])) as usize;
     let wide = count.max(1);
     let begin = stirred % wide;
