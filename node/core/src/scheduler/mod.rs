@@ -18,6 +18,7 @@ mod brake;
 mod call;
 mod candidates;
 mod catalog;
+mod crowding;
 mod dependencies;
 mod drain;
 mod endpoints;

@@ -22,6 +22,7 @@ mod forecast;
 mod gang;
 mod in_place;
 mod preempt;
+mod rebalance;
 mod recovery;
 mod stages;
 

@@ -6,7 +6,7 @@ use crate::{
     auction::StopReason,
     cluster::{RolloutControl, RolloutPhase},
 };
-use potluck_specs::job::{Amount, Dependency, DependencyState, Stage, StageSize};
+use potluck_specs::job::{Amount, Dependency, DependencyState, Level, Stage, StageSize};
 
 pub(super) fn web() -> JobName {
     JobName::in_default("web")
@@ -48,7 +48,7 @@ impl World {
         self.propose(&make(ChangeId(change)))
     }
 
-    fn drain(&mut self, k: u8, deadline: Option<u64>) {
+    pub(super) fn drain(&mut self, k: u8, deadline: Option<u64>) {
         let reply = self.change(|change| Command::Drain {
             change,
             node: node(k),
@@ -521,7 +521,9 @@ fn a_host_that_joins_is_given_its_share_slowly() {
     assert_eq!(plan.len(), 1);
     assert_eq!(plan[0].to, node(3));
     assert_eq!(plan[0].why, MoveReason::Returned);
-    assert!(plan[0].crowd_from.0 >= plan[0].crowd_to.0 + 2, "{plan:?}");
+    let (level, there, here) = plan[0].crowd[0];
+    assert_eq!(level, Level::Rack);
+    assert!(there >= here + 2, "{plan:?}");
     world.seen.clear();
     let start = world.now;
     while world.hosts[&node(3)].slots.len() < 3 {
