@@ -181,38 +181,12 @@ impl Scheduler {
         entry: &Entry,
         ledgers: &mut BTreeMap<JobId, Option<Book>>,
     ) -> Option<Sacrifice> {
-        let mut victims = self.victims(cluster, ask, entry, ledgers);
+        let victims = self.victims(cluster, ask, entry, ledgers);
         if victims.is_empty() {
             return None;
         }
-        // The least important first, of those the largest: fewer have to go.
-        victims.sort_by(|a, b| {
-            let order = a.priority.cmp(&b.priority);
-            let memory = |victim: &Victim| victim.has.resources.memory_bytes;
-            let larger = memory(b).cmp(&memory(a));
-            order.then(larger).then(a.seat.cmp(&b.seat))
-        });
         let need = Room::of(ask.job, &ask.ports);
-        let mut free = self.room_on(ask, entry);
-        let mut chosen: Vec<Victim> = Vec::new();
-        for victim in victims {
-            if free.fits(&need) {
-                break;
-            }
-            free.add(&victim.has);
-            chosen.push(victim);
-        }
-        if !free.fits(&need) {
-            return None;
-        }
-        // What the later ones make needless, the more important first.
-        for at in (0..chosen.len()).rev() {
-            let without = free.without(&chosen[at].has);
-            if without.fits(&need) {
-                free = without;
-                chosen.remove(at);
-            }
-        }
+        let chosen = least(&need, self.room_on(ask, entry), victims)?;
         (!chosen.is_empty()).then_some(Sacrifice {
             node: entry.node,
             victims: chosen,
@@ -358,4 +332,36 @@ impl Scheduler {
             self.claims.remove(&node);
         }
     }
+}
+
+/// The least that has to go beside what is free, out of those that may; `None`
+/// if that is not enough.
+fn least(need: &Room, mut free: Room, mut victims: Vec<Victim>) -> Option<Vec<Victim>> {
+    // The least important first, of those the largest: fewer have to go.
+    victims.sort_by(|a, b| {
+        let order = a.priority.cmp(&b.priority);
+        let memory = |victim: &Victim| victim.has.resources.memory_bytes;
+        let larger = memory(b).cmp(&memory(a));
+        order.then(larger).then(a.seat.cmp(&b.seat))
+    });
+    let mut chosen: Vec<Victim> = Vec::new();
+    for victim in victims {
+        if free.fits(need) {
+            break;
+        }
+        free.add(&victim.has);
+        chosen.push(victim);
+    }
+    if !free.fits(need) {
+        return None;
+    }
+    // What the later ones make needless, the more important first.
+    for at in (0..chosen.len()).rev() {
+        let without = free.without(&chosen[at].has);
+        if without.fits(need) {
+            free = without;
+            chosen.remove(at);
+        }
+    }
+    Some(chosen)
 }
