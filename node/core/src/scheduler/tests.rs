@@ -18,6 +18,7 @@ use potluck_specs::{
 
 mod batch;
 mod change;
+mod feasible;
 mod forecast;
 mod gang;
 mod in_place;

@@ -42,7 +42,7 @@ impl World {
         version
     }
 
-    fn change(&mut self, make: impl FnOnce(ChangeId) -> Command) -> Reply {
+    pub(super) fn change(&mut self, make: impl FnOnce(ChangeId) -> Command) -> Reply {
         let mut change = [77; 16];
         change[..8].copy_from_slice(&self.index.to_be_bytes());
         self.propose(&make(ChangeId(change)))
@@ -125,7 +125,11 @@ impl World {
     }
 
     /// Runs with tasks failing all the while.
-    fn run_failing(&mut self, ms: u64, fails: impl Fn(NodeId, &SlotReport) -> bool + Copy) {
+    pub(super) fn run_failing(
+        &mut self,
+        ms: u64,
+        fails: impl Fn(NodeId, &SlotReport) -> bool + Copy,
+    ) {
         let end = self.now + ms;
         while self.now < end {
             self.fail_where(fails);
