@@ -319,6 +319,10 @@ impl fmt::Display for Obstacle {
             Obstacle::Draining => f.write_str("takes no new work"),
             Obstacle::Cordoned => f.write_str("cordoned"),
             Obstacle::NoAgent => f.write_str("runs no tasks"),
+            Obstacle::OlderVersion { level, needs } => write!(
+                f,
+                "its potluck is too old for such tasks (level {level} of {needs}): upgrade it"
+            ),
             Obstacle::Lacks {
                 what,
                 need,

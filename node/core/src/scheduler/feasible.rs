@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     attributes::{Facts, meets},
-    cluster::Cluster,
+    cluster::{Cluster, level_of_tasks},
     session::{SlotReport, TaskState},
 };
 use potluck_specs::{
@@ -45,6 +45,13 @@ pub enum Obstacle {
     Draining,
     /// It runs no tasks at all.
     NoAgent,
+    /// Its potluck is too old for tasks of this kind.
+    OlderVersion {
+        /// The level of what it knows.
+        level: u32,
+        /// What the job's tasks need.
+        needs: u32,
+    },
     /// Too little of something is free.
     Lacks {
         /// What.
@@ -180,6 +187,8 @@ pub(super) struct Ask<'a> {
     near: Vec<(Level, &'a JobName, BTreeSet<u32>)>,
     /// Fixed ports that it needs.
     pub(super) ports: Vec<u16>,
+    /// The level of a host that its tasks need.
+    level: u32,
 }
 
 /// What a group of hosts is to a job, as long as its version lasts.
@@ -236,6 +245,7 @@ impl<'a> Ask<'a> {
                 })
                 .collect(),
             ports: job.task.ports.iter().filter_map(|p| p.number).collect(),
+            level: level_of_tasks(job),
         }
     }
 
@@ -289,12 +299,14 @@ impl<'a> Ask<'a> {
             && self.admits_node(entry)
     }
 
-    /// Does the host itself meet what is required of it by name?
+    /// Does the host itself know such tasks, and meet what is required of it by
+    /// name?
     pub(super) fn admits_node(&self, entry: &Entry) -> bool {
         let requirements = self.job.placement.requirements.iter();
-        requirements
+        let met = requirements
             .filter(|requirement| requirement.attribute == NODE)
-            .all(|requirement| meets(requirement, Some(&entry.name)))
+            .all(|requirement| meets(requirement, Some(&entry.name)));
+        met && entry.level >= self.level
     }
 
     /// Is the place neither full nor shut?
@@ -561,6 +573,12 @@ impl Scheduler {
             found.push(Obstacle::Cordoned);
         } else if !entry.admitted || host.is_some_and(|host| host.draining) {
             found.push(Obstacle::Draining);
+        }
+        if entry.level < ask.level {
+            found.push(Obstacle::OlderVersion {
+                level: entry.level,
+                needs: ask.level,
+            });
         }
         let facts = self.index.facts_on(entry).cloned().unwrap_or_default();
         for requirement in &ask.job.placement.requirements {

@@ -4,7 +4,7 @@
 //! finds none: the fewest and least important on one host, and only those
 //! whose job's ledger allows it. The room is then claimed, so that the victim
 //! does not take it back. Leaves to `stops` how they end, to `call` what is
-//! placed there.
+//! placed there, to `clearing` gangs, which need all their room at once.
 //!
 //! ```text
 //! a call finds no room --victims on the cheapest host--> stopped, room claimed
@@ -15,6 +15,7 @@ use super::{
     Scheduler,
     candidates::walk,
     feasible::Ask,
+    gang::is_gang,
     index::Entry,
     ledger::Book,
     names::{JobId, Seat},
@@ -43,30 +44,32 @@ const AT_ONCE: usize = 8;
 
 /// How long room is kept for the job that it was made for: the victims' grace
 /// is some ten seconds, and a call comes after.
-const CLAIM: Millis = Millis(15_000);
+pub(super) const CLAIM: Millis = Millis(15_000);
 
 /// Room that was made for a job.
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
-    job: JobName,
-    need: Resources,
-    devices: BTreeMap<String, u32>,
-    ports: BTreeSet<u16>,
-    until: Millis,
+    pub(super) job: JobName,
+    pub(super) need: Resources,
+    pub(super) devices: BTreeMap<String, u32>,
+    pub(super) ports: BTreeSet<u16>,
+    pub(super) until: Millis,
 }
 
 /// A task that could make room.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Victim {
-    priority: u32,
-    seat: Seat,
-    has: Room,
+pub(super) struct Victim {
+    pub(super) priority: u32,
+    pub(super) seat: Seat,
+    pub(super) has: Room,
+    /// How long it may take to end.
+    pub(super) grace: Millis,
 }
 
 /// What is free on a host, or would be, of all that one job needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Room {
-    resources: Resources,
+pub(super) struct Room {
+    pub(super) resources: Resources,
     /// Of each kind that is needed, in that order.
     devices: Vec<u32>,
     /// Fixed ports that are needed.
@@ -74,23 +77,14 @@ struct Room {
 }
 
 impl Room {
-    /// What the tasks of a job need, as fixed ports and devices are needed.
-    fn of(job: &Job, ports: &[u16]) -> Room {
-        Room {
-            resources: job.task.resources,
-            devices: job.task.devices.values().copied().collect(),
-            ports: ports.iter().copied().collect(),
-        }
-    }
-
-    fn fits(&self, need: &Room) -> bool {
+    pub(super) fn fits(&self, need: &Room) -> bool {
         let mut devices = self.devices.iter().zip(&need.devices);
         self.resources.fits(&need.resources)
             && devices.all(|(free, need)| free >= need)
             && self.ports.is_superset(&need.ports)
     }
 
-    fn add(&mut self, victim: &Room) {
+    pub(super) fn add(&mut self, victim: &Room) {
         self.resources = self.resources.plus(victim.resources);
         for (free, more) in self.devices.iter_mut().zip(&victim.devices) {
             *free = free.saturating_add(*more);
@@ -98,7 +92,7 @@ impl Room {
         self.ports.extend(&victim.ports);
     }
 
-    fn without(&self, victim: &Room) -> Room {
+    pub(super) fn without(&self, victim: &Room) -> Room {
         let devices = self.devices.iter().zip(&victim.devices);
         Room {
             resources: self.resources.minus(victim.resources),
@@ -127,6 +121,17 @@ impl Sacrifice {
     }
 }
 
+impl Ask<'_> {
+    /// What one task needs.
+    pub(super) fn room(&self) -> Room {
+        Room {
+            resources: self.need,
+            devices: self.job.task.devices.values().copied().collect(),
+            ports: self.ports.iter().copied().collect(),
+        }
+    }
+}
+
 impl Scheduler {
     /// No host had room for so many slots of the job: has lower ones make it.
     pub(super) fn make_room(
@@ -138,6 +143,12 @@ impl Scheduler {
         now: Millis,
     ) {
         self.claims.retain(|_, claim| now < claim.until);
+        if is_gang(job) {
+            if self.catalog.has_lower(job.priority) {
+                self.make_room_for_gang(cluster, id, job, missing, now);
+            }
+            return;
+        }
         let claimed = self.claims.values().filter(|claim| claim.job == job.name);
         let wanted = missing.min(AT_ONCE).saturating_sub(claimed.count());
         if wanted == 0 || !self.catalog.has_lower(job.priority) {
@@ -162,7 +173,7 @@ impl Scheduler {
     }
 
     /// Could a host take the job if it were empty?
-    fn suits_but_for_room(&self, ask: &Ask<'_>, entry: &Entry, now: Millis) -> bool {
+    pub(super) fn suits_but_for_room(&self, ask: &Ask<'_>, entry: &Entry, now: Millis) -> bool {
         let devices = &mut ask.job.task.devices.iter();
         entry.takes_work()
             && entry.total.fits(&ask.need)
@@ -185,8 +196,7 @@ impl Scheduler {
         if victims.is_empty() {
             return None;
         }
-        let need = Room::of(ask.job, &ask.ports);
-        let chosen = least(&need, self.room_on(ask, entry), victims)?;
+        let chosen = least(&ask.room(), self.room_on(ask, entry), victims)?;
         (!chosen.is_empty()).then_some(Sacrifice {
             node: entry.node,
             victims: chosen,
@@ -194,7 +204,7 @@ impl Scheduler {
     }
 
     /// What is free on a host, of all that the job needs.
-    fn room_on(&self, ask: &Ask<'_>, entry: &Entry) -> Room {
+    pub(super) fn room_on(&self, ask: &Ask<'_>, entry: &Entry) -> Room {
         let kinds = ask.job.task.devices.keys();
         let mut ports: BTreeSet<u16> = ask.ports.iter().copied().collect();
         for port in self.ports_taken(entry.node) {
@@ -224,7 +234,7 @@ impl Scheduler {
     }
 
     /// Tasks on a host that may be stopped for one of the job's priority.
-    fn victims(
+    pub(super) fn victims(
         &self,
         cluster: &Cluster,
         ask: &Ask<'_>,
@@ -261,6 +271,7 @@ impl Scheduler {
                     priority: job.priority,
                     seat,
                     has: self.has(ask, seat.job, report),
+                    grace: Millis(job.task.stop.grace_ms),
                 });
             }
         }
@@ -336,7 +347,7 @@ impl Scheduler {
 
 /// The least that has to go beside what is free, out of those that may; `None`
 /// if that is not enough.
-fn least(need: &Room, mut free: Room, mut victims: Vec<Victim>) -> Option<Vec<Victim>> {
+pub(super) fn least(need: &Room, mut free: Room, mut victims: Vec<Victim>) -> Option<Vec<Victim>> {
     // The least important first, of those the largest: fewer have to go.
     victims.sort_by(|a, b| {
         let order = a.priority.cmp(&b.priority);

@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     attributes::Facts,
     auction::{AwardAnswer, Bid, CallAnswer, Refusal},
-    cluster::{Admission, Command, Genesis, Origin, Reply},
+    cluster::{Admission, Command, FEATURE_LEVEL, Genesis, Origin, Reply},
     session::{Inventory, SlotReport, TaskState},
 };
 use potluck_specs::{
@@ -48,6 +48,8 @@ struct FakeHost {
     due: BTreeMap<SlotId, (u64, TaskState)>,
     refuse_awards: Option<Refusal>,
     lose_award_answers: bool,
+    /// Awards do not arrive.
+    lose_awards: bool,
     draining: bool,
     /// Tasks of this version never pass their checks.
     sick_version: u64,
@@ -69,6 +71,8 @@ struct World {
     queued: u64,
     seen: Vec<(u64, Effect)>,
     services: BTreeMap<String, Vec<Endpoint>>,
+    /// What is written behind does not reach the log.
+    records_wait: bool,
 }
 
 fn node(k: u8) -> NodeId {
@@ -110,6 +114,17 @@ fn admission(k: u8, rack: &str) -> Admission {
         },
         serial: u64::from(k),
         addresses: vec![],
+    }
+}
+
+/// What node `k` says of its version.
+fn introduction(k: u8, level: u32) -> Command {
+    Command::RecordMember {
+        node: node(k),
+        addresses: None,
+        capacity: None,
+        raft_id: None,
+        feature_level: Some(level),
     }
 }
 
@@ -157,6 +172,7 @@ impl FakeHost {
             due: BTreeMap::new(),
             refuse_awards: None,
             lose_award_answers: false,
+            lose_awards: false,
             draining: false,
             sick_version: 0,
             highest: Authority::default(),
@@ -270,6 +286,9 @@ impl World {
             };
             assert!(matches!(cluster.apply(3, &join), Reply::Admitted { .. }));
         }
+        for k in 1..=racks.len() as u8 {
+            cluster.apply(4, &introduction(k, FEATURE_LEVEL));
+        }
         let hosts = (1..=racks.len() as u8).map(|k| (node(k), FakeHost::new()));
         let mut world = World {
             now: 100_000,
@@ -287,6 +306,7 @@ impl World {
             queued: 0,
             seen: Vec::new(),
             services: BTreeMap::new(),
+            records_wait: false,
         };
         world.reign(1);
         world
@@ -475,6 +495,9 @@ impl World {
                     },
                 );
             }
+            Effect::Propose {
+                command: Command::RecordPlacements { .. },
+            } if self.records_wait => {}
             Effect::Propose { command } => {
                 self.propose(&command);
             }
@@ -529,7 +552,7 @@ impl World {
             node: to,
             call: award.call,
         };
-        if !self.linked(to) {
+        if !self.linked(to) || self.hosts[&to].lose_awards {
             return self.later(1_000, lost);
         }
         let now = self.now;
