@@ -18,7 +18,7 @@ use potluck_specs::{
 
 /// The level of this version. 0: all that the first version knew, and nodes
 /// that have not said.
-pub const FEATURE_LEVEL: u32 = 1;
+pub const FEATURE_LEVEL: u32 = 2;
 
 /// A node that can't apply a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +39,7 @@ impl Command {
                 step: RolloutStep::Cover { .. },
                 ..
             } => 1,
+            Command::RecordExclusive { .. } => 2,
             Command::RecordEnds { .. } | Command::ExpireBatch { .. } => 1,
             // What pins fewer packages drops what runs.
             Command::SubmitJob { further, .. } if !further.is_empty() => 1,
@@ -74,6 +75,10 @@ impl Command {
 
 /// The level that a job's life takes of the nodes that follow the log.
 fn level_of_job(job: &Job) -> u32 {
+    if job.change.exclusive.is_some() {
+        // Their holders are recorded before each award.
+        return 2;
+    }
     let stages = job.change.update.stages.iter();
     let by_places = |size| {
         matches!(

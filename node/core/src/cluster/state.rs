@@ -47,6 +47,10 @@ pub struct Cluster {
     #[serde(default)]
     pub(super) shaped_at: u64,
     #[serde(default)]
+    pub(super) exclusive: BTreeMap<SlotId, super::ExclusiveHolder>,
+    #[serde(default)]
+    pub(super) exclusive_at: u64,
+    #[serde(default)]
     pub(super) recovery: Option<super::Recovery>,
 }
 
@@ -107,6 +111,7 @@ impl Cluster {
                 | Command::RecordPackageHolders { .. }
                 | Command::RecordEnds { .. }
                 | Command::ExpireBatch { .. }
+                | Command::RecordExclusive { .. }
         );
         if !notes {
             self.shaped_at = index;
@@ -148,6 +153,7 @@ impl Cluster {
             Command::RecordEnds { .. } | Command::ExpireBatch { .. } => {
                 self.change_batches(command)
             }
+            Command::RecordExclusive { .. } => self.change_exclusive(command),
             Command::StopJob { .. }
             | Command::RecordPlacements { .. }
             | Command::RecordPackageHolders { .. } => self.change_jobs(command),

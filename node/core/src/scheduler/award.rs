@@ -1,7 +1,7 @@
 //! Awards that have left and are not yet seen in a report.
 //!
 //! ```text
-//! decided --the log names no other holder--> sent
+//! decided --the log names no other holder, and of an exclusive slot this one--> sent
 //! sent --Ok--> committed --a report has it--> (held)
 //!  |  \--no answer--> unknown, repeated while the session is up
 //!  |--refused--> (missing)
@@ -88,6 +88,11 @@ impl Awards {
 
     pub(super) fn contains(&self, seat: Seat) -> bool {
         self.by_slot.contains(seat)
+    }
+
+    /// Those that wait for the log, and perhaps some that are over.
+    pub(super) fn unsent(&self) -> impl Iterator<Item = Seat> + '_ {
+        self.unsent.iter().copied()
     }
 
     /// Nodes that have any.
@@ -193,11 +198,14 @@ impl Scheduler {
         let mut waiting = Vec::new();
         for (seat, pending) in self.awards_on(node) {
             let of_call = pending.call == call && seat.job == job && !pending.committed;
-            if !of_call || self.is_held_elsewhere(seat, node) {
+            // An exclusive slot may still be reported where its lease is over.
+            let exclusive = self.lease_ms(seat.job, pending.version).is_some();
+            if !of_call || (!exclusive && self.is_held_elsewhere(seat, node)) {
                 continue;
             }
             let slot = self.names.slot(seat);
-            match self.misleads(cluster.placements().get(&slot), seat, node) {
+            let misleads = self.misleads(cluster.placements().get(&slot), seat, node);
+            match misleads || self.awaits_record(cluster, seat, pending) {
                 true => waiting.push(seat),
                 false => open.push((seat, pending.version, (slot, pending.generation))),
             }
@@ -273,7 +281,9 @@ impl Scheduler {
             let Some(pending) = self.awards.by_slot.get(seat).filter(|p| !p.sent) else {
                 continue;
             };
-            if self.record_misleads(cluster, seat, pending.node) {
+            if self.record_misleads(cluster, seat, pending.node)
+                || self.awaits_record(cluster, seat, pending)
+            {
                 self.awards.unsent.insert(seat);
                 continue;
             }

@@ -110,6 +110,8 @@ pub enum Obstacle {
         /// Its name.
         place: String,
     },
+    /// It runs an older version, which knows no leases of exclusive slots.
+    NoLeases,
     /// Its room was just made for a job of higher priority.
     Claimed,
     /// Tasks of the job failed there lately.
@@ -446,9 +448,16 @@ impl Scheduler {
         is_fresh_entry(entry, now)
             && !work.is_some_and(|work| work.avoids(entry.node, now))
             && !self.is_bad_pair(&ask.job.name, entry.node, now)
+            && self.keeps_leases_of(ask.job, entry.node)
             && self.leaves_claims(ask, entry, now)
             && (ask.ports.is_empty() || self.taken_port(&ask.ports, entry.node).is_none())
             && self.lacking_device(ask.job, entry).is_none()
+    }
+
+    /// A host of an older version would run an exclusive task without a lease.
+    fn keeps_leases_of(&self, job: &Job, node: NodeId) -> bool {
+        let host = || self.picture.hosts.get(&node);
+        job.change.exclusive.is_none() || host().is_some_and(|host| host.keeps_leases)
     }
 
     fn taken_port(&self, ports: &[u16], node: NodeId) -> Option<u16> {
@@ -541,6 +550,9 @@ impl Scheduler {
         found.extend(self.crowd(ask, &entry.place, besides));
         if entry.free.fits(&ask.need) && !self.leaves_claims(ask, entry, now) {
             found.push(Obstacle::Claimed);
+        }
+        if !self.keeps_leases_of(ask.job, entry.node) {
+            found.push(Obstacle::NoLeases);
         }
         if self.is_bad_pair(&ask.job.name, entry.node, now) {
             found.push(Obstacle::BadPair);

@@ -139,6 +139,7 @@ impl Scheduler {
             Obstacle::Session { .. }
             | Obstacle::NoAgent
             | Obstacle::BadPair
+            | Obstacle::NoLeases
             | Obstacle::Claimed
             | Obstacle::Avoided { .. } => return None,
             Obstacle::Draining | Obstacle::Cordoned => Relaxation::OpenHost { node },

@@ -156,6 +156,7 @@ impl FakeHost {
             total: FakeHost::total(),
             draining: self.draining,
             pressure: 0,
+            sent_at: Some(Millis(self.number)),
             facts: Some(Facts::default()),
             inventory: Inventory {
                 since: None,
