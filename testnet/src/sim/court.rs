@@ -58,7 +58,7 @@ impl World {
         let authority = self.control.replicas[&at].cluster.authority();
         let machine = &self.machines[at];
         let config = SchedulerConfig::default();
-        let clock = machine.clock(now);
+        let clock = self.bend_begin(machine.clock(now));
         let scheduler = Box::new(Scheduler::new(config, authority, machine.node, clock));
         let court = Court {
             reign,
@@ -192,6 +192,7 @@ impl World {
                 self.court_asks(at, Request::Probe(about), PROBE_WAIT, then);
             }
             Effect::Propose { command } => {
+                let command = self.bend_proposal(at, command);
                 self.propose(at, command, Proposer::Scheduler);
             }
             Effect::Publish { service } => {

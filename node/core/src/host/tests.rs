@@ -11,6 +11,7 @@ use potluck_specs::{
 use proptest::prelude::*;
 
 mod ends;
+mod lease;
 
 fn authority(reign: u64) -> Authority {
     Authority {
