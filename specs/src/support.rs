@@ -9,8 +9,8 @@
 use crate::{
     finding::Finding,
     job::{
-        AdaptiveMode, HealthAction, HealthCheck, Job, JobDraft, Maintenance,
-        PackageSource, Probe, TaskTemplate, wish::Wish,
+        AdaptiveMode, HealthAction, HealthCheck, Job, JobDraft, Maintenance, PackageSource, Probe,
+        TaskTemplate, wish::Wish,
     },
     path::FieldPath,
 };

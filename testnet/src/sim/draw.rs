@@ -224,6 +224,9 @@ impl Draft<'_> {
                 self.at(at, action);
             }
         }
+        // Answers that are under way for long meet hosts that are stopped.
+        let slow = self.rng.below(400);
+        self.at(7_000, Action::Weather { loss: 0, slow });
         let mut at = 8_000;
         while at + 12_000 < self.length() {
             let ms = self.rng.between(2_000, 25_000);

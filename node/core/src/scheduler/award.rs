@@ -1,7 +1,7 @@
 //! Awards that have left and are not yet seen in a report.
 //!
 //! ```text
-//! decided --the log names no other holder, and of an exclusive slot this one--> sent
+//! decided --the log names no other holder--> sent
 //! sent --Ok--> committed --a report has it--> (held)
 //!  |  \--no answer--> unknown, repeated while the session is up
 //!  |--refused--> (missing)
@@ -11,6 +11,8 @@
 //!
 //! Unknown is never taken for free: until it is resolved the slot stays with
 //! that node.
+//!
+//! An exclusive slot's award waits for its own record alone (`exclusive`).
 //!
 //! A slot that the log places on another host is awarded only once the log
 //! names the new one: whoever reigns next would hear the other one say that it
@@ -204,8 +206,11 @@ impl Scheduler {
                 continue;
             }
             let slot = self.names.slot(seat);
-            let misleads = self.misleads(cluster.placements().get(&slot), seat, node);
-            match misleads || self.awaits_record(cluster, seat, pending) {
+            let waits = match exclusive {
+                true => self.awaits_record(cluster, seat, pending),
+                false => self.misleads(cluster.placements().get(&slot), seat, node),
+            };
+            match waits {
                 true => waiting.push(seat),
                 false => open.push((seat, pending.version, (slot, pending.generation))),
             }
@@ -281,9 +286,11 @@ impl Scheduler {
             let Some(pending) = self.awards.by_slot.get(seat).filter(|p| !p.sent) else {
                 continue;
             };
-            if self.record_misleads(cluster, seat, pending.node)
-                || self.awaits_record(cluster, seat, pending)
-            {
+            let waits = match self.lease_ms(seat.job, pending.version) {
+                Some(_) => self.awaits_record(cluster, seat, pending),
+                None => self.record_misleads(cluster, seat, pending.node),
+            };
+            if waits {
                 self.awards.unsent.insert(seat);
                 continue;
             }
