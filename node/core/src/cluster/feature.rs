@@ -18,7 +18,7 @@ use potluck_specs::{
 
 /// The level of this version. 0: all that the first version knew, and nodes
 /// that have not said.
-pub const FEATURE_LEVEL: u32 = 2;
+pub const FEATURE_LEVEL: u32 = 3;
 
 /// A node that can't apply a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,8 +39,10 @@ impl Command {
                 step: RolloutStep::Cover { .. },
                 ..
             } => 1,
-            Command::RecordExclusive { .. } => 2,
+            Command::RecordExclusive { .. } => 3,
             Command::RecordEnds { .. } | Command::ExpireBatch { .. } => 1,
+            // Who does not know a quota accepts what the others refuse.
+            Command::SetQuota { .. } => 2,
             // What pins fewer packages drops what runs.
             Command::SubmitJob { further, .. } if !further.is_empty() => 1,
             Command::Batch { commands } => {
@@ -77,7 +79,7 @@ impl Command {
 fn level_of_job(job: &Job) -> u32 {
     if job.change.exclusive.is_some() {
         // Their holders are recorded before each award.
-        return 2;
+        return 3;
     }
     let stages = job.change.update.stages.iter();
     let by_places = |size| {

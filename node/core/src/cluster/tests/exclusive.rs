@@ -4,8 +4,8 @@
 use super::*;
 use potluck_specs::Generation;
 
-/// What level 2 added, as it was written then: two holders, one release.
-const COMMANDS_3: &[u8] = include_bytes!("../samples/commands-3.cbor");
+/// What level 3 added, as it was written then: two holders, one release.
+const EXCLUSIVE_1: &[u8] = include_bytes!("../samples/exclusive-1.cbor");
 
 fn generation(reign: u64, sequence: u64) -> Generation {
     Generation {
@@ -98,12 +98,12 @@ fn nothing_is_remembered_of_strangers_nor_by_another_reign() {
 }
 
 #[test]
-fn what_level_2_added_is_read_and_applied() {
-    let commands: Vec<Command> = codec::decode("commands", COMMANDS_3, 1 << 20).expect("a sample");
-    assert_eq!(codec::encode(&commands), COMMANDS_3);
+fn what_level_3_added_is_read_and_applied() {
+    let commands: Vec<Command> = codec::decode("commands", EXCLUSIVE_1, 1 << 20).expect("a sample");
+    assert_eq!(codec::encode(&commands), EXCLUSIVE_1);
     let mut cluster = reigned();
     for (index, command) in (4..).zip(&commands) {
-        assert_eq!(command.feature_level(), 2);
+        assert_eq!(command.feature_level(), 3);
         assert!(command.feature_level() <= FEATURE_LEVEL);
         assert_eq!(cluster.apply(index, command), Reply::Done);
     }
@@ -122,7 +122,7 @@ fn an_exclusive_job_waits_for_those_who_must_follow_its_holders() {
     assert!(cluster.too_old_for(&job, group).is_none());
     job.change.exclusive = Some(Default::default());
     let too_old = cluster.too_old_for(&job, group).expect("it knows nothing");
-    assert_eq!((too_old.level, too_old.needs), (0, 2));
+    assert_eq!((too_old.level, too_old.needs), (0, 3));
 }
 
 /// Writes the sample; to be run by hand when a level adds commands, never to
@@ -133,5 +133,5 @@ fn write_sample_once() {
         record(2, vec![holder(0, 1, 2, 7), holder(1, 1, 2, 8)], vec![]),
         record(2, vec![], vec![(slot(0), generation(2, 7))]),
     ];
-    std::fs::write("/tmp/commands-3.cbor", codec::encode(&commands)).unwrap();
+    std::fs::write("/tmp/exclusive-1.cbor", codec::encode(&commands)).unwrap();
 }
