@@ -18,6 +18,7 @@ use potluck_specs::{
 
 mod batch;
 mod change;
+mod exclusive;
 mod forecast;
 mod gang;
 mod in_place;
@@ -46,6 +47,8 @@ struct FakeHost {
     refuse_awards: Option<Refusal>,
     lose_award_answers: bool,
     draining: bool,
+    /// Says when its heartbeats were made.
+    knows_leases: bool,
     /// Tasks of this version never pass their checks.
     sick_version: u64,
     highest: Authority,
@@ -132,6 +135,7 @@ impl FakeHost {
             refuse_awards: None,
             lose_award_answers: false,
             draining: false,
+            knows_leases: true,
             sick_version: 0,
             highest: Authority::default(),
         }
@@ -156,7 +160,7 @@ impl FakeHost {
             total: FakeHost::total(),
             draining: self.draining,
             pressure: 0,
-            sent_at: Some(Millis(self.number)),
+            sent_at: self.knows_leases.then_some(Millis(self.number)),
             facts: Some(Facts::default()),
             inventory: Inventory {
                 since: None,
