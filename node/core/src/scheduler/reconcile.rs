@@ -190,7 +190,9 @@ impl Scheduler {
         self.settle_surge(seat);
         self.stop_overtaken(cluster, seat);
         self.trim_doubles(cluster, seat);
-        self.wake_at_lease_end(cluster, seat);
+        if self.is_exclusive(seat.job) || self.kept(seat).is_none() {
+            self.wake_at_lease_end(cluster, seat);
+        }
         let kept = self.kept(seat);
         let kept = kept.filter(|(node, _)| !self.has_lapsed(cluster, seat, *node));
         let reason = self.use_of(cluster, seat, kept, unmet);

@@ -124,14 +124,3 @@ fn an_exclusive_job_waits_for_those_who_must_follow_its_holders() {
     let too_old = cluster.too_old_for(&job, group).expect("it knows nothing");
     assert_eq!((too_old.level, too_old.needs), (0, 3));
 }
-
-/// Writes the sample; to be run by hand when a level adds commands, never to
-/// make this one fit.
-#[test]
-fn write_sample_once() {
-    let commands = vec![
-        record(2, vec![holder(0, 1, 2, 7), holder(1, 1, 2, 8)], vec![]),
-        record(2, vec![], vec![(slot(0), generation(2, 7))]),
-    ];
-    std::fs::write("/tmp/exclusive-1.cbor", codec::encode(&commands)).unwrap();
-}
