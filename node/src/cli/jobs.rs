@@ -18,8 +18,22 @@ use potluck_core::session::TaskState;
 use potluck_specs::{JobName, Millis, SlotId};
 use std::{process::ExitCode, time::Duration};
 
-/// Pause between two looks at a job that is waited for.
+/// Pause between two looks at a job that is waited for: short at first, since
+/// most of what people wait for is there within a second.
 const POLL: Duration = Duration::from_millis(20);
+const POLL_SHORT_FOR: Duration = Duration::from_secs(2);
+
+/// And the longest, of what takes longer: work may be waited for for days, and
+/// each look is a request to the leader.
+const POLL_LONGEST: Duration = Duration::from_millis(500);
+
+/// The pause after this one, that much after the first look.
+fn next_pause(pause: Duration, waited: Duration) -> Duration {
+    match waited < POLL_SHORT_FOR {
+        true => POLL,
+        false => (pause * 2).min(POLL_LONGEST),
+    }
+}
 
 /// Longest wait of `stop`: the longest grace is an hour, but few use it.
 const STOP_WAIT: Duration = Duration::from_secs(120);
@@ -47,8 +61,10 @@ impl Session {
         what: &str,
         mut done: impl FnMut(&JobStatus) -> bool,
     ) -> Result<JobStatus, ApiError> {
-        let end = tokio::time::Instant::now() + limit;
+        let began = tokio::time::Instant::now();
+        let end = began + limit;
         let mut seen = None;
+        let mut pause = POLL;
         loop {
             let found = self.jobs(Some(job.clone())).await;
             match found {
@@ -70,7 +86,8 @@ impl Session {
                     "it goes on; look with: potluck status {job}, or potluck explain '{job}[0]'"
                 )));
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(pause).await;
+            pause = next_pause(pause, began.elapsed());
         }
     }
 }
@@ -357,6 +374,19 @@ pub(super) async fn explain(task: SlotId, global: &Global) -> Result<ExitCode, A
 mod tests {
     use super::*;
     use std::collections::BTreeMap;
+
+    #[test]
+    fn looks_are_close_together_at_first_and_then_rare() {
+        let (mut waited, mut pause, mut looks) = (Duration::ZERO, POLL, 0);
+        while waited < Duration::from_secs(60) {
+            waited += pause;
+            looks += 1;
+            pause = next_pause(pause, waited);
+            assert!(pause <= POLL_LONGEST, "{pause:?}");
+        }
+        assert_eq!(pause, POLL_LONGEST);
+        assert!(looks < 100 + 5 + 120, "{looks} in a minute");
+    }
 
     #[test]
     fn a_crash_loop_is_called_so() {

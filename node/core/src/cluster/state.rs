@@ -54,6 +54,9 @@ pub struct Cluster {
     pub(super) exclusive_at: u64,
     #[serde(default)]
     pub(super) recovery: Option<super::Recovery>,
+    /// What the entries so far need of those who follow.
+    #[serde(default)]
+    pub(super) level: u32,
 }
 
 /// What genesis fixed.
@@ -77,6 +80,7 @@ impl Cluster {
     /// none can fail in another way than by its reply.
     pub fn apply(&mut self, index: u64, command: &Command) -> Reply {
         self.applied = index;
+        self.raise_level(command);
         match command {
             Command::Batch { commands } => Reply::Batch {
                 replies: commands

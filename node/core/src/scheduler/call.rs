@@ -425,7 +425,8 @@ impl Scheduler {
         if filled == count {
             self.call_next(cluster, id, &job, now);
         } else {
-            let lacking = count - if is_gang(&job) { found } else { filled };
+            // A gang's bids are all given back: it lacks room as a whole.
+            let lacking = count - if is_gang(&job) { 0 } else { filled };
             self.make_room(cluster, id, &job, lacking.max(1), now);
             self.dirty.insert(id);
         }
@@ -516,7 +517,7 @@ impl Scheduler {
 
     /// Ends a reservation, unless the call was awarded there: an award uses it
     /// or does without.
-    fn cancel_unawarded(&mut self, node: NodeId, call: u64) {
+    pub(super) fn cancel_unawarded(&mut self, node: NodeId, call: u64) {
         if !self.awards_on(node).any(|(_, award)| award.call == call) {
             self.cancel(node, call);
         }

@@ -321,10 +321,13 @@ impl fmt::Display for Obstacle {
             Obstacle::Session { state } => {
                 write!(f, "its session is {}", format!("{state:?}").to_lowercase())
             }
-            Obstacle::NoLeases => f.write_str("too old for exclusive slots"),
             Obstacle::Draining => f.write_str("takes no new work"),
             Obstacle::Cordoned => f.write_str("cordoned"),
             Obstacle::NoAgent => f.write_str("runs no tasks"),
+            Obstacle::OlderVersion { level, needs } => write!(
+                f,
+                "its potluck is too old for such tasks (level {level} of {needs}): upgrade it"
+            ),
             Obstacle::Lacks {
                 what,
                 need,

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     attributes::{Facts, meets},
-    cluster::Cluster,
+    cluster::{Cluster, level_of_tasks},
 };
 use potluck_specs::{
     Job, JobName, Millis, NodeId,
@@ -44,6 +44,13 @@ pub enum Obstacle {
     Draining,
     /// It runs no tasks at all.
     NoAgent,
+    /// Its potluck is too old for tasks of this kind.
+    OlderVersion {
+        /// The level of what it knows.
+        level: u32,
+        /// What the job's tasks need.
+        needs: u32,
+    },
     /// Too little of something is free.
     Lacks {
         /// What.
@@ -110,8 +117,6 @@ pub enum Obstacle {
         /// Its name.
         place: String,
     },
-    /// It runs an older version, which knows no leases of exclusive slots.
-    NoLeases,
     /// Its room was just made for a job of higher priority.
     Claimed,
     /// Tasks of the job failed there lately.
@@ -180,6 +185,8 @@ pub(super) struct Ask<'a> {
     /// first task of two jobs that want each other may go anywhere.
     near: Vec<(Level, &'a JobName, BTreeSet<u32>)>,
     ports: Vec<u16>,
+    /// The level of a host that its tasks need.
+    level: u32,
 }
 
 /// What a group of hosts is to a job, as long as its version lasts.
@@ -236,6 +243,7 @@ impl<'a> Ask<'a> {
                 })
                 .collect(),
             ports: job.task.ports.iter().filter_map(|p| p.number).collect(),
+            level: level_of_tasks(job),
         }
     }
 
@@ -283,12 +291,14 @@ impl<'a> Ask<'a> {
             && self.admits_node(entry)
     }
 
-    /// Does the host itself meet what is required of it by name?
+    /// Does the host itself know such tasks, and meet what is required of it by
+    /// name?
     pub(super) fn admits_node(&self, entry: &Entry) -> bool {
         let requirements = self.job.placement.requirements.iter();
-        requirements
+        let met = requirements
             .filter(|requirement| requirement.attribute == NODE)
-            .all(|requirement| meets(requirement, Some(&entry.name)))
+            .all(|requirement| meets(requirement, Some(&entry.name)));
+        met && entry.level >= self.level
     }
 
     /// Is the place neither full nor shut?
@@ -448,16 +458,9 @@ impl Scheduler {
         is_fresh_entry(entry, now)
             && !work.is_some_and(|work| work.avoids(entry.node, now))
             && !self.is_bad_pair(&ask.job.name, entry.node, now)
-            && self.keeps_leases_of(ask.job, entry.node)
             && self.leaves_claims(ask, entry, now)
             && (ask.ports.is_empty() || self.taken_port(&ask.ports, entry.node).is_none())
             && self.lacking_device(ask.job, entry).is_none()
-    }
-
-    /// A host of an older version would run an exclusive task without a lease.
-    fn keeps_leases_of(&self, job: &Job, node: NodeId) -> bool {
-        let host = || self.picture.hosts.get(&node);
-        job.change.exclusive.is_none() || host().is_some_and(|host| host.keeps_leases)
     }
 
     fn taken_port(&self, ports: &[u16], node: NodeId) -> Option<u16> {
@@ -472,11 +475,7 @@ impl Scheduler {
 
     pub(super) fn lacking_device(&self, job: &Job, entry: &Entry) -> Option<Obstacle> {
         for (kind, need) in &job.task.devices {
-            let facts = self.index.facts_on(entry);
-            let all = facts.and_then(|facts| facts.devices.get(kind)).copied();
-            let free = all
-                .unwrap_or(0)
-                .saturating_sub(self.devices_used(entry.node, kind));
+            let free = self.devices_free(entry, kind);
             if free < *need {
                 return Some(Obstacle::Device {
                     kind: kind.clone(),
@@ -486,6 +485,13 @@ impl Scheduler {
             }
         }
         None
+    }
+
+    pub(super) fn devices_free(&self, entry: &Entry, kind: &str) -> u32 {
+        let facts = self.index.facts_on(entry);
+        let all = facts.and_then(|facts| facts.devices.get(kind)).copied();
+        let used = self.devices_used(entry.node, kind);
+        all.unwrap_or(0).saturating_sub(used)
     }
 
     fn devices_used(&self, node: NodeId, kind: &str) -> u32 {
@@ -530,6 +536,12 @@ impl Scheduler {
         } else if !entry.admitted || host.is_some_and(|host| host.draining) {
             found.push(Obstacle::Draining);
         }
+        if entry.level < ask.level {
+            found.push(Obstacle::OlderVersion {
+                level: entry.level,
+                needs: ask.level,
+            });
+        }
         let facts = self.index.facts_on(entry).cloned().unwrap_or_default();
         for requirement in &ask.job.placement.requirements {
             let has = attribute_of(&self.index, &facts, &entry.place, &requirement.attribute);
@@ -550,9 +562,6 @@ impl Scheduler {
         found.extend(self.crowd(ask, &entry.place, besides));
         if entry.free.fits(&ask.need) && !self.leaves_claims(ask, entry, now) {
             found.push(Obstacle::Claimed);
-        }
-        if !self.keeps_leases_of(ask.job, entry.node) {
-            found.push(Obstacle::NoLeases);
         }
         if self.is_bad_pair(&ask.job.name, entry.node, now) {
             found.push(Obstacle::BadPair);

@@ -9,7 +9,7 @@
 //! down, that slot not counted. A drain's deadline alone overrides it.
 
 use super::{
-    Scheduler,
+    Scheduler, Unmet,
     exclusive::Bound,
     names::{JobId, Seat},
     reconcile::MayPlace,
@@ -45,8 +45,8 @@ pub enum Use {
     },
     /// It waits for another job.
     Dependency {
-        /// Which.
-        job: JobName,
+        /// Which, and what that lacks.
+        on: Unmet,
     },
     /// Awarded, fetched or started, or found again.
     Starting {
@@ -94,7 +94,7 @@ impl fmt::Display for Use {
                     "waits until the lease of its holder ends, at most {seconds} s"
                 )
             }
-            Use::Dependency { job } => write!(f, "waits for {job}"),
+            Use::Dependency { on } => write!(f, "waits for {}, which {}", on.job, on.lack),
             Use::Starting { .. } => f.write_str("starting"),
             Use::Failing { failures, why, .. } => {
                 write!(f, "failed {failures} times in a row")?;
@@ -208,6 +208,7 @@ impl Scheduler {
         let target = self.target(cluster, job)?;
         let slots = self.slots_last_wanted(&target);
         let unmet = self.unmet(cluster, job);
+        let unmet = unmet.as_ref();
         let mut book = Book::new(target.current(), slots.count());
         for index in slots.indexes() {
             let seat = job.seat(index);
@@ -239,7 +240,7 @@ impl Scheduler {
         cluster: &Cluster,
         seat: Seat,
         kept: Option<(NodeId, &SlotReport)>,
-        unmet: Option<&JobName>,
+        unmet: Option<&Unmet>,
     ) -> Option<Use> {
         let Some((node, report)) = kept else {
             if let Some(award) = self.awards.get(seat) {
@@ -253,7 +254,7 @@ impl Scheduler {
                 return Some(Use::Lease { holder, left });
             }
             return Some(match unmet {
-                Some(job) => Use::Dependency { job: job.clone() },
+                Some(on) => Use::Dependency { on: on.clone() },
                 None => Use::Unplaced,
             });
         };

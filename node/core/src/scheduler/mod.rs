@@ -18,6 +18,7 @@ mod brake;
 mod call;
 mod candidates;
 mod catalog;
+mod clearing;
 mod dependencies;
 mod drain;
 mod endpoints;
@@ -382,11 +383,12 @@ impl Scheduler {
         for seat in self.picture.follow(cluster.members(), at_begin) {
             self.touch(seat);
         }
+        self.capacity_grew |= !moved.is_empty();
         for node in moved {
             self.dirty_host(node);
         }
         self.drop_awards_of_strangers();
-        self.follow_rollouts(cluster);
+        self.follow_rollouts(cluster, now);
         if *cluster.cordoned() != self.cordoned {
             self.cordoned.clone_from(cluster.cordoned());
             self.capacity_grew = true;
@@ -466,7 +468,7 @@ impl Scheduler {
         }
         self.capacity_grew |= taken.grew;
         self.settle_stops(&taken.changed, node);
-        self.note_failures(&taken.changed, node, now);
+        self.note_failures(cluster, &taken.changed, node, now);
         self.note_ends(&taken.changed, node);
         self.note_released(cluster, &taken.changed, node);
         for seat in taken.changed {

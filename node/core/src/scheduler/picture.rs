@@ -40,8 +40,6 @@ pub(super) struct Host {
     pub(super) free: Resources,
     pub(super) total: Resources,
     pub(super) draining: bool,
-    /// Counts leases of exclusive slots.
-    pub(super) keeps_leases: bool,
     pub(super) slots: BTreeSet<Seat>,
     /// Those of them whose tasks have ended: to be acknowledged.
     stopped: BTreeSet<Seat>,
@@ -66,7 +64,6 @@ impl Host {
             free: Resources::default(),
             total: Resources::default(),
             draining: false,
-            keeps_leases: false,
             slots: BTreeSet::new(),
             stopped: BTreeSet::new(),
         }
@@ -174,7 +171,6 @@ impl Picture {
         host.free = heartbeat.free;
         host.total = heartbeat.total;
         host.draining = heartbeat.draining;
-        host.keeps_leases = heartbeat.sent_at.is_some();
         let follows = same_life && host.complete;
         let inventory = &mut heartbeat.inventory;
         let reports = std::mem::take(&mut inventory.slots);

@@ -4,7 +4,7 @@
 //! finds none: the fewest and least important on one host, and only those
 //! whose job's ledger allows it. The room is then claimed, so that the victim
 //! does not take it back. Leaves to `stops` how they end, to `call` what is
-//! placed there.
+//! placed there, to `clearing` gangs, which need all their room at once.
 //!
 //! ```text
 //! a call finds no room --victims on the cheapest host--> stopped, room claimed
@@ -14,6 +14,7 @@
 use super::{
     Scheduler,
     feasible::{Ask, Suits},
+    gang::is_gang,
     index::Entry,
     ledger::Book,
     names::{JobId, Seat},
@@ -32,22 +33,24 @@ const AT_ONCE: usize = 8;
 
 /// How long room is kept for the job that it was made for: the victims' grace
 /// is some ten seconds, and a call comes after.
-const CLAIM: Millis = Millis(15_000);
+pub(super) const CLAIM: Millis = Millis(15_000);
 
 /// Room that was made for a job.
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
-    job: JobName,
-    need: Resources,
-    until: Millis,
+    pub(super) job: JobName,
+    pub(super) need: Resources,
+    pub(super) until: Millis,
 }
 
 /// A task that could make room.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Victim {
-    priority: u32,
-    seat: Seat,
-    resources: Resources,
+pub(super) struct Victim {
+    pub(super) priority: u32,
+    pub(super) seat: Seat,
+    pub(super) resources: Resources,
+    /// How long it may take to end.
+    pub(super) grace: Millis,
 }
 
 /// Tasks that would make room on one host. Ordered by how much that hurts:
@@ -77,6 +80,12 @@ impl Scheduler {
         now: Millis,
     ) {
         self.claims.retain(|_, claim| now < claim.until);
+        if is_gang(job) {
+            if self.catalog.has_lower(job.priority) {
+                self.make_room_for_gang(cluster, id, job, missing, now);
+            }
+            return;
+        }
         let claimed = self.claims.values().filter(|claim| claim.job == job.name);
         let wanted = missing.min(AT_ONCE).saturating_sub(claimed.count());
         if wanted == 0 || !self.catalog.has_lower(job.priority) {
@@ -98,7 +107,7 @@ impl Scheduler {
         }
     }
 
-    fn suits_but_for_room(&self, ask: &Ask<'_>, entry: &Entry, now: Millis) -> bool {
+    pub(super) fn suits_but_for_room(&self, ask: &Ask<'_>, entry: &Entry, now: Millis) -> bool {
         let group = &self.index.groups()[entry.group];
         let tally = self.tallies.of(ask.id);
         let work = self.works.get(ask.id);
@@ -118,34 +127,8 @@ impl Scheduler {
         entry: &Entry,
         ledgers: &mut BTreeMap<JobId, Option<Book>>,
     ) -> Option<Sacrifice> {
-        let mut victims = self.victims(cluster, job.priority, entry, ledgers);
-        // The least important first, of those the largest: fewer have to go.
-        victims.sort_by(|a, b| {
-            let order = a.priority.cmp(&b.priority);
-            let larger = b.resources.memory_bytes.cmp(&a.resources.memory_bytes);
-            order.then(larger).then(a.seat.cmp(&b.seat))
-        });
-        let need = job.task.resources;
-        let mut free = entry.free;
-        let mut chosen: Vec<Victim> = Vec::new();
-        for victim in victims {
-            if free.fits(&need) {
-                break;
-            }
-            free = free.plus(victim.resources);
-            chosen.push(victim);
-        }
-        if !free.fits(&need) {
-            return None;
-        }
-        // What the later ones make needless, the more important first.
-        for at in (0..chosen.len()).rev() {
-            let without = free.minus(chosen[at].resources);
-            if without.fits(&need) {
-                free = without;
-                chosen.remove(at);
-            }
-        }
+        let victims = self.victims(cluster, job.priority, entry, ledgers);
+        let chosen = least(job.task.resources, entry.free, victims)?;
         (!chosen.is_empty()).then_some(Sacrifice {
             node: entry.node,
             victims: chosen,
@@ -153,7 +136,7 @@ impl Scheduler {
     }
 
     /// Tasks on a host that may be stopped for one of this priority.
-    fn victims(
+    pub(super) fn victims(
         &self,
         cluster: &Cluster,
         priority: u32,
@@ -190,6 +173,7 @@ impl Scheduler {
                     priority: job.priority,
                     seat,
                     resources: report.resources,
+                    grace: Millis(job.task.stop.grace_ms),
                 });
             }
         }
@@ -250,4 +234,39 @@ impl Scheduler {
             self.claims.remove(&node);
         }
     }
+}
+
+/// The least that has to go beside what is free, out of those that may; `None`
+/// if that is not enough.
+pub(super) fn least(
+    need: Resources,
+    mut free: Resources,
+    mut victims: Vec<Victim>,
+) -> Option<Vec<Victim>> {
+    // The least important first, of those the largest: fewer have to go.
+    victims.sort_by(|a, b| {
+        let order = a.priority.cmp(&b.priority);
+        let larger = b.resources.memory_bytes.cmp(&a.resources.memory_bytes);
+        order.then(larger).then(a.seat.cmp(&b.seat))
+    });
+    let mut chosen: Vec<Victim> = Vec::new();
+    for victim in victims {
+        if free.fits(&need) {
+            break;
+        }
+        free = free.plus(victim.resources);
+        chosen.push(victim);
+    }
+    if !free.fits(&need) {
+        return None;
+    }
+    // What the later ones make needless, the more important first.
+    for at in (0..chosen.len()).rev() {
+        let without = free.minus(chosen[at].resources);
+        if without.fits(&need) {
+            free = without;
+            chosen.remove(at);
+        }
+    }
+    Some(chosen)
 }

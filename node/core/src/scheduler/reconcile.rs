@@ -8,6 +8,7 @@
 
 use super::{
     Note, Scheduler, SessionState,
+    dependencies::Unmet,
     exclusive::Bound,
     gang::is_gang,
     ledger::Book,
@@ -23,7 +24,7 @@ use crate::{
     cluster::Cluster,
     session::{SlotReport, TaskState},
 };
-use potluck_specs::{JobName, Millis, NodeId, trust::NodeRole};
+use potluck_specs::{Millis, NodeId, trust::NodeRole};
 use std::cmp::Reverse;
 
 /// With no record of a slot's holder, all live members are waited for, but
@@ -121,18 +122,23 @@ impl Scheduler {
         self.follow_rollout(cluster, &target, &survey.ledger, now);
         let mut wanted = std::mem::take(&mut survey.missing);
         wanted.extend(self.move_out(cluster, &target, survey, now));
+        // What runs is not touched because another job is down, what is there of
+        // a gang neither.
+        let waits = self.unmet(cluster, job).is_some();
         if is_gang(target.current()) {
-            wanted = self.gather(&target, &slots, wanted, now);
+            wanted = match waits {
+                true => self.gang_waits(job),
+                false => self.gather(&target, &slots, wanted, now),
+            };
         }
-        self.fill(cluster, &target, wanted, now);
+        if !waits {
+            self.fill(cluster, &target, wanted, now);
+        }
     }
 
     /// Calls for the slots, those of one version at a time: a call is for one.
     /// Each failed round the other version has its turn.
     fn fill(&mut self, cluster: &Cluster, target: &Target, wanted: Vec<Seat>, now: Millis) {
-        if wanted.is_empty() || self.unmet(cluster, target.id()).is_some() {
-            return;
-        }
         let rounds = self.works.get(target.id()).map_or(0, |w| w.rounds_failed);
         let (new, old): (Vec<Seat>, Vec<Seat>) = wanted
             .into_iter()
@@ -170,7 +176,7 @@ impl Scheduler {
             in_flight: 0,
             unsettled: 0,
         };
-        let unmet = self.unmet(cluster, target.id()).cloned();
+        let unmet = self.unmet(cluster, target.id());
         for index in slots.indexes() {
             let seat = target.id().seat(index);
             self.survey_slot(cluster, target, seat, unmet.as_ref(), &mut survey, now);
@@ -183,7 +189,7 @@ impl Scheduler {
         cluster: &Cluster,
         target: &Target,
         seat: Seat,
-        unmet: Option<&JobName>,
+        unmet: Option<&Unmet>,
         survey: &mut Survey,
         now: Millis,
     ) {
@@ -352,7 +358,7 @@ impl Scheduler {
     /// Is the slot filled by nobody yet, or only by the task whose next one is
     /// to be started before it ends?
     pub(super) fn is_missing(&self, cluster: &Cluster, seat: Seat) -> bool {
-        if self.awards.contains(seat) {
+        if self.awards.contains(seat) || self.is_counted(cluster, seat) {
             return false;
         }
         let from = self.surge_that_holds(cluster, seat);

@@ -138,8 +138,8 @@ impl Scheduler {
         Some(match obstacle {
             Obstacle::Session { .. }
             | Obstacle::NoAgent
+            | Obstacle::OlderVersion { .. }
             | Obstacle::BadPair
-            | Obstacle::NoLeases
             | Obstacle::Claimed
             | Obstacle::Avoided { .. } => return None,
             Obstacle::Draining | Obstacle::Cordoned => Relaxation::OpenHost { node },

@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     attributes::Facts,
     auction::{AwardAnswer, Bid, CallAnswer, Refusal},
-    cluster::{Admission, Command, Genesis, Origin, Reply},
+    cluster::{Admission, Command, FEATURE_LEVEL, Genesis, Origin, Reply},
     session::{Inventory, SlotReport, TaskState},
 };
 use potluck_specs::{
@@ -46,9 +46,9 @@ struct FakeHost {
     due: BTreeMap<SlotId, (u64, TaskState)>,
     refuse_awards: Option<Refusal>,
     lose_award_answers: bool,
+    /// Awards do not arrive.
+    lose_awards: bool,
     draining: bool,
-    /// Says when its heartbeats were made.
-    knows_leases: bool,
     /// Tasks of this version never pass their checks.
     sick_version: u64,
     highest: Authority,
@@ -66,6 +66,8 @@ struct World {
     queued: u64,
     seen: Vec<(u64, Effect)>,
     services: BTreeMap<String, Vec<Endpoint>>,
+    /// What is written behind does not reach the log.
+    records_wait: bool,
 }
 
 fn node(k: u8) -> NodeId {
@@ -98,6 +100,17 @@ fn admission(k: u8, rack: &str) -> Admission {
         },
         serial: u64::from(k),
         addresses: vec![],
+    }
+}
+
+/// What node `k` says of its version.
+fn introduction(k: u8, level: u32) -> Command {
+    Command::RecordMember {
+        node: node(k),
+        addresses: None,
+        capacity: None,
+        raft_id: None,
+        feature_level: Some(level),
     }
 }
 
@@ -134,8 +147,8 @@ impl FakeHost {
             due: BTreeMap::new(),
             refuse_awards: None,
             lose_award_answers: false,
+            lose_awards: false,
             draining: false,
-            knows_leases: true,
             sick_version: 0,
             highest: Authority::default(),
         }
@@ -160,7 +173,7 @@ impl FakeHost {
             total: FakeHost::total(),
             draining: self.draining,
             pressure: 0,
-            sent_at: self.knows_leases.then_some(Millis(self.number)),
+            sent_at: Some(Millis(self.number)),
             facts: Some(Facts::default()),
             inventory: Inventory {
                 since: None,
@@ -226,6 +239,9 @@ impl World {
             };
             assert!(matches!(cluster.apply(3, &join), Reply::Admitted { .. }));
         }
+        for k in 1..=racks.len() as u8 {
+            cluster.apply(4, &introduction(k, FEATURE_LEVEL));
+        }
         let hosts = (1..=racks.len() as u8).map(|k| (node(k), FakeHost::new()));
         let mut world = World {
             now: 100_000,
@@ -243,6 +259,7 @@ impl World {
             queued: 0,
             seen: Vec::new(),
             services: BTreeMap::new(),
+            records_wait: false,
         };
         world.reign(1);
         world
@@ -431,6 +448,9 @@ impl World {
                     },
                 );
             }
+            Effect::Propose {
+                command: Command::RecordPlacements { .. },
+            } if self.records_wait => {}
             Effect::Propose { command } => {
                 self.propose(&command);
             }
@@ -483,7 +503,7 @@ impl World {
             node: to,
             call: award.call,
         };
-        if !self.linked(to) {
+        if !self.linked(to) || self.hosts[&to].lose_awards {
             return self.later(1_000, lost);
         }
         let now = self.now;

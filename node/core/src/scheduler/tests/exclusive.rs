@@ -182,8 +182,8 @@ fn a_told_end_frees_the_slot_at_once_and_stays_with_its_host_until_the_log_has_i
 #[test]
 fn a_host_of_an_older_version_gets_none() {
     let mut world = World::new("abc");
-    for k in 1..=3 {
-        world.host(k).knows_leases = k == 2;
+    for k in [1, 3] {
+        world.propose(&introduction(k, 2));
     }
     world.run(3_000);
     world.submit_job(&only(1));
