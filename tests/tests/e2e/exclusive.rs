@@ -8,7 +8,7 @@ use potluck_tests::fleet::{Fleet, WAIT};
 use std::{fs, path::Path};
 
 /// Of the job below.
-const LEASE_S: f64 = 6.0;
+const LEASE_S: f64 = 10.0;
 
 /// A ping before the agent was stopped, the helper's timer, and a shell that
 /// writes ten times a second on a busy machine.

@@ -374,6 +374,21 @@ impl Scheduler {
             && self.lease_of(cluster, seat).is_none()
     }
 
+    /// How much of a silent holder's lease may be left: the slot is filled anew
+    /// then, if it stays silent.
+    pub(super) fn lease_of_silent(
+        &self,
+        cluster: &Cluster,
+        seat: Seat,
+        node: NodeId,
+    ) -> Option<Millis> {
+        if !self.is_exclusive(seat.job) || self.is_heard(node) {
+            return None;
+        }
+        let bound = self.lease_of(cluster, seat)?;
+        Some(bound.until.since(self.now))
+    }
+
     /// Was the task awarded as an exclusive one?
     fn ran_on_lease(&self, seat: Seat, report: &SlotReport) -> bool {
         self.lease_ms(seat.job, report.version).is_some()

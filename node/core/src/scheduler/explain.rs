@@ -91,6 +91,10 @@ impl Scheduler {
         let kept = self.kept(seat);
         let kept = kept.filter(|(node, _)| !self.has_lapsed(cluster, seat, *node));
         if let Some((node, _)) = kept {
+            if let Some(left) = self.lease_of_silent(cluster, seat, node) {
+                let holder = Some(node);
+                return SlotPhase::Lease { holder, left };
+            }
             return match self.stops.contains_key(&(seat, node)) {
                 true => SlotPhase::Stopping,
                 false => SlotPhase::Held,

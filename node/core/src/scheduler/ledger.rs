@@ -263,7 +263,13 @@ impl Scheduler {
             return Some(Use::Stopping { node, reason });
         }
         if !self.is_heard(node) {
-            return Some(Use::Silent { node });
+            return Some(match self.lease_of_silent(cluster, seat, node) {
+                Some(left) => Use::Lease {
+                    holder: Some(node),
+                    left,
+                },
+                None => Use::Silent { node },
+            });
         }
         match report.state {
             TaskState::Running | TaskState::Ended if report.healthy => None,
