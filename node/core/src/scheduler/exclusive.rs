@@ -26,6 +26,7 @@ use super::{
     names::{JobId, Seat},
     reconcile::Survey,
     rollout::Target,
+    unknown::is_unknown,
 };
 use crate::{
     auction::StopReason,
@@ -309,7 +310,7 @@ impl Scheduler {
 
     /// The lease of a version's slots, if they are exclusive.
     pub(super) fn lease_ms(&self, job: JobId, version: u64) -> Option<u64> {
-        let job = self.catalog.version(job, version)?;
+        let job = self.catalog.version_or_newest(job, version)?;
         Some(job.change.exclusive?.lease_ms)
     }
 
@@ -413,7 +414,9 @@ impl Scheduler {
                 });
                 let valid = record.is_some_and(|record| report.generation >= record)
                     && self.is_of_this_epoch(report.generation);
-                self.is_heard(*node) && self.ran_on_lease(seat, report) && !awarded && !valid
+                let known = !is_unknown(cluster, &report.slot.job, report.version);
+                let ran_on_lease = known && self.ran_on_lease(seat, report);
+                self.is_heard(*node) && ran_on_lease && !awarded && !valid
             })
             .map(|(node, _)| node)
             .collect();
