@@ -21,6 +21,7 @@ mod output;
 pub mod probe;
 pub mod protocol;
 mod sandbox;
+mod scribe;
 pub mod session;
 pub mod sftp;
 pub mod supervise;
