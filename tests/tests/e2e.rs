@@ -15,6 +15,7 @@ mod e2e {
     mod logs;
     mod packages;
     mod plan;
+    mod quota;
     mod recover;
     mod sandbox;
     mod scenario;

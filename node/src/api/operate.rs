@@ -1,7 +1,7 @@
 //! What operators ask of nodes and rollouts, and what they are told: drains
-//! with a deadline, cordons, rollouts, who holds a job's budget, evening out.
+//! with a deadline, cordons, rollouts, quotas, who holds a job's budget, evening out.
 
-use potluck_core::cluster::RolloutControl;
+use potluck_core::cluster::{NamespaceView, Quota, RolloutControl};
 use potluck_specs::{JobName, NodeId, SlotId, trust::UserCertificate};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,13 @@ pub enum Operation {
         /// Begin or end.
         cordoned: bool,
     },
+    /// Limit what the jobs of a namespace may ask for together, or end that.
+    SetQuota {
+        /// Which.
+        namespace: String,
+        /// None: as much as they like.
+        quota: Option<Quota>,
+    },
     /// Stop, continue or undo a rollout.
     Rollout {
         /// Of which job.
@@ -36,7 +43,7 @@ impl Operation {
     /// May this person do it, and which right is it that they need?
     pub fn right_of(&self, author: &UserCertificate) -> (bool, String) {
         match self {
-            Operation::Drain { .. } | Operation::Cordon { .. } => {
+            Operation::Drain { .. } | Operation::Cordon { .. } | Operation::SetQuota { .. } => {
                 (author.may_operate(), "operator".into())
             }
             Operation::Rollout { job, .. } => (
@@ -58,6 +65,8 @@ pub enum OperateQuery {
     Drain(NodeId),
     /// Which moves would even things out?
     Rebalance,
+    /// What do the jobs of each namespace ask for, and what may they?
+    Namespaces,
 }
 
 /// The answer to an [`OperateQuery`].
@@ -71,6 +80,8 @@ pub enum OperateAnswer {
     Drain(Vec<DrainedTask>),
     /// To `Rebalance`.
     Rebalance(Vec<MoveStatus>),
+    /// To `Namespaces`, by name.
+    Namespaces(Vec<NamespaceView>),
 }
 
 /// How far a rollout is.

@@ -6,7 +6,7 @@ use crate::{
     agent::facts::{Devices, Label},
     api::logs::LogTarget,
 };
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use potluck_specs::{JobName, SlotId};
 use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
@@ -187,6 +187,9 @@ pub(super) enum Command {
         #[arg(long, default_value_t = DRAIN_DEADLINE, value_name = "SECONDS")]
         deadline: u64,
     },
+    /// What the jobs of a namespace may ask for together.
+    #[command(subcommand)]
+    Quota(QuotaCommand),
     /// See, stop, continue or undo a job's rollout.
     #[command(subcommand)]
     Rollout(RolloutCommand),
@@ -446,6 +449,49 @@ pub(super) enum TokenCommand {
         #[arg(long)]
         no_voter: bool,
     },
+}
+
+/// `potluck quota …`.
+#[derive(Debug, Subcommand)]
+pub(super) enum QuotaCommand {
+    /// What the jobs of each namespace ask for, of what they may.
+    List,
+    /// Set a namespace's quota in place of the one it had; what is not named is
+    /// not limited. Asked when a job is submitted: what runs is left alone.
+    Set(QuotaArgs),
+    /// Let the jobs of a namespace ask for as much as they like.
+    Remove {
+        /// The namespace.
+        namespace: String,
+    },
+}
+
+/// `potluck quota set`.
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("limit").required(true).multiple(true)))]
+pub(super) struct QuotaArgs {
+    /// The namespace.
+    pub namespace: String,
+    /// Jobs that are not stopped.
+    #[arg(long, group = "limit")]
+    pub jobs: Option<u64>,
+    /// Tasks that may run at once.
+    #[arg(long, group = "limit")]
+    pub tasks: Option<u64>,
+    /// Thousandths of a core.
+    #[arg(long, group = "limit", value_name = "MILLIS")]
+    pub cpu: Option<u64>,
+    /// Mebibytes of memory.
+    #[arg(long, group = "limit", value_name = "MIB", value_parser = mebibytes())]
+    pub memory: Option<u64>,
+    /// Mebibytes of disk.
+    #[arg(long, group = "limit", value_name = "MIB", value_parser = mebibytes())]
+    pub disk: Option<u64>,
+}
+
+/// As many as can be told in bytes.
+fn mebibytes() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(..=u64::MAX >> 20)
 }
 
 /// `potluck spec …`.

@@ -19,6 +19,7 @@ mod operate;
 mod origin;
 mod output;
 mod plan;
+mod quota;
 mod run;
 mod services;
 mod session;
@@ -156,6 +157,7 @@ async fn dispatch(command: Command, global: &args::Global) -> Result<ExitCode, A
         Command::Decommission { name, deadline } => {
             operate::decommission(&name, deadline, global).await
         }
+        Command::Quota(command) => quota::quota(command, global).await,
         Command::Rollout(command) => operate::rollout(command, global).await,
         Command::WhyBlocked { job } => operate::why_blocked(job, global).await,
         Command::Rebalance { dry_run } => operate::rebalance(dry_run, global).await,

@@ -21,7 +21,7 @@ use std::{process::ExitCode, time::Duration};
 const POLL: Duration = Duration::from_millis(200);
 
 impl Session {
-    async fn operate(&mut self, query: OperateQuery) -> Result<OperateAnswer, ApiError> {
+    pub(super) async fn operate(&mut self, query: OperateQuery) -> Result<OperateAnswer, ApiError> {
         match self.client.ask(&ApiRequest::Operate(query)).await? {
             ApiAnswer::Operate(answer) => Ok(answer),
             other => Err(unexpected(&other)),
@@ -46,7 +46,7 @@ impl Session {
     }
 }
 
-fn wrong_answer() -> ApiError {
+pub(super) fn wrong_answer() -> ApiError {
     ApiError::new(ErrorCode::Internal, "the node answered another question")
 }
 

@@ -242,24 +242,23 @@ fn refuse_any(wishes: &[Wish], plans: &[JobPlan]) -> Result<(), ApiError> {
             )));
         }
     }
-    let wrong: Vec<String> = plans
-        .iter()
-        .filter(|plan| refused(&plan.findings))
-        .flat_map(|plan| {
-            let errors = plan
-                .findings
-                .iter()
-                .filter(|f| f.severity == Severity::Error);
-            errors.map(|found| format!("job {}: {}", plan.job, found.message))
-        })
-        .collect();
-    match wrong.is_empty() {
-        true => Ok(()),
-        false => {
-            let message = format!("{}; {nothing}", wrong.join("; "));
-            Err(ApiError::new(ErrorCode::BadRequest, message))
+    let (mut wrong, mut hints) = (Vec::new(), BTreeSet::new());
+    for plan in plans.iter().filter(|plan| refused(&plan.findings)) {
+        let errors = plan.findings.iter();
+        for found in errors.filter(|found| found.severity == Severity::Error) {
+            wrong.push(format!("job {}: {}", plan.job, found.message));
+            hints.extend(found.hint.as_deref());
         }
     }
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    let message = format!("{}; {nothing}", wrong.join("; "));
+    let mut error = ApiError::new(ErrorCode::BadRequest, message);
+    if !hints.is_empty() {
+        error = error.hint(hints.into_iter().collect::<Vec<_>>().join("; "));
+    }
+    Err(error)
 }
 
 /// Drafts in their order, but each behind those that it waits for: so one that

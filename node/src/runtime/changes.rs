@@ -171,6 +171,7 @@ async fn run_job(
     }
     check_version(shared, &job)?;
     check_circle(shared, &job)?;
+    check_quota(shared, &job)?;
     check_level(shared, &job)?;
     let (holders, package_bytes) = keep_package(shared, job.package, holder).await?;
     let mut further = Vec::new();
@@ -270,6 +271,14 @@ fn check_circle(shared: &Shared, job: &Job) -> Result<(), ApiError> {
         .hint("each waits for the next: let one of them start without the other"))
 }
 
+/// Asked again when the log accepts it; here before its packages are moved.
+fn check_quota(shared: &Shared, job: &Job) -> Result<(), ApiError> {
+    let over = shared
+        .control
+        .read(|state: &Cluster| state.over_quota(job, &[]));
+    over.map_or(Ok(()), |why| Err(refused(&why)))
+}
+
 fn moved_on(job: &JobName, expected: u64, current: u64) -> ApiError {
     let text = |version| match version {
         0 => "not there".into(),
@@ -360,7 +369,14 @@ fn refused(why: &Refused) -> ApiError {
         Refused::TokenExists { .. } => ErrorCode::Conflict,
         _ => ErrorCode::BadRequest,
     };
-    ApiError::new(code, why.to_string())
+    let error = ApiError::new(code, why.to_string());
+    match why {
+        Refused::OverQuota { job, .. } => error.hint(format!(
+            "stop or shrink other jobs of {:?}, or ask an operator: potluck quota list",
+            job.namespace
+        )),
+        _ => error,
+    }
 }
 
 fn unexpected(reply: &Reply) -> ApiError {

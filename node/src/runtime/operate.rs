@@ -34,6 +34,11 @@ pub(super) fn command(operation: Operation, change: ChangeId, author: String) ->
             node,
             cordoned,
         },
+        Operation::SetQuota { namespace, quota } => Command::SetQuota {
+            change,
+            namespace,
+            quota,
+        },
         Operation::Rollout { job, control } => Command::ControlRollout {
             change,
             job,
@@ -57,6 +62,7 @@ pub(super) async fn answer(
                 OperateQuery::WhyBlocked(job) => why_blocked(scheduler, state, &job)?,
                 OperateQuery::Drain(node) => drain(scheduler, state, node)?,
                 OperateQuery::Rebalance => rebalance(scheduler, state),
+                OperateQuery::Namespaces => OperateAnswer::Namespaces(state.namespaces()),
             };
             Ok(ApiAnswer::Operate(answer))
         })

@@ -58,10 +58,12 @@ pub(super) fn plan(scheduler: &Scheduler, state: &Cluster, jobs: &[Job], now: Mi
     let mut room = Room::default();
     let mut plans = Vec::new();
     let mut bytes = 0;
-    for job in jobs {
+    for (position, job) in jobs.iter().enumerate() {
         let mut plan = plan_job(scheduler, state, job, &mut room, now);
         if let Some(plan) = &mut plan {
             plan.findings.extend(circle(state, job, jobs));
+            plan.findings
+                .extend(over_quota(state, job, &jobs[..position]));
         }
         bytes += plan.as_ref().map_or(0, |plan| codec::encode(plan).len());
         if bytes > ANSWER_BYTES_MAX && !plans.is_empty() {
@@ -87,6 +89,16 @@ fn circle(state: &Cluster, job: &Job, jobs: &[Job]) -> Option<Finding> {
         .hint("let one of them start without the other");
     // A job that waits for itself is told by the checks of it alone.
     (circle.len() > 2).then_some(finding)
+}
+
+/// An error if the job asks for more than its namespace has left beside those
+/// that are submitted before it.
+fn over_quota(state: &Cluster, job: &Job, before: &[Job]) -> Option<Finding> {
+    let why = state.over_quota(job, before)?;
+    let mut finding = Finding::error(FieldPath::of("name"), why.to_string());
+    finding
+        .hint("stop or shrink other jobs of the namespace, or ask an operator: potluck quota list");
+    Some(finding)
 }
 
 /// `cycle: a -> b -> a`.

@@ -2,7 +2,7 @@
 //! state. Clocks and dice were used before a command was proposed, so every
 //! time, id and signature that it needs stands in it.
 
-use super::{Origin, Recovery, RolloutControl, RolloutStep, TaskEnd};
+use super::{Origin, Quota, Recovery, RolloutControl, RolloutStep, TaskEnd};
 use potluck_specs::{
     ChangeId, Epoch, FleetId, Generation, JobName, Millis, NodeId, NodeName, PackageId, Reign,
     SlotId, Topology,
@@ -191,6 +191,15 @@ pub enum Command {
         node: NodeId,
         /// Cordoned or not.
         cordoned: bool,
+    },
+    /// What the jobs of a namespace may ask for together.
+    SetQuota {
+        /// Named by the client.
+        change: ChangeId,
+        /// Which.
+        namespace: String,
+        /// As much as they like, if there is none.
+        quota: Option<Quota>,
     },
     /// A person stops, continues or undoes a rollout.
     ControlRollout {

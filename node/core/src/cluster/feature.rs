@@ -18,7 +18,7 @@ use potluck_specs::{
 
 /// The level of this version. 0: all that the first version knew, and nodes
 /// that have not said.
-pub const FEATURE_LEVEL: u32 = 1;
+pub const FEATURE_LEVEL: u32 = 2;
 
 /// A node that can't apply a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +40,8 @@ impl Command {
                 ..
             } => 1,
             Command::RecordEnds { .. } | Command::ExpireBatch { .. } => 1,
+            // Who does not know a quota accepts what the others refuse.
+            Command::SetQuota { .. } => 2,
             // What pins fewer packages drops what runs.
             Command::SubmitJob { further, .. } if !further.is_empty() => 1,
             Command::Batch { commands } => {

@@ -1,7 +1,7 @@
 //! Jobs, their versions, their packages, and where they were last seen.
 
 use super::{
-    Cluster, Command, HeldPackage, Placement, Refused, Reply, SameTasks,
+    Cluster, Command, Demand, HeldPackage, Placement, Refused, Reply, SameTasks,
     versions::{JOBS_BYTES_MAX, Origin, Stopped, TEXT_BYTES_MAX, bounded_text},
 };
 use potluck_specs::{Job, JobName, Millis, NodeId, PackageId, Reign, SlotId, job::SignedJob};
@@ -59,6 +59,10 @@ pub struct JobVersion {
     /// Whose tasks its tasks are.
     #[serde(default)]
     pub same_tasks: SameTasks,
+    /// What it asks for; to be read from its bytes where it was accepted
+    /// before this was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub demand: Option<Demand>,
 }
 
 /// A package that a job in the log pins.
@@ -132,6 +136,7 @@ impl Cluster {
                     replicas: decoded.slots(),
                     origin: origin.bounded(),
                     same_tasks: self.same_tasks(&decoded),
+                    demand: Some(Demand::of(&decoded)),
                 };
                 let reply = self.submit(&decoded, version, *expected_version);
                 if matches!(reply, Reply::Accepted { .. }) {
@@ -180,6 +185,9 @@ impl Cluster {
         }
         if job.slots() > SLOTS_MAX {
             return Reply::too_many("slots in a job", SLOTS_MAX as usize);
+        }
+        if let Some(why) = self.over_quota(job, &[]) {
+            return Reply::refused(why);
         }
         let bytes_left = match self.room_for(&job.name, &version) {
             Ok(bytes_left) => bytes_left,

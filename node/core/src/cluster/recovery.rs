@@ -7,8 +7,8 @@
 //! checks signatures before it proposes), and the log itself (`control`).
 
 use super::{
-    Admission, Cluster, Command, HeldPackage, JobRecord, JobVersion, MEMBERS_MAX, Refused, Reply,
-    TokenRefusal,
+    Admission, Cluster, Command, Demand, HeldPackage, JobRecord, JobVersion, MEMBERS_MAX, Refused,
+    Reply, TokenRefusal,
     jobs::{SLOTS_MAX, further_packages},
     versions::{Origin, TEXT_BYTES_MAX, bounded_text},
 };
@@ -121,6 +121,7 @@ impl Cluster {
             replicas: job.slots(),
             origin: Origin::default(),
             same_tasks: Default::default(),
+            demand: Some(Demand::of(&job)),
         };
         let bytes_left = match self.room_for(&job.name, &version) {
             Ok(bytes_left) => bytes_left,

@@ -1,5 +1,6 @@
 //! What a command comes to: the answer that its proposer gets.
 
+use super::Excess;
 use crate::auction::Authority;
 use potluck_specs::{Epoch, JobName, NodeId, NodeName, PackageId, trust::NodeCredential};
 use serde::{Deserialize, Serialize};
@@ -171,6 +172,24 @@ pub enum Refused {
         /// The limit.
         limit: u64,
     },
+    /// Beyond what its namespace may ask for.
+    #[error(
+        "the quota of namespace {:?} has no room: {}",
+        .job.namespace,
+        listed(.excess)
+    )]
+    OverQuota {
+        /// The job.
+        job: JobName,
+        /// Of what, and by how much.
+        excess: Vec<Excess>,
+    },
+    /// No job can be in a namespace of this name.
+    #[error("a quota is for a namespace: {why}")]
+    BadNamespace {
+        /// The rule that it breaks.
+        why: String,
+    },
     /// Epochs rise.
     #[error("epoch {} has passed, or its order is too long", .epoch.0)]
     StaleEpoch {
@@ -183,4 +202,9 @@ pub enum Refused {
     /// A batch in a batch.
     #[error("a batch holds no batches")]
     NestedBatch,
+}
+
+fn listed(excess: &[Excess]) -> String {
+    let texts: Vec<String> = excess.iter().map(ToString::to_string).collect();
+    texts.join("; ")
 }

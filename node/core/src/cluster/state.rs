@@ -37,6 +37,8 @@ pub struct Cluster {
     #[serde(default)]
     pub(super) operations: super::operations::Operations,
     #[serde(default)]
+    pub(super) quotas: BTreeMap<String, super::Quota>,
+    #[serde(default)]
     pub(super) rollouts: BTreeMap<JobName, super::Rollout>,
     #[serde(default)]
     pub(super) rollouts_at: u64,
@@ -129,6 +131,7 @@ impl Cluster {
                 reply
             }
             Command::Drain { .. } | Command::Cordon { .. } => self.change_operations(command),
+            Command::SetQuota { .. } => self.change_quotas(command),
             Command::ControlRollout { .. } | Command::AdvanceRollout { .. } => {
                 self.change_rollouts(command)
             }
@@ -308,6 +311,7 @@ fn change_of(command: &Command) -> Option<ChangeId> {
         | Command::StopJob { change, .. }
         | Command::Drain { change, .. }
         | Command::Cordon { change, .. }
+        | Command::SetQuota { change, .. }
         | Command::ControlRollout { change, .. }
         | Command::SetDraining { change, .. } => Some(*change),
         _ => None,

@@ -14,6 +14,7 @@ mod circles;
 mod completions;
 mod feature;
 mod history;
+mod quotas;
 mod recovery;
 mod redacted;
 mod same_tasks;
@@ -553,6 +554,14 @@ fn any_command() -> impl Strategy<Value = Command> {
             job: JobName::in_default(&format!("j{name}")),
             author: "bob".into(),
             now: Millis(3),
+        }),
+        (change.clone(), 0u64..3, any::<bool>()).prop_map(|(c, jobs, is_set)| Command::SetQuota {
+            change: ChangeId([c; 16]),
+            namespace: "default".into(),
+            quota: is_set.then_some(Quota {
+                jobs: Some(jobs),
+                ..Quota::default()
+            }),
         }),
         (change, node.clone(), any::<bool>()).prop_map(|(c, n, draining)| Command::SetDraining {
             change: ChangeId([c; 16]),
