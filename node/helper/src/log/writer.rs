@@ -191,6 +191,12 @@ impl LogWriter {
         for stream in [Stream::Out, Stream::Err] {
             self.end_unfinished(stream, now);
         }
+        // Within a frame lines are counted without a jump.
+        match self.segment.as_mut().map(OpenSegment::end_frame) {
+            Some(Ok(())) => self.kept.forget_before(self.next_seq),
+            Some(Err(error)) => self.refuse(&error, now),
+            None => {}
+        }
         self.next_seq += lines;
         match &mut self.refused {
             Some(refused) => refused.lost += lines,
