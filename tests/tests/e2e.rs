@@ -21,6 +21,7 @@ mod e2e {
     mod sandbox;
     mod scenario;
     mod ssh;
+    mod ssh_window;
     mod versions;
     mod voters;
 }

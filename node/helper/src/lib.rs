@@ -22,6 +22,7 @@ mod output;
 pub mod probe;
 pub mod protocol;
 mod sandbox;
+mod scribe;
 pub mod session;
 pub mod sftp;
 pub mod supervise;
