@@ -16,7 +16,7 @@ use potluck_testnet::{
 use std::{
     error::Error,
     ops::Range,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::atomic::{AtomicU64, Ordering},
     time::Instant,
@@ -157,8 +157,26 @@ fn main() -> ExitCode {
     }
 }
 
+/// The folder as its processes name it in their arguments: that is how they are
+/// found, so neither links nor `..` may stay. What is not there yet is made.
+fn resolved(root: &Path) -> std::io::Result<PathBuf> {
+    let root = std::path::absolute(root)?;
+    let mut there = root.as_path();
+    while !there.exists() {
+        match there.parent() {
+            Some(parent) => there = parent,
+            None => return Ok(root),
+        }
+    }
+    let missing = root.strip_prefix(there).unwrap_or(Path::new(""));
+    match missing.as_os_str().is_empty() {
+        true => there.canonicalize(),
+        false => Ok(there.canonicalize()?.join(missing)),
+    }
+}
+
 fn run(cli: &Cli) -> Result<(), Box<dyn Error>> {
-    let root = std::path::absolute(&cli.root)?;
+    let root = resolved(&cli.root)?;
     let json = cli.output == "json";
     match &cli.command {
         Command::Up {
@@ -189,8 +207,13 @@ fn run(cli: &Cli) -> Result<(), Box<dyn Error>> {
             eprintln!("the agent of {node} is gone; its tasks go on");
         }
         Command::Kill { node, agent: false } => {
-            Testnet::open(&root)?.kill(node)?;
-            eprintln!("{node} is gone with all its processes");
+            let net = Testnet::open(&root)?;
+            let ran = !net.processes(node).all().is_empty();
+            net.kill(node)?;
+            match ran {
+                true => eprintln!("{node} is gone with all its processes"),
+                false => eprintln!("{node} has no processes: it did not run"),
+            }
         }
         Command::Start { node } => {
             let net = Testnet::open(&root)?;

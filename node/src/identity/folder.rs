@@ -64,6 +64,14 @@ pub enum FolderError {
     /// A file of it.
     #[error("the data folder can't be used")]
     File(#[from] FileError),
+    /// It is a member's, and a file without which it is none has gone.
+    #[error("the data folder {path} has a member's certificate and lacks {lacks}")]
+    Incomplete {
+        /// Which.
+        path: PathBuf,
+        /// The file.
+        lacks: &'static str,
+    },
     /// An order that was carried out can't be removed.
     #[error("can't remove {path}")]
     Order {
@@ -163,15 +171,27 @@ impl DataFolder {
     /// The node's key, made on first use.
     ///
     /// # Errors
-    /// [`FolderError::File`].
+    /// [`FolderError::File`]; [`FolderError::Incomplete`] if the key that its
+    /// certificate is for has gone: another one would be another node.
     pub fn node_key(&self) -> Result<SecretKey, FolderError> {
         let path = self.path.join("node.key");
         if let Some(key) = files::read_key(&path)? {
             return Ok(key);
         }
+        if self.credential()?.is_some() {
+            return Err(self.lacks("node.key"));
+        }
         let key = SecretKey::from_seed(random());
         files::write_key(&path, &key)?;
         Ok(key)
+    }
+
+    /// It is a member's without this file.
+    pub fn lacks(&self, lacks: &'static str) -> FolderError {
+        FolderError::Incomplete {
+            path: self.path.clone(),
+            lacks,
+        }
     }
 
     /// The node's certificate, if it has been admitted.
@@ -389,6 +409,29 @@ mod tests {
             error,
             FolderError::File(FileError::NotAKey { .. })
         ));
+    }
+
+    /// Another key would be refused by all others, for a reason that does not
+    /// name what happened.
+    #[test]
+    fn a_key_that_has_gone_is_not_made_again() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = DataFolder::open(place.path()).unwrap();
+        folder.node_key().unwrap();
+        let signed = || potluck_specs::trust::Signed {
+            bytes: Vec::new(),
+            signature: [0; 64],
+        };
+        let credential = NodeCredential {
+            root: potluck_specs::trust::PublicKey([1; 32]),
+            issuer: signed(),
+            certificate: signed(),
+        };
+        folder.set_credential(&credential).unwrap();
+        std::fs::remove_file(folder.path().join("node.key")).unwrap();
+        let error = folder.node_key().unwrap_err();
+        assert!(error.to_string().ends_with("lacks node.key"), "{error}");
+        assert!(!folder.path().join("node.key").exists());
     }
 
     #[test]

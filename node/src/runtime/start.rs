@@ -154,6 +154,11 @@ impl StartError {
             StartError::Folder(FolderError::InUse { .. }) => {
                 "is a node running here already? see potluck info; another needs its own --data"
             }
+            StartError::Folder(_) | StartError::Control(_) | StartError::Agent(_) => {
+                "what is damaged and can't be brought back makes this another node: elsewhere \
+                 potluck decommission NAME, here potluck node --join ADDRESS --token TOKEN with \
+                 an empty --data and another --name"
+            }
             _ => return None,
         };
         Some(hint.into())
@@ -471,10 +476,14 @@ fn beside(name: &str) -> Result<PathBuf, PathBuf> {
 
 /// The node's certificate: from the folder, or by joining.
 async fn admit(folder: &DataFolder, settings: &NodeSettings) -> Result<Admitted, StartError> {
-    let is_member = folder.credential()?.is_some() && folder.cluster()?.is_some();
+    let is_certified = folder.credential()?.is_some();
+    let is_member = is_certified && folder.cluster()?.is_some();
     if !is_member && settings.join.is_none() {
         // Before anything is written: `potluck init` takes an empty folder.
-        return Err(StartError::NoCluster(folder.path().into()));
+        return Err(match is_certified {
+            true => folder.lacks("cluster.cbor").into(),
+            false => StartError::NoCluster(folder.path().into()),
+        });
     }
     let key = folder.node_key()?;
     if !is_member && let Some(wish) = &settings.join {

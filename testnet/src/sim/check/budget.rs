@@ -208,10 +208,7 @@ impl Budget {
 fn due_of<'w>(world: &'w World, job: &JobName) -> Option<&'w JobVersion> {
     let truth = &world.control.truth;
     let record = truth.jobs().get(job).filter(|record| !record.stopped)?;
-    truth
-        .batch(job)
-        .is_none()
-        .then(|| due(truth, job, record))
+    truth.batch(job).is_none().then(|| due(truth, job, record))
 }
 
 /// Slots that a job should have.
