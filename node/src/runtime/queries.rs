@@ -258,6 +258,7 @@ fn job_status(
         recovered_at: record.recovered_at,
         package: current.package,
         services,
+        rollout: operate::rollout_status(scheduler, state, name),
         batch: state.batch(name).map(batch_status),
         tasks: if with_tasks { tasks } else { Vec::new() },
     }
