@@ -66,6 +66,10 @@ is_noticed! {
     freeing_the_unknown: FreesUnknown in Random by "unknown is never free" within 400;
     not_trimming_doubles: SkipsTrimming in Churn by "all heals" within 10;
     keeping_endpoints: KeepsEndpoints in RolloutDuringFailure by "no endpoint of a stopped task" within 5;
+    hiding_crashes: HidesCrashes in RolloutDuringFailure by "the budget" within 100;
+    forgetting_the_adopted: ForgetsAdopted in LeaderLoss by "no slot twice for lack of asking" within 50;
+    recording_elsewhere: RecordsElsewhere in LeaderLoss by "no slot twice for lack of asking" within 50;
+    acknowledging_early: AcknowledgesEarly in Batch by "done is done" within 10;
     accepting_early: AcceptsEarly in LeaderLoss by "no accepted job is lost" within 50;
 }
 

@@ -17,7 +17,7 @@ use potluck_core::{
     cluster::{Cluster, Command, RolloutPhase},
     scheduler::{DrainWait, Move, MoveReason, Scheduler, Use},
 };
-use potluck_specs::{ChangeId, JobName, Millis, NodeId};
+use potluck_specs::{ChangeId, JobName, Millis, NodeId, job::Level};
 use std::sync::Arc;
 
 /// The command that an operation becomes.
@@ -197,25 +197,28 @@ fn reason(state: &Cluster, next: &Move) -> String {
     match next.why {
         MoveReason::Joined => format!("{to} has joined"),
         MoveReason::Returned => format!("{to} has come back"),
-        MoveReason::RacksSkewed => "racks are skewed".into(),
-        MoveReason::HostsSkewed => "hosts are skewed".into(),
+        MoveReason::Skewed { level } => format!("{} are skewed", several(level)),
     }
 }
 
-/// Tasks of the job in both racks and on both hosts, before and after.
+/// Tasks of the job in both places at each level that counts, before and
+/// after. A place that has no more than the other is the same one, or counts
+/// less than what the move evens.
 fn gain(next: &Move) -> String {
-    let ((rack_from, host_from), (rack_to, host_to)) = (next.crowd_from, next.crowd_to);
-    let hosts = format!(
-        "hosts {host_from}:{host_to} -> {}:{}",
-        host_from - 1,
-        host_to + 1
-    );
-    match rack_from > rack_to {
-        true => format!(
-            "racks {rack_from}:{rack_to} -> {}:{}, {hosts}",
-            rack_from - 1,
-            rack_to + 1
-        ),
-        false => hosts,
+    let crowd = next.crowd.iter().filter(|(_, there, here)| there > here);
+    let changes = crowd.map(|(level, there, here)| {
+        let (level, less, more) = (several(*level), there - 1, here + 1);
+        format!("{level} {there}:{here} -> {less}:{more}")
+    });
+    changes.collect::<Vec<_>>().join(", ")
+}
+
+fn several(level: Level) -> &'static str {
+    match level {
+        Level::Region => "regions",
+        Level::Datacenter => "datacenters",
+        Level::Cluster => "clusters",
+        Level::Rack => "racks",
+        Level::Node => "hosts",
     }
 }

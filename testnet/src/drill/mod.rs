@@ -68,6 +68,10 @@ pub fn obstacle(scenario: Scenario) -> Option<&'static str> {
             "most of its faults are those of a network or of a disk (cuts in one \
              direction, lost messages, death between two writes)",
         ),
+        Scenario::Quiet => Some(
+            "nothing is evened out before a minute has passed without trouble, \
+             and a drill is shorter",
+        ),
         _ => None,
     }
 }

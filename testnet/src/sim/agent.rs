@@ -36,7 +36,8 @@ impl World {
     /// Starts an agent.
     pub(super) fn start(&mut self, at: usize) {
         let now = self.queue.now();
-        if self.machines[at].host.is_some() {
+        let machine = &self.machines[at];
+        if machine.host.is_some() || !machine.admitted {
             return;
         }
         let total = self.believed_total(at);
@@ -68,6 +69,7 @@ impl World {
         let lost = self.rng.chance(500);
         self.machines[at].crash(whole, lost);
         self.hold(at);
+        self.see(&Seen::Died { at });
         self.control.died(at);
         self.end_court(at);
         let what = if whole {
@@ -296,6 +298,8 @@ impl World {
         let process = Process {
             run: start.run.clone(),
             resources: start.job.task.resources,
+            devices: start.job.task.devices.values().sum(),
+            ports: start.ports.values().copied().collect(),
             deaf: Directive::of(&start.job.task.args).hangs,
             running: false,
             told: false,

@@ -7,6 +7,7 @@ use super::{
     helper::Directive,
     machine::Machine,
     queue::MS,
+    wishes::Wishes,
     world::{Due, World},
 };
 use potluck_core::cluster::{
@@ -31,7 +32,7 @@ pub(super) enum Change {
         name: String,
         replicas: u32,
         each: Resources,
-        priority: u32,
+        wishes: Box<Wishes>,
         directive: Directive,
     },
     Work {
@@ -53,6 +54,13 @@ pub(super) enum Change {
     Drain {
         host: usize,
         draining: bool,
+    },
+    Cordon {
+        host: usize,
+        cordoned: bool,
+    },
+    Decommission {
+        host: usize,
     },
 }
 
@@ -149,19 +157,14 @@ impl World {
                 name,
                 replicas,
                 each,
-                priority,
+                wishes,
                 directive,
             } => {
                 let name = JobName::in_default(name);
                 let version = cluster.next_version(&name);
-                submit(
-                    change,
-                    &Job {
-                        priority: *priority,
-                        ..job(name, version, *replicas, *each, *directive)
-                    },
-                    now,
-                )
+                let mut job = job(name, version, *replicas, *each, *directive);
+                wishes.put(&mut job);
+                submit(change, &job, now)
             }
             Change::Work {
                 name,
@@ -198,6 +201,15 @@ impl World {
                 change,
                 node: self.machines[*host].node,
                 draining: *draining,
+            },
+            Change::Cordon { host, cordoned } => Command::Cordon {
+                change,
+                node: self.machines[*host].node,
+                cordoned: *cordoned,
+            },
+            Change::Decommission { host } => Command::RemoveMember {
+                node: self.machines[*host].node,
+                now,
             },
         }
     }
@@ -329,7 +341,10 @@ fn admission(number: usize, machine: &Machine) -> Admission {
     Admission {
         node: machine.node,
         name: NodeName(format!("h{number}")),
-        topology: Topology::in_rack("main", &machine.rack),
+        topology: Topology {
+            datacenter: machine.datacenter.clone(),
+            ..Topology::in_rack("main", &machine.rack)
+        },
         credential: NodeCredential {
             root: PublicKey([1; 32]),
             issuer: nobody(),

@@ -4,9 +4,15 @@
 //! processes, a host's death the disk alone, and of the disk only what had to
 //! be durable is sure. Leaves to `world` when things happen.
 
-use super::{clock::Clock, disk::Journal, rng::Rng};
+use super::{
+    clock::Clock,
+    disk::Journal,
+    rng::Rng,
+    wishes::{DEVICE, DEVICES},
+};
 use potluck_core::{
-    host::{ADOPTION_LIMIT, End, Host, HostConfig, Run},
+    attributes::Facts,
+    host::{ADOPTION_LIMIT, End, Event, Host, HostConfig, Run},
     relay::{Path, Way},
 };
 use potluck_specs::{Generation, Millis, NodeId, SlotId, job::Resources};
@@ -23,6 +29,10 @@ pub struct Process {
     pub run: Run,
     /// What it takes.
     pub resources: Resources,
+    /// Of the devices.
+    pub devices: u32,
+    /// Its ports.
+    pub ports: Vec<u16>,
     /// It does not end when told to.
     pub deaf: bool,
     /// It has started.
@@ -63,6 +73,8 @@ pub struct Machine {
     pub node: NodeId,
     /// Its rack.
     pub rack: String,
+    /// Where that stands.
+    pub datacenter: String,
     /// All that it has for tasks.
     pub total: Resources,
     /// It is a member of the cluster.
@@ -103,6 +115,7 @@ impl Machine {
         Machine {
             node: NodeId(id),
             rack,
+            datacenter: "default".into(),
             total,
             admitted: false,
             host: None,
@@ -154,7 +167,12 @@ impl Machine {
         };
         let restored = self.journal.entries.values().cloned().collect();
         let highest = self.journal.highest;
-        self.host = Some(Host::new(config, highest, restored, self.clock(now)));
+        let mut host = Host::new(config, highest, restored, self.clock(now));
+        let mut facts = Facts::default();
+        facts.devices.insert(DEVICE.into(), DEVICES);
+        // It yields nothing but that there is something to report.
+        host.step(Event::SetFacts(facts), self.clock(now));
+        self.host = Some(host);
         self.session = Session::default();
         self.booted = false;
         self.swept = false;

@@ -12,9 +12,10 @@ use super::{
 };
 use potluck_core::{
     auction::{AwardAnswer, Bid, CallAnswer, Refusal, StopReason},
+    cluster::Command,
     host::{Answer, Effect as HostEffect, Event as HostEvent},
     scheduler::{Effect, Event},
-    session::{Heartbeat, TaskState},
+    session::{Heartbeat, HeartbeatAnswer, TaskState},
 };
 use potluck_specs::{NodeId, SlotId, job::Resources};
 use std::collections::BTreeMap;
@@ -54,6 +55,14 @@ pub enum Sabotage {
     AcceptsEarly,
     /// Hosts whose agents die as work ends don't know how it did.
     ForgetsEnds,
+    /// Hosts hide that a task has ended and waits to be started again.
+    HidesCrashes,
+    /// Hosts don't name the slots whose tasks they are finding again.
+    ForgetsAdopted,
+    /// What schedulers write behind names the wrong host.
+    RecordsElsewhere,
+    /// Schedulers acknowledge ends that the log has not counted.
+    AcknowledgesEarly,
 }
 
 /// What a saboteur must remember.
@@ -144,6 +153,17 @@ impl World {
     pub(super) fn bend_report(&self, heartbeat: &mut Heartbeat, greeting: bool) {
         match self.options.sabotage {
             Some(Sabotage::PlacesBeforeAsking) if greeting => heartbeat.inventory.slots.clear(),
+            Some(Sabotage::ForgetsAdopted) => {
+                let slots = &mut heartbeat.inventory.slots;
+                slots.retain(|report| report.state != TaskState::Adopting);
+            }
+            Some(Sabotage::HidesCrashes) => {
+                for report in &mut heartbeat.inventory.slots {
+                    if report.state == TaskState::Backoff {
+                        (report.state, report.healthy) = (TaskState::Running, true);
+                    }
+                }
+            }
             Some(Sabotage::CallsStartedHealthy) => {
                 for report in &mut heartbeat.inventory.slots {
                     let down = [TaskState::Fetching, TaskState::Starting, TaskState::Backoff];
@@ -211,6 +231,31 @@ impl World {
             }
             event => event,
         }
+    }
+
+    /// What a scheduler has the log note of where things are.
+    pub(super) fn bend_record(&self, mut command: Command) -> Command {
+        if let (true, Command::RecordPlacements { filled, .. }) =
+            (self.is_sabotaged(Sabotage::RecordsElsewhere), &mut command)
+        {
+            for placement in filled {
+                let host = self.index.get(&placement.node).copied().unwrap_or(0);
+                placement.node = self.machines[(host + 1) % self.machines.len()].node;
+            }
+        }
+        command
+    }
+
+    /// What a scheduler tells a host to forget.
+    pub(super) fn bend_forgetting(&self, to: NodeId, mut said: HeartbeatAnswer) -> HeartbeatAnswer {
+        if self.is_sabotaged(Sabotage::AcknowledgesEarly)
+            && let Some(host) = &self.machines[self.index[&to]].host
+        {
+            let ended = host.slots().into_iter().filter(|slot| slot.ended.is_some());
+            said.forget
+                .extend(ended.map(|report| (report.slot, report.generation)));
+        }
+        said
     }
 
     /// What a scheduler wants done.

@@ -88,8 +88,8 @@ impl Awards {
         self.by_slot.get(seat)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.by_slot.is_empty()
+    pub(super) fn has_any_of(&self, job: JobId) -> bool {
+        self.by_slot.count_of(job) > 0
     }
 
     pub(super) fn contains(&self, seat: Seat) -> bool {

@@ -21,10 +21,10 @@ use super::{
     index::{Entry, LEVELS},
     ledger::Book,
     names::{JobId, Seat},
-    preempt::{CLAIM, Claim, Victim},
+    preempt::{CLAIM, Claim, Room, Victim, least},
 };
 use crate::{auction::StopReason, cluster::Cluster};
-use potluck_specs::{Job, Millis, NodeId, job::Resources};
+use potluck_specs::{Job, Millis, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What one more task of the gang costs on a host: the highest priority that
@@ -35,9 +35,7 @@ type Pain = (u32, usize, u64);
 struct Site<'a> {
     entry: &'a Entry,
     /// What it has left when all that is chosen is done.
-    free: Resources,
-    /// How many tasks of the gang it may still take, whatever makes room.
-    takes: u32,
+    free: Room,
     tasks: u32,
     victims: Vec<Victim>,
 }
@@ -69,9 +67,12 @@ impl Scheduler {
             for victim in victims {
                 self.decide_stop(victim.seat, node, StopReason::Preempted);
             }
+            let (kinds, fixed) = (job.task.devices.iter(), job.task.ports.iter());
             let claim = Claim {
                 job: job.name.clone(),
                 need: job.task.resources.times(tasks),
+                devices: kinds.map(|(kind, n)| (kind.clone(), n * tasks)).collect(),
+                ports: fixed.filter_map(|port| port.number).collect(),
                 until,
             };
             self.claims.insert(node, claim);
@@ -99,10 +100,10 @@ impl Scheduler {
         while found < missing {
             let (pain, at) = queue.pop_first()?;
             let site = &sites[at];
-            if site.takes == 0 || self.is_crowded(&ask, site.entry, &given) {
+            if self.is_crowded(&ask, site.entry, &given) {
                 continue;
             }
-            let Some(more) = self.one_more(cluster, job, site, &mut ledgers) else {
+            let Some(more) = self.one_more(cluster, &ask, site, &mut ledgers) else {
                 continue;
             };
             let asked_anew = pain_of(&more);
@@ -114,7 +115,7 @@ impl Scheduler {
                 continue;
             }
             let site = &mut sites[at];
-            site.take(job.task.resources, more);
+            site.take(&ask.room(), more);
             for place in site.entry.place {
                 *given.entry(place).or_default() += 1;
             }
@@ -137,23 +138,11 @@ impl Scheduler {
             .filter(|entry| self.suits_but_for_room(ask, entry, now))
             .map(|entry| Site {
                 entry,
-                free: entry.free,
-                takes: self.takes_at_most(ask, entry),
+                free: self.room_on(ask, entry),
                 tasks: 0,
                 victims: Vec::new(),
             })
             .collect()
-    }
-
-    /// By what no preemption changes: fixed ports, devices.
-    fn takes_at_most(&self, ask: &Ask<'_>, entry: &Entry) -> u32 {
-        let fixed = ask.job.task.ports.iter().any(|port| port.number.is_some());
-        let by_ports = if fixed { 1 } else { u32::MAX };
-        let devices = ask.job.task.devices.iter();
-        let by_devices = devices
-            .map(|(kind, need)| self.devices_free(entry, kind) / need.max(&1))
-            .min();
-        by_ports.min(by_devices.unwrap_or(u32::MAX))
     }
 
     fn is_crowded(&self, ask: &Ask<'_>, entry: &Entry, given: &BTreeMap<u32, u32>) -> bool {
@@ -171,17 +160,17 @@ impl Scheduler {
     fn one_more(
         &self,
         cluster: &Cluster,
-        job: &Job,
+        ask: &Ask<'_>,
         site: &Site<'_>,
         ledgers: &mut Ledgers,
     ) -> Option<Vec<Victim>> {
-        let need = job.task.resources;
+        let need = ask.room();
         if site.free.fits(&need) {
             return Some(Vec::new());
         }
-        let mut victims = self.victims(cluster, job.priority, site.entry, ledgers);
+        let mut victims = self.victims(cluster, ask, site.entry, ledgers);
         victims.retain(|victim| !site.has_chosen(victim.seat));
-        super::preempt::least(need, site.free, victims)
+        least(&need, site.free.clone(), victims)
     }
 }
 
@@ -190,10 +179,11 @@ impl Site<'_> {
         self.victims.iter().any(|victim| victim.seat == seat)
     }
 
-    fn take(&mut self, need: Resources, more: Vec<Victim>) {
-        let freed = more.iter().map(|victim| victim.resources);
-        self.free = freed.fold(self.free, Resources::plus).minus(need);
-        self.takes -= 1;
+    fn take(&mut self, need: &Room, more: Vec<Victim>) {
+        for victim in &more {
+            self.free.add(&victim.has);
+        }
+        self.free = self.free.without(need);
         self.tasks += 1;
         self.victims.extend(more);
     }
@@ -201,7 +191,8 @@ impl Site<'_> {
 
 fn pain_of(victims: &[Victim]) -> Pain {
     let worst = victims.iter().map(|victim| victim.priority).max();
-    let memory = victims.iter().map(|v| v.resources.memory_bytes).sum();
+    let memory = victims.iter();
+    let memory = memory.map(|v| v.has.resources.memory_bytes).sum();
     (worst.unwrap_or(0), victims.len(), memory)
 }
 

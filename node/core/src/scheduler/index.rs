@@ -364,6 +364,11 @@ impl Index {
         self.entries.get_mut(number as usize)?.as_mut()
     }
 
+    /// Numbers are below this.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     pub(super) fn of(&self, node: NodeId) -> Option<&Entry> {
         self.entry(*self.numbers.get(&node)?)
     }

@@ -19,6 +19,7 @@ mod call;
 mod candidates;
 mod catalog;
 mod clearing;
+mod crowding;
 mod dependencies;
 mod drain;
 mod endpoints;

@@ -12,9 +12,12 @@ use potluck_specs::{
 };
 use std::fmt;
 
+/// Most slots of a job: as many of its tasks may stand in one place.
+const TASKS_MAX: i64 = 10_000;
+
 /// A bandwidth-heavy task in the same rack: above everything else together,
 /// so that two share an uplink only when every rack has one.
-const UPLINK: i64 = 1_000_000;
+const UPLINK: i64 = 4_000_000_000;
 
 /// A task of the job in the same place at the first level that the spec names,
 /// then at the next ones. What a person asked for outweighs every preference
@@ -37,8 +40,23 @@ const SAME_NODE: i64 = 400;
 /// One point of a preference (-100 to 100).
 const PREFERENCE: i64 = 40;
 
-/// A host that comes and goes: gets work only where no steady one takes it.
-const FLAPPING: i64 = 500_000;
+/// A host that comes and goes: gets work only where no steady one takes it,
+/// however many of the job's tasks that one has around it.
+const FLAPPING: i64 = 2_000_000_000;
+
+/// More than all that follows can add up to beside spread: preferences, volumes
+/// and failures are thousands each, the rest is less.
+const ALL_ELSE: i64 = 1_000_000;
+
+const _: () = {
+    let (mut asked, mut level) = (0, 0);
+    while level < LEVELS {
+        asked += SPREAD_ASKED[level];
+        level += 1;
+    }
+    assert!(FLAPPING > asked * TASKS_MAX + ALL_ELSE);
+    assert!(UPLINK > FLAPPING + asked * TASKS_MAX + ALL_ELSE);
+};
 
 /// A former node of a task with volumes: its data is there. Above the default
 /// spread, below one that was asked for.

@@ -18,9 +18,12 @@ use potluck_specs::{
 
 mod batch;
 mod change;
+mod feasible;
 mod forecast;
 mod gang;
 mod in_place;
+mod preempt;
+mod rebalance;
 mod recovery;
 mod stages;
 
@@ -51,6 +54,9 @@ struct FakeHost {
     /// Tasks of this version never pass their checks.
     sick_version: u64,
     highest: Authority,
+    facts: Facts,
+    /// Of each slot: devices by kind, and fixed ports.
+    extras: BTreeMap<SlotId, (BTreeMap<String, u32>, BTreeSet<u16>)>,
 }
 
 struct World {
@@ -87,11 +93,20 @@ fn signed(bytes: Vec<u8>) -> Signed {
     }
 }
 
+/// A rack, or `datacenter/rack`.
+fn topology(place: &str) -> Topology {
+    let (datacenter, rack) = place.split_once('/').unwrap_or(("default", place));
+    Topology {
+        datacenter: datacenter.into(),
+        ..Topology::in_rack("main", rack)
+    }
+}
+
 fn admission(k: u8, rack: &str) -> Admission {
     Admission {
         node: node(k),
         name: NodeName(format!("n{k}")),
-        topology: Topology::in_rack("main", rack),
+        topology: topology(rack),
         credential: NodeCredential {
             root: PublicKey([1; 32]),
             issuer: signed(vec![]),
@@ -135,6 +150,17 @@ fn job(version: u64, replicas: u32, cpu_millis: u32) -> Job {
     }
 }
 
+/// Fixed ports as they are, others by the slot's number.
+fn ports_of(job: &Job, slot: &SlotId) -> BTreeMap<String, u16> {
+    let ports = job.task.ports.iter();
+    ports
+        .map(|port| {
+            let number = port.number.unwrap_or(8_000 + slot.index as u16);
+            (port.name.clone(), number)
+        })
+        .collect()
+}
+
 impl FakeHost {
     fn new() -> FakeHost {
         FakeHost {
@@ -150,6 +176,8 @@ impl FakeHost {
             draining: false,
             sick_version: 0,
             highest: Authority::default(),
+            facts: Facts::default(),
+            extras: BTreeMap::new(),
         }
     }
 
@@ -172,7 +200,7 @@ impl FakeHost {
             total: FakeHost::total(),
             draining: self.draining,
             pressure: 0,
-            facts: Some(Facts::default()),
+            facts: Some(self.facts.clone()),
             inventory: Inventory {
                 since: None,
                 number: self.number,
@@ -180,6 +208,22 @@ impl FakeHost {
                 gone: vec![],
             },
         }
+    }
+
+    /// How many tasks there are devices and fixed ports for.
+    fn extras_fit(&self, devices: &BTreeMap<String, u32>, ports: &[PortSpec]) -> u32 {
+        let mut most = u32::MAX;
+        for (kind, need) in devices {
+            let all = self.facts.devices.get(kind).copied().unwrap_or(0);
+            let used = self.extras.values().filter_map(|(d, _)| d.get(kind));
+            let free = all.saturating_sub(used.sum());
+            most = most.min(free / (*need).max(1));
+        }
+        for port in ports.iter().filter_map(|port| port.number) {
+            let taken = self.extras.values().any(|(_, p)| p.contains(&port));
+            most = most.min(if taken { 0 } else { 1 });
+        }
+        most
     }
 
     fn set(&mut self, slot: &SlotId, state: TaskState, now: u64) {
@@ -190,6 +234,7 @@ impl FakeHost {
         }
         if state == TaskState::Stopped {
             self.resources.remove(slot);
+            self.extras.remove(slot);
         }
     }
 }
@@ -197,8 +242,12 @@ impl FakeHost {
 impl World {
     /// Hosts 1.. in these racks; host 1 leads and has a quorum.
     fn new(racks: &str) -> World {
+        World::placed(racks.chars().map(String::from).collect())
+    }
+
+    /// The same with racks by any name, or as `datacenter/rack`.
+    fn placed(racks: Vec<String>) -> World {
         let mut cluster = Cluster::new();
-        let racks: Vec<String> = racks.chars().map(String::from).collect();
         let roles = vec![NodeRole::Agent, NodeRole::VoterEligible];
         let genesis = Genesis {
             fleet: FleetId([7; 32]),
@@ -467,10 +516,12 @@ impl World {
             };
             return self.later(1_000, event);
         }
-        let free = self.hosts[&to].free();
+        let host = &self.hosts[&to];
+        let free = host.free();
         let room = (free.cpu_millis / call.resources.cpu_millis.max(1))
             .min(call.wanted)
-            .min(call.each_most.unwrap_or(u32::MAX));
+            .min(call.each_most.unwrap_or(u32::MAX))
+            .min(host.extras_fit(&call.devices, &call.ports));
         let answer = if room == 0 {
             CallAnswer::Refusal(Refusal::Cpu {
                 need: call.resources.cpu_millis,
@@ -527,7 +578,7 @@ impl World {
                 version: job.version,
                 state: TaskState::Fetching,
                 healthy: false,
-                ports: BTreeMap::from([("http".into(), 8_000 + slot.index as u16)]),
+                ports: ports_of(&job, slot),
                 resources: job.task.resources,
                 starts: 1,
                 failures: 0,
@@ -538,6 +589,9 @@ impl World {
             };
             host.slots.insert(slot.clone(), report);
             host.resources.insert(slot.clone(), job.task.resources);
+            let fixed = job.task.ports.iter().filter_map(|port| port.number);
+            let extras = (job.task.devices.clone(), fixed.collect());
+            host.extras.insert(slot.clone(), extras);
             host.due
                 .insert(slot.clone(), (now + START, TaskState::Running));
         }

@@ -94,11 +94,7 @@ impl LateInventories {
                 .told
                 .get(&court.reign)
                 .and_then(|told| told.get(host)?.as_ref());
-            // The scheduler knows, and starts the next task before this one
-            // ends.
-            let surges = court.scheduler.surge_from(slot) == Some(machine.node);
             let excused = match told {
-                Some(holding) if surges && holding.slots.contains(slot) => true,
                 Some(holding) => !holding.slots.contains(slot),
                 None => self.is_unknowable(world, at, slot, machine),
             };

@@ -20,8 +20,13 @@ pub mod unknown;
 pub mod withdrawn;
 
 use super::{exchange::Request, world::World};
-use potluck_core::{auction::Authority, cluster::Placement, host::Answer, scheduler::Effect};
-use potluck_specs::SlotId;
+use potluck_core::{
+    auction::Authority,
+    cluster::{Cluster, JobRecord, JobVersion, Placement, RolloutPhase},
+    host::Answer,
+    scheduler::Effect,
+};
+use potluck_specs::{JobName, SlotId};
 use std::{collections::BTreeSet, fmt, rc::Rc};
 
 /// A promise that was broken.
@@ -55,6 +60,11 @@ pub struct Holding {
 pub enum Seen<'a> {
     /// An agent started.
     Started {
+        /// Where.
+        at: usize,
+    },
+    /// An agent died, and with the whole host all tasks.
+    Died {
         /// Where.
         at: usize,
     },
@@ -141,6 +151,21 @@ impl Invariants {
         silence::see(world, seen)?;
         self.late.see(world, seen)
     }
+}
+
+/// The version of a job that should run: of a rollout that was undone the one
+/// before.
+fn due<'t>(truth: &'t Cluster, name: &JobName, record: &'t JobRecord) -> &'t JobVersion {
+    let undone = truth
+        .rollout(name)
+        .filter(|rollout| matches!(rollout.phase, RolloutPhase::RolledBack { .. }));
+    let before = undone.and_then(|rollout| record.version(rollout.from));
+    before.unwrap_or_else(|| record.current())
+}
+
+/// Has it a task on every host, rather than a number of them?
+fn is_everywhere(version: &JobVersion) -> bool {
+    version.replicas == 0
 }
 
 fn broken(invariant: &'static str, what: String) -> Result<(), Violation> {

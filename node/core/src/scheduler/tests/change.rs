@@ -42,13 +42,13 @@ impl World {
         version
     }
 
-    fn change(&mut self, make: impl FnOnce(ChangeId) -> Command) -> Reply {
+    pub(super) fn change(&mut self, make: impl FnOnce(ChangeId) -> Command) -> Reply {
         let mut change = [77; 16];
         change[..8].copy_from_slice(&self.index.to_be_bytes());
         self.propose(&make(ChangeId(change)))
     }
 
-    fn drain(&mut self, k: u8, deadline: Option<u64>) {
+    pub(super) fn drain(&mut self, k: u8, deadline: Option<u64>) {
         let reply = self.change(|change| Command::Drain {
             change,
             node: node(k),
@@ -125,7 +125,11 @@ impl World {
     }
 
     /// Runs with tasks failing all the while.
-    fn run_failing(&mut self, ms: u64, fails: impl Fn(NodeId, &SlotReport) -> bool + Copy) {
+    pub(super) fn run_failing(
+        &mut self,
+        ms: u64,
+        fails: impl Fn(NodeId, &SlotReport) -> bool + Copy,
+    ) {
         let end = self.now + ms;
         while self.now < end {
             self.fail_where(fails);
@@ -557,7 +561,9 @@ fn a_host_that_joins_is_given_its_share_slowly() {
     assert_eq!(plan.len(), 1);
     assert_eq!(plan[0].to, node(3));
     assert_eq!(plan[0].why, MoveReason::Returned);
-    assert!(plan[0].crowd_from.0 >= plan[0].crowd_to.0 + 2, "{plan:?}");
+    let (level, there, here) = plan[0].crowd[0];
+    assert_eq!(level, Level::Rack);
+    assert!(there >= here + 2, "{plan:?}");
     world.seen.clear();
     let start = world.now;
     while world.hosts[&node(3)].slots.len() < 3 {
