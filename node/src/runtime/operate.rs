@@ -151,7 +151,7 @@ fn why_blocked(
 fn node_of(reason: &Use) -> Option<NodeId> {
     match reason {
         Use::Unplaced | Use::Dependency { .. } => None,
-        Use::Waiting { holder } => *holder,
+        Use::Waiting { holder } | Use::Lease { holder, .. } => *holder,
         Use::Starting { node }
         | Use::Failing { node, .. }
         | Use::Unhealthy { node }

@@ -269,8 +269,12 @@ impl fmt::Display for Explanation {
     }
 }
 
-fn phase_text(phase: &SlotPhase) -> &'static str {
-    match phase {
+fn phase_text(phase: &SlotPhase) -> String {
+    let text = match phase {
+        SlotPhase::Lease { left, .. } => {
+            let seconds = left.0.div_ceil(1_000);
+            return format!("waits until the lease of its holder ends, at most {seconds} s");
+        }
         SlotPhase::Unwanted => "not wanted",
         SlotPhase::Waiting { .. } => "may still run where the scheduler can't see",
         SlotPhase::Missing => "placed nowhere",
@@ -278,7 +282,8 @@ fn phase_text(phase: &SlotPhase) -> &'static str {
         SlotPhase::Awarded { .. } => "awarded",
         SlotPhase::Held => "placed",
         SlotPhase::Stopping => "being stopped",
-    }
+    };
+    text.to_owned()
 }
 
 impl HostCase {
