@@ -92,13 +92,7 @@ impl Wishes {
     }
 
     /// `before`: what those before it ask for.
-    fn draw(
-        &mut self,
-        rng: &mut Rng,
-        names: &[String],
-        before: &[Wishes],
-        hosts: (usize, usize),
-    ) {
+    fn draw(&mut self, rng: &mut Rng, names: &[String], before: &[Wishes], hosts: (usize, usize)) {
         let at = before.len();
         let everywhere = |name: &str| {
             let mut all = names.iter().zip(before);
