@@ -36,11 +36,13 @@ pub enum Scenario {
     Gangs,
     /// A host comes back and is given its share; then something fails.
     Quiet,
+    /// Exclusive slots, with faults of all kinds.
+    Exclusive,
 }
 
 impl Scenario {
     /// All of them, in order.
-    pub const ALL: [Scenario; 15] = [
+    pub const ALL: [Scenario; 16] = [
         Scenario::Random,
         Scenario::JoinStorm,
         Scenario::LeaderLoss,
@@ -56,6 +58,7 @@ impl Scenario {
         Scenario::Batch,
         Scenario::Gangs,
         Scenario::Quiet,
+        Scenario::Exclusive,
     ];
 
     /// As it is written on the command line.
@@ -76,6 +79,7 @@ impl Scenario {
             Scenario::Batch => "batch",
             Scenario::Gangs => "gangs",
             Scenario::Quiet => "quiet",
+            Scenario::Exclusive => "exclusive",
         }
     }
 }

@@ -8,6 +8,7 @@ mod e2e {
     mod cli;
     mod debug;
     mod ending;
+    mod exclusive;
     mod exec;
     mod hosts;
     mod jobs;
@@ -20,6 +21,7 @@ mod e2e {
     mod sandbox;
     mod scenario;
     mod ssh;
+    mod ssh_window;
     mod versions;
     mod voters;
 }

@@ -1,18 +1,32 @@
-//! The task's output on its way into the log: when it is taken, flushed, and
-//! tried again.
+//! The task's output on its way into the log: what is taken from its pipes, and
+//! what is done when the log can't take it.
 //!
-//! It answers for pace alone. What lines and files are is the business of
-//! [`crate::log`]; which pipe has something to say, of the supervisor.
+//! ```text
+//! taken ──no room──▶ waits ──the disk stalls, and lines may be dropped──▶ thrown away, counted
+//!   ▲                  │                                                      │
+//!   └────── room ──────┴──────────────────────────────────────────────────────┘
+//! ```
+//!
+//! When lines are written is the business of [`crate::scribe`], what lines and
+//! files are of [`crate::log`]; which pipe has something to say, of the
+//! supervisor.
 
 use crate::{
     launch::PIPE_BYTES,
-    log::{FLUSH_INTERVAL_MS, LogWriter, Stream},
+    log::{LogWriter, Stream},
     protocol::LogState,
-    supervise::{boot_now, unix_now},
+    scribe::{STALLED, Scribe, Still, count_lines},
+    supervise::boot_now,
 };
 use nix::errno::Errno;
-use potluck_specs::{Millis, job::LogPolicy};
-use std::os::fd::OwnedFd;
+use potluck_specs::{
+    Millis,
+    job::{LogPolicy, WhenFull},
+};
+use std::{
+    io,
+    os::fd::{BorrowedFd, OwnedFd},
+};
 
 /// Output taken in one go.
 const READ_BYTES: usize = 64 << 10;
@@ -20,70 +34,71 @@ const READ_BYTES: usize = 64 << 10;
 /// Goes per stream before everything else gets its turn.
 const READS_PER_TURN: usize = 4;
 
-/// Goes per stream when the task is gone: what its pipe can hold, twice over.
+/// Taken per stream when the task is gone: what its pipe can hold, twice over.
 /// Nobody of the task can write any more, but it may have given its pipe to
 /// someone outside.
-const READS_AT_END: usize = 2 * PIPE_BYTES as usize / (4 << 10);
+const REST_BYTES: usize = 2 * PIPE_BYTES as usize;
 
-/// Pause before a disk that refused is tried again.
-const RETRY_MS: u64 = 1_000;
-
-/// Between looks for segments that are too old: the least age is as much.
-const FORGET_EVERY_MS: u64 = 60_000;
+/// Between looks whether a disk still answers, while it has something to do.
+const LOOK_MS: u64 = 500;
 
 /// What a task prints, and its log.
 pub(crate) struct Output {
-    log: LogWriter,
+    scribe: Scribe,
+    when_full: WhenFull,
     buffer: Vec<u8>,
-    flush_at: Option<Millis>,
-    retry_at: Option<Millis>,
-    /// When old segments are looked for, of a log that has an age.
-    forget_at: Option<Millis>,
+    /// Lines thrown away that the log was not told of.
+    lost: Option<u64>,
+    /// When the disk is looked at again.
+    look_at: Option<Millis>,
     /// What the agent was told last.
     told: LogState,
 }
 
 impl Output {
-    pub(crate) fn new(log: LogWriter, policy: LogPolicy) -> Output {
-        Output {
-            forget_at: policy.keep_ms.map(|_| boot_now()),
-            log,
+    pub(crate) fn new(log: LogWriter, policy: LogPolicy) -> io::Result<Output> {
+        Ok(Output {
+            scribe: Scribe::begin(log, policy.keep_ms.is_some())?,
+            when_full: policy.when_full,
             buffer: Vec::new(),
-            flush_at: None,
-            retry_at: None,
+            lost: None,
+            look_at: None,
             told: LogState::Written,
-        }
+        })
     }
 
-    /// Reads a pipe, unless the log waits. Returns `false` when it is closed.
+    /// Readable when there may be news; [`Self::hear`] takes its word.
+    pub(crate) fn bell(&self) -> BorrowedFd<'_> {
+        self.scribe.bell()
+    }
+
+    pub(crate) fn hear(&self) {
+        self.scribe.hear();
+    }
+
+    /// While what is returned lives, this process may be cloned.
+    ///
+    /// # Errors
+    /// It may not, for this reason.
+    pub(crate) fn still(&self) -> Result<Still<'_>, &'static str> {
+        self.scribe.still()
+    }
+
+    /// Reads a pipe, as long as there is room. Returns `false` when it is
+    /// closed.
     pub(crate) fn take(&mut self, pipe: &OwnedFd, stream: Stream) -> bool {
-        let is_open = self.read(pipe, stream, READS_PER_TURN, LogWriter::waits);
-        self.note();
-        is_open
-    }
-
-    /// Reads what a task left behind; nobody waits for anything any more.
-    pub(crate) fn take_rest(&mut self, pipe: &OwnedFd, stream: Stream) {
-        self.log.retry(unix_now().0);
-        self.read(pipe, stream, READS_AT_END, |_| false);
-    }
-
-    fn read(
-        &mut self,
-        pipe: &OwnedFd,
-        stream: Stream,
-        reads: usize,
-        enough: impl Fn(&LogWriter) -> bool,
-    ) -> bool {
-        // Grows with the first output only.
-        self.buffer.resize(READ_BYTES, 0);
-        for _ in 0..reads {
-            if enough(&self.log) {
+        for _ in 0..READS_PER_TURN {
+            if self.waits() {
                 return true;
             }
-            match nix::unistd::read(pipe, &mut self.buffer) {
+            let is_kept = self.scribe.has_room();
+            match self.read(pipe) {
                 Ok(0) => return false,
-                Ok(length) => self.log.write(stream, &self.buffer[..length], unix_now().0),
+                Ok(length) if is_kept => self.give(stream, length),
+                Ok(length) => {
+                    let lines = count_lines(&self.buffer[..length]);
+                    *self.lost.get_or_insert(0) += lines;
+                }
                 Err(Errno::EINTR) => {}
                 Err(_) => return true,
             }
@@ -91,47 +106,86 @@ impl Output {
         true
     }
 
-    /// A line of ours in the task's log.
-    pub(crate) fn say(&mut self, text: &str) {
-        let line = format!("-- {text} --\n");
-        self.log.write(Stream::Err, line.as_bytes(), unix_now().0);
-        self.note();
+    /// Reads what a task left behind; nobody waits for anything any more.
+    pub(crate) fn take_rest(&mut self, pipe: &OwnedFd, stream: Stream) {
+        let mut left = REST_BYTES;
+        while left > 0 {
+            match self.read(pipe) {
+                Ok(0) => return,
+                Ok(length) => {
+                    self.give(stream, length);
+                    left = left.saturating_sub(length);
+                }
+                Err(Errno::EINTR) => {}
+                Err(_) => return,
+            }
+        }
     }
 
-    /// Does what is due.
+    fn read(&mut self, pipe: &OwnedFd) -> Result<usize, Errno> {
+        // Grows with the first output only.
+        self.buffer.resize(READ_BYTES, 0);
+        nix::unistd::read(pipe, &mut self.buffer)
+    }
+
+    fn give(&mut self, stream: Stream, length: usize) {
+        self.tell_lost();
+        self.scribe.give(stream, &self.buffer[..length]);
+        self.look_later();
+    }
+
+    fn tell_lost(&mut self) {
+        if let Some(lines) = self.lost.take() {
+            // The line that was cut at least.
+            self.scribe.lost(lines.max(1));
+        }
+    }
+
+    /// A line of ours in the task's log.
+    pub(crate) fn say(&mut self, text: &str) {
+        self.tell_lost();
+        let line = format!("-- {text} --\n");
+        self.scribe.give(Stream::Err, line.as_bytes());
+        self.look_later();
+    }
+
+    fn look_later(&mut self) {
+        let next = boot_now() + Millis(LOOK_MS);
+        self.look_at.get_or_insert(next);
+    }
+
+    /// Looks whether the disk answers, when it is time.
     pub(crate) fn tick(&mut self) {
         let now = boot_now();
-        if self.flush_at.is_some_and(|due| now >= due) {
-            self.log.flush(unix_now().0);
+        if self.look_at.is_some_and(|due| now >= due) {
+            let goes_on = self.scribe.is_busy() || self.lost.is_some();
+            self.look_at = goes_on.then(|| now + Millis(LOOK_MS));
         }
-        if self.retry_at.is_some_and(|due| now >= due) {
-            self.retry_at = None;
-            self.log.retry(unix_now().0);
+        if self.lost.is_some() && self.scribe.has_room() {
+            self.tell_lost();
         }
-        if self.forget_at.is_some_and(|due| now >= due) {
-            self.forget_at = Some(now + Millis(FORGET_EVERY_MS));
-            self.log.forget_old(unix_now().0);
-        }
-        self.note();
     }
 
     /// When something is due next.
     pub(crate) fn next_deadline(&self) -> Option<Millis> {
-        let all = [self.flush_at, self.retry_at, self.forget_at];
-        all.into_iter().flatten().min()
+        self.look_at
     }
 
     /// Nothing may be taken from the task now: its log waits for the disk.
     pub(crate) fn waits(&self) -> bool {
-        self.log.waits()
+        let drops = self.when_full == WhenFull::Drop && self.scribe.is_stalled();
+        !drops && !self.scribe.has_room()
     }
 
     /// How the log is.
     pub(crate) fn state(&self) -> LogState {
-        match self.log.refused() {
-            None => LogState::Written,
-            Some(refused) if self.log.waits() => LogState::Waits(refused.why.clone()),
-            Some(refused) => LogState::Drops(refused.why.clone()),
+        let stalled = || self.scribe.is_stalled().then(|| STALLED.to_owned());
+        let Some(why) = self.scribe.refused().or_else(stalled) else {
+            return LogState::Written;
+        };
+        match self.when_full {
+            WhenFull::Block => LogState::Waits(why),
+            WhenFull::Drop => LogState::Drops(why),
         }
     }
 
@@ -146,25 +200,8 @@ impl Output {
 
     /// Ends the log. A task that has ended does not wait for a disk: what it
     /// refuses now is lost, and is what is returned.
-    pub(crate) fn finish(self) -> Option<LogState> {
-        let refused = self.log.finish(unix_now().0).err()?;
-        Some(LogState::Drops(format!(
-            "{}; at its end {} lines were lost",
-            refused.why, refused.lost
-        )))
-    }
-
-    fn note(&mut self) {
-        let now = boot_now();
-        self.flush_at = match (self.log.unflushed_bytes(), self.flush_at) {
-            (0, _) => None,
-            (_, None) => Some(now + Millis(FLUSH_INTERVAL_MS)),
-            (_, due) => due,
-        };
-        self.retry_at = match (self.log.refused(), self.retry_at) {
-            (None, _) => None,
-            (Some(_), None) => Some(now + Millis(RETRY_MS)),
-            (Some(_), due) => due,
-        };
+    pub(crate) fn finish(mut self) -> Option<LogState> {
+        self.tell_lost();
+        self.scribe.finish().err().map(LogState::Drops)
     }
 }

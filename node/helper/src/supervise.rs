@@ -1,8 +1,8 @@
 //! Does what [`crate::life`] decides: one thread that waits for the task's
 //! init, its output, the agent, signals and time, all through one epoll.
 //!
-//! It waits for nothing else: the agent's socket never blocks it, and a slow
-//! disk under the log holds it up only as long as init's own lease allows.
+//! It waits for nothing else: the agent's socket never blocks it, and the disk
+//! under the log is waited for by a thread of its own ([`crate::scribe`]).
 
 use crate::{
     description::TaskDescription,
@@ -11,6 +11,7 @@ use crate::{
     init::timer_time,
     inner::{INNER_BYTES, Inner, Part, Step},
     launch::{Launched, launch},
+    lease::Leases,
     life::{Effect, Event, Gone, How, Life},
     log::{LogLimits, LogWriter, Stream},
     memory::{self, Finding, MemoryGuard},
@@ -53,6 +54,9 @@ const SESSIONS_FROM: u64 = 1 << 32;
 
 /// Between looks whether the groups of sessions that are over have emptied.
 const TIDY_MS: u64 = 50;
+
+/// Until a pipe that the kernel could not watch is tried again.
+const LISTEN_AGAIN_MS: u64 = 1_000;
 
 /// Longest file with a memory peak.
 const PEAK_BYTES_MAX: u64 = 64;
@@ -118,8 +122,19 @@ fn detach() -> io::Result<()> {
     chdir("/")?;
     prctl::set_name(c"potluck-helper")?;
     prctl::set_child_subreaper(true)?;
+    share_one_heap();
     SigSet::all().thread_block()?;
     Ok(())
+}
+
+/// The log's thread allocates little and seldom: a heap of its own would cost
+/// more memory than it saves time.
+fn share_one_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: plain numbers, before there is a second thread.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
 }
 
 /// What an epoll event is about.
@@ -132,19 +147,21 @@ enum Source {
     Init,
     Out,
     Err,
+    Log,
     Agent,
     MemoryNear,
     MemoryFull,
 }
 
 impl Source {
-    const ALL: [Source; 9] = [
+    const ALL: [Source; 10] = [
         Source::Timer,
         Source::Signals,
         Source::Control,
         Source::Init,
         Source::Out,
         Source::Err,
+        Source::Log,
         Source::Agent,
         Source::MemoryNear,
         Source::MemoryFull,
@@ -164,6 +181,10 @@ struct Supervisor {
     agent: Option<Channel>,
     /// As long as the sandbox.
     output: Option<Output>,
+    /// What the end of the log lost, for an agent that comes later.
+    log_end: Option<LogState>,
+    /// When the task's pipes are listened to again, which the kernel refused.
+    listen_at: Option<Millis>,
     memory: Option<MemoryGuard>,
     /// When the task's memory is looked at again.
     look_at: Option<Millis>,
@@ -179,10 +200,32 @@ struct Sandbox {
     task_pid: Option<i32>,
     how: Option<How>,
     init_ended: bool,
-    out_open: bool,
-    err_open: bool,
-    /// Neither is listened to: the log waits for the disk.
-    held: bool,
+    out: Pipe,
+    err: Pipe,
+}
+
+/// What is known of one of the task's pipes.
+#[derive(Clone, Copy)]
+struct Pipe {
+    is_open: bool,
+    /// It is not while the log has no room.
+    is_heard: bool,
+}
+
+impl Pipe {
+    const HEARD: Pipe = Pipe {
+        is_open: true,
+        is_heard: true,
+    };
+}
+
+impl Sandbox {
+    fn pipe(&mut self, stream: Stream) -> (&OwnedFd, &mut Pipe) {
+        match stream {
+            Stream::Out => (&self.launched.out, &mut self.out),
+            Stream::Err => (&self.launched.err, &mut self.err),
+        }
+    }
 }
 
 impl Supervisor {
@@ -200,7 +243,9 @@ impl Supervisor {
             phase: Phase::Starting,
             isolation_missing: Vec::new(),
         };
-        let life = Life::new(hello, description.stop, description.lease_ms, now);
+        let agent = now + Millis(description.lease_ms);
+        let leases = Leases::new(agent, description.scheduler_lease_until);
+        let life = Life::new(hello, description.stop, leases, now);
         // The task first: everything opened later stays out of its reach.
         let started = start_task(&description, folder, &life);
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
@@ -221,6 +266,8 @@ impl Supervisor {
             sandbox: None,
             agent: None,
             output: None,
+            log_end: None,
+            listen_at: None,
             memory: None,
             look_at: None,
             leaving: false,
@@ -239,17 +286,22 @@ impl Supervisor {
 
     fn adopt(&mut self, log: LogWriter, mut launched: Launched) -> io::Result<()> {
         let missing = std::mem::take(&mut launched.missing);
-        self.output = Some(Output::new(log, self.description.logs));
+        self.output = Some(Output::new(log, self.description.logs)?);
         self.sandbox = Some(Sandbox {
             launched,
             task_pid: None,
             how: None,
             init_ended: false,
-            out_open: true,
-            err_open: true,
-            held: false,
+            out: Pipe::HEARD,
+            err: Pipe::HEARD,
         });
-        for source in [Source::Control, Source::Init, Source::Out, Source::Err] {
+        for source in [
+            Source::Control,
+            Source::Init,
+            Source::Out,
+            Source::Err,
+            Source::Log,
+        ] {
             self.listen(source)?;
         }
         for one in missing {
@@ -371,6 +423,11 @@ impl Supervisor {
             Source::Init => self.init_ended(),
             Source::Out => self.take_output(Stream::Out),
             Source::Err => self.take_output(Stream::Err),
+            Source::Log => {
+                if let Some(output) = &self.output {
+                    output.hear();
+                }
+            }
             Source::Agent => self.hear_agent(),
             Source::MemoryNear | Source::MemoryFull => self.look_at_memory(true),
         }
@@ -380,7 +437,7 @@ impl Supervisor {
     fn arm(&mut self) {
         let deadline = self.life.next_deadline();
         let log = self.output.as_ref().and_then(Output::next_deadline);
-        let others = [log, self.look_at, self.tidy_at];
+        let others = [log, self.look_at, self.tidy_at, self.listen_at];
         let others = others.into_iter().flatten();
         let deadline = others.fold(deadline, Millis::min);
         let expiration = Expiration::OneShot(timer_time(deadline.0));
@@ -476,15 +533,21 @@ impl Supervisor {
 
     fn open_session(&mut self, request: SessionRequest, descriptors: Vec<OwnedFd>) {
         let sandbox = self.sandbox.as_ref();
+        let still = self.output.as_ref().map(Output::still).transpose();
         let task = self.life.may_enter().and_then(|()| {
             let launched = &sandbox.ok_or("it has ended")?.launched;
+            if let Err(why) = &still {
+                return Err(*why);
+            }
             Ok(session::Task {
                 description: &self.description,
                 namespaces: &launched.namespaces,
                 own_root: launched.has_root && !self.life.misses(&[Part::Mount, Part::Root]),
             })
         });
-        let Some(number) = self.sessions.open(task, request, descriptors) else {
+        let opened = self.sessions.open(task, request, descriptors);
+        drop(still);
+        let Some(number) = opened else {
             return;
         };
         let event = EpollEvent::new(EpollFlags::EPOLLIN, SESSIONS_FROM + number);
@@ -642,10 +705,15 @@ impl Supervisor {
         let Some(sandbox) = self.sandbox.take() else {
             return;
         };
-        let lost = self.output.take().and_then(Output::finish);
+        let lost = self.output.take().and_then(|output| {
+            // A thread that is not waited for may ring later.
+            let _ = self.epoll.delete(output.bell());
+            output.finish()
+        });
         self.look_at = None;
         self.memory = None;
         if let Some(lost) = lost {
+            self.log_end = Some(lost.clone());
             self.send_and_step(&HelperMessage::Log(lost));
         }
         self.gone(sandbox.how.unwrap_or(How::Silent));
@@ -690,12 +758,9 @@ impl Supervisor {
         let (Some(sandbox), Some(output)) = (&mut self.sandbox, &mut self.output) else {
             return;
         };
-        let (fd, open) = match stream {
-            Stream::Out => (&sandbox.launched.out, &mut sandbox.out_open),
-            Stream::Err => (&sandbox.launched.err, &mut sandbox.err_open),
-        };
-        if !output.take(fd, stream) && std::mem::take(open) {
-            let _ = self.epoll.delete(fd);
+        let (fd, pipe) = sandbox.pipe(stream);
+        if !output.take(fd, stream) {
+            pipe.is_open = false;
         }
         self.look_at_log();
     }
@@ -717,43 +782,43 @@ impl Supervisor {
     /// After anything was written or tried: the agent hears what changed, and
     /// the task is listened to or not.
     fn look_at_log(&mut self) {
-        let Some(news) = self.output.as_mut().and_then(Output::news) else {
-            return;
-        };
-        let waits = self.output.as_ref().is_some_and(Output::waits);
-        if let Some(sandbox) = &mut self.sandbox
-            && sandbox.held != waits
-        {
-            sandbox.held = waits;
-            for source in [Source::Out, Source::Err] {
-                self.hold(source, waits);
-            }
+        self.hear_task();
+        if let Some(news) = self.output.as_mut().and_then(Output::news) {
+            self.send_and_step(&HelperMessage::Log(news));
         }
-        self.send_and_step(&HelperMessage::Log(news));
     }
 
-    /// Stops listening to one of the task's pipes, so that the task waits as
-    /// soon as it is full; or begins again.
-    fn hold(&self, source: Source, hold: bool) {
-        let Some(sandbox) = &self.sandbox else {
+    /// Stops listening to the task's pipes while the log has no room, so that
+    /// the task waits as soon as they are full; or begins again. What the
+    /// kernel refuses is tried again.
+    fn hear_task(&mut self) {
+        let (Some(sandbox), Some(output)) = (&mut self.sandbox, &self.output) else {
             return;
         };
-        let (fd, is_open) = match source {
-            Source::Out => (&sandbox.launched.out, sandbox.out_open),
-            _ => (&sandbox.launched.err, sandbox.err_open),
-        };
-        let _ = match (is_open, hold) {
-            (false, _) => Ok(()),
-            (true, true) => self.epoll.delete(fd),
-            (true, false) => self
-                .epoll
-                .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source as u64)),
-        };
+        let waits = output.waits();
+        self.listen_at = None;
+        for (stream, source) in [(Stream::Out, Source::Out), (Stream::Err, Source::Err)] {
+            let (fd, pipe) = sandbox.pipe(stream);
+            let heard = pipe.is_open && !waits;
+            if heard == pipe.is_heard {
+                continue;
+            }
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, source as u64);
+            let done = match heard {
+                true => self.epoll.add(fd, event),
+                false => self.epoll.delete(fd),
+            };
+            match done {
+                Ok(()) => pipe.is_heard = heard,
+                Err(_) => self.listen_at = Some(boot_now() + Millis(LISTEN_AGAIN_MS)),
+            }
+        }
     }
 
     /// To an agent that has just met us.
     fn tell_log(&mut self) -> Option<Event> {
-        match self.output.as_ref().map(Output::state) {
+        let state = self.output.as_ref().map(Output::state);
+        match state.or_else(|| self.log_end.clone()) {
             None | Some(LogState::Written) => None,
             Some(state) => self.send(&HelperMessage::Log(state)),
         }
@@ -778,6 +843,10 @@ impl Supervisor {
             Source::Init => self.epoll.add(&sandbox().launched.pidfd, event)?,
             Source::Out => self.epoll.add(&sandbox().launched.out, event)?,
             Source::Err => self.epoll.add(&sandbox().launched.err, event)?,
+            Source::Log => {
+                let output = self.output.as_ref().expect("it comes with the sandbox");
+                self.epoll.add(output.bell(), event)?;
+            }
             Source::MemoryNear | Source::MemoryFull => {
                 let guard = self.memory.as_ref().expect("it was just begun");
                 let at = usize::from(source == Source::MemoryFull);

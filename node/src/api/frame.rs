@@ -32,6 +32,15 @@ pub async fn write<T: Serialize>(
     stream: &mut (impl AsyncWrite + Unpin),
     value: &T,
 ) -> Result<(), FrameError> {
+    stream.write_all(&framed(value)?).await.map_err(io)?;
+    stream.flush().await.map_err(io)
+}
+
+/// The bytes of one frame.
+///
+/// # Errors
+/// [`FrameError::TooLarge`].
+pub(crate) fn framed<T: Serialize>(value: &T) -> Result<Vec<u8>, FrameError> {
     let bytes = codec::encode(value);
     if bytes.len() > FRAME_BYTES_MAX {
         return Err(FrameError::TooLarge(bytes.len()));
@@ -39,8 +48,7 @@ pub async fn write<T: Serialize>(
     let mut framed = Vec::with_capacity(bytes.len() + 4);
     framed.extend((bytes.len() as u32).to_be_bytes());
     framed.extend(bytes);
-    stream.write_all(&framed).await.map_err(io)?;
-    stream.flush().await.map_err(io)
+    Ok(framed)
 }
 
 /// Reads one frame. Not safe to drop half-way: the rest of the frame would be

@@ -10,6 +10,7 @@ use crate::{
         change::Change,
         client::unexpected,
         error::{ApiError, ErrorCode},
+        operate::{RolloutPhase, RolloutStatus},
         protocol::{ApiAnswer, ApiRequest, BatchState, BatchStatus, JobStatus, TaskStatus},
     },
     clock,
@@ -66,8 +67,7 @@ impl Session {
         let mut seen = None;
         let mut pause = POLL;
         loop {
-            let found = self.jobs(Some(job.clone())).await;
-            match found {
+            let lost = match self.jobs(Some(job.clone())).await {
                 Ok(found) => {
                     if let Some(status) = found.into_iter().next() {
                         if done(&status) {
@@ -75,11 +75,20 @@ impl Session {
                         }
                         seen = Some(status);
                     }
+                    None
                 }
-                Err(error) if error.is_worth_a_retry() => {}
+                Err(error) if error.is_worth_a_retry() => Some(error),
                 Err(error) => return Err(error),
-            }
+            };
             if tokio::time::Instant::now() >= end {
+                if let Some(mut error) = lost {
+                    error.message = format!(
+                        "whether {job} is {what} is not known after {} s: {}",
+                        limit.as_secs(),
+                        error.message
+                    );
+                    return Err(error);
+                }
                 let why = seen.as_ref().and_then(why_not).unwrap_or_default();
                 let message = format!("{job} is not {what} after {} s{why}", limit.as_secs());
                 return Err(ApiError::new(ErrorCode::Timeout, message).hint(format!(
@@ -165,9 +174,20 @@ fn job_state(job: &JobStatus) -> &'static str {
         JobStatus {
             batch: Some(batch), ..
         } => batch.state.name(),
-        _ if is_complete(job) => "healthy",
-        _ => "pending",
+        _ => match (rollout_ended_badly(job), is_complete(job)) {
+            (Some(rollout), _) if rollout.phase == RolloutPhase::Failed => "rollout failed",
+            (Some(_), _) => "rolled back",
+            (None, true) => "healthy",
+            (None, false) => "pending",
+        },
     }
+}
+
+/// The rollout of the newest version, if that is not what runs.
+fn rollout_ended_badly(job: &JobStatus) -> Option<&RolloutStatus> {
+    let is_bad = |phase| matches!(phase, RolloutPhase::Failed | RolloutPhase::RolledBack);
+    let rollout = job.rollout.as_ref()?;
+    (is_bad(rollout.phase) && !job.stopped).then_some(rollout)
 }
 
 fn show_job(job: &JobStatus) -> String {
@@ -190,6 +210,17 @@ fn show_job(job: &JobStatus) -> String {
             "\nrecovered at {at}: hosts run it, the log that survived lacked it; \
              it runs until you stop it"
         ));
+    }
+    if let Some(rollout) = rollout_ended_badly(job) {
+        let runs = match rollout.phase {
+            RolloutPhase::RolledBack => format!("version {} runs", rollout.from),
+            _ => format!(
+                "it stays between versions {} and {}",
+                rollout.from, job.version
+            ),
+        };
+        let why = rollout.why.as_deref().map_or("", |why| why);
+        head.push_str(&format!("\n{runs}: {}", output::one_line(why)));
     }
     if let Some(batch) = &job.batch {
         head.push_str(&show_batch(batch));

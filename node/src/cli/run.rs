@@ -3,9 +3,9 @@
 
 use super::{
     args::{Expected, Global, RunArgs},
+    awaited::{Stand, failure, stand},
     connect::{Session, connect},
     evaluate::{Wanted, evaluate},
-    jobs::is_complete,
     origin,
     output::{self, Waiting},
     plan, spec,
@@ -15,9 +15,9 @@ use crate::api::{
     change::{About, Change},
     client::unexpected,
     error::{ApiError, ErrorCode},
-    operate::{OperateAnswer, OperateQuery, RolloutStatus},
+    operate::RolloutStatus,
     plan::is_same,
-    protocol::{BatchState, Changed, JobStatus},
+    protocol::{Changed, JobStatus},
 };
 use potluck_core::cluster::Origin;
 use potluck_specs::{
@@ -81,10 +81,6 @@ pub(super) async fn run(args: &RunArgs, global: &Global) -> Result<ExitCode, Api
         true => Ok(Vec::new()),
         false => wait(&mut session, args, &accepted, global).await,
     };
-    let rollouts = match args.no_wait {
-        true => BTreeMap::new(),
-        false => rollouts(&mut session, &accepted).await?,
-    };
     let (statuses, failed) = match statuses {
         Ok(statuses) => (statuses, None),
         Err(error) => (Vec::new(), Some(error)),
@@ -93,10 +89,17 @@ pub(super) async fn run(args: &RunArgs, global: &Global) -> Result<ExitCode, Api
         "accepted": accepted,
         "jobs": statuses,
         "findings": told,
-        "rollouts": rollouts,
     });
     output::print(global.output, &shown, |_| {
-        let goes_on = rollouts.iter().map(|(job, status)| goes_on(job, status));
+        let bakes = |job: &&Accepted| job.staged && !job.unchanged;
+        let goes_on = accepted.iter().filter(bakes).filter_map(|job| {
+            let status = statuses.iter().find(|status| status.name == job.job)?;
+            let rollout = status
+                .rollout
+                .as_ref()
+                .filter(|rollout| !rollout.is_over())?;
+            Some(goes_on(&job.job, rollout))
+        });
         let parts = [show_all(&accepted, &statuses)].into_iter().chain(goes_on);
         parts.collect::<Vec<_>>().join("\n")
     });
@@ -109,104 +112,15 @@ pub(super) async fn run(args: &RunArgs, global: &Global) -> Result<ExitCode, Api
     }
 }
 
-/// Rollouts that go on when `run` returns: healthy tasks may still bake, and
-/// what then follows is not over.
-async fn rollouts(
-    session: &mut Session,
-    accepted: &[Accepted],
-) -> Result<BTreeMap<String, RolloutStatus>, ApiError> {
-    let mut going = BTreeMap::new();
-    let staged = accepted.iter().filter(|job| job.staged && !job.unchanged);
-    for job in staged {
-        let query = OperateQuery::Rollout(job.job.clone());
-        if let OperateAnswer::Rollout(Some(status)) = session.operate(query).await?
-            && status.version == job.version
-            && status.phase != DONE
-        {
-            going.insert(job.job.to_string(), status);
-        }
-    }
-    Ok(going)
-}
-
-fn goes_on(job: &str, status: &RolloutStatus) -> String {
+/// Healthy tasks may still bake, and what then follows is not over.
+fn goes_on(job: &JobName, status: &RolloutStatus) -> String {
     let why = status.why.as_ref();
     let why = why.map_or(String::new(), |why| format!(" ({why})"));
-    let over = match status.phase.as_str() {
-        "failed" | "rolled back" => "did not go through",
-        _ => "is not over",
-    };
     format!(
-        "{job}: the rollout of version {} {over}: stage {} of {}, {}{why}; \
+        "{job}: the rollout of version {} is not over: stage {} of {}, {}{why}; \
          watch it with: potluck rollout status {job}",
         status.version, status.stage, status.stages, status.phase
     )
-}
-
-/// The phase of a rollout that is over.
-const DONE: &str = "done";
-
-/// What was waited for: of work that ends its end, or its first tasks; else
-/// that all tasks are healthy.
-fn is_there(status: &JobStatus, done: bool) -> bool {
-    let up_to_date = || status.tasks.iter().all(|task| task.up_to_date);
-    match &status.batch {
-        None => is_complete(status) && up_to_date(),
-        Some(batch) if batch.state != BatchState::Running => true,
-        Some(_) if done => false,
-        Some(batch) => batch.done > 0 || (status.healthy > 0 && up_to_date()),
-    }
-}
-
-/// What became of the version that is waited for, if it will never be there: it
-/// was stopped, or the end of its work is another version's now.
-fn overtaken(status: &JobStatus, mine: u64, done: bool) -> Option<ApiError> {
-    let name = &status.name;
-    if status.version > mine {
-        return done.then(|| {
-            let now = status.version;
-            let message =
-                format!("{name}: version {mine} was replaced by version {now} before it was done");
-            let hint = format!("{now} goes on with the work; look with: potluck status {name}");
-            ApiError::new(ErrorCode::Failed, message).hint(hint)
-        });
-    }
-    // An answer of before the change says nothing of it.
-    let is_mine = status.version == mine;
-    (is_mine && status.stopped && !is_over(status)).then(|| {
-        let by = status.stopped_by.as_ref();
-        let by = by.map_or_else(String::new, |by| format!(" by {}", by.author));
-        let message = format!("{name} was stopped{by} while it was waited for");
-        let hint = format!("who changed what: potluck history {name}; run it again to go on");
-        ApiError::new(ErrorCode::Failed, message).hint(hint)
-    })
-}
-
-/// Work that came to its end, well or not, before anything else happened.
-fn is_over(status: &JobStatus) -> bool {
-    let state = status.batch.as_ref().map(|batch| batch.state);
-    matches!(
-        state,
-        Some(BatchState::Complete | BatchState::Failed | BatchState::DeadlineExceeded)
-    )
-}
-
-/// Work that was waited for and has failed.
-fn failure(status: &JobStatus) -> Option<ApiError> {
-    let batch = status.batch.as_ref()?;
-    let failed = matches!(
-        batch.state,
-        BatchState::Failed | BatchState::DeadlineExceeded
-    );
-    failed.then(|| {
-        let message = format!("{}: {}", status.name, batch.told());
-        let hint = format!(
-            "look with: potluck status {0}; run it again to go on with what is not done, \
-             or stop it first to begin anew",
-            status.name
-        );
-        ApiError::new(ErrorCode::Failed, message).hint(hint)
-    })
 }
 
 fn show_all(accepted: &[Accepted], statuses: &[JobStatus]) -> String {
@@ -611,19 +525,17 @@ async fn wait(
     let mut statuses = Vec::new();
     for job in accepted {
         let waiting = output::waiting(global.output, &format!("waiting for {}", job.job));
-        let there = |status: &JobStatus| {
+        let seen = |status: &JobStatus| {
             waiting.tell(&format!("{}: {}", job.job, status.progress()));
-            status.version > job.version
-                || is_there(status, args.wait_done)
-                || overtaken(status, job.version, args.wait_done).is_some()
+            !matches!(stand(status, job.version, args.wait_done), Stand::Goes)
         };
         let what = match args.wait_done {
             true => "done",
             false => "healthy",
         };
-        let work = session.wait_for(&job.job, limit, what, there);
+        let work = session.wait_for(&job.job, limit, what, seen);
         let status = waiting.during(work).await?;
-        if let Some(error) = overtaken(&status, job.version, args.wait_done) {
+        if let Stand::Lost(error) = stand(&status, job.version, args.wait_done) {
             return Err(error);
         }
         statuses.push(status);
@@ -634,9 +546,8 @@ async fn wait(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::protocol::BatchStatus;
-    use potluck_core::cluster::Stopped;
-    use potluck_specs::{Millis, job::Dependency};
+    use crate::api::operate::RolloutPhase;
+    use potluck_specs::job::Dependency;
 
     fn wish(name: &str, on: &[&str], expected: Option<u64>) -> Wish {
         let dependency = |on: &&str| Dependency {
@@ -692,79 +603,6 @@ mod tests {
         );
     }
 
-    fn status(version: u64, stopped: bool, state: BatchState) -> JobStatus {
-        JobStatus {
-            name: JobName::in_default("work"),
-            version,
-            replicas: 1,
-            per_node: false,
-            counting: false,
-            stopped,
-            running: 0,
-            healthy: 0,
-            author: "ada".into(),
-            accepted_at: Millis(0),
-            message: String::new(),
-            stopped_by: stopped.then(|| Stopped {
-                author: "bob".into(),
-                at: Millis(1),
-            }),
-            recovered_at: None,
-            package: PackageId([0; 32]),
-            services: Vec::new(),
-            batch: Some(BatchStatus {
-                state,
-                completions: 2,
-                parallelism: 1,
-                done: 1,
-                failed: 0,
-                failed_indexes: Vec::new(),
-                why: None,
-                began_at: Millis(0),
-                ended_at: None,
-                deadline: None,
-            }),
-            tasks: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn a_wait_ends_when_what_is_waited_for_can_never_come() {
-        use BatchState::{Complete, Failed, Running};
-        // Version, stopped, state; what is said of a wait for the end of 3.
-        let table = [
-            (3, false, Running, None),
-            (3, true, Running, Some("was stopped by bob while")),
-            (3, true, Complete, None),
-            (3, true, Failed, None),
-            (2, true, Running, None),
-            (
-                4,
-                false,
-                Running,
-                Some("version 3 was replaced by version 4"),
-            ),
-            (
-                4,
-                false,
-                Complete,
-                Some("version 3 was replaced by version 4"),
-            ),
-        ];
-        for (version, stopped, state, said) in table {
-            let found = overtaken(&status(version, stopped, state), 3, true);
-            let message = found.map(|error| error.message);
-            let as_said = match (&message, said) {
-                (Some(message), Some(said)) => message.contains(said),
-                (message, said) => message.is_none() && said.is_none(),
-            };
-            assert!(as_said, "{version} {stopped} {state:?}: {message:?}");
-        }
-        // Whoever waits for the start alone is content with a later version.
-        assert!(overtaken(&status(4, false, Running), 3, false).is_none());
-        assert!(overtaken(&status(3, true, Running), 3, false).is_some());
-    }
-
     #[test]
     fn a_rollout_that_goes_on_says_how_to_watch_it() {
         let status = RolloutStatus {
@@ -773,11 +611,11 @@ mod tests {
             stage: 2,
             stages: 2,
             place: None,
-            phase: "rolling".into(),
+            phase: RolloutPhase::Rolling,
             why: None,
         };
         assert_eq!(
-            goes_on("web", &status),
+            goes_on(&JobName::in_default("web"), &status),
             "web: the rollout of version 7 is not over: stage 2 of 2, rolling; \
              watch it with: potluck rollout status web"
         );

@@ -186,16 +186,16 @@ fn older(state: &Cluster, followers: &BTreeSet<NodeId>) -> Option<String> {
     let (following, others) = (names(true), names(false));
     if let [first, ..] = following[..] {
         return Some(format!(
-            "{first} follows the log with an older potluck than it needs ({} such nodes): what is \
-             done of batch jobs and update stages of places is not counted until it is upgraded",
+            "{first} follows the log with an older potluck than it needs ({} such nodes): ends of \
+             batch jobs and update stages are not counted until it is upgraded",
             following.len(),
         ));
     }
     let shown = others.iter().take(OLDER_SHOWN).copied();
     (!others.is_empty()).then(|| {
         format!(
-            "{} nodes run an older potluck ({}{}): they get no batch jobs and can't become voters \
-             until they are upgraded",
+            "{} nodes run an older potluck ({}{}): they can't become voters, and get no tasks of a \
+             kind that they don't know, until they are upgraded",
             others.len(),
             shown.collect::<Vec<_>>().join(", "),
             if others.len() > OLDER_SHOWN {

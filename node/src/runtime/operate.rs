@@ -7,7 +7,7 @@ use crate::{
         error::{ApiError, ErrorCode},
         operate::{
             DrainedTask, LedgerEntry, LedgerStatus, MoveStatus, OperateAnswer, OperateQuery,
-            Operation, RolloutStatus,
+            Operation, RolloutPhase as Phase, RolloutStatus,
         },
         protocol::ApiAnswer,
     },
@@ -86,30 +86,40 @@ fn rollout(
     if !state.jobs().contains_key(job) {
         return Err(no_job(job));
     }
+    Ok(OperateAnswer::Rollout(rollout_status(
+        scheduler, state, job,
+    )))
+}
+
+/// How far the rollout of the job's newest version is; nothing for a first
+/// version.
+pub(super) fn rollout_status(
+    scheduler: &Scheduler,
+    state: &Cluster,
+    job: &JobName,
+) -> Option<RolloutStatus> {
+    let rollout = state.rollout(job)?;
     let stages = scheduler.rollout_stages(state, job);
-    let status = state.rollout(job).map(|rollout| {
-        let (phase, why) = match &rollout.phase {
-            RolloutPhase::Rolling => ("rolling", None),
-            RolloutPhase::Paused { by } => ("paused", Some(format!("by {by}"))),
-            RolloutPhase::Failed { why } => ("failed", Some(why.clone())),
-            RolloutPhase::RolledBack { why } => ("rolled back", Some(why.clone())),
-            RolloutPhase::Done => ("done", None),
-        };
-        RolloutStatus {
-            version: rollout.version,
-            from: rollout.from,
-            stage: match rollout.phase {
-                // One that restarts nothing has no stages to go through.
-                RolloutPhase::Done => stages,
-                _ => rollout.stage + 1,
-            },
-            stages,
-            place: rollout.place.clone(),
-            phase: phase.into(),
-            why,
-        }
-    });
-    Ok(OperateAnswer::Rollout(status))
+    let (phase, why) = match &rollout.phase {
+        RolloutPhase::Rolling => (Phase::Rolling, None),
+        RolloutPhase::Paused { by } => (Phase::Paused, Some(format!("by {by}"))),
+        RolloutPhase::Failed { why } => (Phase::Failed, Some(why.clone())),
+        RolloutPhase::RolledBack { why } => (Phase::RolledBack, Some(why.clone())),
+        RolloutPhase::Done => (Phase::Done, None),
+    };
+    Some(RolloutStatus {
+        version: rollout.version,
+        from: rollout.from,
+        stage: match rollout.phase {
+            // One that restarts nothing has no stages to go through.
+            RolloutPhase::Done => stages,
+            _ => rollout.stage + 1,
+        },
+        stages,
+        place: rollout.place.clone(),
+        phase,
+        why,
+    })
 }
 
 fn why_blocked(
@@ -141,7 +151,7 @@ fn why_blocked(
 fn node_of(reason: &Use) -> Option<NodeId> {
     match reason {
         Use::Unplaced | Use::Dependency { .. } => None,
-        Use::Waiting { holder } => *holder,
+        Use::Waiting { holder } | Use::Lease { holder, .. } => *holder,
         Use::Starting { node }
         | Use::Failing { node, .. }
         | Use::Unhealthy { node }

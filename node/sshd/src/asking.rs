@@ -7,11 +7,8 @@
 
 use potluck_helper::session::{
     WindowSize, Work,
-    ssh::{ENV_MAX, SshSession, may_be_set},
+    ssh::{ENV_MAX, SHELL, SshSession, may_be_set},
 };
-
-/// What a shell is in a task: the person's usual one, if it is there.
-const SHELL: &str = "command -v bash >/dev/null && exec bash -l; exec sh -l";
 
 /// The subsystem of file transfers.
 const SFTP: &str = "sftp";
@@ -52,13 +49,13 @@ impl Asking {
     }
 
     pub(crate) fn shell(self) -> SshSession {
-        self.session(shell(SHELL), "shell".into())
+        self.session(shell(SHELL))
     }
 
     /// `None` if it is no text.
     pub(crate) fn command(self, line: &[u8]) -> Option<SshSession> {
         let line = std::str::from_utf8(line).ok()?;
-        Some(self.session(shell(line), line.into()))
+        Some(self.session(shell(line)))
     }
 
     /// `None` if there is no such subsystem.
@@ -68,13 +65,12 @@ impl Asking {
         }
         // Bytes of a protocol go through no terminal.
         self.terminal = None;
-        Some(self.session(Work::Sftp, SFTP.into()))
+        Some(self.session(Work::Sftp))
     }
 
-    fn session(self, work: Work, asked: String) -> SshSession {
+    fn session(self, work: Work) -> SshSession {
         SshSession {
             work,
-            asked,
             terminal: self.terminal,
             term: self.terminal.and(self.term),
             env: self.env,
@@ -100,13 +96,13 @@ mod tests {
         let session = asking.command(b"echo 'a b' | wc").unwrap();
         let words = ["sh", "-c", "echo 'a b' | wc"].map(String::from);
         assert_eq!(session.work, Work::Command(words.into()));
-        assert_eq!(session.asked, "echo 'a b' | wc");
+        assert_eq!(session.asked(), "echo 'a b' | wc");
         let size = session.terminal.unwrap();
         assert_eq!((size.columns, size.rows), (80, u16::MAX));
         assert_eq!(session.term.as_deref(), Some("xterm"));
         assert_eq!(session.env, [("LANG".into(), "C.UTF-8".into())]);
         assert!(Asking::default().command(&[0xff]).is_none());
-        assert_eq!(Asking::default().shell().asked, "shell");
+        assert_eq!(Asking::default().shell().asked(), "shell");
     }
 
     #[test]

@@ -1,16 +1,17 @@
 //! One session's bytes, between the client's channel and the agent's stream.
 //!
 //! ```text
-//! channel ─▶ input (bounded) ─▶ speak ─▶ stream      by the agent's credit
-//! channel ◀───────────────────── hear ◀─ stream      by the client's window
+//! channel ─▶ input ─▶ speak ─▶ stream      by the agent's credit
+//! channel ◀─────────── hear ◀─ stream      by the client's window
 //! ```
 //!
-//! As in `potluck exec`, the two directions don't wait for each other. Only a
-//! client that sends more than a command reads holds its own connection up,
-//! once the queue of that channel is full: the library has no other way to
-//! make a client wait.
+//! As in `potluck exec`, the two directions don't wait for each other. What a
+//! client has to wait for is decided in [`crate::input`].
 
-use crate::frame;
+use crate::{
+    frame,
+    input::{INPUT_BYTES_MAX, Input},
+};
 use potluck_helper::session::{
     CODE_LOST, WindowSize,
     ssh::ToServer,
@@ -20,32 +21,22 @@ use potluck_helper::session::{
     },
 };
 use russh::{ChannelWriteHalf, server::Msg};
-use std::io;
+use std::{io, sync::Arc};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::UnixStream,
-    sync::{Semaphore, mpsc, watch},
+    sync::{Semaphore, watch},
     time::{MissedTickBehavior, interval, timeout},
 };
 
-/// Packets of input that wait for the agent's credit: 1 MiB at most, beside
-/// the agent's window.
-pub(crate) const INPUTS_WAITING: usize = 32;
-
 /// Standard error's number in the protocol.
 const STDERR: Option<u32> = Some(1);
-
-/// What a client gives.
-pub(crate) enum Input {
-    Bytes(Vec<u8>),
-    End,
-}
 
 /// Carries a session to its end, and tells the client of it.
 pub(crate) async fn carry(
     client: ChannelWriteHalf<Msg>,
     stream: UnixStream,
-    input: mpsc::Receiver<Input>,
+    input: Arc<Input>,
     sizes: watch::Receiver<Option<WindowSize>>,
 ) {
     let (mut read, mut write) = stream.into_split();
@@ -53,7 +44,11 @@ pub(crate) async fn carry(
     let mut errors = client.make_writer_ext(STDERR);
     let heard = tokio::select! {
         heard = hear(&mut read, &window, client.make_writer(), &mut errors) => heard,
-        error = speak(&mut write, &window, input, sizes) => Err(error),
+        error = speak(&mut write, &window, &input, sizes) => Err(error),
+        () = input.too_much() => Ok((CODE_LOST, Some(format!(
+            "the command does not read: more than {} MiB wait for it",
+            INPUT_BYTES_MAX >> 20
+        )))),
     };
     let (code, why) = match heard {
         Ok(end) => end,
@@ -103,12 +98,11 @@ async fn hear(
 async fn speak(
     write: &mut (impl AsyncWrite + Unpin),
     window: &Semaphore,
-    mut input: mpsc::Receiver<Input>,
+    input: &Input,
     mut sizes: watch::Receiver<Option<WindowSize>>,
 ) -> io::Error {
     let mut alive = interval(ALIVE_EVERY);
     alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut next = None;
     let (mut has_ended, mut has_sizes) = (false, true);
     loop {
         let say = tokio::select! {
@@ -120,9 +114,9 @@ async fn speak(
                     None => continue,
                 }
             }
-            () = ready(&mut next, &mut input, window), if !has_ended => match next.take() {
-                Some(Input::Bytes(bytes)) => SessionInput::Input(bytes),
-                Some(Input::End) | None => {
+            bytes = next(input, window), if !has_ended => match bytes {
+                Some(bytes) => SessionInput::Input(bytes),
+                None => {
                     has_ended = true;
                     SessionInput::End
                 }
@@ -134,15 +128,15 @@ async fn speak(
     }
 }
 
-/// Waits for input and for room in the window; can be dropped at any time.
-async fn ready(next: &mut Option<Input>, input: &mut mpsc::Receiver<Input>, window: &Semaphore) {
-    if next.is_none() {
-        *next = Some(input.recv().await.unwrap_or(Input::End));
+/// Waits for input and for the agent's credit for it; `None` at the end. Can
+/// be dropped at any time.
+async fn next(input: &Input, window: &Semaphore) -> Option<Vec<u8>> {
+    let bytes = input.some().await.min(CHUNK_BYTES);
+    if bytes == 0 {
+        return None;
     }
-    if let Some(Input::Bytes(bytes)) = next {
-        debug_assert!(bytes.len() <= CHUNK_BYTES);
-        let cost = u32::try_from(input_cost(bytes.len())).unwrap_or(u32::MAX);
-        let room = window.acquire_many(cost).await;
-        room.expect("the window is never closed").forget();
-    }
+    let cost = u32::try_from(input_cost(bytes)).unwrap_or(u32::MAX);
+    let room = window.acquire_many(cost).await;
+    room.expect("the window is never closed").forget();
+    Some(input.take(bytes))
 }

@@ -9,8 +9,8 @@
 use crate::{
     agent::Agent,
     asking::{Asking, size},
-    channel::{self, INPUTS_WAITING, Input},
-    confine,
+    channel, confine,
+    input::{Gate, Gated, Input},
 };
 use potluck_helper::session::{
     WindowSize,
@@ -37,12 +37,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{
-    net::UnixStream,
-    sync::{mpsc, watch},
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::{net::UnixStream, sync::watch, task::JoinSet, time::timeout};
 
 /// How long a client may take until its key is proven: a person may have to
 /// type a key's passphrase.
@@ -55,7 +50,7 @@ const LOGINS_MAX: usize = 6;
 /// the time. The first question, for the methods, is answered at once.
 const REJECTION: Duration = Duration::from_millis(300);
 
-/// Bytes of a channel's input on their way.
+/// Bytes of a channel's input between two answers of ours.
 const WINDOW_BYTES: u32 = 512 << 10;
 
 /// Serves the connection on standard input to its end.
@@ -63,7 +58,11 @@ pub(crate) async fn serve() -> io::Result<()> {
     let agent = Arc::new(Agent::at(io::stdout().as_fd())?);
     let stream = StdStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     stream.set_nonblocking(true)?;
-    let stream = UnixStream::from_std(stream)?;
+    let gate = Arc::new(Gate::default());
+    let stream = Gated {
+        stream: UnixStream::from_std(stream)?,
+        gate: gate.clone(),
+    };
     confine::filter()?;
     let setup = agent.setup().await?;
     let (logged_in, mut is_logged_in) = watch::channel(false);
@@ -71,6 +70,7 @@ pub(crate) async fn serve() -> io::Result<()> {
     let login = Login {
         person: setup.person,
         agent: agent.clone(),
+        gate,
         logged_in,
         channels: HashMap::new(),
         sessions: JoinSet::new(),
@@ -126,6 +126,7 @@ fn config(setup: &Setup) -> Config {
 struct Login {
     person: [u8; 32],
     agent: Arc<Agent>,
+    gate: Arc<Gate>,
     logged_in: watch::Sender<bool>,
     channels: HashMap<ChannelId, Stage>,
     /// Ended with the connection, and with them what they do in the task.
@@ -141,7 +142,7 @@ enum Stage {
 }
 
 struct Running {
-    input: mpsc::Sender<Input>,
+    input: Arc<Input>,
     sizes: watch::Sender<Option<WindowSize>>,
     session: tokio::task::AbortHandle,
 }
@@ -173,9 +174,9 @@ impl Login {
         let Some(Ok(stream)) = ask(asking).map(|session| self.agent.open(session)) else {
             return false;
         };
-        let (input, inputs) = mpsc::channel(INPUTS_WAITING);
+        let input = Arc::new(Input::of(&self.gate));
         let (sizes, resizes) = watch::channel(None);
-        let carried = channel::carry(client, stream, inputs, resizes);
+        let carried = channel::carry(client, stream, input.clone(), resizes);
         let session = self.sessions.spawn(carried);
         let running = Running {
             input,
@@ -196,10 +197,11 @@ impl Login {
         while self.sessions.try_join_next().is_some() {}
     }
 
-    async fn give(&self, id: ChannelId, input: Input) {
-        if let Some(Stage::Running(running)) = self.channels.get(&id) {
-            // A session that has ended wants nothing.
-            let _ = running.input.send(input).await;
+    /// Where a channel's input goes, if there is a session.
+    fn input(&self, id: ChannelId) -> Option<&Input> {
+        match self.channels.get(&id) {
+            Some(Stage::Running(running)) => Some(&running.input),
+            _ => None,
         }
     }
 }
@@ -351,8 +353,8 @@ impl Handler for Login {
         data: &[u8],
         _session: &mut Session,
     ) -> Result<(), russh::Error> {
-        for chunk in data.chunks(CHUNK_BYTES) {
-            self.give(id, Input::Bytes(chunk.into())).await;
+        if let Some(input) = self.input(id) {
+            input.add(data);
         }
         Ok(())
     }
@@ -362,7 +364,9 @@ impl Handler for Login {
         id: ChannelId,
         _session: &mut Session,
     ) -> Result<(), russh::Error> {
-        self.give(id, Input::End).await;
+        if let Some(input) = self.input(id) {
+            input.end();
+        }
         Ok(())
     }
 

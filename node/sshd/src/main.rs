@@ -18,6 +18,7 @@ mod asking;
 mod channel;
 mod confine;
 mod frame;
+mod input;
 mod login;
 
 use std::process::ExitCode;

@@ -103,20 +103,6 @@ fn check_update(path: &FieldPath, update: &Update, wish: &Wish, findings: &mut F
     }
     // What it would come to of a batch is no matter, since it does not come.
     let slots = wish.kind.slots().filter(|_| !is_batch);
-    let rest = |last: &StageSize| match (last, slots) {
-        (StageSize::Percent(percent), _) => (1..100).contains(percent),
-        (StageSize::Count(count), Some(slots)) => (1..slots).contains(count),
-        _ => false,
-    };
-    if update.stages.last().is_some_and(|last| rest(&last.size)) && !is_batch {
-        findings
-            .warning(
-                &list,
-                "behind the last stage all other tasks follow at once",
-            )
-            .why("nothing bakes then, and nothing is looked at before")
-            .hint("say how far it goes: stages = [..., \"all\"]");
-    }
     let mut reached = None;
     for (index, stage) in update.stages.iter().enumerate() {
         let entry = list.index(index);
@@ -139,6 +125,20 @@ fn check_update(path: &FieldPath, update: &Update, wish: &Wish, findings: &mut F
             }
             reached = Some(tasks);
         }
+    }
+    let rest = |last: &StageSize| match (last, slots) {
+        (StageSize::Percent(percent), _) => (1..100).contains(percent),
+        (StageSize::Count(count), Some(slots)) => (1..slots).contains(count),
+        _ => false,
+    };
+    if update.stages.last().is_some_and(|last| rest(&last.size)) && !is_batch {
+        findings
+            .warning(
+                &list,
+                "behind the last stage all other tasks follow at once",
+            )
+            .why("nothing bakes then, and nothing is looked at before")
+            .hint("say how far it goes: stages = [..., \"all\"]");
     }
 }
 

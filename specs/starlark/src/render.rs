@@ -237,14 +237,15 @@ mod tests {
     fn a_long_line_is_cut_to_the_place() {
         let mut spot = spot("…yyyyWRONGzzzz…", 1_006, 1_011);
         spot.quoted_skips = 1_000;
-        let finding = Finding::error(spot, FindingKind::Invalid, "wrong");
+        let finding = Finding::error(spot, FindingKind::Invalid, "wrong").why("here");
         let text = render(&[finding], Look::PLAIN);
         assert!(text.contains("a.star:7:1006"), "{text}");
-        let line = |with: &str| text.lines().find(|line| line.contains(with)).unwrap();
-        let start = line("WRONG").split_once("WRONG").unwrap().0.chars().count();
-        let under = line("──┬──").chars().position(|c| c == '─');
-        let under = under.or_else(|| line("─────").chars().position(|c| c == '─'));
-        assert_eq!(under, Some(start), "{text}");
+        let column = |part: &str| {
+            let line = text.lines().find(|line| line.contains(part));
+            let (before, _) = line.unwrap().split_once(part).unwrap();
+            before.chars().count()
+        };
+        assert_eq!(column("WRONG"), column("──┬──"), "{text}");
     }
 
     #[test]

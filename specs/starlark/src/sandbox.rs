@@ -87,19 +87,19 @@ pub enum EvalError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Limit {
     /// Memory.
-    #[error("evaluating this takes more than {} MiB of memory", bytes_max >> 20)]
+    #[error("evaluating the spec takes more than {} MiB of memory", bytes_max >> 20)]
     Memory {
         /// The most.
         bytes_max: u64,
     },
     /// CPU time.
-    #[error("evaluating this takes more than {seconds_max} s of CPU time")]
+    #[error("evaluating the spec takes more than {seconds_max} s of CPU time")]
     CpuTime {
         /// The most.
         seconds_max: u64,
     },
     /// Time to an answer.
-    #[error("evaluating this takes longer than {} s", most.as_secs())]
+    #[error("evaluating the spec takes longer than {} s", most.as_secs())]
     Time {
         /// The most.
         most: Duration,
@@ -111,7 +111,7 @@ pub enum Limit {
         bytes_max: u64,
     },
     /// How deep values nest, by the stack.
-    #[error("a value nests too deep here")]
+    #[error("the spec makes a value that nests too deep")]
     Stack,
 }
 
@@ -132,6 +132,15 @@ impl Limit {
         }
     }
 
+    /// What is known of the place: constants are computed when a statement is
+    /// compiled, which is before it begins.
+    fn why(self) -> &'static str {
+        match self {
+            Limit::Memory { .. } => "this began last: it takes too much, or what comes next",
+            _ => "this began last",
+        }
+    }
+
     /// Is one statement to blame?
     fn has_a_place(self) -> bool {
         !matches!(self, Limit::Output { .. })
@@ -147,7 +156,11 @@ impl EvalError {
             EvalError::Limit { limit, at } => {
                 let message = limit.to_string();
                 let finding = Finding::error(at.clone(), FindingKind::Limit, message);
-                Some(vec![finding.hint(limit.hint())])
+                let finding = finding.hint(limit.hint());
+                Some(vec![match at.line {
+                    0 => finding,
+                    _ => finding.why(limit.why()),
+                }])
             }
             _ => None,
         }

@@ -719,8 +719,9 @@ const GUIDE: &str = include_str!("../../../docs/spec/from-compose-and-nomad.md")
 
 /// The text of the guide's block in a language.
 fn block_of_guide(language: &str) -> &'static str {
-    let blocks = GUIDE.split(&format!("```{language}\n"));
-    let [_, block] = blocks.collect::<Vec<_>>()[..] else {
+    let fence = format!("```{language}\n");
+    let blocks: Vec<&str> = GUIDE.split(&fence).collect();
+    let [_, block] = blocks[..] else {
         panic!("the guide has one block of {language}");
     };
     block.split("```").next().unwrap()

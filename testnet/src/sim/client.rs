@@ -16,8 +16,8 @@ use potluck_core::cluster::{
 use potluck_specs::{
     ChangeId, Epoch, FleetId, Job, JobName, Millis, NodeName, PackageId, Topology,
     job::{
-        Batch, JobKind, PortSpec, Resources, RestartPolicy, ServiceSpec, SignedJob, Stage,
-        StageSize, StopPolicy, TaskTemplate, Update,
+        Batch, Exclusive, JobKind, PortSpec, Resources, RestartPolicy, ServiceSpec, SignedJob,
+        Stage, StageSize, StopPolicy, TaskTemplate, Update,
     },
     trust::{NodeCredential, NodeRole, PublicKey, Signed, UserCredential},
 };
@@ -326,6 +326,9 @@ fn job(name: JobName, version: u64, replicas: u32, each: Resources, directive: D
                 stages: stages(&service),
                 ..Update::default()
             },
+            exclusive: service
+                .starts_with(EXCLUSIVE)
+                .then_some(Exclusive { lease_ms: LEASE_MS }),
             ..potluck_specs::job::Change::default()
         },
         ..Job::default()
@@ -357,6 +360,17 @@ fn work(mut job: Job, batch: &Batch) -> Job {
 
 /// Jobs with this in their name are rolled out rack by rack, after one task.
 pub(super) const BY_RACK: &str = "by-rack";
+
+/// Jobs whose names begin so have exclusive slots.
+pub(super) const EXCLUSIVE: &str = "only";
+
+/// The lease of those: twice of what is waited for beyond it.
+pub const LEASE_MS: u64 = 8_000;
+
+/// Are the job's slots exclusive?
+pub(super) fn is_exclusive(job: &JobName) -> bool {
+    job.name.starts_with(EXCLUSIVE)
+}
 
 fn stages(name: &str) -> Vec<Stage> {
     let sizes: &[StageSize] = match name.contains(BY_RACK) {

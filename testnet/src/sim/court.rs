@@ -59,7 +59,7 @@ impl World {
         let authority = self.control.replicas[&at].cluster.authority();
         let machine = &self.machines[at];
         let config = SchedulerConfig::default();
-        let clock = machine.clock(now);
+        let clock = self.bend_begin(machine.clock(now));
         let scheduler = Box::new(Scheduler::new(config, authority, machine.node, clock));
         let court = Court {
             reign,
@@ -197,6 +197,7 @@ impl World {
             }
             Effect::Propose { command } => {
                 let command = self.bend_record(command);
+                let command = self.bend_proposal(at, command);
                 self.propose(at, command, Proposer::Scheduler);
             }
             Effect::Publish { service } => {

@@ -2,7 +2,7 @@
 
 use super::{
     Options,
-    client::BY_RACK,
+    client::{BY_RACK, EXCLUSIVE},
     helper::Directive,
     hosts::{HostSet, only},
     rng::Rng,
@@ -61,6 +61,7 @@ pub fn draw(rng: &mut Rng, options: &Options) -> Vec<(u64, Action)> {
         Scenario::Batch => draft.batch(),
         Scenario::Gangs => draft.gangs(),
         Scenario::Quiet => draft.quiet(),
+        Scenario::Exclusive => draft.exclusive(),
     }
     draft.lines
 }
@@ -278,6 +279,59 @@ impl Draft<'_> {
             };
             let at = self.rng.between(300, 3_000);
             self.at(at, action);
+        }
+        self.faults();
+    }
+
+    /// Exclusive slots, each held for some seconds at least, while hosts,
+    /// agents and leaders are cut off, stopped and killed for about as long as
+    /// a lease lasts.
+    fn exclusive(&mut self) {
+        for name in ["db", "queue", "lock"] {
+            let versions = self.rng.between(1, 2);
+            for version in 0..versions {
+                let first = 300 + version * self.length() / 3;
+                let at = self.rng.between(first, first + self.length() / 6);
+                let action = Action::Submit {
+                    name: format!("{EXCLUSIVE}-{name}"),
+                    replicas: self.rng.between(1, 4) as u32,
+                    cpu: 50 * self.rng.between(2, 10) as u32,
+                    directive: Directive::default(),
+                };
+                self.at(at, action);
+            }
+        }
+        // Answers that are under way for long meet hosts that are stopped.
+        let slow = self.rng.below(400);
+        self.at(7_000, Action::Weather { loss: 0, slow });
+        let mut at = 8_000;
+        while at + 12_000 < self.length() {
+            let ms = self.rng.between(2_000, 25_000);
+            let host = self.any_host();
+            let whom = match self.rng.chance(250) {
+                true => Whom::Leader,
+                false => Whom::Host(host),
+            };
+            let action = match self.rng.below(5) {
+                0 => Action::IsolateLeader { ms },
+                1 => Action::Pause { whom, ms },
+                2 => Action::Crash {
+                    whom,
+                    whole: self.rng.chance(500),
+                    down_ms: ms,
+                },
+                _ => {
+                    let way = self.rng.below(4);
+                    Action::Part {
+                        side: only(host),
+                        inward: way != 0,
+                        outward: way != 1,
+                        ms,
+                    }
+                }
+            };
+            self.at(at, action);
+            at += self.rng.between(1_000, 6_000);
         }
         self.faults();
     }

@@ -43,6 +43,10 @@ pub struct Process {
     pub ended: Option<End>,
     /// Its helper is connected to the agent.
     pub linked: bool,
+    /// The token that it was started with.
+    pub generation: Generation,
+    /// Of an exclusive slot: its helper ends it then, by the boot clock.
+    pub lease_until: Option<Millis>,
 }
 
 /// Heartbeats to whoever leads.
@@ -93,6 +97,8 @@ pub struct Machine {
     pub dies_after: Option<usize>,
     /// Heartbeats.
     pub session: Session,
+    /// What the agent passes on to the helpers of exclusive slots.
+    pub leases: BTreeMap<SlotId, Millis>,
     /// Health checks that run.
     pub watched: BTreeSet<Run>,
     /// Fetches that run.
@@ -125,6 +131,7 @@ impl Machine {
             paused_until: 0,
             dies_after: None,
             session: Session::default(),
+            leases: BTreeMap::new(),
             watched: BTreeSet::new(),
             fetches: BTreeSet::new(),
             booted: true,
@@ -185,6 +192,7 @@ impl Machine {
         self.life += 1;
         self.journal.crash(lazy_lost);
         self.watched.clear();
+        self.leases.clear();
         self.fetches.clear();
         self.dies_after = None;
         self.paused_until = 0;

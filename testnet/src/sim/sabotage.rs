@@ -6,6 +6,7 @@
 //! whatever the core becomes they go on working.
 
 use super::{
+    client::LEASE_MS,
     exchange::Request,
     script::{Action, Whom},
     world::World,
@@ -17,7 +18,7 @@ use potluck_core::{
     scheduler::{Effect, Event},
     session::{Heartbeat, HeartbeatAnswer, TaskState},
 };
-use potluck_specs::{NodeId, SlotId, job::Resources};
+use potluck_specs::{Millis, NodeId, SlotId, job::Resources};
 use std::collections::BTreeMap;
 
 /// A bug.
@@ -63,6 +64,14 @@ pub enum Sabotage {
     RecordsElsewhere,
     /// Schedulers acknowledge ends that the log has not counted.
     AcknowledgesEarly,
+    /// Hosts count leases from when the answer came.
+    CountsFromReceipt,
+    /// Schedulers award exclusive slots when they have proposed the holder.
+    AwardsBeforeRecord,
+    /// Schedulers take a silent holder's death for the end of its lease.
+    TakesDeathForTheEnd,
+    /// Schedulers take every lease of an earlier reign for over.
+    ForgetsEarlierLeases,
 }
 
 /// What a saboteur must remember.
@@ -212,6 +221,58 @@ impl World {
                 entry.ended = None;
             }
         }
+    }
+
+    /// A heartbeat's answer as the host gets it.
+    pub(super) fn bend_answer_to_beat(
+        &self,
+        at: usize,
+        mut answer: HeartbeatAnswer,
+    ) -> HeartbeatAnswer {
+        if let Some(renewals) = &mut answer.renewals {
+            match self.options.sabotage {
+                Some(Sabotage::CountsFromReceipt) => {
+                    renewals.sent_at = self.machines[at].clock(self.queue.now());
+                }
+                // The scheduler believes that they last no time.
+                Some(Sabotage::TakesDeathForTheEnd) => {
+                    for renewal in &mut renewals.leases {
+                        renewal.lease = Millis(LEASE_MS);
+                    }
+                }
+                _ => {}
+            }
+        }
+        answer
+    }
+
+    /// When a scheduler believes that its reign began.
+    pub(super) fn bend_begin(&self, clock: Millis) -> Millis {
+        match self.is_sabotaged(Sabotage::ForgetsEarlierLeases) {
+            true => Millis(clock.0.saturating_sub(2 * LEASE_MS)),
+            false => clock,
+        }
+    }
+
+    /// What a scheduler proposes.
+    pub(super) fn bend_proposal(&mut self, at: usize, mut command: Command) -> Command {
+        let Command::RecordExclusive { held, .. } = &mut command else {
+            return command;
+        };
+        match self.options.sabotage {
+            Some(Sabotage::TakesDeathForTheEnd) => {
+                for holder in held {
+                    holder.lease = Millis(0);
+                }
+            }
+            Some(Sabotage::AwardsBeforeRecord) => {
+                if let Some(replica) = self.control.replicas.get_mut(&at) {
+                    replica.cluster.apply(replica.cluster.applied(), &command);
+                }
+            }
+            _ => {}
+        }
+        command
     }
 
     /// An event as the scheduler gets it.

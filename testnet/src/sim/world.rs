@@ -49,6 +49,8 @@ pub(super) enum Due {
     Host { at: usize, life: u64, due: HostDue },
     /// A process has started.
     Started { at: usize, process: u64 },
+    /// The helper of an exclusive task pings.
+    Ping { at: usize, process: u64 },
     /// A process ends.
     Ended { at: usize, process: u64, end: End },
     /// At a scheduler.
@@ -295,6 +297,7 @@ impl World {
             Due::Host { at, life, due } if self.machines[at].life == life => self.host_due(at, due),
             Due::Host { .. } => {}
             Due::Started { at, process } => self.process_started(at, process),
+            Due::Ping { at, process } => self.ping(at, process),
             Due::Ended { at, process, end } => self.process_ended(at, process, end),
             Due::Court { at, reign, what } => self.court_due(at, reign, what),
             Due::Control => self.control_round(),

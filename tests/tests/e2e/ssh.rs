@@ -3,9 +3,12 @@
 //!
 //! Needs the programs of Debian's `openssh-client`.
 
-use super::exec::{
-    Person, audit, await_none, person, processes, processes_of_task, skip, stayers, text,
-    unique_seconds, with_task_on,
+use super::{
+    exec::{
+        Person, audit, await_none, person, processes, processes_of_task, skip, stayers, text,
+        unique_seconds, with_task_on,
+    },
+    ssh_window,
 };
 use nix::{
     libc,
@@ -28,7 +31,7 @@ use std::{
 };
 
 /// A task as a host.
-const HOST: &str = "0.steady.potluck";
+pub(super) const HOST: &str = "0.steady.potluck";
 
 /// Whether this host has the client's programs.
 fn has_client() -> bool {
@@ -50,7 +53,7 @@ fn potluck_ssh(client: &Client, slot: &str, line: &str) -> Output {
 }
 
 /// One of OpenSSH's programs, with what `potluck ssh-config` prints.
-fn openssh(program: &str, config: &Path) -> Command {
+pub(super) fn openssh(program: &str, config: &Path) -> Command {
     let mut command = Command::new(program);
     command.arg("-F").arg(config).stdin(Stdio::null());
     command
@@ -87,6 +90,9 @@ fn the_systems_ssh_works_from_any_node_for_those_who_may() {
     }
     let config = fleet.root().join(format!("ssh-{other}"));
     one_connection_has_many_sessions(&fleet, &config);
+    ssh_window::what_a_command_does_not_read_waits_and_others_go_on(&fleet, &config);
+    ssh_window::what_is_never_read_ends_its_session(&config);
+    ssh_window::a_command_may_print_before_it_reads(&config);
     what_is_not_served_is_refused(&config);
     who_went_in_is_written_down(&fleet, &task, &other);
     who_may_not_is_refused(&fleet, &task, &other, &config);

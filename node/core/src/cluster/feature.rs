@@ -20,7 +20,7 @@ use potluck_specs::{
 
 /// The level of this version. 0: all that the first version knew, and nodes
 /// that have not said.
-pub const FEATURE_LEVEL: u32 = 2;
+pub const FEATURE_LEVEL: u32 = 3;
 
 /// A node that can't apply a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +41,7 @@ impl Command {
                 step: RolloutStep::Cover { .. },
                 ..
             } => 1,
+            Command::RecordExclusive { .. } => 3,
             Command::RecordEnds { .. } | Command::ExpireBatch { .. } => 1,
             Command::RecoverJob { job, .. } => job
                 .decode_unchecked()
@@ -80,6 +81,10 @@ impl Command {
 
 /// The level that a job's life takes of the nodes that follow the log.
 fn level_of_job(job: &Job) -> u32 {
+    if job.change.exclusive.is_some() {
+        // Their holders are recorded before each award.
+        return 3;
+    }
     let stages = job.change.update.stages.iter();
     let by_places = |size| {
         matches!(
@@ -97,6 +102,10 @@ fn level_of_job(job: &Job) -> u32 {
 /// start work again after each end, or start a task without its further
 /// packages.
 pub fn level_of_tasks(job: &Job) -> u32 {
+    if job.change.exclusive.is_some() {
+        // It would run without a lease.
+        return 3;
+    }
     let is_batch = matches!(job.kind, JobKind::Batch(_));
     u32::from(is_batch || job.all_packages().len() > 1)
 }

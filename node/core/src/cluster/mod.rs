@@ -11,6 +11,7 @@
 mod circles;
 mod command;
 mod completions;
+mod exclusive;
 mod feature;
 mod jobs;
 mod members;
@@ -27,6 +28,7 @@ mod versions;
 
 pub use command::{Admission, Command, Genesis, GossipKey, HeldPackage, Placement};
 pub use completions::{BatchEnd, BatchRecord, Failures, TaskEnd};
+pub use exclusive::ExclusiveHolder;
 pub use feature::{FEATURE_LEVEL, TooOld, level_of_tasks};
 pub use jobs::{JOBS_MAX, JobRecord, JobVersion, PackageRecord, SLOTS_MAX};
 pub use members::{MEMBERS_MAX, Member};

@@ -49,6 +49,10 @@ pub struct Cluster {
     #[serde(default)]
     pub(super) shaped_at: u64,
     #[serde(default)]
+    pub(super) exclusive: BTreeMap<SlotId, super::ExclusiveHolder>,
+    #[serde(default)]
+    pub(super) exclusive_at: u64,
+    #[serde(default)]
     pub(super) recovery: Option<super::Recovery>,
     /// What the entries so far need of those who follow.
     #[serde(default)]
@@ -113,6 +117,7 @@ impl Cluster {
                 | Command::RecordPackageHolders { .. }
                 | Command::RecordEnds { .. }
                 | Command::ExpireBatch { .. }
+                | Command::RecordExclusive { .. }
         );
         if !notes {
             self.shaped_at = index;
@@ -155,6 +160,7 @@ impl Cluster {
             Command::RecordEnds { .. } | Command::ExpireBatch { .. } => {
                 self.change_batches(command)
             }
+            Command::RecordExclusive { .. } => self.change_exclusive(command),
             Command::StopJob { .. }
             | Command::RecordPlacements { .. }
             | Command::RecordPackageHolders { .. } => self.change_jobs(command),

@@ -13,6 +13,8 @@
 //! Unknown is never taken for free: until it is resolved the slot stays with
 //! that node.
 //!
+//! An exclusive slot's award waits for its own record alone (`exclusive`).
+//!
 //! A slot that the log places on another host is awarded only once the log
 //! names the new one: whoever reigns next would hear the other one say that it
 //! has ended, take the slot for free, and fill it twice. A first placement
@@ -94,6 +96,11 @@ impl Awards {
 
     pub(super) fn contains(&self, seat: Seat) -> bool {
         self.by_slot.contains(seat)
+    }
+
+    /// Those that wait for the log, and perhaps some that are over.
+    pub(super) fn unsent(&self) -> impl Iterator<Item = Seat> + '_ {
+        self.unsent.iter().copied()
     }
 
     /// Nodes that have any.
@@ -202,7 +209,9 @@ impl Scheduler {
         let mut for_their_ends = Vec::new();
         for (seat, pending) in self.awards_on(node) {
             let of_call = pending.call == call && seat.job == job && !pending.committed;
-            if !of_call || self.is_held_elsewhere(seat, node) {
+            // An exclusive slot may still be reported where its lease is over.
+            let exclusive = self.lease_ms(seat.job, pending.version).is_some();
+            if !of_call || (!exclusive && self.is_held_elsewhere(seat, node)) {
                 continue;
             }
             if self.is_counted(cluster, seat) {
@@ -214,7 +223,11 @@ impl Scheduler {
                 continue;
             }
             let slot = self.names.slot(seat);
-            match self.misleads(cluster.placements().get(&slot), seat, node) {
+            let waits = match exclusive {
+                true => self.awaits_record(cluster, seat, pending),
+                false => self.misleads(cluster.placements().get(&slot), seat, node),
+            };
+            match waits {
                 true => waiting.push(seat),
                 false => open.push((seat, pending.version, (slot, pending.generation))),
             }
@@ -309,8 +322,11 @@ impl Scheduler {
                 self.take_back(seat);
                 continue;
             }
-            if self.record_misleads(cluster, seat, pending.node) || self.has_open_end(cluster, seat)
-            {
+            let waits = match self.lease_ms(seat.job, pending.version) {
+                Some(_) => self.awaits_record(cluster, seat, pending),
+                None => self.record_misleads(cluster, seat, pending.node),
+            };
+            if waits || self.has_open_end(cluster, seat) {
                 self.awards.unsent.insert(seat);
                 continue;
             }

@@ -10,6 +10,7 @@
 
 use super::{
     Scheduler, Unmet,
+    exclusive::Bound,
     failure::MISSED_AFTER,
     names::{JobId, Seat},
     reconcile::MayPlace,
@@ -19,7 +20,7 @@ use crate::{
     cluster::Cluster,
     session::{SlotReport, TaskState},
 };
-use potluck_specs::{Job, JobName, NodeId, SlotId};
+use potluck_specs::{Job, JobName, Millis, NodeId, SlotId};
 use std::{collections::BTreeMap, fmt};
 
 /// Of a job that names no budget a tenth may be down, and one at least: what
@@ -35,6 +36,13 @@ pub enum Use {
     Waiting {
         /// Whose report is waited for; `None`: all.
         holder: Option<NodeId>,
+    },
+    /// It is exclusive, and the lease of its former holder may still run.
+    Lease {
+        /// Whose, if that is known.
+        holder: Option<NodeId>,
+        /// For how long at most.
+        left: Millis,
     },
     /// It waits for another job.
     Dependency {
@@ -80,6 +88,13 @@ impl fmt::Display for Use {
             Use::Unplaced => f.write_str("not placed yet"),
             Use::Waiting { holder: None } => f.write_str("waits for all hosts' reports"),
             Use::Waiting { holder: Some(_) } => f.write_str("waits for its holder's report"),
+            Use::Lease { left, .. } => {
+                let seconds = left.0.div_ceil(1_000);
+                write!(
+                    f,
+                    "waits until the lease of its holder ends, at most {seconds} s"
+                )
+            }
             Use::Dependency { on } => write!(f, "waits for {}, which {}", on.job, on.lack),
             Use::Starting { .. } => f.write_str("starting"),
             Use::Failing { failures, why, .. } => {
@@ -244,6 +259,10 @@ impl Scheduler {
             if let MayPlace::Wait { holder } = self.may_place(cluster, seat) {
                 return Some(Use::Waiting { holder });
             }
+            if let MayPlace::Lease(Bound { holder, until }) = self.may_place(cluster, seat) {
+                let left = until.since(self.now);
+                return Some(Use::Lease { holder, left });
+            }
             return Some(match unmet {
                 Some(on) => Use::Dependency { on: on.clone() },
                 None => Use::Unplaced,
@@ -253,8 +272,19 @@ impl Scheduler {
             let reason = stop.reason;
             return Some(Use::Stopping { node, reason });
         }
+<<<<<<< HEAD
         if !self.is_heard(node) || self.is_late(node) {
             return Some(Use::Silent { node });
+=======
+        if !self.is_heard(node) {
+            return Some(match self.lease_of_silent(cluster, seat, node) {
+                Some(left) => Use::Lease {
+                    holder: Some(node),
+                    left,
+                },
+                None => Use::Silent { node },
+            });
+>>>>>>> main
         }
         match report.state {
             TaskState::Running | TaskState::Ended if report.healthy => None,

@@ -9,6 +9,7 @@
 use super::{
     Note, Scheduler, SessionState,
     dependencies::Unmet,
+    exclusive::Bound,
     gang::is_gang,
     ledger::Book,
     moves::Leaving,
@@ -24,6 +25,7 @@ use crate::{
     session::{SlotReport, TaskState},
 };
 use potluck_specs::{Millis, NodeId, trust::NodeRole};
+use std::cmp::Reverse;
 
 /// With no record of a slot's holder, all live members are waited for, but
 /// no longer than this: one that hangs must not keep jobs from starting.
@@ -59,6 +61,8 @@ pub(super) enum MayPlace {
     Wait {
         holder: Option<NodeId>,
     },
+    /// The lease of an exclusive slot may still run.
+    Lease(Bound),
 }
 
 impl Scheduler {
@@ -190,8 +194,13 @@ impl Scheduler {
         now: Millis,
     ) {
         self.settle_surge(seat);
+        self.stop_overtaken(cluster, seat);
         self.trim_doubles(cluster, seat);
+        if self.is_exclusive(seat.job) || self.kept(seat).is_none() {
+            self.wake_at_lease_end(cluster, seat);
+        }
         let kept = self.kept(seat);
+        let kept = kept.filter(|(node, _)| !self.has_lapsed(cluster, seat, *node));
         let reason = self.use_of(cluster, seat, kept, unmet);
         let serves = reason.is_none();
         if let Some(reason) = reason {
@@ -283,7 +292,9 @@ impl Scheduler {
             return;
         }
         let recorded = self.recorded(cluster, seat);
-        if recorded.is_none_or(|recorded| recorded.node != kept) {
+        let is_named = recorded.is_some_and(|recorded| recorded.node == kept);
+        // Of an exclusive slot the log named the holder before its award left.
+        if !is_named && !self.is_exclusive(seat.job) {
             self.deferred.insert(seat.job);
             self.behind.touch(seat);
             return;
@@ -310,13 +321,17 @@ impl Scheduler {
         let Some(second) = holders.next() else {
             return Some(first);
         };
+        // Of an exclusive slot the latest award wins.
+        let exclusive = self.is_exclusive(seat.job);
         [first, second]
             .into_iter()
             .chain(holders)
             .min_by_key(|(node, report)| {
                 let stopping = self.stops.contains_key(&(seat, *node));
                 let heard = self.is_heard(*node);
+                let newest = exclusive.then_some(Reverse(report.generation));
                 (
+                    newest,
                     stopping,
                     !heard,
                     !serves(report),
@@ -348,13 +363,20 @@ impl Scheduler {
         }
         let from = self.surge_that_holds(cluster, seat);
         let mut holders = self.picture.holders(seat);
-        holders.all(|(node, _)| Some(node) == from)
+        holders.all(|(node, _)| Some(node) == from || self.has_lapsed(cluster, seat, node))
             && !self.has_open_end(cluster, seat)
             && self.may_place(cluster, seat) == MayPlace::Yes
     }
 
     /// A new scheduler asks before it places.
     pub(super) fn may_place(&self, cluster: &Cluster, seat: Seat) -> MayPlace {
+        if let Some(bound) = self.lease_of(cluster, seat) {
+            return MayPlace::Lease(bound);
+        }
+        if self.is_exclusive(seat.job) && self.holder_of(cluster, seat).is_some() {
+            // Whoever had it has it no more, seen or not.
+            return MayPlace::Yes;
+        }
         if self.began_here(seat.job) {
             return MayPlace::Yes;
         }

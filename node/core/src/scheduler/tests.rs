@@ -19,6 +19,7 @@ use potluck_specs::{
 mod batch;
 mod change;
 mod feasible;
+mod exclusive;
 mod forecast;
 mod gang;
 mod in_place;
@@ -201,6 +202,7 @@ impl FakeHost {
             draining: self.draining,
             pressure: 0,
             facts: Some(self.facts.clone()),
+            sent_at: Some(Millis(self.number)),
             inventory: Inventory {
                 since: None,
                 number: self.number,

@@ -425,6 +425,83 @@ fn one_who_follows_sees_nothing_twice_when_lines_are_written_again() {
 }
 
 #[test]
+fn a_try_that_is_refused_half_way_doubles_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = LogLimits {
+        frame_bytes: 256,
+        ..LogLimits::default()
+    };
+    let mut writer = LogWriter::open(folder.path(), limits).unwrap();
+    writer.write(Stream::Out, b"before\n", 1_000);
+    writer.flush(1_000);
+    writer.refuse_for_test(1_000);
+    for number in 0..40 {
+        writer.write(Stream::Out, format!("line {number}\n").as_bytes(), 1_001);
+    }
+    // The disk takes some frames of what waits, and refuses the rest.
+    writer.refuse_after_for_test(2);
+    writer.retry(1_002);
+    assert!(writer.refused().is_some());
+    assert!(read_from(folder.path(), 0).len() > 5);
+    writer.retry(1_003);
+    writer.finish(1_004).unwrap();
+    let lines = read_from(folder.path(), 0);
+    assert!(numbered(&lines), "{:?}", texts(&lines));
+    let mut wanted = vec!["before".to_owned()];
+    wanted.extend((0..40).map(|number| format!("line {number}")));
+    assert_eq!(texts(&lines)[..41], wanted);
+    assert_eq!(lines.len(), 42, "and the line that tells of it");
+}
+
+#[test]
+fn lines_that_never_came_keep_their_numbers_and_are_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut writer = LogWriter::open(folder.path(), LogLimits::default()).unwrap();
+    writer.write(Stream::Out, b"one\nhalf", 1_000);
+    writer.skip(7, "the disk does not answer", 1_001);
+    writer.write(Stream::Out, b"last\n", 1_002);
+    writer.finish(1_003).unwrap();
+    let lines = read_from(folder.path(), 0);
+    let told = "-- 7 lines lost: the disk does not answer --";
+    assert_eq!(texts(&lines), ["one", "half", told, "last"]);
+    let numbers: Vec<u64> = lines.iter().map(|line| line.seq).collect();
+    assert_eq!(numbers, [0, 1, 9, 10]);
+}
+
+#[test]
+fn a_segment_that_is_in_the_way_is_stepped_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut writer = LogWriter::open(folder.path(), LogLimits::default()).unwrap();
+    for number in [0, 3] {
+        std::fs::write(segment::path(folder.path(), number), b"").unwrap();
+    }
+    writer.write(Stream::Out, b"one\n", 1_000);
+    writer.finish(1_001).unwrap();
+    assert_eq!(segment::list(folder.path()).unwrap(), [0, 3, 4]);
+    assert_eq!(texts(&read_from(folder.path(), 0)), ["one"]);
+}
+
+#[test]
+fn the_newest_segment_stays_however_large_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = LogLimits {
+        total_bytes: 1,
+        ..LogLimits::default()
+    };
+    for now in [1_000, 2_000, 3_000] {
+        let mut writer = LogWriter::open(folder.path(), limits).unwrap();
+        let before = segment::list(folder.path()).unwrap();
+        writer.make_room();
+        let left = segment::list(folder.path()).unwrap();
+        assert_eq!(left.last(), before.last(), "numbers go on from it");
+        writer.write(Stream::Out, b"one\n", now);
+        writer.finish(now).unwrap();
+    }
+    let lines = read_from(folder.path(), 0);
+    assert_eq!(lines.last().unwrap().seq, 2);
+}
+
+#[test]
 fn a_refusing_disk_leaves_no_files_and_takes_none() {
     for when_full in [WhenFull::Block, WhenFull::Drop] {
         let mut log = Refusing::new(when_full);

@@ -112,6 +112,9 @@ pub struct LogWriter {
     record: Vec<u8>,
     kept: Kept,
     refused: Option<Refused>,
+    /// Ends of frames until one is refused.
+    #[cfg(test)]
+    refuse_after: Option<u32>,
 }
 
 /// Lines in a row that no flush has brought to the file.
@@ -119,6 +122,7 @@ pub struct LogWriter {
 struct Kept {
     /// Of the first.
     from_seq: u64,
+    lines: u64,
     records: Vec<u8>,
 }
 
@@ -151,6 +155,8 @@ impl LogWriter {
             record: Vec::new(),
             kept: Kept::default(),
             refused: None,
+            #[cfg(test)]
+            refuse_after: None,
         })
     }
 
@@ -173,8 +179,31 @@ impl LogWriter {
             return;
         };
         match segment.flush() {
-            Ok(()) => self.kept.clear(),
+            Ok(()) => self.kept.forget_before(self.next_seq),
             Err(error) => self.refuse(&error, now),
+        }
+    }
+
+    /// Lines that were thrown away before they came here, by whom a disk that
+    /// does not answer would have held up. They keep their numbers, a line of
+    /// its own tells of them, and what they interrupt ends there.
+    pub fn skip(&mut self, lines: u64, why: &str, now: u64) {
+        for stream in [Stream::Out, Stream::Err] {
+            self.end_unfinished(stream, now);
+        }
+        // Within a frame lines are counted without a jump.
+        match self.segment.as_mut().map(OpenSegment::end_frame) {
+            Some(Ok(())) => self.kept.forget_before(self.next_seq),
+            Some(Err(error)) => self.refuse(&error, now),
+            None => {}
+        }
+        self.next_seq += lines;
+        match &mut self.refused {
+            Some(refused) => refused.lost += lines,
+            None => {
+                let note = lost_words(lines, why);
+                self.append(Stream::Err, false, note.as_bytes(), now);
+            }
         }
     }
 
@@ -204,7 +233,7 @@ impl LogWriter {
         match self.write_again(&refused, now) {
             Ok(()) => {
                 self.next_seq += 1;
-                self.kept.clear();
+                self.kept.forget_before(self.next_seq);
             }
             Err(error) => {
                 self.refuse(&error, now);
@@ -217,10 +246,10 @@ impl LogWriter {
     }
 
     fn write_again(&mut self, refused: &Refused, now: u64) -> io::Result<()> {
-        let records = std::mem::take(&mut self.kept.records);
-        let written = self.write_records(&records, self.kept.from_seq);
-        self.kept.records = records;
-        written?;
+        // What reaches the file on the way is kept no longer, so that a second
+        // refusal doubles nothing.
+        let (records, from_seq) = (self.kept.records.clone(), self.kept.from_seq);
+        self.write_records(&records, from_seq)?;
         let mut note = Vec::new();
         let text = refused.words(now);
         write_record(&mut note, Stream::Err, false, text.as_bytes(), now);
@@ -247,10 +276,7 @@ impl LogWriter {
     pub fn finish(mut self, now: u64) -> Result<(), Refused> {
         self.retry(now);
         for stream in [Stream::Out, Stream::Err] {
-            let rest = std::mem::take(&mut self.unfinished[stream as usize]);
-            if !rest.is_empty() {
-                self.append(stream, true, &rest, now);
-            }
+            self.end_unfinished(stream, now);
         }
         self.flush(now);
         if let Some(segment) = self.segment.take()
@@ -261,9 +287,16 @@ impl LogWriter {
         match self.refused {
             None => Ok(()),
             Some(refused) => Err(Refused {
-                lost: refused.lost + self.kept.lines(),
+                lost: refused.lost + self.kept.lines,
                 ..refused
             }),
+        }
+    }
+
+    fn end_unfinished(&mut self, stream: Stream, now: u64) {
+        let rest = std::mem::take(&mut self.unfinished[stream as usize]);
+        if !rest.is_empty() {
+            self.append(stream, true, &rest, now);
         }
     }
 
@@ -338,7 +371,9 @@ impl LogWriter {
             });
             if is_old || segment.frame_text_bytes() + record.len() > self.limits.frame_bytes {
                 segment.end_frame()?;
-                self.kept.clear();
+                self.kept.forget_before(seq);
+                #[cfg(test)]
+                refuse_in_test(&mut self.refuse_after)?;
                 if is_old || segment.bytes() >= self.limits.segment_bytes {
                     self.segment.take().map_or(Ok(()), OpenSegment::finish)?;
                 }
@@ -353,19 +388,36 @@ impl LogWriter {
 
     fn next_segment(&mut self) -> io::Result<OpenSegment> {
         self.make_room();
+        match OpenSegment::create(&self.folder, self.next_number) {
+            // Made by a try that the disk called a failure, or that could not
+            // be removed: its number is used up.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let last = segment::list(&self.folder)?.last().copied();
+                let used = last.unwrap_or_default().max(self.next_number);
+                self.next_number = used.saturating_add(1);
+            }
+            created => {
+                let segment = created?;
+                self.next_number += 1;
+                return Ok(segment);
+            }
+        }
         let segment = OpenSegment::create(&self.folder, self.next_number)?;
         self.next_number += 1;
         Ok(segment)
     }
 
-    /// Removes the oldest segments until one more is within the limits. What
-    /// can't be removed stays: the disk will say so soon enough.
-    fn make_room(&self) {
+    /// Removes the oldest segments until one more is within the limits. The
+    /// newest stays, since the numbers of further lines go on from it. What
+    /// can't be removed stays too: the disk will say so soon enough.
+    pub(super) fn make_room(&self) {
         let mut kept_bytes = 0;
         let all = segments(&self.folder).unwrap_or_default();
         for (kept_files, one) in all.iter().rev().enumerate() {
             kept_bytes += one.bytes;
-            if kept_files + 1 >= self.limits.files || kept_bytes > self.limits.total_bytes {
+            let is_too_much =
+                kept_files + 1 >= self.limits.files || kept_bytes > self.limits.total_bytes;
+            if is_too_much && !one.is_newest {
                 let _ = fs::remove_file(&one.path);
             }
         }
@@ -405,6 +457,12 @@ impl LogWriter {
         }
     }
 
+    /// As if the disk refused what comes after so many ends of frames.
+    #[cfg(test)]
+    pub(super) fn refuse_after_for_test(&mut self, frames: u32) {
+        self.refuse_after = Some(frames);
+    }
+
     /// As if the disk had refused the open segment's next bytes.
     #[cfg(test)]
     pub(super) fn refuse_for_test(&mut self, now: u64) {
@@ -414,19 +472,26 @@ impl LogWriter {
 
 impl Kept {
     fn add(&mut self, record: &[u8], seq: u64) {
-        if self.records.is_empty() {
+        if self.lines == 0 {
             self.from_seq = seq;
         }
+        self.lines += 1;
         self.records.extend_from_slice(record);
     }
 
-    fn clear(&mut self) {
-        self.records.clear();
+    /// All lines with lower numbers are in the file.
+    fn forget_before(&mut self, seq: u64) {
+        let gone = seq.saturating_sub(self.from_seq).min(self.lines);
+        if gone == self.lines {
+            self.records.clear();
+        } else {
+            let lines = self.records.split_inclusive(|byte| *byte == b'\n');
+            let bytes: usize = lines.take(gone as usize).map(<[u8]>::len).sum();
+            self.records.drain(..bytes);
+        }
+        self.lines -= gone;
+        self.from_seq += gone;
         self.records.shrink_to(2 * FLUSH_BYTES);
-    }
-
-    fn lines(&self) -> u64 {
-        self.records.iter().filter(|byte| **byte == b'\n').count() as u64
     }
 }
 
@@ -438,9 +503,30 @@ impl Refused {
                 let seconds = now.saturating_sub(self.since) / 1_000;
                 format!("-- the log waited {seconds} s: {why} --")
             }
-            1 => format!("-- 1 line lost: {why} --"),
-            lost => format!("-- {lost} lines lost: {why} --"),
+            lost => lost_words(lost, why),
         }
+    }
+}
+
+#[cfg(test)]
+fn refuse_in_test(after: &mut Option<u32>) -> io::Result<()> {
+    match after {
+        Some(0) => {
+            *after = None;
+            Err(io::Error::other("the test says no"))
+        }
+        Some(left) => {
+            *left -= 1;
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
+fn lost_words(lines: u64, why: &str) -> String {
+    match lines {
+        1 => format!("-- 1 line lost: {why} --"),
+        lines => format!("-- {lines} lines lost: {why} --"),
     }
 }
 

@@ -2,8 +2,8 @@
 //! entrant, which joins the namespaces, and the last steps of the process
 //! that the warden clones.
 //!
-//! The helper had one thread when it was cloned, so its allocator is in order
-//! here too; what happens inside is nevertheless nearly all system calls.
+//! When the helper was cloned its other thread paused outside the allocator
+//! ([`crate::scribe`]), so that is in order here too; what happens inside is nevertheless nearly all system calls.
 
 use super::{
     CODE_NOT_FOUND, CODE_NOT_RUNNABLE, SessionReport,

@@ -142,7 +142,7 @@ impl Sessions {
         let begun = surroundings
             .plan(request, channel, descriptors, group.as_ref(), theirs)
             .and_then(|plan| {
-                // SAFETY: one thread, and `enter::run` does not return.
+                // SAFETY: the other thread pauses, and `enter::run` does not return.
                 match unsafe { clone_process(0) } {
                     Ok(None) => enter::run(&plan),
                     Ok(Some(_)) => Ok(()),

@@ -35,6 +35,9 @@ pub const ENV_MAX: usize = 20;
 /// Longest name, and longest value, of a variable.
 pub const ENV_BYTES_MAX: usize = 128;
 
+/// What a shell is in a task: the person's usual one, if it is there.
+pub const SHELL: &str = "command -v bash >/dev/null && exec bash -l; exec sh -l";
+
 /// What a server must know.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Setup {
@@ -60,14 +63,30 @@ pub enum FromServer {
 pub struct SshSession {
     /// What is done in the task.
     pub work: Work,
-    /// What the person wrote, for the record.
-    pub asked: String,
     /// With a terminal of this size.
     pub terminal: Option<WindowSize>,
     /// Of the person's terminal (`TERM`).
     pub term: Option<String>,
     /// Variables, see [`may_be_set`].
     pub env: Vec<(String, String)>,
+}
+
+impl SshSession {
+    /// For the record: what is really done, told from nothing but that.
+    pub fn asked(&self) -> String {
+        match &self.work {
+            Work::Command(words) => match &words[..] {
+                [sh, c, line] if sh == "sh" && c == "-c" => match line == SHELL {
+                    true => "shell".into(),
+                    false => line.clone(),
+                },
+                words => words.join(" "),
+            },
+            Work::Receive(path) => format!("copy to {path}"),
+            Work::Send { path, .. } => format!("copy from {path}"),
+            Work::Sftp => "sftp".into(),
+        }
+    }
 }
 
 /// To the server, on a session's stream.
@@ -95,6 +114,33 @@ pub fn may_be_set(name: &str, value: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_record_says_what_is_done() {
+        let command =
+            |words: &[&str]| Work::Command(words.iter().map(|&word| word.into()).collect());
+        let send = Work::Send {
+            path: "/etc".into(),
+            name: "x".into(),
+        };
+        for (work, asked) in [
+            (command(&["sh", "-c", "echo 'a b' | wc"]), "echo 'a b' | wc"),
+            (command(&["sh", "-c", SHELL]), "shell"),
+            (command(&["sh", "-c", "id", "more"]), "sh -c id more"),
+            (command(&["rm", "-r", "/task"]), "rm -r /task"),
+            (Work::Receive("/a".into()), "copy to /a"),
+            (send, "copy from /etc"),
+            (Work::Sftp, "sftp"),
+        ] {
+            let session = SshSession {
+                work,
+                terminal: None,
+                term: None,
+                env: Vec::new(),
+            };
+            assert_eq!(session.asked(), asked);
+        }
+    }
 
     #[test]
     fn only_what_says_how_text_is_shown_may_be_set() {

@@ -8,7 +8,8 @@
 //!
 //! The server is not trusted: the task, the person and the rights are those of
 //! the signed request, whatever it says, and each session is judged and
-//! written down as if the person had asked for it by `potluck exec`. When the
+//! written down as if the person had asked for it by `potluck exec`: what is
+//! written is told from what is run, and what it prints is cut. When the
 //! connection ends, the server is killed, its streams end, and with them all
 //! that it had in the task.
 
@@ -45,7 +46,7 @@ use potluck_specs::{
     trust::{PublicKey, SecretKey, UserCertificate},
 };
 use std::{
-    io,
+    io::{self, Write},
     os::{fd::OwnedFd, unix::net::UnixStream as StdStream},
     path::{Path, PathBuf},
     process::Stdio,
@@ -53,7 +54,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{Interest, unix::AsyncFd},
+    io::{AsyncReadExt, Interest, unix::AsyncFd},
     net::UnixStream,
     process::{Child, Command},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -62,6 +63,13 @@ use tokio::{
 
 /// Connections at the same time: each is a process of some 5 MiB.
 const CONNECTIONS_MAX: usize = 32;
+
+/// Sessions of one connection that are open or end: a client may open the next
+/// as soon as it has heard of an end, which is written down after that.
+const SESSIONS_MAX: usize = 2 * SSH_CHANNELS_MAX;
+
+/// What a server may say for the node's log: the one line that it has.
+const WORDS_BYTES_MAX: u64 = 1_024;
 
 /// How long sessions may take to be written down as ended when their
 /// connection is over. Their streams have ended then: a line to the disk each.
@@ -186,8 +194,14 @@ impl Connection {
                     message = receive(&server.control), if !heard.is_over => match message {
                         Ok((FromServer::Open(session), descriptors)) => {
                             heard.sessions += 1;
-                            let is_full = sessions.len() >= SSH_CHANNELS_MAX;
-                            sessions.push(serve(shared, &self.person, session, descriptors, is_full));
+                            let stream = stream_of(descriptors);
+                            match (stream, sessions.len() < SESSIONS_MAX) {
+                                (Some(stream), true) => {
+                                    sessions.push(serve(shared, &self.person, session, stream));
+                                }
+                                (Some(stream), false) => refuse(stream, is_full()),
+                                (None, _) => {}
+                            }
                         }
                         Ok((FromServer::LoggedIn, _)) => heard.is_logged_in = true,
                         Ok((FromServer::Ended(why), _)) => heard.why = Some(why),
@@ -199,6 +213,7 @@ impl Connection {
         };
         // Its streams end with it.
         let _ = server.process.kill().await;
+        pass_on_words(&mut server.process, &self.person.session).await;
         let rest = async { while sessions.next().await.is_some() {} };
         if timeout(ENDING_LIMIT, rest).await.is_err() {
             tracing::warn!(task = %self.person.slot, "sessions of ssh did not end in time");
@@ -240,8 +255,8 @@ impl Server {
             .current_dir("/")
             .stdin(Stdio::from(OwnedFd::from(its_bytes)))
             .stdout(Stdio::from(its_control))
-            // It says one line at most, for the log.
-            .stderr(Stdio::inherit())
+            // Not the node's own: what it says is cut, and marked as its words.
+            .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
         let control = Channel::from_fd(control);
@@ -257,6 +272,20 @@ impl Server {
             // SAFETY: a channel owns one descriptor and never exchanges it.
             control: unsafe { AsyncFd::register(control) }?,
         })
+    }
+}
+
+/// Puts what an ended server has said into the node's log. More than that stays
+/// in its pipe, and goes with it.
+async fn pass_on_words(server: &mut Child, session: &str) {
+    let Some(stderr) = server.stderr.take() else {
+        return;
+    };
+    let mut words = Vec::new();
+    let read = stderr.take(WORDS_BYTES_MAX).read_to_end(&mut words).await;
+    if read.is_ok() && !words.is_empty() {
+        let words = String::from_utf8_lossy(&words);
+        tracing::warn!(session, words = ?words.trim_end(), "a server of ssh had something to say");
     }
 }
 
@@ -279,34 +308,34 @@ async fn receive(control: &AsyncFd<Channel>) -> io::Result<(FromServer, Vec<Owne
 }
 
 /// Serves one session of a connection to its end.
-async fn serve(
-    shared: &Arc<Shared>,
-    person: &Person,
-    session: SshSession,
-    mut descriptors: Vec<OwnedFd>,
-    is_full: bool,
-) {
-    let stream = descriptors.pop().map(StdStream::from).map(|stream| {
-        stream.set_nonblocking(true)?;
-        UnixStream::from_std(stream)
-    });
-    let Some(Ok(mut stream)) = stream else {
-        return;
-    };
-    let begun = match is_full {
-        true => {
-            let message = format!("a connection has {SSH_CHANNELS_MAX} sessions at most");
-            let error = ApiError::new(ErrorCode::Unavailable, message);
-            Err(ApiFrame::Failure(error))
+async fn serve(shared: &Arc<Shared>, person: &Person, session: SshSession, stream: StdStream) {
+    match begin(shared, person, session).await {
+        Ok(session) => {
+            if let Ok(stream) = UnixStream::from_std(stream) {
+                session.run(Box::new(stream)).await;
+            }
         }
-        false => begin(shared, person, session).await,
-    };
-    match begun {
-        Ok(session) => session.run(Box::new(stream)).await,
-        Err(frame) => {
-            // The client may have left.
-            let _ = frame::write(&mut stream, &told(frame)).await;
-        }
+        Err(frame) => refuse(stream, frame),
+    }
+}
+
+/// The one descriptor that travels with a wish for a session.
+fn stream_of(mut descriptors: Vec<OwnedFd>) -> Option<StdStream> {
+    let stream = descriptors.pop().map(StdStream::from)?;
+    stream.set_nonblocking(true).ok()?;
+    Some(stream)
+}
+
+fn is_full() -> ApiFrame {
+    let message = format!("a connection has {SSH_CHANNELS_MAX} sessions at most");
+    ApiFrame::Failure(ApiError::new(ErrorCode::Unavailable, message))
+}
+
+/// Says why, and lets go of the stream. One that was just made takes it all at
+/// once; a server that hands in another learns nothing, and holds nothing.
+fn refuse(mut stream: StdStream, frame: ApiFrame) {
+    if let Ok(bytes) = frame::framed(&told(frame)) {
+        let _ = stream.write(&bytes);
     }
 }
 
@@ -323,7 +352,7 @@ async fn begin(
     let visit = Visit {
         id: ChangeId(random()),
         slot: person.slot.clone(),
-        asked: session.asked,
+        asked: session.asked(),
         ssh: Some(person.session.clone()),
         wish: SessionWish {
             work: session.work,

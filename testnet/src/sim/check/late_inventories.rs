@@ -3,7 +3,7 @@
 //! not be known of (no record of it, and the asking is over).
 
 use super::{Holding, Seen, Violation, World, broken};
-use crate::sim::machine::Machine;
+use crate::sim::{client::is_exclusive, machine::Machine};
 use potluck_core::scheduler::{Effect, Note, SessionState};
 use potluck_specs::{NodeId, SlotId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,6 +77,11 @@ impl LateInventories {
         let Some(court) = world.courts.get(&at) else {
             return Ok(());
         };
+        if is_exclusive(&slot.job) {
+            // It moves when its lease is over, whoever has told what:
+            // `exclusive` watches that.
+            return Ok(());
+        }
         for host in world.held.holders(slot) {
             let machine = &world.machines[host];
             // A surge starts the next one first, on purpose.

@@ -1,12 +1,10 @@
 //! What must always hold, one file each. They watch from outside, with the
 //! truth of the whole world in view and a memory of their own.
-//!
-//! Not here yet, since the core has no such thing: an exclusive slot is never
-//! filled twice (with its lease; its file will be `exclusive.rs`).
 
 pub mod accepted;
 pub mod budget;
 pub mod completions;
+pub mod exclusive;
 pub mod fence;
 pub mod generations;
 pub mod late_inventories;
@@ -124,6 +122,7 @@ pub enum Seen<'a> {
 pub struct Invariants {
     budget: budget::Budget,
     completions: completions::Completions,
+    exclusive: exclusive::Exclusive,
     fence: fence::Fence,
     generations: generations::Generations,
     late: late_inventories::LateInventories,
@@ -145,6 +144,7 @@ impl Invariants {
         self.withdrawn.see(world, seen)?;
         self.budget.see(world, seen)?;
         self.completions.see(world, seen)?;
+        self.exclusive.see(world, seen)?;
         log::see(world, seen)?;
         over_commit::see(world, seen)?;
         one_process::see(world, seen)?;
