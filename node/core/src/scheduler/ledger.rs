@@ -272,11 +272,7 @@ impl Scheduler {
             let reason = stop.reason;
             return Some(Use::Stopping { node, reason });
         }
-<<<<<<< HEAD
         if !self.is_heard(node) || self.is_late(node) {
-            return Some(Use::Silent { node });
-=======
-        if !self.is_heard(node) {
             return Some(match self.lease_of_silent(cluster, seat, node) {
                 Some(left) => Use::Lease {
                     holder: Some(node),
@@ -284,7 +280,6 @@ impl Scheduler {
                 },
                 None => Use::Silent { node },
             });
->>>>>>> main
         }
         match report.state {
             TaskState::Running | TaskState::Ended if report.healthy => None,

@@ -18,8 +18,8 @@ use potluck_specs::{
 
 mod batch;
 mod change;
-mod feasible;
 mod exclusive;
+mod feasible;
 mod forecast;
 mod gang;
 mod in_place;
