@@ -117,6 +117,39 @@ impl World {
         }
     }
 
+    /// And ends the drains and cordons that are left: of two changes that were
+    /// under way at once the one that began may have come last.
+    pub(super) fn free_hosts(&mut self) {
+        let truth = &self.control.truth;
+        let open = |host: usize| {
+            self.clients.iter().any(|client| {
+                client.reply.is_none()
+                    && matches!(client.change,
+                        Change::Drain { host: of, .. } | Change::Cordon { host: of, .. }
+                            if of == host)
+            })
+        };
+        let members = truth.members().values();
+        let left = members.filter_map(|member| {
+            let host = self.index[&member.node];
+            let change = match (member.draining, truth.is_cordoned(member.node)) {
+                (true, _) => Change::Drain {
+                    host,
+                    draining: false,
+                },
+                (false, true) => Change::Cordon {
+                    host,
+                    cordoned: false,
+                },
+                (false, false) => return None,
+            };
+            (!open(host)).then_some(change)
+        });
+        for change in left.collect::<Vec<_>>() {
+            self.client(change);
+        }
+    }
+
     /// Asks whoever reigns; of several, any: an old one may not know.
     pub(super) fn client_tries(&mut self, number: usize) {
         if self.clients[number].reply.is_some() {

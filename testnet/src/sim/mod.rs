@@ -359,6 +359,7 @@ impl World {
         loop {
             let now = self.now() / queue::MS;
             self.resume_rollouts();
+            self.free_hosts();
             // With words only for those who read them.
             let is_over = now - began >= limit_ms;
             let miscounted = match is_over {

@@ -11,6 +11,7 @@
 use super::{
     Scheduler, Unmet,
     exclusive::Bound,
+    failure::MISSED_AFTER,
     names::{JobId, Seat},
     reconcile::MayPlace,
 };
@@ -233,6 +234,15 @@ impl Scheduler {
         }
     }
 
+    /// Silent for so long that it would be missed. A scheduler that was late
+    /// itself accuses nobody yet, and still takes nothing away on the strength
+    /// of what it heard before.
+    pub(super) fn is_late(&self, node: NodeId) -> bool {
+        let now = self.ticked_at.unwrap_or(self.began);
+        let host = self.picture.hosts.get(&node);
+        host.is_some_and(|host| host.silence(self.began, now) >= MISSED_AFTER)
+    }
+
     /// Why a wanted slot, kept by this task, does not serve; `None`: it does.
     /// `unmet`: what its job waits for before it starts.
     pub(super) fn use_of(
@@ -262,7 +272,7 @@ impl Scheduler {
             let reason = stop.reason;
             return Some(Use::Stopping { node, reason });
         }
-        if !self.is_heard(node) {
+        if !self.is_heard(node) || self.is_late(node) {
             return Some(match self.lease_of_silent(cluster, seat, node) {
                 Some(left) => Use::Lease {
                     holder: Some(node),

@@ -108,7 +108,8 @@ impl Scheduler {
         surging: &mut Vec<Seat>,
         now: Millis,
     ) {
-        if self.waits_for_rollout(cluster, task.seat.job) || !self.is_heard(task.node) {
+        let heard = self.is_heard(task.node) && !self.is_late(task.node);
+        if self.waits_for_rollout(cluster, task.seat.job) || !heard {
             self.wake(task.seat.job, now + LOOK_EVERY);
             return;
         }
@@ -145,7 +146,7 @@ impl Scheduler {
             // Down already, and yet no more at once than a healthy job would
             // risk: it may be about to serve.
             let free = survey.in_flight < survey.ledger.budget.max(SURGES_MIN);
-            if free && self.is_heard(task.node) {
+            if free && self.is_heard(task.node) && !self.is_late(task.node) {
                 self.stop_now(task, survey);
             } else {
                 self.wake(task.seat.job, now + LOOK_EVERY);

@@ -19,7 +19,7 @@ use potluck_core::{
     auction::{StopOrder, StopReason},
     cluster::JobVersion,
     host::{Answer, Glance},
-    scheduler::Effect,
+    scheduler::{Effect, SessionState},
     session::TaskState,
 };
 use potluck_specs::{Generation, JobName, SlotId};
@@ -41,8 +41,9 @@ pub struct Budget {
     down: BTreeMap<SlotId, (u64, Generation, usize)>,
     /// By host: since when a slot served, and until when if it no longer does.
     served: BTreeMap<usize, BTreeMap<SlotId, (u64, Option<u64>)>>,
-    /// When a task of a slot last ceased to serve, on any host.
+    /// When a task of a slot last ceased to serve by itself, on any host.
     ceased: BTreeMap<SlotId, u64>,
+
     /// Orders that have left before, with the reign of the last sending.
     ordered: BTreeMap<SlotId, (u64, Generation)>,
 }
@@ -59,7 +60,16 @@ impl Budget {
                 request: Request::Stop(order),
                 answer: Answer::Stop(Ok(())),
                 ..
-            } if is_ours(order.reason) => self.stopped(world, *at, order),
+            } => {
+                // It has not ceased by itself.
+                let now = world.now();
+                self.ceased
+                    .retain(|slot, since| *slot != order.slot || *since != now);
+                match is_ours(order.reason) {
+                    true => self.stopped(world, *at, order),
+                    false => Ok(()),
+                }
+            }
             Seen::Died { at } => {
                 let served = self.served.remove(at).into_iter().flatten();
                 let now = world.now();
@@ -229,7 +239,13 @@ impl Slots {
             Slots::Everywhere => {
                 let member = truth.members().get(&machine.node);
                 let takes_work = member.is_some_and(|member| !member.draining);
-                takes_work && !truth.is_cordoned(machine.node) && machine.host.is_some()
+                // A host that is not heard is to have none until it is back.
+                let heard = world.courts.iter().all(|(leader, court)| {
+                    court.scheduler.session(machine.node) == Some(SessionState::Up)
+                        && world.net.connects(*leader, on)
+                });
+                let heard = heard && machine.is_alive(world.now());
+                takes_work && !truth.is_cordoned(machine.node) && heard
             }
         }
     }

@@ -467,6 +467,38 @@ fn one_budget_for_crashes_drains_and_rollouts() {
 }
 
 #[test]
+fn a_scheduler_that_was_late_takes_nothing_away_while_a_host_is_silent() {
+    let mut world = World::new("abc");
+    world.submit(1, 3, 100);
+    world.until("healthy", |w| w.healthy(3) == 3);
+    world.run(10_000);
+    world.host(3).alive = false;
+    for _ in 0..6 {
+        // It accuses nobody for five seconds from each of these on.
+        let lag = Millis(2_000);
+        world.step(Event::LaggedFor { lag });
+        world.run(500);
+    }
+    assert_eq!(
+        world.scheduler.session(node(3)),
+        Some(SessionState::Up),
+        "nobody is accused"
+    );
+    world.seen.clear();
+    let mut next = job(2, 3, 100);
+    next.task.args = vec!["2".into()];
+    world.submit_job(&next);
+    world.run(1_000);
+    let stops = world.count(|effect| matches!(effect, Effect::Stop { .. }));
+    assert_eq!(stops, 0, "one of three may be down, and one is");
+    let ledger = world
+        .scheduler
+        .ledger(&world.cluster, &web())
+        .expect("runs");
+    assert_eq!(ledger.used.len(), 1, "{ledger:?}");
+}
+
+#[test]
 fn a_job_starts_after_what_it_depends_on_and_stops_before_it() {
     let mut world = World::new("abc");
     let mut front = job(1, 2, 100);
