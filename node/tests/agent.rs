@@ -493,6 +493,7 @@ async fn a_task_outlives_its_agent_and_ends_when_told() {
         authority: authority(),
         confirmed: Some(beat.inventory.number),
         forget: vec![(slot(&job, 0), generation(1))],
+        renewals: None,
     };
     node.agent
         .heartbeat_answered(answer)

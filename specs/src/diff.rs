@@ -212,5 +212,52 @@ fn effect_of(path: &FieldPath) -> Effect {
         .map_or(Effect::RollingRestart, |(_, effect)| *effect)
 }
 
+/// Why a change of a field starts tasks anew, by the longest path that holds
+/// it. What is read while a task runs is here, too: its host goes by the job
+/// that it was given with the task.
+const REASONS: &[(&str, &str)] = &[
+    (
+        "kind",
+        "the tasks of the one kind of work can't go on as the other",
+    ),
+    ("package", "it is another program"),
+    ("packages", "they are mounted when a task starts"),
+    ("task", "a task gets it when it starts"),
+    ("task.health", KEPT),
+    ("task.limits", "they are set when a task starts"),
+    ("task.logs", KEPT),
+    ("task.metrics", KEPT),
+    (
+        "task.resources",
+        "they are reserved and set when a task starts",
+    ),
+    ("task.restart", KEPT),
+    ("task.services", KEPT),
+    ("task.stop", KEPT),
+    ("task.teardown", KEPT),
+    (
+        "placement",
+        "bounds hold of tasks that run, too, and they are judged at the start",
+    ),
+    (
+        "change.exclusive",
+        "a lease is given with the award of a task",
+    ),
+];
+
+const KEPT: &str = "a node goes by what a task was started with, until it ends";
+
+/// Why a change of this field starts tasks anew; none if it does not.
+pub fn why_restart(path: &FieldPath) -> Option<&'static str> {
+    if effect_of(path) < Effect::RollingRestart {
+        return None;
+    }
+    let holding = REASONS
+        .iter()
+        .filter(|(field, _)| FieldPath::of(field).holds(path));
+    let longest = holding.max_by_key(|(field, _)| field.len());
+    longest.map(|(_, reason)| *reason)
+}
+
 #[cfg(test)]
 mod tests;

@@ -9,8 +9,8 @@
 use crate::{
     finding::Finding,
     job::{
-        AdaptiveMode, Exclusive, HealthAction, HealthCheck, Job, JobDraft, Maintenance,
-        PackageSource, Probe, TaskTemplate, wish::Wish,
+        AdaptiveMode, HealthAction, HealthCheck, Job, JobDraft, Maintenance, PackageSource, Probe,
+        TaskTemplate, wish::Wish,
     },
     path::FieldPath,
 };
@@ -85,9 +85,6 @@ pub const UNSUPPORTED: &[Row] = &[
         "another maintenance than migrate",
         |w| w.change.maintenance != Maintenance::Migrate,
     ),
-    row("change.exclusive", "an exclusive slot", |w| {
-        matches!(w.change.exclusive, Some(Exclusive { .. }))
-    }),
 ];
 
 fn any_check(task: &TaskTemplate, is: impl Fn(&HealthCheck) -> bool) -> bool {

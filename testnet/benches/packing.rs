@@ -1,6 +1,10 @@
-//! How full a cluster is when the first task finds no place: ours, best fit
-//! and random, of the same jobs on the same machines, in the shape of Borg's
-//! cells of 2019. A share is a mean, with least and most, over the seeds.
+//! How full a cluster is when the first task finds no place: ours, best fit,
+//! aligned and random, of the same jobs on the same machines, in the shape of
+//! Borg's cells of 2019, and with four fifths of their memory: then cores and
+//! memory are asked about as machines have them. A share is a mean, with least
+//! and most, over the seeds.
+//!
+//! After `--`: the letters of the cells (all of them), and how many seeds (10).
 
 #![allow(
     missing_docs,
@@ -17,25 +21,42 @@ use potluck_testnet::sim::traces::{
 const MACHINES: usize = 60;
 const SEEDS: u64 = 10;
 
+/// Hundredths of the drawn memory.
+const MEMORY: [u64; 2] = [100, 80];
+
 fn main() {
-    println!("{MACHINES} machines, {SEEDS} seeds each; cores / memory taken at the first refusal");
-    for name in 'a'..='h' {
+    // Cargo adds a flag of its own.
+    let mut said = std::env::args().skip(1).filter(|word| word != "--bench");
+    let cells = said.next().unwrap_or_else(|| "abcdefgh".into());
+    let seeds = said.next().map_or(SEEDS, |seeds| {
+        seeds.parse().expect("the second word is how many seeds")
+    });
+    println!("{MACHINES} machines, {seeds} seeds each; cores / memory taken at the first refusal");
+    for name in cells.chars() {
         let cell = Cell::named(name).expect("a cell of this letter");
-        let packings: Vec<Packing> = (0..SEEDS)
-            .map(|seed| {
-                let packing = Case::drawn(cell, MACHINES, seed).pack();
-                packing.unwrap_or_else(|violation| panic!("cell {name}, seed {seed}: {violation}"))
-            })
-            .collect();
-        let tasks: usize = packings.iter().map(|one| one.tasks).sum();
-        println!(
-            "cell {name}, {} tasks placed by ours",
-            tasks / packings.len()
-        );
-        show("  ours", packings.iter().map(|one| one.ours));
-        show("  best fit", packings.iter().map(|one| one.best_fit));
-        show("  random", packings.iter().map(|one| one.random));
+        for memory in MEMORY {
+            pack(name, cell, memory, seeds);
+        }
     }
+}
+
+fn pack(name: char, cell: Cell, memory: u64, seeds: u64) {
+    let packings: Vec<Packing> = (0..seeds)
+        .map(|seed| {
+            let case = Case::drawn(cell, MACHINES, seed).with_memory(memory);
+            let packing = case.pack();
+            packing.unwrap_or_else(|violation| panic!("cell {name}, seed {seed}: {violation}"))
+        })
+        .collect();
+    let tasks: usize = packings.iter().map(|one| one.tasks).sum();
+    println!(
+        "cell {name}, {memory} % of its memory, {} tasks placed by ours",
+        tasks / packings.len().max(1)
+    );
+    show("  ours", packings.iter().map(|one| one.ours));
+    show("  best fit", packings.iter().map(|one| one.best_fit));
+    show("  aligned", packings.iter().map(|one| one.aligned));
+    show("  random", packings.iter().map(|one| one.random));
 }
 
 fn show(what: &str, fills: impl Iterator<Item = Fill>) {

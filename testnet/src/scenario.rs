@@ -34,11 +34,15 @@ pub enum Scenario {
     Batch,
     /// Two gangs that can't run at once, with faults of all kinds.
     Gangs,
+    /// A host comes back and is given its share; then something fails.
+    Quiet,
+    /// Exclusive slots, with faults of all kinds.
+    Exclusive,
 }
 
 impl Scenario {
     /// All of them, in order.
-    pub const ALL: [Scenario; 14] = [
+    pub const ALL: [Scenario; 16] = [
         Scenario::Random,
         Scenario::JoinStorm,
         Scenario::LeaderLoss,
@@ -53,6 +57,8 @@ impl Scenario {
         Scenario::Overload,
         Scenario::Batch,
         Scenario::Gangs,
+        Scenario::Quiet,
+        Scenario::Exclusive,
     ];
 
     /// As it is written on the command line.
@@ -72,6 +78,8 @@ impl Scenario {
             Scenario::Overload => "overload",
             Scenario::Batch => "batch",
             Scenario::Gangs => "gangs",
+            Scenario::Quiet => "quiet",
+            Scenario::Exclusive => "exclusive",
         }
     }
 }

@@ -66,6 +66,14 @@ is_noticed! {
     freeing_the_unknown: FreesUnknown in Random by "unknown is never free" within 400;
     not_trimming_doubles: SkipsTrimming in Churn by "all heals" within 10;
     keeping_endpoints: KeepsEndpoints in RolloutDuringFailure by "no endpoint of a stopped task" within 5;
+    hiding_crashes: HidesCrashes in RolloutDuringFailure by "the budget" within 100;
+    forgetting_the_adopted: ForgetsAdopted in LeaderLoss by "no slot twice for lack of asking" within 50;
+    recording_elsewhere: RecordsElsewhere in LeaderLoss by "no slot twice for lack of asking" within 50;
+    acknowledging_early: AcknowledgesEarly in Batch by "done is done" within 10;
+    counting_leases_from_the_answer: CountsFromReceipt in Exclusive by "no exclusive slot twice" within 300;
+    awarding_before_the_record: AwardsBeforeRecord in Exclusive by "exclusive holders are in the log first" within 2;
+    taking_death_for_the_end_of_a_lease: TakesDeathForTheEnd in Exclusive by "no exclusive slot twice" within 20;
+    forgetting_earlier_leases: ForgetsEarlierLeases in Exclusive by "no exclusive slot twice" within 100;
     accepting_early: AcceptsEarly in LeaderLoss by "no accepted job is lost" within 50;
 }
 

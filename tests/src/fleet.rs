@@ -11,7 +11,7 @@ use std::{
     fs::OpenOptions,
     net::{Ipv4Addr, UdpSocket},
     ops::Deref,
-    os::unix::process::CommandExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
@@ -167,6 +167,20 @@ impl Fleet {
         let path = folder.join(format!("{name}.star"));
         std::fs::write(&path, text).expect("a spec");
         path.to_string_lossy().into_owned()
+    }
+
+    /// A folder that tasks of all nodes may bind and write to.
+    pub fn shared_folder(&self) -> PathBuf {
+        let shared = self.root().join("shared");
+        std::fs::create_dir(&shared).expect("a folder to share");
+        // Tasks may be of another user than the nodes.
+        let all = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(&shared, all).expect("it is ours");
+        for name in self.names() {
+            let allowed = self.data(&name).join("agent/mounts");
+            std::fs::write(&allowed, format!("{}\n", shared.display())).expect("a node's folder");
+        }
+        shared
     }
 
     /// The spec of an HTTP service of this name.

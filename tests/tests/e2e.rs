@@ -8,6 +8,7 @@ mod e2e {
     mod cli;
     mod debug;
     mod ending;
+    mod exclusive;
     mod exec;
     mod hosts;
     mod jobs;

@@ -113,6 +113,11 @@ pub struct Heartbeat {
     /// unchanged.
     #[serde(default)]
     pub facts: Option<Facts>,
+    /// When it was made, on the host's boot clock: what the leases of its
+    /// exclusive slots are counted from. `None`: a host of before there were
+    /// any, which is given none.
+    #[serde(default)]
+    pub sent_at: Option<Millis>,
     /// What it runs.
     pub inventory: Inventory,
 }
@@ -142,6 +147,35 @@ pub struct HeartbeatAnswer {
     /// Jobs of stopped slots that the host may forget: `Stopped` reports that
     /// are acknowledged.
     pub forget: Vec<(SlotId, Generation)>,
+    /// Leases of the host's exclusive slots, renewed.
+    #[serde(default)]
+    pub renewals: Option<Renewals>,
+}
+
+/// Leases of exclusive slots, renewed by the answer to a heartbeat.
+///
+/// They run from the time at which the heartbeat was made, by the host's own
+/// clock, however late the answer comes; the scheduler counts from when it
+/// answered, which is later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewals {
+    /// As in the heartbeat that is answered.
+    pub incarnation: u64,
+    /// As in the heartbeat that is answered.
+    pub sent_at: Millis,
+    /// One for each slot.
+    pub leases: Vec<Renewal>,
+}
+
+/// The renewed lease of one exclusive slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewal {
+    /// The slot.
+    pub slot: SlotId,
+    /// Of which award; another's task may not run on it.
+    pub generation: Generation,
+    /// How long it lasts, from [`Renewals::sent_at`].
+    pub lease: Millis,
 }
 
 /// A summary of a job for the bidder's history: failures by job.

@@ -6,6 +6,7 @@
 
 use crate::{group::TaskGroup, protocol::TaskKey};
 use potluck_specs::{
+    Millis,
     codec::{self, CodecError},
     job::{LogPolicy, StopPolicy},
 };
@@ -53,6 +54,10 @@ pub struct TaskDescription {
     pub node: String,
     /// The task is killed this long after the last answered ping was sent.
     pub lease_ms: u64,
+    /// Of an exclusive slot: it is killed then, on the boot-time clock, unless
+    /// an answered ping says later.
+    #[serde(default)]
+    pub scheduler_lease_until: Option<Millis>,
     /// How it is told to stop, unless the agent's message says otherwise.
     pub stop: StopPolicy,
     /// Who the task runs as. `None`: as the helper does.
@@ -365,6 +370,7 @@ mod tests {
             agent_generation: 1,
             node: "node".into(),
             lease_ms: 1,
+            scheduler_lease_until: None,
             stop: StopPolicy::default(),
             user: Some(UserIds { uid: 1, gid: 2 }),
             cgroup_procs: vec!["/cgroup.procs".into()],

@@ -14,6 +14,7 @@ pub mod group;
 mod init;
 mod inner;
 mod launch;
+mod lease;
 mod life;
 pub mod log;
 mod memory;

@@ -6,6 +6,7 @@ use crate::{
     end::{ExitReason, TaskEnd, TaskExit, WHY_BYTES_MAX},
     group::Limits,
     inner::Part,
+    lease::Leases,
     protocol::{AgentMessage, Hello, HelperMessage, MissingIsolation, PING_INTERVAL_MS, Phase},
 };
 use potluck_specs::{Millis, job::StopPolicy};
@@ -129,7 +130,7 @@ pub(crate) struct Life {
     /// What this connection's `Hello` said was that the task is starting, and
     /// nothing was said since.
     start_untold: bool,
-    lease_until: Millis,
+    leases: Leases,
     /// A `Stop` came.
     stopping: bool,
     kill_at: Option<Millis>,
@@ -164,8 +165,8 @@ enum Link {
 }
 
 impl Life {
-    /// A life that begins now, with a whole lease.
-    pub(crate) fn new(hello: Hello, stop: StopPolicy, lease_ms: u64, now: Millis) -> Life {
+    /// A life that begins now.
+    pub(crate) fn new(hello: Hello, stop: StopPolicy, leases: Leases, now: Millis) -> Life {
         Life {
             hello,
             stop,
@@ -174,7 +175,7 @@ impl Life {
                 wait_ms: RETRY_MS,
             },
             start_untold: true,
-            lease_until: now + Millis(lease_ms),
+            leases,
             stopping: false,
             kill_at: None,
             killed: None,
@@ -188,7 +189,7 @@ impl Life {
 
     /// Until when the task may run.
     pub(crate) fn lease_until(&self) -> Millis {
-        self.lease_until
+        self.leases.until()
     }
 
     /// When a [`Event::Tick`] is needed at the latest.
@@ -201,7 +202,7 @@ impl Life {
             Link::Up { repeat_at, .. } if ended => Some(repeat_at),
             Link::Up { ping_at, .. } => Some(ping_at),
         };
-        let lease = (!ended && self.killed.is_none()).then_some(self.lease_until);
+        let lease = (!ended && self.killed.is_none()).then_some(self.lease_until());
         let kill = if ended { None } else { self.kill_at };
         [link, lease, kill, self.leave_at]
             .into_iter()
@@ -271,7 +272,7 @@ impl Life {
             return;
         }
         if !self.is_ended() {
-            if now >= self.lease_until {
+            if now >= self.lease_until() {
                 self.kill(ExitReason::LeaseExpired, effects);
             }
             if self.kill_at.is_some_and(|at| now >= at) {
@@ -367,7 +368,7 @@ impl Life {
                     ping_at: now,
                     repeat_at: now,
                 };
-                self.prolong(hello_at, lease_ms, effects);
+                self.prolong(hello_at, lease_ms, None, effects);
                 self.tell_start(effects);
             }
             (Link::Greeting { .. }, AgentMessage::Refused { .. }) => {
@@ -383,8 +384,12 @@ impl Life {
 
     fn obey(&mut self, message: AgentMessage, now: Millis, effects: &mut Vec<Effect>) {
         match message {
-            AgentMessage::Pong { sent_at, lease_ms } if sent_at <= now => {
-                self.prolong(sent_at, lease_ms, effects);
+            AgentMessage::Pong {
+                sent_at,
+                lease_ms,
+                scheduler_lease_ms,
+            } if sent_at <= now => {
+                self.prolong(sent_at, lease_ms, scheduler_lease_ms, effects);
             }
             AgentMessage::Stop { signal, grace_ms } => {
                 self.begin_stop(StopPolicy { signal, grace_ms }, now, effects);
@@ -408,14 +413,18 @@ impl Life {
         }
     }
 
-    /// A lease is never shortened: the agent passes on what it was granted,
-    /// and a grant holds until its end.
-    fn prolong(&mut self, sent_at: Millis, lease_ms: u64, effects: &mut Vec<Effect>) {
-        let until = sent_at + Millis(lease_ms);
-        if until > self.lease_until && self.killed.is_none() {
-            self.lease_until = until;
-            effects.push(Effect::Feed(until));
+    fn prolong(
+        &mut self,
+        asked_at: Millis,
+        lease_ms: u64,
+        scheduler_lease_ms: Option<u64>,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.killed.is_some() {
+            return;
         }
+        let until = self.leases.prolong(asked_at, lease_ms, scheduler_lease_ms);
+        effects.extend(until.map(Effect::Feed));
     }
 
     fn started(&mut self, pid: i32, effects: &mut Vec<Effect>) {
@@ -552,7 +561,12 @@ mod tests {
             phase: Phase::Starting,
             isolation_missing: Vec::new(),
         };
-        Life::new(hello, StopPolicy::default(), LEASE_MS, at(0))
+        Life::new(
+            hello,
+            StopPolicy::default(),
+            Leases::new(at(LEASE_MS), None),
+            at(0),
+        )
     }
 
     fn welcome(agent_generation: u64) -> Event {
@@ -610,6 +624,7 @@ mod tests {
         let pong = AgentMessage::Pong {
             sent_at: at(2_000),
             lease_ms: LEASE_MS,
+            scheduler_lease_ms: None,
         };
         assert_eq!(
             life.step(Event::Agent(pong), at(3_500)),
@@ -628,7 +643,12 @@ mod tests {
     fn an_answer_from_the_future_or_a_shorter_lease_changes_nothing() {
         let mut life = running();
         for (sent_at, lease_ms) in [(at(60_000), LEASE_MS), (at(1_000), 10)] {
-            let pong = AgentMessage::Pong { sent_at, lease_ms };
+            let scheduler_lease_ms = None;
+            let pong = AgentMessage::Pong {
+                sent_at,
+                lease_ms,
+                scheduler_lease_ms,
+            };
             let effects = life.step(Event::Agent(pong), at(1_500));
             assert!(!effects.iter().any(|e| matches!(e, Effect::Feed(_))));
         }
@@ -675,6 +695,7 @@ mod tests {
             AgentMessage::Pong {
                 sent_at: at(0),
                 lease_ms: u64::MAX,
+                scheduler_lease_ms: None,
             },
         ] {
             assert_eq!(life.step(Event::Agent(message), at(1)), []);

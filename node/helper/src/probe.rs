@@ -76,6 +76,7 @@ pub fn run_true(profile: Profile, folder: &Path) -> Result<(), String> {
         agent_generation: 0,
         node: String::new(),
         lease_ms: LEASE_MS,
+        scheduler_lease_until: None,
         stop: StopPolicy::default(),
         user: None,
         cgroup_procs: Vec::new(),

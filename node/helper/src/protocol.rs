@@ -181,6 +181,10 @@ pub enum AgentMessage {
         sent_at: Millis,
         /// The lease from now on.
         lease_ms: u64,
+        /// What is left of the scheduler's, of an exclusive slot whose
+        /// generation a scheduler has confirmed to this agent.
+        #[serde(default)]
+        scheduler_lease_ms: Option<u64>,
     },
     /// The helper is not wanted: it kills its task, writes the record and
     /// leaves without an acknowledgement.
@@ -583,6 +587,7 @@ mod tests {
         let pong = AgentMessage::Pong {
             sent_at: Millis(1),
             lease_ms: 2,
+            scheduler_lease_ms: None,
         };
         assert_eq!(helper.receive::<AgentMessage>().unwrap(), pong);
     }

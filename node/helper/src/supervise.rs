@@ -11,6 +11,7 @@ use crate::{
     init::timer_time,
     inner::{INNER_BYTES, Inner, Part, Step},
     launch::{Launched, launch},
+    lease::Leases,
     life::{Effect, Event, Gone, How, Life},
     log::{LogLimits, LogWriter, Stream},
     memory::{self, Finding, MemoryGuard},
@@ -242,7 +243,9 @@ impl Supervisor {
             phase: Phase::Starting,
             isolation_missing: Vec::new(),
         };
-        let life = Life::new(hello, description.stop, description.lease_ms, now);
+        let agent = now + Millis(description.lease_ms);
+        let leases = Leases::new(agent, description.scheduler_lease_until);
+        let life = Life::new(hello, description.stop, leases, now);
         // The task first: everything opened later stays out of its reach.
         let started = start_task(&description, folder, &life);
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;

@@ -144,6 +144,7 @@ fn serve(listener: &Listener, over: &AtomicBool) -> Vec<Option<TaskEnd>> {
             Ok(HelperMessage::Ping { sent_at }) => AgentMessage::Pong {
                 sent_at,
                 lease_ms: 60_000,
+                scheduler_lease_ms: None,
             },
             Ok(HelperMessage::Exited(exit)) => {
                 told.push(Some(TaskEnd::Exited(exit)));

@@ -4,10 +4,12 @@
 mod support;
 
 use nix::sys::signal::Signal;
+use nix::time::{ClockId, clock_gettime};
 use potluck_helper::{
     AgentMessage, ExitReason, HelperMessage, TaskEnd, description::IfMissing, log::Stream,
     protocol::Phase,
 };
+use potluck_specs::Millis;
 use std::{
     fs,
     os::unix::process::CommandExt,
@@ -278,6 +280,42 @@ fn a_lease_that_runs_out_kills_the_task() {
         (Some(9), ExitReason::LeaseExpired)
     );
     assert!(!is_alive(pid));
+}
+
+/// What leases are measured in.
+fn boot_now() -> Millis {
+    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("the boot clock");
+    Millis(time.tv_sec() as u64 * 1_000 + time.tv_nsec() as u64 / 1_000_000)
+}
+
+/// Of an exclusive slot: the agent lives and answers, and passes on only what
+/// the scheduler granted it.
+#[test]
+fn the_schedulers_lease_ends_an_exclusive_task_though_its_agent_answers() {
+    let mut task = Task::script("exec sleep 1000");
+    task.description.scheduler_lease_until = Some(boot_now() + Millis(1_500));
+    let mut agent = Agent::listen(&task, 1);
+    agent.scheduler_lease_ms = Some(0);
+    task.start();
+    let (pid, _) = agent.running();
+    let exit = agent.next_exit();
+    assert_eq!(
+        (exit.signal, exit.reason),
+        (Some(9), ExitReason::LeaseExpired)
+    );
+    assert!(!is_alive(pid));
+    assert!(agent.pings > 0);
+}
+
+#[test]
+fn a_renewed_schedulers_lease_keeps_an_exclusive_task_alive() {
+    let mut task = Task::script("sleep 2.5; exit 4");
+    task.description.scheduler_lease_until = Some(boot_now() + Millis(1_500));
+    let mut agent = Agent::listen(&task, 1);
+    agent.scheduler_lease_ms = Some(10_000);
+    task.start();
+    agent.running();
+    assert_eq!(agent.next_exit().code, Some(4));
 }
 
 #[test]

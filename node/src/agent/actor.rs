@@ -15,6 +15,7 @@ use super::{
     health,
     journal::{Journal, Write},
     launch::{Launch, Launched},
+    leases::Leases,
     link::Link,
     moved,
     process::{Process, helpers_of},
@@ -161,6 +162,7 @@ pub(super) struct Actor {
     pub(super) launch: Arc<Launch>,
     pub(super) packages: Arc<dyn PackageProvider>,
     pub(super) address: IpAddr,
+    pub(super) leases: Leases,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) changed: watch::Sender<u64>,
     pub(super) missing: Arc<Mutex<BTreeSet<String>>>,
@@ -422,7 +424,9 @@ impl Actor {
             }
             Effect::WatchDisk { run, bytes_max } => self.watch_disk(run, bytes_max),
             Effect::ReportChanged => self.changed.send_modify(|count| *count += 1),
+            Effect::Lease { slot, until } => self.leases.set(slot, until),
             Effect::Forgotten(slot) => {
+                self.leases.forget(&slot);
                 self.running.trees.retain(|(other, _), _| *other != slot);
                 self.tidy();
             }

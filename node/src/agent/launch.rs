@@ -86,6 +86,7 @@ impl Launch {
             agent_generation: self.agent_generation,
             node: self.node.short(),
             lease_ms: self.lease.0,
+            scheduler_lease_until: start.lease_until,
             stop: task.stop,
             user: places.user,
             cgroup_procs: group.procs,

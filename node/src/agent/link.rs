@@ -5,8 +5,8 @@
 //! to a helper wait in a short queue; a helper that does not read loses its
 //! connection and dials again. All end with the agent.
 
-use super::actor::Command;
-use crate::spawn::spawn;
+use super::{actor::Command, leases::Leases};
+use crate::{clock, spawn::spawn};
 use potluck_helper::{
     AgentMessage, Channel, HelperMessage, Listener,
     protocol::{Hello, PROTOCOL_VERSION, ReceiveError, SendError},
@@ -40,6 +40,7 @@ pub(super) struct Links {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) agent_generation: u64,
     pub(super) lease: Millis,
+    pub(super) leases: Leases,
     pub(super) token: CancellationToken,
 }
 
@@ -191,7 +192,13 @@ impl Links {
                 received = receive(channel) => match received? {
                     HelperMessage::Ping { sent_at } => {
                         let lease_ms = self.lease.0;
-                        send(channel, &AgentMessage::Pong { sent_at, lease_ms }).await?;
+                        let scheduler_lease_ms = self.leases.left_ms(&run.slot, clock::boot_now());
+                        let pong = AgentMessage::Pong {
+                            sent_at,
+                            lease_ms,
+                            scheduler_lease_ms,
+                        };
+                        send(channel, &pong).await?;
                     }
                     message => {
                         let run = run.clone();

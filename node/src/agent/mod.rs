@@ -12,6 +12,7 @@ mod folders;
 mod health;
 mod journal;
 mod launch;
+mod leases;
 mod library;
 mod link;
 mod logs;
@@ -201,6 +202,7 @@ pub async fn start(
         commands: commands.clone(),
         agent_generation: actor.launch.agent_generation,
         lease: config.lease,
+        leases: actor.leases.clone(),
         token: token.clone(),
     };
     spawn("helper listener", links.listen(listener));
@@ -292,6 +294,7 @@ fn prepare(
         launch,
         packages,
         address: config.address,
+        leases: leases::Leases::default(),
         commands,
         changed,
         missing: Arc::new(Mutex::new(missing)),

@@ -4,6 +4,7 @@
 use potluck_core::cluster::{NamespaceView, Quota, RolloutControl};
 use potluck_specs::{JobName, NodeId, SlotId, trust::UserCertificate};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// A change that an operator, or who may deploy the job, asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,10 +99,53 @@ pub struct RolloutStatus {
     /// The place that a stage of places is at.
     #[serde(default)]
     pub place: Option<String>,
-    /// `rolling`, `paused`, `failed`, `rolled back` or `done`.
-    pub phase: String,
+    /// How it stands.
+    pub phase: RolloutPhase,
     /// Why it failed or was undone, or who paused it.
     pub why: Option<String>,
+}
+
+/// How a rollout stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RolloutPhase {
+    /// It goes from stage to stage.
+    #[serde(rename = "rolling")]
+    Rolling,
+    /// A person stopped it where it is.
+    #[serde(rename = "paused")]
+    Paused,
+    /// A stage failed; it stays where it is until a person decides.
+    #[serde(rename = "failed")]
+    Failed,
+    /// The version before runs again.
+    #[serde(rename = "rolled back")]
+    RolledBack,
+    /// The version is everywhere.
+    #[serde(rename = "done")]
+    Done,
+    /// One that a newer version of potluck knows.
+    #[serde(other, rename = "other")]
+    Other,
+}
+
+impl fmt::Display for RolloutPhase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RolloutPhase::Rolling => "rolling",
+            RolloutPhase::Paused => "paused",
+            RolloutPhase::Failed => "failed",
+            RolloutPhase::RolledBack => "rolled back",
+            RolloutPhase::Done => "done",
+            RolloutPhase::Other => "other",
+        })
+    }
+}
+
+impl RolloutStatus {
+    /// Does nothing more come of it by itself?
+    pub fn is_over(&self) -> bool {
+        !matches!(self.phase, RolloutPhase::Rolling | RolloutPhase::Paused)
+    }
 }
 
 /// A job's disruption budget and who holds it.

@@ -6,7 +6,7 @@ use super::{
     error::ApiError,
     exec::{SessionOutput, SignedExec, SshHost},
     logs::{LogLines, LogsRequest},
-    operate::{OperateAnswer, OperateQuery},
+    operate::{OperateAnswer, OperateQuery, RolloutStatus},
     plan::PlanRequest,
     recovery::RecoveryView,
 };
@@ -315,6 +315,9 @@ pub struct JobStatus {
     pub package: PackageId,
     /// Services that it offers.
     pub services: Vec<String>,
+    /// How far the rollout of its newest version is, unless that is the first.
+    #[serde(default)]
+    pub rollout: Option<RolloutStatus>,
     /// What is done of it, if its work ends.
     #[serde(default)]
     pub batch: Option<BatchStatus>,

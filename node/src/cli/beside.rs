@@ -154,6 +154,7 @@ mod tests {
                 end_line: 3,
                 end_column: 2,
                 quoted: String::new(),
+                quoted_skips: 0,
             };
             let job = EvaluatedJob {
                 draft: draft(source, command),

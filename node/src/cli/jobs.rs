@@ -10,6 +10,7 @@ use crate::{
         change::Change,
         client::unexpected,
         error::{ApiError, ErrorCode},
+        operate::{RolloutPhase, RolloutStatus},
         protocol::{ApiAnswer, ApiRequest, BatchState, BatchStatus, JobStatus, TaskStatus},
     },
     clock,
@@ -18,8 +19,22 @@ use potluck_core::session::TaskState;
 use potluck_specs::{JobName, Millis, SlotId};
 use std::{process::ExitCode, time::Duration};
 
-/// Pause between two looks at a job that is waited for.
+/// Pause between two looks at a job that is waited for: short at first, since
+/// most of what people wait for is there within a second.
 const POLL: Duration = Duration::from_millis(20);
+const POLL_SHORT_FOR: Duration = Duration::from_secs(2);
+
+/// And the longest, of what takes longer: work may be waited for for days, and
+/// each look is a request to the leader.
+const POLL_LONGEST: Duration = Duration::from_millis(500);
+
+/// The pause after this one, that much after the first look.
+fn next_pause(pause: Duration, waited: Duration) -> Duration {
+    match waited < POLL_SHORT_FOR {
+        true => POLL,
+        false => (pause * 2).min(POLL_LONGEST),
+    }
+}
 
 /// Longest wait of `stop`: the longest grace is an hour, but few use it.
 const STOP_WAIT: Duration = Duration::from_secs(120);
@@ -47,11 +62,12 @@ impl Session {
         what: &str,
         mut done: impl FnMut(&JobStatus) -> bool,
     ) -> Result<JobStatus, ApiError> {
-        let end = tokio::time::Instant::now() + limit;
+        let began = tokio::time::Instant::now();
+        let end = began + limit;
         let mut seen = None;
+        let mut pause = POLL;
         loop {
-            let found = self.jobs(Some(job.clone())).await;
-            match found {
+            let lost = match self.jobs(Some(job.clone())).await {
                 Ok(found) => {
                     if let Some(status) = found.into_iter().next() {
                         if done(&status) {
@@ -59,18 +75,28 @@ impl Session {
                         }
                         seen = Some(status);
                     }
+                    None
                 }
-                Err(error) if error.is_worth_a_retry() => {}
+                Err(error) if error.is_worth_a_retry() => Some(error),
                 Err(error) => return Err(error),
-            }
+            };
             if tokio::time::Instant::now() >= end {
+                if let Some(mut error) = lost {
+                    error.message = format!(
+                        "whether {job} is {what} is not known after {} s: {}",
+                        limit.as_secs(),
+                        error.message
+                    );
+                    return Err(error);
+                }
                 let why = seen.as_ref().and_then(why_not).unwrap_or_default();
                 let message = format!("{job} is not {what} after {} s{why}", limit.as_secs());
                 return Err(ApiError::new(ErrorCode::Timeout, message).hint(format!(
                     "it goes on; look with: potluck status {job}, or potluck explain '{job}[0]'"
                 )));
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(pause).await;
+            pause = next_pause(pause, began.elapsed());
         }
     }
 }
@@ -148,9 +174,20 @@ fn job_state(job: &JobStatus) -> &'static str {
         JobStatus {
             batch: Some(batch), ..
         } => batch.state.name(),
-        _ if is_complete(job) => "healthy",
-        _ => "pending",
+        _ => match (rollout_ended_badly(job), is_complete(job)) {
+            (Some(rollout), _) if rollout.phase == RolloutPhase::Failed => "rollout failed",
+            (Some(_), _) => "rolled back",
+            (None, true) => "healthy",
+            (None, false) => "pending",
+        },
     }
+}
+
+/// The rollout of the newest version, if that is not what runs.
+fn rollout_ended_badly(job: &JobStatus) -> Option<&RolloutStatus> {
+    let is_bad = |phase| matches!(phase, RolloutPhase::Failed | RolloutPhase::RolledBack);
+    let rollout = job.rollout.as_ref()?;
+    (is_bad(rollout.phase) && !job.stopped).then_some(rollout)
 }
 
 fn show_job(job: &JobStatus) -> String {
@@ -173,6 +210,17 @@ fn show_job(job: &JobStatus) -> String {
             "\nrecovered at {at}: hosts run it, the log that survived lacked it; \
              it runs until you stop it"
         ));
+    }
+    if let Some(rollout) = rollout_ended_badly(job) {
+        let runs = match rollout.phase {
+            RolloutPhase::RolledBack => format!("version {} runs", rollout.from),
+            _ => format!(
+                "it stays between versions {} and {}",
+                rollout.from, job.version
+            ),
+        };
+        let why = rollout.why.as_deref().map_or("", |why| why);
+        head.push_str(&format!("\n{runs}: {}", output::one_line(why)));
     }
     if let Some(batch) = &job.batch {
         head.push_str(&show_batch(batch));
@@ -357,6 +405,19 @@ pub(super) async fn explain(task: SlotId, global: &Global) -> Result<ExitCode, A
 mod tests {
     use super::*;
     use std::collections::BTreeMap;
+
+    #[test]
+    fn looks_are_close_together_at_first_and_then_rare() {
+        let (mut waited, mut pause, mut looks) = (Duration::ZERO, POLL, 0);
+        while waited < Duration::from_secs(60) {
+            waited += pause;
+            looks += 1;
+            pause = next_pause(pause, waited);
+            assert!(pause <= POLL_LONGEST, "{pause:?}");
+        }
+        assert_eq!(pause, POLL_LONGEST);
+        assert!(looks < 100 + 5 + 120, "{looks} in a minute");
+    }
 
     #[test]
     fn a_crash_loop_is_called_so() {

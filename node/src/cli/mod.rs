@@ -3,6 +3,7 @@
 
 mod admin;
 mod args;
+mod awaited;
 mod beside;
 mod cluster;
 mod connect;

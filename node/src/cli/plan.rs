@@ -7,7 +7,7 @@ use super::{
     exit, origin, output,
     run::bind,
     spec, time,
-    upload::Package,
+    upload::Packages,
     versions::{document, value},
 };
 use crate::api::{
@@ -19,7 +19,7 @@ use crate::api::{
 use potluck_core::scheduler::Lack;
 use potluck_specs::{
     Job, JobName, Millis,
-    diff::{Effect, JobChange},
+    diff::{Effect, JobChange, why_restart},
     finding::Severity,
     plan::{Forecast, JobPlan, Plan, PlannedTask},
 };
@@ -55,9 +55,10 @@ pub(super) async fn plan(args: &PlanArgs, global: &Global) -> Result<ExitCode, A
     let (origin, session) = tokio::join!(origin::of(&args.file, &spec.inputs), connect(global));
     let (origin, mut session) = (origin?, session?);
     let mut jobs = Vec::new();
+    let mut packages = Packages::of(&args.file);
     for draft in spec.drafts.clone() {
-        let package = Package::of(&draft, &args.file)?;
-        let further = Package::further_of(&draft, &args.file)?;
+        let package = packages.program(&draft)?;
+        let further = packages.further(&draft)?;
         jobs.push(bind(&session, draft, package.id, &further));
     }
     let known = origin::known(&origin);
@@ -156,7 +157,12 @@ async fn removed(
 fn whole_document(told: &Told) -> Value {
     let jobs = told.plan.jobs.iter().map(|job| {
         let mut shown = json!(job);
-        shown["fields"] = job.fields.iter().map(document).collect();
+        let fields = job.fields.iter().map(|field| {
+            let mut shown = document(field);
+            shown["why"] = why_restart(&field.path).into();
+            shown
+        });
+        shown["fields"] = fields.collect();
         shown["least_ms"] = job.least_ms().into();
         shown
     });
@@ -264,6 +270,7 @@ fn show_job(plan: &JobPlan) -> String {
             ]
         });
         lines.push(output::table(["  FIELD", "OLD", "NEW", "EFFECT"], rows));
+        lines.extend(reasons(plan));
     }
     if !plan.stages.is_empty() {
         let mut line = format!("  stages: {}", plan.stages.len());
@@ -280,6 +287,34 @@ fn show_job(plan: &JobPlan) -> String {
     }
     lines.join("\n")
 }
+
+/// Why tasks start anew, each reason with the fields that have it.
+fn reasons(plan: &JobPlan) -> Vec<String> {
+    let mut reasons: Vec<(&str, Vec<String>)> = Vec::new();
+    for field in &plan.fields {
+        let Some(why) = why_restart(&field.path) else {
+            continue;
+        };
+        let name = written(&field.path);
+        match reasons.iter_mut().find(|(known, _)| *known == why) {
+            Some((_, fields)) => fields.push(name),
+            None => reasons.push((why, vec![name])),
+        }
+    }
+    let shown = reasons.into_iter().map(|(why, mut fields)| {
+        let more = fields.len().saturating_sub(FIELDS_TOLD_MAX);
+        fields.truncate(FIELDS_TOLD_MAX);
+        let more = match more {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        format!("  restarts for {}{more}: {why}", fields.join(", "))
+    });
+    shown.collect()
+}
+
+/// Fields that are named with one reason.
+const FIELDS_TOLD_MAX: usize = 5;
 
 fn show_forecast(forecast: &Forecast) -> Vec<String> {
     let mut lines = Vec::new();
@@ -416,6 +451,7 @@ mod tests {
         for words in [
             "web: rolling restart, now at version 3",
             "  env[\"MODE\"]",
+            "  restarts for env[\"MODE\"]: a task gets it when it starts",
             "[0] would move from r2h1 to r1h1\n  [7] would stop on r3h1",
             "5 tasks more were not looked at",
             "note: jobs that left the file are not looked for",

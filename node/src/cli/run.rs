@@ -3,20 +3,21 @@
 
 use super::{
     args::{Expected, Global, RunArgs},
+    awaited::{Stand, failure, stand},
     connect::{Session, connect},
     evaluate::{Wanted, evaluate},
-    jobs::is_complete,
     origin,
     output::{self, Waiting},
     plan, spec,
-    upload::Package,
+    upload::{Package, Packages},
 };
 use crate::api::{
     change::{About, Change},
     client::unexpected,
     error::{ApiError, ErrorCode},
+    operate::RolloutStatus,
     plan::is_same,
-    protocol::{BatchState, Changed, JobStatus},
+    protocol::{Changed, JobStatus},
 };
 use potluck_core::cluster::Origin;
 use potluck_specs::{
@@ -84,8 +85,24 @@ pub(super) async fn run(args: &RunArgs, global: &Global) -> Result<ExitCode, Api
         Ok(statuses) => (statuses, None),
         Err(error) => (Vec::new(), Some(error)),
     };
-    let shown = serde_json::json!({ "accepted": accepted, "jobs": statuses, "findings": told });
-    output::print(global.output, &shown, |_| show_all(&accepted, &statuses));
+    let shown = serde_json::json!({
+        "accepted": accepted,
+        "jobs": statuses,
+        "findings": told,
+    });
+    output::print(global.output, &shown, |_| {
+        let bakes = |job: &&Accepted| job.staged && !job.unchanged;
+        let goes_on = accepted.iter().filter(bakes).filter_map(|job| {
+            let status = statuses.iter().find(|status| status.name == job.job)?;
+            let rollout = status
+                .rollout
+                .as_ref()
+                .filter(|rollout| !rollout.is_over())?;
+            Some(goes_on(&job.job, rollout))
+        });
+        let parts = [show_all(&accepted, &statuses)].into_iter().chain(goes_on);
+        parts.collect::<Vec<_>>().join("\n")
+    });
     match failed {
         Some(error) => Err(error),
         None => match statuses.iter().find_map(failure).filter(|_| args.wait_done) {
@@ -95,34 +112,15 @@ pub(super) async fn run(args: &RunArgs, global: &Global) -> Result<ExitCode, Api
     }
 }
 
-/// What was waited for: of work that ends its end, or its first tasks; else
-/// that all tasks are healthy.
-fn is_there(status: &JobStatus, done: bool) -> bool {
-    let up_to_date = || status.tasks.iter().all(|task| task.up_to_date);
-    match &status.batch {
-        None => is_complete(status) && up_to_date(),
-        Some(batch) if batch.state != BatchState::Running => true,
-        Some(_) if done => false,
-        Some(batch) => batch.done > 0 || (status.healthy > 0 && up_to_date()),
-    }
-}
-
-/// Work that was waited for and has failed.
-fn failure(status: &JobStatus) -> Option<ApiError> {
-    let batch = status.batch.as_ref()?;
-    let failed = matches!(
-        batch.state,
-        BatchState::Failed | BatchState::DeadlineExceeded
-    );
-    failed.then(|| {
-        let message = format!("{}: {}", status.name, batch.told());
-        let hint = format!(
-            "look with: potluck status {0}; run it again to go on with what is not done, \
-             or stop it first to begin anew",
-            status.name
-        );
-        ApiError::new(ErrorCode::Failed, message).hint(hint)
-    })
+/// Healthy tasks may still bake, and what then follows is not over.
+fn goes_on(job: &JobName, status: &RolloutStatus) -> String {
+    let why = status.why.as_ref();
+    let why = why.map_or(String::new(), |why| format!(" ({why})"));
+    format!(
+        "{job}: the rollout of version {} is not over: stage {} of {}, {}{why}; \
+         watch it with: potluck rollout status {job}",
+        status.version, status.stage, status.stages, status.phase
+    )
 }
 
 fn show_all(accepted: &[Accepted], statuses: &[JobStatus]) -> String {
@@ -178,10 +176,11 @@ async fn from_spec(
     check_expected(&args.expect_version, &names)?;
     let (origin, session) = tokio::join!(origin::of(file, &spec.inputs), connect(global));
     let (origin, mut session) = (origin?, session?);
+    let mut packages = Packages::of(file);
     let wishes = drafts.into_iter().map(|draft| {
-        let package = Package::of(&draft, file)?;
+        let package = packages.program(&draft)?;
         let about = about(args, &draft.name, origin.clone());
-        let further = Package::further_of(&draft, file)?;
+        let further = packages.further(&draft)?;
         let job = bind(&session, draft, package.id, &further);
         Ok(Wish {
             job,
@@ -375,6 +374,9 @@ struct Accepted {
     unchanged: bool,
     package: PackageId,
     holders: Vec<String>,
+    /// It comes in stages.
+    #[serde(skip)]
+    staged: bool,
 }
 
 fn show(job: &Accepted, statuses: &[JobStatus]) -> String {
@@ -400,6 +402,7 @@ async fn submit(
     waiting: &Waiting,
 ) -> Result<Accepted, ApiError> {
     let package = wish.package.id;
+    let staged = !wish.job.change.update.stages.is_empty();
     let mut tries = 0;
     let changed = loop {
         match sign_and_send(session, &wish, waiting).await {
@@ -425,6 +428,7 @@ async fn submit(
             unchanged: false,
             package,
             holders,
+            staged,
         }),
         Changed::JobUnchanged { job, version } => Ok(Accepted {
             job,
@@ -432,6 +436,7 @@ async fn submit(
             unchanged: true,
             package,
             holders: Vec::new(),
+            staged,
         }),
         other => Err(unexpected(&other)),
     }
@@ -520,16 +525,20 @@ async fn wait(
     let mut statuses = Vec::new();
     for job in accepted {
         let waiting = output::waiting(global.output, &format!("waiting for {}", job.job));
-        let there = |status: &JobStatus| {
+        let seen = |status: &JobStatus| {
             waiting.tell(&format!("{}: {}", job.job, status.progress()));
-            status.version > job.version || is_there(status, args.wait_done)
+            !matches!(stand(status, job.version, args.wait_done), Stand::Goes)
         };
         let what = match args.wait_done {
             true => "done",
             false => "healthy",
         };
-        let work = session.wait_for(&job.job, limit, what, there);
-        statuses.push(waiting.during(work).await?);
+        let work = session.wait_for(&job.job, limit, what, seen);
+        let status = waiting.during(work).await?;
+        if let Stand::Lost(error) = stand(&status, job.version, args.wait_done) {
+            return Err(error);
+        }
+        statuses.push(status);
     }
     Ok(statuses)
 }
@@ -537,6 +546,7 @@ async fn wait(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::operate::RolloutPhase;
     use potluck_specs::job::Dependency;
 
     fn wish(name: &str, on: &[&str], expected: Option<u64>) -> Wish {
@@ -590,6 +600,24 @@ mod tests {
             error.message.contains("job api: cycle"),
             "{}",
             error.message
+        );
+    }
+
+    #[test]
+    fn a_rollout_that_goes_on_says_how_to_watch_it() {
+        let status = RolloutStatus {
+            version: 7,
+            from: 6,
+            stage: 2,
+            stages: 2,
+            place: None,
+            phase: RolloutPhase::Rolling,
+            why: None,
+        };
+        assert_eq!(
+            goes_on(&JobName::in_default("web"), &status),
+            "web: the rollout of version 7 is not over: stage 2 of 2, rolling; \
+             watch it with: potluck rollout status web"
         );
     }
 

@@ -87,8 +87,10 @@ fn settings(set: &[String]) -> Result<Settings, ApiError> {
 
 /// What ended an evaluation, for the person.
 fn refused(error: EvalError, format: Format) -> ApiError {
+    if let Some(findings) = error.findings() {
+        return refuse(&findings, format);
+    }
     match error {
-        EvalError::Findings(findings) => refuse(&findings, format),
         EvalError::Root(error) => ApiError::new(ErrorCode::NotFound, chain(&error)),
         EvalError::Start { .. } | EvalError::Crashed { .. } => {
             ApiError::new(ErrorCode::Internal, chain(&error))
@@ -162,7 +164,10 @@ impl Checked {
                     place(a).cmp(&place(b))
                 });
             }
-            Err(error) => checked.error = Some(chain(&error)),
+            Err(error) => match error.findings() {
+                Some(findings) => checked.findings = findings,
+                None => checked.error = Some(chain(&error)),
+            },
         }
         checked
     }

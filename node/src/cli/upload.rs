@@ -11,57 +11,82 @@ use potluck_specs::{
     ChunkHash, PackageId,
     job::{JobDraft, PackageSource},
 };
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// Bytes of chunks in one upload: one frame holds them with room to spare.
 const UPLOAD_BYTES: usize = 512 << 10;
 
 /// A job's package, known by its id, and here if it is a path.
+#[derive(Clone)]
 pub(super) struct Package {
     /// What it is known by.
     pub id: PackageId,
-    local: Option<(PathBuf, Scan)>,
+    local: Option<Arc<(PathBuf, Scan)>>,
 }
 
-impl Package {
-    /// A package that the cluster has.
-    pub(super) fn known(id: PackageId) -> Package {
-        Package { id, local: None }
+/// The packages of a spec's jobs: one that many jobs share is cut once.
+pub(super) struct Packages<'a> {
+    spec: &'a Path,
+    local: BTreeMap<PathBuf, Package>,
+}
+
+impl Packages<'_> {
+    /// Those of this spec file.
+    pub(super) fn of(spec: &Path) -> Packages<'_> {
+        Packages {
+            spec,
+            local: BTreeMap::new(),
+        }
     }
 
     /// The program's package of a draft, cut into chunks. Nothing is sent.
     ///
     /// # Errors
     /// A path that can't be packed, or a kind of package that nobody fetches.
-    pub(super) fn of(draft: &JobDraft, spec: &Path) -> Result<Package, ApiError> {
-        Package::from(&draft.package, draft, spec)
+    pub(super) fn program(&mut self, draft: &JobDraft) -> Result<Package, ApiError> {
+        self.package(&draft.package, draft)
     }
 
     /// The further packages of a draft, in its order.
     ///
     /// # Errors
-    /// As [`Self::of`].
-    pub(super) fn further_of(draft: &JobDraft, spec: &Path) -> Result<Vec<Package>, ApiError> {
+    /// As [`Self::program`].
+    pub(super) fn further(&mut self, draft: &JobDraft) -> Result<Vec<Package>, ApiError> {
         let packages = draft.packages.iter();
         packages
-            .map(|one| Package::from(&one.source, draft, spec))
+            .map(|one| self.package(&one.source, draft))
             .collect()
     }
 
-    fn from(source: &PackageSource, draft: &JobDraft, spec: &Path) -> Result<Package, ApiError> {
-        match source {
-            PackageSource::Id(id) => Ok(Package::known(*id)),
-            PackageSource::Path(path) => {
-                let base = spec.parent().unwrap_or_else(|| Path::new("."));
-                let path = base.join(path);
-                let scan = scan(&path).map_err(|error| bad(&path, &error))?;
-                Ok(Package {
-                    id: scan.id,
-                    local: Some((path, scan)),
-                })
-            }
-            PackageSource::Oci(_) => Err(not_yet(draft, "a package from a registry")),
+    fn package(&mut self, source: &PackageSource, draft: &JobDraft) -> Result<Package, ApiError> {
+        let path = match source {
+            PackageSource::Id(id) => return Ok(Package::known(*id)),
+            PackageSource::Oci(_) => return Err(not_yet(draft, "a package from a registry")),
+            PackageSource::Path(path) => path,
+        };
+        if let Some(known) = self.local.get(path) {
+            return Ok(known.clone());
         }
+        let base = self.spec.parent().unwrap_or_else(|| Path::new("."));
+        let place = base.join(path);
+        let scan = scan(&place).map_err(|error| bad(&place, &error))?;
+        let package = Package {
+            id: scan.id,
+            local: Some(Arc::new((place, scan))),
+        };
+        self.local.insert(path.clone(), package.clone());
+        Ok(package)
+    }
+}
+
+impl Package {
+    /// A package that the cluster has.
+    pub(super) fn known(id: PackageId) -> Package {
+        Package { id, local: None }
     }
 
     /// Sends the chunks that the node lacks.
@@ -73,9 +98,10 @@ impl Package {
         session: &mut Session,
         waiting: &Waiting,
     ) -> Result<(), ApiError> {
-        let Some((path, scan)) = &self.local else {
+        let Some(local) = &self.local else {
             return Ok(());
         };
+        let (path, scan) = &**local;
         let manifest = ApiRequest::PutManifest(scan.manifest_bytes.clone());
         let mut missing = missing(session.client.ask(&manifest).await?)?;
         let total = missing.len();

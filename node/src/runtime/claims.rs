@@ -165,6 +165,7 @@ mod tests {
             total: Resources::default(),
             draining: false,
             pressure: 0,
+            sent_at: None,
             facts: None,
             inventory: Inventory {
                 since: None,

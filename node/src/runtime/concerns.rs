@@ -9,8 +9,9 @@ use crate::{
     wire::{Request, Response},
 };
 use potluck_core::cluster::Cluster;
-use potluck_specs::Millis;
+use potluck_specs::{Millis, NodeId};
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -27,6 +28,9 @@ const CONCERNS_MAX: usize = 20;
 
 /// Recovered jobs named at most; status shows the others.
 const RECOVERED_SHOWN: usize = 5;
+
+/// Older nodes named at most.
+const OLDER_SHOWN: usize = 5;
 
 /// A voter as this node sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,6 +139,10 @@ pub(super) fn ours(shared: &Shared) -> Vec<String> {
         )
     }));
     concerns.extend(shared.control.read(recovered));
+    let group = shared.control.membership();
+    let followers = group.voters.iter().chain(&group.learners);
+    let followers = followers.map(|follower| follower.member.node).collect();
+    concerns.extend(shared.control.read(|state| older(state, &followers)));
     concerns.truncate(CONCERNS_MAX);
     concerns
 }
@@ -158,6 +166,39 @@ fn recovered(state: &Cluster) -> Option<String> {
             names.len(),
             shown.join(", "),
             if names.len() > shown.len() {
+                ", …"
+            } else {
+                ""
+            },
+        )
+    })
+}
+
+/// Nodes whose potluck is older than what the log holds by now, and what each
+/// of them costs: one that follows the log keeps ends of work and stages of
+/// places from being counted.
+fn older(state: &Cluster, followers: &BTreeSet<NodeId>) -> Option<String> {
+    let names = |follows: bool| -> Vec<&str> {
+        let older = state.too_old_to_follow();
+        let those = older.filter(|member| followers.contains(&member.node) == follows);
+        those.map(|member| member.name.0.as_str()).collect()
+    };
+    let (following, others) = (names(true), names(false));
+    if let [first, ..] = following[..] {
+        return Some(format!(
+            "{first} follows the log with an older potluck than it needs ({} such nodes): ends of \
+             batch jobs and update stages are not counted until it is upgraded",
+            following.len(),
+        ));
+    }
+    let shown = others.iter().take(OLDER_SHOWN).copied();
+    (!others.is_empty()).then(|| {
+        format!(
+            "{} nodes run an older potluck ({}{}): they can't become voters, and get no tasks of a \
+             kind that they don't know, until they are upgraded",
+            others.len(),
+            shown.collect::<Vec<_>>().join(", "),
+            if others.len() > OLDER_SHOWN {
                 ", …"
             } else {
                 ""

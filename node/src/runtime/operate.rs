@@ -7,7 +7,7 @@ use crate::{
         error::{ApiError, ErrorCode},
         operate::{
             DrainedTask, LedgerEntry, LedgerStatus, MoveStatus, OperateAnswer, OperateQuery,
-            Operation, RolloutStatus,
+            Operation, RolloutPhase as Phase, RolloutStatus,
         },
         protocol::ApiAnswer,
     },
@@ -17,7 +17,7 @@ use potluck_core::{
     cluster::{Cluster, Command, RolloutPhase},
     scheduler::{DrainWait, Move, MoveReason, Scheduler, Use},
 };
-use potluck_specs::{ChangeId, JobName, Millis, NodeId};
+use potluck_specs::{ChangeId, JobName, Millis, NodeId, job::Level};
 use std::sync::Arc;
 
 /// The command that an operation becomes.
@@ -86,30 +86,40 @@ fn rollout(
     if !state.jobs().contains_key(job) {
         return Err(no_job(job));
     }
+    Ok(OperateAnswer::Rollout(rollout_status(
+        scheduler, state, job,
+    )))
+}
+
+/// How far the rollout of the job's newest version is; nothing for a first
+/// version.
+pub(super) fn rollout_status(
+    scheduler: &Scheduler,
+    state: &Cluster,
+    job: &JobName,
+) -> Option<RolloutStatus> {
+    let rollout = state.rollout(job)?;
     let stages = scheduler.rollout_stages(state, job);
-    let status = state.rollout(job).map(|rollout| {
-        let (phase, why) = match &rollout.phase {
-            RolloutPhase::Rolling => ("rolling", None),
-            RolloutPhase::Paused { by } => ("paused", Some(format!("by {by}"))),
-            RolloutPhase::Failed { why } => ("failed", Some(why.clone())),
-            RolloutPhase::RolledBack { why } => ("rolled back", Some(why.clone())),
-            RolloutPhase::Done => ("done", None),
-        };
-        RolloutStatus {
-            version: rollout.version,
-            from: rollout.from,
-            stage: match rollout.phase {
-                // One that restarts nothing has no stages to go through.
-                RolloutPhase::Done => stages,
-                _ => rollout.stage + 1,
-            },
-            stages,
-            place: rollout.place.clone(),
-            phase: phase.into(),
-            why,
-        }
-    });
-    Ok(OperateAnswer::Rollout(status))
+    let (phase, why) = match &rollout.phase {
+        RolloutPhase::Rolling => (Phase::Rolling, None),
+        RolloutPhase::Paused { by } => (Phase::Paused, Some(format!("by {by}"))),
+        RolloutPhase::Failed { why } => (Phase::Failed, Some(why.clone())),
+        RolloutPhase::RolledBack { why } => (Phase::RolledBack, Some(why.clone())),
+        RolloutPhase::Done => (Phase::Done, None),
+    };
+    Some(RolloutStatus {
+        version: rollout.version,
+        from: rollout.from,
+        stage: match rollout.phase {
+            // One that restarts nothing has no stages to go through.
+            RolloutPhase::Done => stages,
+            _ => rollout.stage + 1,
+        },
+        stages,
+        place: rollout.place.clone(),
+        phase,
+        why,
+    })
 }
 
 fn why_blocked(
@@ -141,7 +151,7 @@ fn why_blocked(
 fn node_of(reason: &Use) -> Option<NodeId> {
     match reason {
         Use::Unplaced | Use::Dependency { .. } => None,
-        Use::Waiting { holder } => *holder,
+        Use::Waiting { holder } | Use::Lease { holder, .. } => *holder,
         Use::Starting { node }
         | Use::Failing { node, .. }
         | Use::Unhealthy { node }
@@ -187,25 +197,28 @@ fn reason(state: &Cluster, next: &Move) -> String {
     match next.why {
         MoveReason::Joined => format!("{to} has joined"),
         MoveReason::Returned => format!("{to} has come back"),
-        MoveReason::RacksSkewed => "racks are skewed".into(),
-        MoveReason::HostsSkewed => "hosts are skewed".into(),
+        MoveReason::Skewed { level } => format!("{} are skewed", several(level)),
     }
 }
 
-/// Tasks of the job in both racks and on both hosts, before and after.
+/// Tasks of the job in both places at each level that counts, before and
+/// after. A place that has no more than the other is the same one, or counts
+/// less than what the move evens.
 fn gain(next: &Move) -> String {
-    let ((rack_from, host_from), (rack_to, host_to)) = (next.crowd_from, next.crowd_to);
-    let hosts = format!(
-        "hosts {host_from}:{host_to} -> {}:{}",
-        host_from - 1,
-        host_to + 1
-    );
-    match rack_from > rack_to {
-        true => format!(
-            "racks {rack_from}:{rack_to} -> {}:{}, {hosts}",
-            rack_from - 1,
-            rack_to + 1
-        ),
-        false => hosts,
+    let crowd = next.crowd.iter().filter(|(_, there, here)| there > here);
+    let changes = crowd.map(|(level, there, here)| {
+        let (level, less, more) = (several(*level), there - 1, here + 1);
+        format!("{level} {there}:{here} -> {less}:{more}")
+    });
+    changes.collect::<Vec<_>>().join(", ")
+}
+
+fn several(level: Level) -> &'static str {
+    match level {
+        Level::Region => "regions",
+        Level::Datacenter => "datacenters",
+        Level::Cluster => "clusters",
+        Level::Rack => "racks",
+        Level::Node => "hosts",
     }
 }

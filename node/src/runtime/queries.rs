@@ -258,6 +258,7 @@ fn job_status(
         recovered_at: record.recovered_at,
         package: current.package,
         services,
+        rollout: operate::rollout_status(scheduler, state, name),
         batch: state.batch(name).map(batch_status),
         tasks: if with_tasks { tasks } else { Vec::new() },
     }
@@ -374,6 +375,7 @@ fn waits_for(
         SlotPhase::Waiting {
             holder: Some(holder),
         } => Some(format!("a word from {}, which held it last", name(holder))),
+        SlotPhase::Lease { holder, left } => Some(lease_text(holder.map(|h| name(&h)), *left)),
         SlotPhase::Waiting { holder: None } => Some("all nodes to report to the scheduler".into()),
         SlotPhase::Missing if !is_held && tries(state, &view.slot) > 0 => {
             let failures = tries(state, &view.slot);
@@ -386,6 +388,15 @@ fn waits_for(
         SlotPhase::Calling => Some("bids".into()),
         SlotPhase::Awarded { node, .. } if !is_held => Some(format!("{} to confirm", name(node))),
         _ => None,
+    }
+}
+
+/// What an exclusive slot waits for.
+fn lease_text(holder: Option<String>, left: Millis) -> String {
+    let seconds = left.0.div_ceil(1_000);
+    match holder {
+        Some(node) => format!("the lease of {node} to end, at most {seconds} s"),
+        None => format!("any lease of an earlier epoch to end, at most {seconds} s"),
     }
 }
 

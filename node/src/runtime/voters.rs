@@ -135,7 +135,9 @@ fn candidates(
                     node: host.node,
                     rack: member.topology.rack.clone(),
                     eligible: member.roles.contains(&NodeRole::VoterEligible)
-                        && member.raft_id.is_some(),
+                        && member.raft_id.is_some()
+                        // It would read the log without what it does not know.
+                        && state.may_follow(host.node),
                     draining: member.draining,
                     alive: host.session == SessionState::Up,
                     dead_since: since(&mut memory.dead_since, host.node, dead, now),

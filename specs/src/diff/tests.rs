@@ -335,3 +335,21 @@ fn units_are_exact() {
         assert_eq!(cores(millis), text);
     }
 }
+
+/// Whatever restarts tasks says why, and nothing else does.
+#[test]
+fn a_restart_has_a_reason() {
+    for (field, effect) in EFFECTS {
+        let path = FieldPath::of(field);
+        assert_eq!(
+            why_restart(&path).is_some(),
+            *effect >= Effect::RollingRestart,
+            "{field}"
+        );
+    }
+    for (field, _) in REASONS {
+        assert!(why_restart(&FieldPath::of(field)).is_some(), "{field}");
+    }
+    let interval = FieldPath::of("task.health").index(0).field("interval_ms");
+    assert_eq!(why_restart(&interval), Some(KEPT));
+}

@@ -51,9 +51,6 @@ const USES: &[(&str, Use)] = &[
     ("another maintenance", |d| {
         d.change.maintenance = Maintenance::RideOut { up_to_ms: 1 }
     }),
-    ("an exclusive slot", |d| {
-        d.change.exclusive = Some(Exclusive::default())
-    }),
 ];
 
 #[test]
@@ -100,6 +97,7 @@ fn what_is_executed_is_not_refused() {
     draft.owner = "ann".into();
     draft.annotations.insert("a".into(), "b".into());
     draft.packages.push(DraftPackage::default());
+    draft.change.exclusive = Some(Exclusive::default());
     assert_eq!(unsupported(&draft), []);
     let (package, further) = (PackageId([0; 32]), [PackageId([1; 32])]);
     let job = draft.bind(FleetId([0; 32]), "main", 1, package, &further);
@@ -123,7 +121,7 @@ fn work_that_ends_is_not_refused() {
 #[test]
 fn a_bound_job_is_refused_as_its_draft() {
     let mut draft = draft();
-    draft.change.exclusive = Some(Exclusive::default());
+    draft.task.resources.uplink_bits_per_s = 1;
     let before = unsupported(&draft);
     let job = draft.bind(FleetId([0; 32]), "main", 1, PackageId([0; 32]), &[]);
     assert_eq!(unsupported_job(&job), before);

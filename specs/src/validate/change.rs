@@ -9,9 +9,6 @@ use crate::{
 };
 use std::collections::BTreeSet;
 
-/// Shortest wait for the health of a new version: a task needs time to start.
-const HEALTH_DEADLINE_MS_MIN: u64 = 1_000;
-
 pub(super) fn check(wish: &Wish, findings: &mut Findings) {
     let path = FieldPath::of("change");
     check_dependencies(&path.field("depends_on"), wish, findings);
@@ -31,7 +28,10 @@ fn check_dependencies(path: &FieldPath, wish: &Wish, findings: &mut Findings) {
         let entry = path.index(index);
         let path = entry.field("job");
         findings.label(&path, "job", &job.name);
-        findings.label(&path, "namespace", &job.namespace);
+        // A job's own was judged with its name.
+        if job.namespace != wish.name.namespace {
+            findings.label(&path, "namespace", &job.namespace);
+        }
         if job == wish.name {
             findings
                 .error(&path, format!("cycle: {job} -> {job}"))
@@ -95,13 +95,14 @@ fn check_update(path: &FieldPath, update: &Update, wish: &Wish, findings: &mut F
     );
     let list = path.field("stages");
     findings.at_most(&list, "stages", update.stages.len(), CONDITIONS_MAX);
-    if let (JobKind::Batch(_), [_, ..]) = (wish.kind, &update.stages[..]) {
+    let is_batch = matches!(wish.kind, JobKind::Batch(_));
+    if is_batch && !update.stages.is_empty() {
         findings
             .warning(&list, "a batch has no rollout")
             .why("its tasks end by themselves, and the next ones have the new version");
-        return;
     }
-    let slots = wish.kind.slots();
+    // What it would come to of a batch is no matter, since it does not come.
+    let slots = wish.kind.slots().filter(|_| !is_batch);
     let mut reached = None;
     for (index, stage) in update.stages.iter().enumerate() {
         let entry = list.index(index);
@@ -124,6 +125,20 @@ fn check_update(path: &FieldPath, update: &Update, wish: &Wish, findings: &mut F
             }
             reached = Some(tasks);
         }
+    }
+    let rest = |last: &StageSize| match (last, slots) {
+        (StageSize::Percent(percent), _) => (1..100).contains(percent),
+        (StageSize::Count(count), Some(slots)) => (1..slots).contains(count),
+        _ => false,
+    };
+    if update.stages.last().is_some_and(|last| rest(&last.size)) && !is_batch {
+        findings
+            .warning(
+                &list,
+                "behind the last stage all other tasks follow at once",
+            )
+            .why("nothing bakes then, and nothing is looked at before")
+            .hint("say how far it goes: stages = [..., \"all\"]");
     }
 }
 

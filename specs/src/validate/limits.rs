@@ -95,3 +95,18 @@ pub const LOG_MS_MAX: u64 = 3_650 * 86_400_000;
 
 /// Least tmpfs: a page.
 pub const TMPFS_BYTES_MIN: u64 = 4_096;
+
+/// Shortest deadline of a batch: below it no task could start.
+pub const DEADLINE_MS_MIN: u64 = 1_000;
+
+/// Shortest wait for the health of a new version: a task needs time to start.
+pub const HEALTH_DEADLINE_MS_MIN: u64 = 1_000;
+
+/// Strongest wish, for or against.
+pub const WEIGHT_MAX: i32 = 100;
+
+/// Longest name of a user on Linux.
+pub const USER_BYTES_MAX: usize = 32;
+
+/// Highest signal of Linux.
+pub const SIGNAL_MAX: i32 = 64;

@@ -13,9 +13,6 @@ use crate::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Strongest wish, for or against.
-const WEIGHT_MAX: i32 = 100;
-
 pub(super) fn check(wish: &Wish, findings: &mut Findings) {
     let path = FieldPath::of("placement");
     let placement = wish.placement;
@@ -198,7 +195,10 @@ fn check_neighbours(path: &FieldPath, wish: &Wish, findings: &mut Findings) {
         for (index, other) in neighbours.iter().enumerate() {
             let path = list.index(index).field("job");
             findings.label(&path, "job", &other.job.name);
-            findings.label(&path, "namespace", &other.job.namespace);
+            // A job's own was judged with its name.
+            if other.job.namespace != wish.name.namespace {
+                findings.label(&path, "namespace", &other.job.namespace);
+            }
             if !known.insert(&other.job) {
                 findings.error(&path, format!("job {} stands twice", other.job));
             }

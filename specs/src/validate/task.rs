@@ -17,9 +17,6 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Places in a sandbox that are the system's own.
 const OWN_PLACES: &[&str] = &["/", "/dev", "/proc", "/sys"];
 
-/// Longest name of a user on Linux.
-const USER_BYTES_MAX: usize = 32;
-
 /// Signals that no program can handle.
 const KILL: i32 = 9;
 const STOP: i32 = 19;
@@ -223,8 +220,11 @@ fn check_logs(path: &FieldPath, logs: &LogPolicy, findings: &mut Findings) {
 
 fn check_stop(path: &FieldPath, stop: &StopPolicy, wish: &Wish, findings: &mut Findings) {
     let grace = path.field("grace_ms");
-    if !(1..=64).contains(&stop.signal) {
-        let message = format!("{} is not a signal: they count from 1 to 64", stop.signal);
+    if !(1..=SIGNAL_MAX).contains(&stop.signal) {
+        let message = format!(
+            "{} is not a signal: they count from 1 to {SIGNAL_MAX}",
+            stop.signal
+        );
         findings.error(&path.field("signal"), message);
     }
     if matches!(stop.signal, KILL | STOP) {
@@ -363,10 +363,11 @@ fn check_tmpfs(path: &FieldPath, bytes: u64, task: &TaskTemplate, findings: &mut
 
 /// `name`, `uid` or `uid:gid`.
 fn check_user(path: &FieldPath, user: &str, findings: &mut Findings) {
-    let numbers = user.split_once(':').map_or_else(
-        || user.parse::<u32>().is_ok(),
-        |(uid, gid)| uid.parse::<u32>().is_ok() && gid.parse::<u32>().is_ok(),
-    );
+    // Rust reads "+5" as well, which no program of Linux takes for a user.
+    let number = |text: &str| text.parse::<u32>().is_ok() && !text.starts_with('+');
+    let numbers = user
+        .split_once(':')
+        .map_or_else(|| number(user), |(uid, gid)| number(uid) && number(gid));
     let first = |b: u8| b.is_ascii_lowercase() || b == b'_';
     let rest = |b: u8| first(b) || b.is_ascii_digit() || b == b'-';
     let named = user.len() <= USER_BYTES_MAX

@@ -153,10 +153,19 @@ const DOUBTFUL: &[Row] = &[
         "",
     ),
     (
-        |d| stages(d, &[StageSize::Count(2), StageSize::Percent(34)]),
+        |d| {
+            let sizes = [StageSize::Count(2), StageSize::Percent(34), StageSize::All];
+            stages(d, &sizes);
+        },
         "change.update.stages[1].size",
         "adds no task",
         "2 of 3",
+    ),
+    (
+        |d| stages(d, &[StageSize::Count(1)]),
+        "change.update.stages",
+        "behind the last stage",
+        "\"all\"",
     ),
     (
         |d| {

@@ -7,9 +7,6 @@ use crate::{
     path::FieldPath,
 };
 
-/// Shortest deadline of a batch: below it no task could start.
-const DEADLINE_MS_MIN: u64 = 1_000;
-
 pub(super) fn check(wish: &Wish, findings: &mut Findings) {
     let name = FieldPath::of("name");
     findings.label(&name.field("namespace"), "namespace", &wish.name.namespace);

@@ -324,9 +324,23 @@ impl Call {
             return true;
         }
         match self.inner(name, rest) {
+            Some((call, [])) => !call.wrong.is_empty(),
             Some((call, rest)) => call.is_wrong(rest),
             None => false,
         }
+    }
+
+    /// The names in a dictionary whose values are wrong; none if it is wrong in
+    /// another way, and so unknown.
+    pub(crate) fn wrong_names(&self, name: &str) -> Option<Vec<&str>> {
+        let call = self.lender(name).unwrap_or(self);
+        let begins = |wrong: &&Vec<Step>| first_name(wrong).is_some_and(|(known, _)| known == name);
+        let wrong = call.wrong_at.iter().filter(begins);
+        let names = wrong.map(|wrong| match &wrong[..] {
+            [_, Step::Entry(name), ..] => Some(name.as_str()),
+            _ => None,
+        });
+        names.collect()
     }
 
     /// Where a field is written.

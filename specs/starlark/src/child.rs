@@ -3,6 +3,7 @@
 
 use crate::{
     evaluate::{Evaluator, Files, Text},
+    finding::Spot,
     label::Label,
     protocol::{self, DOCUMENT_BYTES_MAX, Reply, Say, TalkError, Task},
 };
@@ -83,7 +84,10 @@ fn evaluate() -> Result<u8, ChildError> {
         return Ok(0);
     };
     let mut files = Asking;
-    let mut evaluator = Evaluator::new(&mut files, task.wanted);
+    let mut evaluator = match task.telling {
+        true => Evaluator::telling(&mut files, task.wanted, tell),
+        false => Evaluator::new(&mut files, task.wanted),
+    };
     for path in &task.specs {
         allow_cpu_time()?;
         protocol::send(&mut io::stdout(), &Say::Begin)?;
@@ -97,6 +101,12 @@ fn evaluate() -> Result<u8, ChildError> {
         protocol::send(&mut io::stdout(), &evaluated)?;
     }
     Ok(0)
+}
+
+/// Says where the evaluation is. Whether the parent is still there shows when
+/// it is asked for something.
+fn tell(spot: Spot) {
+    let _ = protocol::send(&mut io::stdout(), &Say::At(spot));
 }
 
 /// The parent's files.

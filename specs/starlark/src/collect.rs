@@ -90,10 +90,16 @@ impl Collector {
         Ok(())
     }
 
-    pub(crate) fn add_param(&self, param: Parameter) {
+    /// Remembers a param; false if there is one of its name, declared in
+    /// another place.
+    pub(crate) fn add_param(&self, param: Parameter) -> bool {
         let params = &mut self.found.borrow_mut().params;
-        if params.iter().all(|known| known.name != param.name) {
-            params.push(param);
+        match params.iter().find(|known| known.name == param.name) {
+            Some(known) => known.at == param.at,
+            None => {
+                params.push(param);
+                true
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 //! files that load it.
 
 mod errors;
+mod position;
 mod words;
 
 use crate::{
@@ -17,6 +18,8 @@ use crate::{
     show::{self, Shown},
     unknown::Unknown,
 };
+use position::Position;
+pub(crate) use position::Tell;
 use potluck_specs::{job::JobDraft, path::FieldPath, support, validate};
 use serde::{Deserialize, Serialize};
 use starlark::{
@@ -148,6 +151,10 @@ pub struct Evaluator<'f> {
     /// labels, so that no path of this machine gets into a value.
     names: BTreeMap<String, String>,
     loaded_bytes: usize,
+    /// Where it is, once that is wanted.
+    position: Option<Position>,
+    /// Whom to tell where it is, from the beginning.
+    tell: Option<Tell>,
 }
 
 /// A loaded file: its names, or what is wrong with it.
@@ -164,11 +171,39 @@ impl<'f> Evaluator<'f> {
             closures: BTreeMap::new(),
             names: BTreeMap::new(),
             loaded_bytes: 0,
+            position: None,
+            tell: None,
         }
+    }
+
+    /// The same, and tells which statement comes next, each time.
+    pub(crate) fn telling(files: &'f mut dyn Files, wanted: Wanted, tell: Tell) -> Evaluator<'f> {
+        let mut evaluator = Evaluator::new(files, wanted);
+        evaluator.position = Some(Position::default());
+        evaluator.tell = Some(tell);
+        evaluator
     }
 
     /// Evaluates one spec file.
     pub fn evaluate(&mut self, label: &Label) -> Evaluated {
+        let evaluated = self.evaluate_once(label);
+        let lost = |finding: &Finding| finding.kind == FindingKind::Limit && finding.at.line == 0;
+        if self.position.is_some() || !evaluated.findings.iter().any(lost) {
+            return evaluated;
+        }
+        // The interpreter does not say where it met a limit, so it is asked to
+        // tell where it is. Libraries are compiled anew for that.
+        self.position = Some(Position::default());
+        let libraries = std::mem::take(&mut self.libraries);
+        let loaded_bytes = std::mem::take(&mut self.loaded_bytes);
+        let again = self.evaluate_once(label);
+        self.position = None;
+        self.libraries = libraries;
+        self.loaded_bytes = loaded_bytes;
+        again
+    }
+
+    fn evaluate_once(&mut self, label: &Label) -> Evaluated {
         let file = match self.read(label) {
             Ok(file) => file,
             Err(why) => {
@@ -317,6 +352,8 @@ impl<'f> Evaluator<'f> {
             false => globals_with(undefined.iter().map(|(name, _)| name.as_str())),
         };
         findings.extend(undefined.into_iter().map(|(_, finding)| finding));
+        let position = self.position.clone();
+        let tell = self.tell;
         let outcome = Module::with_temp_heap(|module| {
             {
                 let mut interpreter = Interpreter::new(&module);
@@ -331,6 +368,9 @@ impl<'f> Evaluator<'f> {
                 interpreter
                     .set_max_tick_count(TICKS_MAX)
                     .map_err(starlark::Error::new_other)?;
+                if let Some(position) = &position {
+                    position.follow(&mut interpreter, tell);
+                }
                 interpreter.eval_module(ast, &globals)?;
             }
             match collector.is_library {
@@ -338,8 +378,15 @@ impl<'f> Evaluator<'f> {
                 false => Ok(None),
             }
         });
-        let outcome =
-            outcome.map_err(|error: starlark::Error| errors::finding(&error, &label.to_string()));
+        let outcome = outcome.map_err(|error: starlark::Error| {
+            let mut finding = errors::finding(&error, &label.to_string());
+            if finding.at.line == 0
+                && let Some(at) = position.and_then(|position| position.spot())
+            {
+                finding.at = at;
+            }
+            finding
+        });
         match outcome {
             Ok(module) if findings.is_empty() => Ok(module),
             Err(error) if findings.is_empty() => Err(vec![error]),

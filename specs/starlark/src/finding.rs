@@ -6,8 +6,12 @@ use serde::{Deserialize, Serialize};
 use starlark::codemap::FileSpan;
 use std::fmt;
 
-/// Longest line that is quoted: a longer one helps nobody on a terminal.
+/// Longest line that is quoted whole: a longer one helps nobody on a terminal.
 const QUOTED_CHARS_MAX: usize = 240;
+
+/// Of a longer line: what is quoted before the place, and in all.
+const BEFORE_CHARS: usize = 30;
+const CUT_CHARS: usize = 90;
 
 /// Longest message: what `fail()` or an unknown name puts into it has no bound
 /// of its own.
@@ -66,6 +70,13 @@ pub struct Spot {
     /// to quote.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub quoted: String,
+    /// Characters of that line that are left away before what is quoted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub quoted_skips: u32,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// One thing that is wrong.
@@ -97,9 +108,8 @@ impl Spot {
         }
         let resolved = span.resolve_span();
         let source = span.file.source();
-        let quoted = source.split('\n').nth(resolved.begin.line);
-        let quoted = quoted.unwrap_or_default().trim_end();
-        let short = quoted.chars().nth(QUOTED_CHARS_MAX).is_none();
+        let line = source.split('\n').nth(resolved.begin.line);
+        let (quoted, quoted_skips) = quote(line.unwrap_or_default(), resolved.begin.column);
         // A file has at most 1 MiB.
         let count = |number: usize| number as u32 + 1;
         Spot {
@@ -108,17 +118,19 @@ impl Spot {
             column: count(resolved.begin.column),
             end_line: count(resolved.end.line),
             end_column: count(resolved.end.column),
-            quoted: if short { quoted.into() } else { String::new() },
+            quoted,
+            quoted_skips,
         }
     }
 
     /// Where the text of a file ends: something is missing there, and the empty
     /// lines behind it show nothing.
     fn end_of(file: &str, written: &str) -> Spot {
-        let quoted = written.rsplit('\n').next().unwrap_or_default();
+        let last = written.rsplit('\n').next().unwrap_or_default();
+        let length = last.chars().count();
+        let (quoted, quoted_skips) = quote(last, length);
         // A file has at most 1 MiB.
         let line = written.matches('\n').count() as u32 + 1;
-        let length = quoted.chars().count();
         let column = length as u32 + 1;
         Spot {
             file: file.into(),
@@ -126,10 +138,8 @@ impl Spot {
             column,
             end_line: line,
             end_column: column,
-            quoted: match length <= QUOTED_CHARS_MAX {
-                true => quoted.into(),
-                false => String::new(),
-            },
+            quoted,
+            quoted_skips,
         }
     }
 
@@ -142,6 +152,7 @@ impl Spot {
             end_line: 0,
             end_column: 0,
             quoted: String::new(),
+            quoted_skips: 0,
         }
     }
 
@@ -149,6 +160,26 @@ impl Spot {
     pub(crate) fn nowhere() -> Spot {
         Spot::file("")
     }
+}
+
+/// A line, or of a long one what is around a place in it (a column from 0),
+/// with how many characters that leaves away before it.
+fn quote(line: &str, column: usize) -> (String, u32) {
+    let line = line.trim_end();
+    if line.chars().nth(QUOTED_CHARS_MAX).is_none() {
+        return (line.into(), 0);
+    }
+    let start = column.saturating_sub(BEFORE_CHARS);
+    let mut rest = line.chars().skip(start);
+    let mut quoted: String = rest.by_ref().take(CUT_CHARS).collect();
+    if rest.next().is_some() {
+        quoted.push('…');
+    }
+    if start == 0 {
+        return (quoted, 0);
+    }
+    // A file has at most 1 MiB. The mark stands for the character before.
+    (format!("…{quoted}"), start as u32 - 1)
 }
 
 impl fmt::Display for Spot {

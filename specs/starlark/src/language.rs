@@ -11,10 +11,13 @@ use crate::{
     finding::{Finding, FindingKind, Severity, Spot},
     functions, param,
     place::Step,
-    read,
+    read, together,
 };
 use allocative::Allocative;
-use potluck_specs::validate;
+use potluck_specs::{
+    job::{JobDraft, PortSpec},
+    validate,
+};
 use starlark::{
     any::ProvidesStaticType,
     environment::GlobalsBuilder,
@@ -110,10 +113,14 @@ fn job(call: Call, collector: &Collector) -> Result<(), TooMany> {
         };
         call.is_wrong(field) || remarks.iter().any(same)
     };
-    for found in validate::check(&draft) {
+    let (judged, knows_ports) = with_wrong_ports(&draft, &call);
+    for found in validate::check(&judged) {
+        if !knows_ports && together::is_about_ports(&found) {
+            continue;
+        }
         let field = fields::argument(&found.path, &call);
         // A value that only stands in for a wrong one is not judged.
-        if told(&field) || depends(&field).iter().any(|name| told(&steps(name))) {
+        if told(&field) || together::with(&field).iter().any(|other| told(other)) {
             continue;
         }
         // The check that stands for none asks a service's port: the services
@@ -135,18 +142,19 @@ fn job(call: Call, collector: &Collector) -> Result<(), TooMany> {
     }
 }
 
-/// What a field is judged together with.
-fn depends(field: &[Step]) -> &'static [&'static str] {
-    match field.first() {
-        Some(Step::Entry(name)) => match name.as_str() {
-            "services" | "health" | "metrics" | "maintenance" | "args" | "env" => {
-                &["ports", "services"]
-            }
-            "update" | "budget" => &["replicas", "batch", "per_node"],
-            _ => &[],
-        },
-        _ => &[],
-    }
+/// The draft with the ports whose numbers are wrong: their names are known all
+/// the same. And whether all names are.
+fn with_wrong_ports(draft: &JobDraft, call: &Call) -> (JobDraft, bool) {
+    let mut judged = draft.clone();
+    let Some(names) = call.wrong_names("ports") else {
+        return (judged, false);
+    };
+    let wrong = names.into_iter().map(|name| PortSpec {
+        name: name.into(),
+        number: None,
+    });
+    judged.task.ports.extend(wrong);
+    (judged, true)
 }
 
 /// A finding of the checks, at the argument that it is about.

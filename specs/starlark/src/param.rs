@@ -179,14 +179,19 @@ pub(crate) fn declare<'v>(
         Origin::Written(place) => place.at,
         Origin::Default => Spot::nowhere(),
     };
-    collector.add_param(Parameter {
-        name,
+    let is_new = collector.add_param(Parameter {
+        name: name.clone(),
         default: default.map(Data::to_string),
         doc: call.text("doc"),
         value: value.as_ref().map(Data::to_string),
         at,
         kind: kind.clone(),
     });
+    if !is_new && !name.is_empty() && !call.wrong.contains("name") {
+        let message = format!("param {name} is declared twice");
+        let hint = "declare it once, and use the variable in both places";
+        tell("name", message, Some(hint.into()))?;
+    }
     // Something of the right type, so that the rest is looked at as well.
     let value = value.unwrap_or(match kind.as_str() {
         "int" => Data::Whole(1),

@@ -7,6 +7,7 @@
 
 use crate::{
     evaluate::{Evaluated, Text, Wanted},
+    finding::Spot,
     label::Label,
 };
 use potluck_specs::codec;
@@ -22,6 +23,8 @@ pub(crate) struct Task {
     /// Files, by their paths below the root.
     pub(crate) specs: Vec<String>,
     pub(crate) wanted: Wanted,
+    /// It says where it is, statement by statement: one spec met a limit.
+    pub(crate) telling: bool,
 }
 
 /// What the child says.
@@ -31,6 +34,8 @@ pub(crate) enum Say {
     Read(String),
     /// It begins with the next spec.
     Begin,
+    /// This statement comes next, if that was asked for.
+    At(Spot),
     /// What the spec evaluates to.
     Done(Box<Evaluated>),
 }

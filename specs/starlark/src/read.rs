@@ -247,9 +247,10 @@ impl Reader<'_> {
                 let Some(data) = simple(kind, value) else {
                     return self.misfit(kind, value, at);
                 };
-                // What is wrong inside was told; it must not be judged again.
+                // What is wrong inside was told. That call knows which of its
+                // arguments it is; the others are judged.
                 if data.made().is_some_and(|call| !call.wrong.is_empty()) {
-                    self.mark(at);
+                    self.wrong.insert(at.param.name);
                 }
                 Ok(Some(data))
             }

@@ -2,7 +2,9 @@
 //! are made of the definitions by which calls are read.
 
 use crate::{
+    call,
     define::{Default, Function, Group, Param},
+    forms::{self, ValueType},
     functions,
     param::PARAM,
 };
@@ -29,14 +31,18 @@ pub struct FunctionDescription {
 pub struct ParamDescription {
     /// What it is called.
     pub name: &'static str,
-    /// The form of its value, as the reference writes it.
+    /// The form of its value, for programs.
     #[serde(rename = "type")]
-    pub kind: String,
+    pub kind: ValueType,
+    /// The same in the words of the reference.
+    pub form: String,
     /// Must it be given?
     pub required: bool,
     /// Its value when it is left away, as it would be written; none if nothing
     /// is set then.
     pub default: Option<&'static str>,
+    /// The same as data: quantities in the unit of the type.
+    pub default_value: Option<serde_json::Value>,
     /// What it means that nothing is set.
     pub absent: Option<&'static str>,
     /// What it is about; empty for functions with few parameters.
@@ -70,12 +76,14 @@ pub fn describe_functions() -> Vec<FunctionDescription> {
 fn describe(param: &Param, group: &Group) -> ParamDescription {
     ParamDescription {
         name: param.name,
-        kind: param.kind.name(),
+        kind: ValueType::of(&param.kind),
+        form: param.kind.name(),
         required: matches!(param.default, Default::Required),
         default: match param.default {
             Default::Is(text) => Some(text),
             _ => None,
         },
+        default_value: call::default(param).map(|data| forms::value(&data)),
         absent: match param.default {
             Default::Absent(meaning) => Some(meaning),
             _ => None,

@@ -157,6 +157,8 @@ struct Quotation {
     /// From 0.
     line: usize,
     text: String,
+    /// Characters before `text`.
+    skips: usize,
     span: SourceSpan,
 }
 
@@ -166,9 +168,10 @@ impl Quotation {
             return None;
         }
         let text = &harmless(&spot.quoted);
+        let skips = spot.quoted_skips;
         let byte = |column: u32| {
             let mut chars = text.char_indices();
-            let found = chars.nth(column.saturating_sub(1) as usize);
+            let found = chars.nth(column.saturating_sub(1 + skips) as usize);
             found.map_or(text.len(), |(byte, _)| byte)
         };
         let start = byte(spot.column);
@@ -180,6 +183,7 @@ impl Quotation {
             file: harmless(&spot.file),
             line: spot.line as usize - 1,
             text: text.clone(),
+            skips: skips as usize,
             span: (start, end.saturating_sub(start)).into(),
         })
     }
@@ -195,9 +199,10 @@ impl SourceCode for Quotation {
         // Without context it is asked where the span begins, for the heading;
         // else for the line to draw.
         let column = match before {
-            0 => self.text[..span.offset().min(self.text.len())]
-                .chars()
-                .count(),
+            0 => {
+                let before = &self.text[..span.offset().min(self.text.len())];
+                self.skips + before.chars().count()
+            }
             _ => 0,
         };
         Ok(Box::new(MietteSpanContents::new_named(
@@ -224,7 +229,23 @@ mod tests {
             end_line: 7,
             end_column,
             quoted: quoted.into(),
+            quoted_skips: 0,
         }
+    }
+
+    #[test]
+    fn a_long_line_is_cut_to_the_place() {
+        let mut spot = spot("…yyyyWRONGzzzz…", 1_006, 1_011);
+        spot.quoted_skips = 1_000;
+        let finding = Finding::error(spot, FindingKind::Invalid, "wrong").why("here");
+        let text = render(&[finding], Look::PLAIN);
+        assert!(text.contains("a.star:7:1006"), "{text}");
+        let column = |part: &str| {
+            let line = text.lines().find(|line| line.contains(part));
+            let (before, _) = line.unwrap().split_once(part).unwrap();
+            before.chars().count()
+        };
+        assert_eq!(column("WRONG"), column("──┬──"), "{text}");
     }
 
     #[test]

@@ -10,7 +10,7 @@
 use crate::{
     child::{ADDRESS_SPACE_BYTES_MAX, CPU_SECONDS_MAX, EXIT_OUTPUT},
     evaluate::{Evaluated, Files, Wanted},
-    finding::Finding,
+    finding::{Finding, FindingKind, Spot},
     label::Label,
     protocol::{self, DOCUMENT_BYTES_MAX, Reply, Say, TalkError, Task},
     render::{Look, render},
@@ -65,33 +65,14 @@ pub enum EvalError {
     /// The file is wrong: this is the author's to mend.
     #[error("{}", render(.0, Look::PLAIN))]
     Findings(Vec<Finding>),
-    /// More memory than a spec may use.
-    #[error("evaluating the spec took more than {} MiB of memory", bytes_max >> 20)]
-    Memory {
-        /// The limit.
-        bytes_max: u64,
+    /// More than a spec may use: the author's to mend, too.
+    #[error("{at}: {limit}")]
+    Limit {
+        /// Which.
+        limit: Limit,
+        /// The statement that met it, or the file as a whole.
+        at: Spot,
     },
-    /// More CPU time than a spec may use.
-    #[error("evaluating the spec took more than {seconds_max} s of CPU time")]
-    CpuTime {
-        /// The limit.
-        seconds_max: u64,
-    },
-    /// No answer in time.
-    #[error("evaluating the spec took longer than {} s", .limit.as_secs())]
-    Timeout {
-        /// The limit.
-        limit: Duration,
-    },
-    /// More jobs than a spec may yield.
-    #[error("the spec evaluates to more than {} MiB of jobs", bytes_max >> 20)]
-    Output {
-        /// The limit.
-        bytes_max: u64,
-    },
-    /// Values nested deeper than the stack allows.
-    #[error("the spec nests too deep to be evaluated")]
-    Stack,
     /// The evaluator ended in another way.
     #[error("the evaluator ended without a result ({status}): {stderr}")]
     Crashed {
@@ -100,6 +81,90 @@ pub enum EvalError {
         /// The end of what it said.
         stderr: String,
     },
+}
+
+/// What a spec may use. A spec that uses more is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Limit {
+    /// Memory.
+    #[error("evaluating the spec takes more than {} MiB of memory", bytes_max >> 20)]
+    Memory {
+        /// The most.
+        bytes_max: u64,
+    },
+    /// CPU time.
+    #[error("evaluating the spec takes more than {seconds_max} s of CPU time")]
+    CpuTime {
+        /// The most.
+        seconds_max: u64,
+    },
+    /// Time to an answer.
+    #[error("evaluating the spec takes longer than {} s", most.as_secs())]
+    Time {
+        /// The most.
+        most: Duration,
+    },
+    /// Jobs of one spec, in bytes.
+    #[error("the spec evaluates to more than {} MiB of jobs", bytes_max >> 20)]
+    Output {
+        /// The most.
+        bytes_max: u64,
+    },
+    /// How deep values nest, by the stack.
+    #[error("the spec makes a value that nests too deep")]
+    Stack,
+}
+
+impl Limit {
+    /// What an author does about it.
+    fn hint(self) -> &'static str {
+        match self {
+            Limit::Memory { .. } => {
+                "good specs take some MiB: look for text or a list that doubles"
+            }
+            Limit::CpuTime { .. } | Limit::Time { .. } => {
+                "good specs take milliseconds: look for a loop over far too much"
+            }
+            Limit::Output { .. } => {
+                "put long arguments into files of the package, or cut the spec in two"
+            }
+            Limit::Stack => "look for a list or dictionary that holds itself again and again",
+        }
+    }
+
+    /// What is known of the place: constants are computed when a statement is
+    /// compiled, which is before it begins.
+    fn why(self) -> &'static str {
+        match self {
+            Limit::Memory { .. } => "this began last: it takes too much, or what comes next",
+            _ => "this began last",
+        }
+    }
+
+    /// Is one statement to blame?
+    fn has_a_place(self) -> bool {
+        !matches!(self, Limit::Output { .. })
+    }
+}
+
+impl EvalError {
+    /// What is to be told to the author: the findings, or the limit as one.
+    /// None if the spec is not to blame.
+    pub fn findings(&self) -> Option<Vec<Finding>> {
+        match self {
+            EvalError::Findings(findings) => Some(findings.clone()),
+            EvalError::Limit { limit, at } => {
+                let message = limit.to_string();
+                let finding = Finding::error(at.clone(), FindingKind::Limit, message);
+                let finding = finding.hint(limit.hint());
+                Some(vec![match at.line {
+                    0 => finding,
+                    _ => finding.why(limit.why()),
+                }])
+            }
+            _ => None,
+        }
+    }
 }
 
 /// A program that does nothing but call [`crate::child_main`] and exit with
@@ -147,10 +212,16 @@ impl Sandbox {
             while !specs.is_empty() {
                 // A spec that ends the child is told, and the rest goes on in
                 // a new one; each child does at least one spec.
-                let done = self.run(&mut root, &specs, wanted);
+                let done = self.run(&mut root, &specs, wanted, false);
                 for ((k, label), mut outcome) in specs.drain(..done.len()).zip(done) {
-                    if let Ok(evaluated) = &mut outcome {
-                        name_as_asked(evaluated, &label, &specs_asked[k]);
+                    match &mut outcome {
+                        Ok(evaluated) => name_as_asked(evaluated, &label, &specs_asked[k]),
+                        Err(EvalError::Limit { limit, at }) => {
+                            let place = self.place(*limit, &mut root, &(k, label), wanted);
+                            let file = || Spot::file(&specs_asked[k].to_string_lossy());
+                            *at = place.unwrap_or_else(file);
+                        }
+                        Err(_) => {}
                     }
                     outcomes[k] = Some(outcome);
                 }
@@ -162,9 +233,36 @@ impl Sandbox {
             .collect()
     }
 
+    /// Which statement of a spec meets a limit: by another child, which says
+    /// where it is until it ends in the same way.
+    fn place(
+        &self,
+        limit: Limit,
+        root: &mut Root,
+        spec: &(usize, Label),
+        wanted: &Wanted,
+    ) -> Option<Spot> {
+        if !limit.has_a_place() {
+            return None;
+        }
+        let again = self.run(root, std::slice::from_ref(spec), wanted, true);
+        match again.into_iter().next() {
+            Some(Err(EvalError::Limit { limit: same, at })) if same == limit => {
+                (at.line > 0).then_some(at)
+            }
+            _ => None,
+        }
+    }
+
     /// The outcomes of the first specs, at least of one: all of them, or up to
     /// the one that ended the child.
-    fn run(&self, root: &mut Root, specs: &[(usize, Label)], wanted: &Wanted) -> Vec<Outcome> {
+    fn run(
+        &self,
+        root: &mut Root,
+        specs: &[(usize, Label)],
+        wanted: &Wanted,
+        telling: bool,
+    ) -> Vec<Outcome> {
         let child = Command::new(&self.executable)
             .args(&self.args)
             .env_clear()
@@ -185,6 +283,7 @@ impl Sandbox {
                 .map(|(_, label)| label.path().to_owned())
                 .collect(),
             wanted: wanted.clone(),
+            telling,
         };
         let mut outcomes: Vec<Outcome> = Vec::new();
         let ended = converse(&mut child, root, task, specs.len(), &mut outcomes);
@@ -207,6 +306,8 @@ fn name_as_asked(evaluated: &mut Evaluated, label: &Label, asked: &Path) {
 /// How the child ended.
 struct Ended {
     talk: Talk,
+    /// Where it said that it was, last.
+    at: Option<Spot>,
     status: io::Result<ExitStatus>,
     stderr: String,
 }
@@ -239,8 +340,9 @@ fn converse(
         String::from_utf8_lossy(&bytes).into_owned()
     });
     let words = listen(stdout);
+    let mut place = Place::default();
     let talk = match protocol::send(&mut stdin, &task) {
-        Ok(()) => answer(&words, stdin, root, count, outcomes),
+        Ok(()) => answer(&words, stdin, root, &mut place, count, outcomes),
         // It is gone: its status tells why.
         Err(_) => Talk::Finished,
     };
@@ -250,8 +352,26 @@ fn converse(
     }
     Ended {
         talk,
+        at: place.named(),
         status: child.wait(),
         stderr: stderr.join().unwrap_or_default(),
+    }
+}
+
+/// Where the child is, and what people call the files that it has read.
+#[derive(Default)]
+struct Place {
+    at: Option<Spot>,
+    names: BTreeMap<String, String>,
+}
+
+impl Place {
+    fn named(self) -> Option<Spot> {
+        let mut spot = self.at?;
+        if let Some(name) = self.names.get(&spot.file) {
+            spot.file.clone_from(name);
+        }
+        Some(spot)
     }
 }
 
@@ -282,16 +402,24 @@ fn answer(
     words: &mpsc::Receiver<Word>,
     mut stdin: ChildStdin,
     root: &mut Root,
+    place: &mut Place,
     count: usize,
     outcomes: &mut Vec<Outcome>,
 ) -> Talk {
     while outcomes.len() < count {
         match words.recv_timeout(SILENCE_MAX) {
-            Ok(Ok(Say::Begin)) => {}
+            Ok(Ok(Say::Begin)) => place.at = None,
+            Ok(Ok(Say::At(spot))) => place.at = Some(spot),
             Ok(Ok(Say::Done(evaluated))) => outcomes.push(Ok(*evaluated)),
             Ok(Ok(Say::Read(path))) => {
                 let reply: Reply = match Label::from_path(&path) {
-                    Some(label) => root.read(&label),
+                    Some(label) => {
+                        let reply = root.read(&label);
+                        if let Ok(text) = &reply {
+                            place.names.insert(label.to_string(), text.name.clone());
+                        }
+                        reply
+                    }
                     None => Err("this is no path below the root folder".into()),
                 };
                 if protocol::send(&mut stdin, &reply).is_err() {
@@ -309,32 +437,38 @@ fn answer(
 impl Ended {
     /// Which limit did it meet? The Rust runtime says so on standard error
     /// before it aborts; a spec can't write there.
-    fn error(self) -> EvalError {
-        let output = EvalError::Output {
+    fn limit(&self) -> Option<Limit> {
+        let output = Limit::Output {
             bytes_max: DOCUMENT_BYTES_MAX,
         };
         match self.talk {
             Talk::Finished => {}
-            Talk::Silent => return EvalError::Timeout { limit: SILENCE_MAX },
-            Talk::TooLong => return output,
+            Talk::Silent => return Some(Limit::Time { most: SILENCE_MAX }),
+            Talk::TooLong => return Some(output),
         }
         let said = |text: &str| self.stderr.contains(text);
         let status = self.status.as_ref().ok();
         if status.and_then(|status| status.code()) == Some(EXIT_OUTPUT.into()) {
-            return output;
+            return Some(output);
         }
         if status.and_then(|status| status.signal()) == Some(Signal::SIGXCPU as i32) {
-            return EvalError::CpuTime {
+            return Some(Limit::CpuTime {
                 seconds_max: CPU_SECONDS_MAX,
-            };
+            });
         }
         if said("overflowed its stack") {
-            return EvalError::Stack;
+            return Some(Limit::Stack);
         }
-        if OUT_OF_MEMORY.iter().any(|text| said(text)) {
-            return EvalError::Memory {
-                bytes_max: ADDRESS_SPACE_BYTES_MAX,
-            };
+        let memory = OUT_OF_MEMORY.iter().any(|text| said(text));
+        memory.then_some(Limit::Memory {
+            bytes_max: ADDRESS_SPACE_BYTES_MAX,
+        })
+    }
+
+    fn error(self) -> EvalError {
+        if let Some(limit) = self.limit() {
+            let at = self.at.unwrap_or_else(Spot::nowhere);
+            return EvalError::Limit { limit, at };
         }
         let chars = self.stderr.trim_end().chars();
         let skipped = chars.clone().count().saturating_sub(STDERR_CHARS_TOLD);

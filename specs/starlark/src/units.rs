@@ -3,7 +3,10 @@
 use nix::sys::signal::Signal;
 use potluck_specs::suggestion::nearest;
 
-const MEMORY_UNITS: &[(&str, u64)] = &[
+/// What a suffix of a quantity is in its smallest unit.
+pub(crate) type Units = &'static [(&'static str, u64)];
+
+pub(crate) const MEMORY_UNITS: &[(&str, u64)] = &[
     ("B", 1),
     ("kB", 1_000),
     ("MB", 1_000_000),
@@ -15,7 +18,7 @@ const MEMORY_UNITS: &[(&str, u64)] = &[
     ("TiB", 1 << 40),
 ];
 
-const TIME_UNITS: &[(&str, u64)] = &[
+pub(crate) const TIME_UNITS: &[(&str, u64)] = &[
     ("ms", 1),
     ("s", 1_000),
     ("m", 60_000),
@@ -23,7 +26,7 @@ const TIME_UNITS: &[(&str, u64)] = &[
     ("d", 86_400_000),
 ];
 
-const RATE_UNITS: &[(&str, u64)] = &[
+pub(crate) const RATE_UNITS: &[(&str, u64)] = &[
     ("bit/s", 1),
     ("kbit/s", 1_000),
     ("Mbit/s", 1_000_000),
@@ -162,6 +165,13 @@ fn times(number: f64, size: u64) -> Option<u64> {
     let product = number * size as f64;
     let exact = product >= 0.0 && product <= (1u64 << 53) as f64;
     exact.then_some(product.round() as u64)
+}
+
+/// The names of all signals, as they may be written.
+pub(crate) fn signal_names() -> Vec<&'static str> {
+    let names = Signal::iterator().map(|signal| signal.as_str());
+    let short = |name: &'static str| name.strip_prefix("SIG").unwrap_or(name);
+    names.flat_map(|name| [name, short(name)]).collect()
 }
 
 /// The signal that was probably meant.

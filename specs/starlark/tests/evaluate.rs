@@ -3,7 +3,7 @@
 mod common;
 
 use common::{evaluate_with, jobs, text, told, with};
-use potluck_specs::{JobName, PackageId, codec, job::*, validate};
+use potluck_specs::{JobName, PackageId, codec, job::*, support, validate};
 use potluck_starlark::{FindingKind, Severity, Starting, starting_file};
 use proptest::prelude::*;
 
@@ -715,17 +715,78 @@ fn the_starting_file_is_good() {
     }
 }
 
-/// The guide's own service means what it says.
+const GUIDE: &str = include_str!("../../../docs/spec/from-compose-and-nomad.md");
+
+/// The text of the guide's block in a language.
+fn block_of_guide(language: &str) -> &'static str {
+    let fence = format!("```{language}\n");
+    let blocks: Vec<&str> = GUIDE.split(&fence).collect();
+    let [_, block] = blocks[..] else {
+        panic!("the guide has one block of {language}");
+    };
+    block.split("```").next().unwrap()
+}
+
+/// The guide's own service means what it says, and `run` takes it.
 #[test]
 fn the_guide_evaluates() {
-    let guide = include_str!("../../../docs/spec/from-compose-and-nomad.md");
-    let spec = guide.split("```python\n").nth(1).unwrap();
-    let spec = spec.split("```").next().unwrap();
-    let evaluated = evaluate_with(spec, &[], &[]);
+    let evaluated = evaluate_with(block_of_guide("python"), &[], &[]);
     assert_eq!(evaluated.findings, [], "{}", text(&evaluated.findings));
-    assert_eq!(evaluated.jobs[0].draft.task.mounts.len(), 3);
-    // What it says about `run` is true.
-    assert!(!evaluated.jobs[0].not_yet.is_empty());
+    let [job] = &evaluated.jobs[..] else {
+        panic!("{:?}", evaluated.jobs);
+    };
+    assert_eq!(job.draft.task.mounts.len(), 3);
+    assert_eq!(job.draft.change.depends_on.len(), 1);
+    assert_eq!(job.not_yet, []);
+    assert_eq!(support::unsupported(&job.draft), []);
+}
+
+/// Each row of the guide's table says what stands in the three files, and
+/// potluck's column is the whole of its own.
+#[test]
+fn the_guide_is_one_service_three_times() {
+    let plain = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let files = ["yaml", "hcl", "python"].map(|language| plain(block_of_guide(language)));
+    let rows = GUIDE.lines().skip_while(|line| !line.starts_with("|---"));
+    let rows = rows.skip(1).take_while(|line| line.starts_with('|'));
+    let mut own = Vec::new();
+    let mut count = 0;
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
+        assert_eq!(cells.len(), 4, "{row}");
+        for (cell, file) in cells[1..].iter().zip(&files) {
+            for said in cell.split("<br>") {
+                let said = plain(said.trim().trim_matches('`'));
+                // Lists over several lines end with a comma there.
+                let loose = |text: &str| text.replace(", ]", "]").replace("[ ", "[");
+                assert!(loose(file).contains(&loose(&said)), "{said:?}: {file}");
+            }
+        }
+        own.extend(
+            cells[3]
+                .split("<br>")
+                .map(|said| said.trim().trim_matches('`').to_owned()),
+        );
+        count += 1;
+    }
+    assert!(count > 12, "{count}");
+    let of_table = evaluate_with(&format!("job({})", own.join(", ")), &[], &[]);
+    let whole = evaluate_with(block_of_guide("python"), &[], &[]);
+    assert_eq!(of_table.findings, [], "{}", text(&of_table.findings));
+    assert_eq!(of_table.jobs[0].draft, whole.jobs[0].draft);
+}
+
+/// Four lines run something, and none of them is long.
+#[test]
+fn the_four_line_example_has_four_short_lines() {
+    let example = include_str!("../../examples/minimal.star");
+    assert_eq!(example.lines().count(), 4);
+    for line in example.lines() {
+        assert!(
+            line.len() <= 60 && line.matches(" = ").count() == 1,
+            "{line}"
+        );
+    }
 }
 
 #[test]

@@ -7,7 +7,8 @@
 
 use potluck_specs::codec;
 use potluck_starlark::{
-    EvalError, Evaluated, Evaluator, FindingKind, Root, RootError, Sandbox, Wanted, child_main,
+    EvalError, Evaluated, Evaluator, FindingKind, Limit, Look, Root, RootError, Sandbox, Wanted,
+    child_main, render,
 };
 use proptest::{prelude::*, test_runner::TestRunner};
 use std::{
@@ -31,6 +32,7 @@ const TESTS: &[(&str, fn())] = &[
     ("a_bad_spec_among_good_ones", a_bad_spec_among_good_ones),
     ("files_are_bounded", files_are_bounded),
     ("each_limit_has_its_own_error", each_limit_has_its_own_error),
+    ("limits_say_where", limits_say_where),
     ("bombs_end_in_a_clear_error", bombs_end_in_a_clear_error),
     ("files_that_are_none", files_that_are_none),
     ("children_that_misbehave", children_that_misbehave),
@@ -195,9 +197,9 @@ fn a_bad_spec_among_good_ones() {
             &outcomes[..],
             [
                 Ok(a),
-                Err(EvalError::Memory { .. }),
+                Err(EvalError::Limit { limit: Limit::Memory { .. }, .. }),
                 Ok(b),
-                Err(EvalError::CpuTime { .. }),
+                Err(EvalError::Limit { limit: Limit::CpuTime { .. }, .. }),
                 Ok(c),
                 Err(EvalError::Root(RootError::Read { .. })),
             ] if [a, b, c].iter().all(|evaluated| evaluated.jobs.len() == 1)
@@ -250,19 +252,100 @@ type Case<'a> = (&'a str, String, fn(&EvalError) -> bool);
 fn each_limit_has_its_own_error() {
     let cases: &[Case] = &[
         ("one huge string", "x = 'a' * 2000000000".into(), |error| {
-            matches!(error, EvalError::Memory { .. })
+            matches!(
+                error,
+                EvalError::Limit {
+                    limit: Limit::Memory { .. },
+                    ..
+                }
+            )
         }),
         ("slow without a step", slow(), |error| {
-            matches!(error, EvalError::CpuTime { .. })
+            matches!(
+                error,
+                EvalError::Limit {
+                    limit: Limit::CpuTime { .. },
+                    ..
+                }
+            )
         }),
         ("values nested too deep", nested_value(), |error| {
-            matches!(error, EvalError::Stack)
+            matches!(
+                error,
+                EvalError::Limit {
+                    limit: Limit::Stack,
+                    ..
+                }
+            )
         }),
         ("too many bytes of jobs", big_jobs(), |error| {
-            matches!(error, EvalError::Output { .. })
+            matches!(
+                error,
+                EvalError::Limit {
+                    limit: Limit::Output { .. },
+                    ..
+                }
+            )
         }),
     ];
     run_cases(cases);
+}
+
+/// The file, the line, and the line itself, also in a loaded file.
+fn limits_say_where() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    write(
+        "lib.star",
+        "def double(n):\n    text = 'a'\n    return text * n\n",
+    );
+    let nested = format!("x = 1\ny = {}{}\n", "[".repeat(300), "]".repeat(300));
+    let cases = [
+        (
+            "memory.star",
+            "n = 1\nfor k in range(30): n += n\ny = 'a' * n\n",
+            "memory.star:3:1",
+            "y = 'a' * n",
+        ),
+        (
+            "far.star",
+            "load(':lib.star', 'double')\nx = double(2000000000)\n",
+            "lib.star:3:5",
+            "return text * n",
+        ),
+        ("slow.star", &slow(), "slow.star:3:26", "x.count(y)"),
+        (
+            "stack.star",
+            &nested_value(),
+            "stack.star:3:1",
+            "y = str(x)",
+        ),
+        (
+            "turns.star",
+            "x = 1\ndef f():\n    for i in range(1000000000):\n        pass\n\nf()\n",
+            "turns.star:",
+            "turns of loops",
+        ),
+        ("nested.star", &nested, "nested.star:2:105", "…[[["),
+    ];
+    for (name, text, at, quoted) in cases {
+        let path = write(name, text);
+        let error = run_as(EVALUATE, &path).unwrap_err();
+        let findings = error.findings().expect("the author's to mend");
+        let told = render(&findings, Look::PLAIN);
+        println!("{told}");
+        assert!(told.contains(at), "{name}: {told}");
+        assert!(told.contains(quoted), "{name}: {told}");
+        assert!(findings[0].at.line > 0, "{name}");
+        assert_eq!(findings[0].kind, FindingKind::Limit, "{name}");
+    }
+    let path = write("output.star", &big_jobs());
+    let findings = run_as(EVALUATE, &path).unwrap_err().findings().unwrap();
+    assert_eq!(findings[0].at.file, path.to_string_lossy());
 }
 
 /// Each search compares some 20 million bytes and counts as one step.
@@ -285,7 +368,15 @@ fn bombs_end_in_a_clear_error() {
     let bounded: fn(&EvalError) -> bool = |error| {
         matches!(
             error,
-            EvalError::Findings(_) | EvalError::Memory { .. } | EvalError::CpuTime { .. }
+            EvalError::Findings(_)
+                | EvalError::Limit {
+                    limit: Limit::Memory { .. },
+                    ..
+                }
+                | EvalError::Limit {
+                    limit: Limit::CpuTime { .. },
+                    ..
+                }
         )
     };
     let cases: &[Case] = &[
@@ -396,7 +487,16 @@ fn files_that_are_none() {
 fn children_that_misbehave() {
     let (_folder, path) = spec("");
     let flood = run_as(FLOOD, &path);
-    assert!(matches!(flood, Err(EvalError::Output { .. })), "{flood:?}");
+    assert!(
+        matches!(
+            flood,
+            Err(EvalError::Limit {
+                limit: Limit::Output { .. },
+                ..
+            })
+        ),
+        "{flood:?}"
+    );
     let fail = run_as(FAIL, &path).unwrap_err();
     let EvalError::Crashed { status, stderr } = &fail else {
         panic!("{fail:?}");

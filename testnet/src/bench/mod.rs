@@ -6,12 +6,13 @@
 //! the kernel says of a process. The others measure: `submit` the way from a
 //! spec to running tasks, `death` what follows a host's end, `idle` what nodes
 //! and helpers cost at rest, `bulk` what a large package does to control
-//! traffic. Cold build and CI time are measured from outside.
+//! traffic, `plan` how long a look at a change of many jobs takes. Cold build and CI time are measured from outside.
 
 mod bulk;
 mod death;
 mod figure;
 mod idle;
+mod plan;
 mod stage;
 mod submit;
 mod usage;
@@ -32,13 +33,14 @@ const LIMIT: Duration = Duration::from_secs(60);
 type Measurement = (&'static str, fn() -> Outcome<Vec<Figure>>);
 
 /// All of them, in the order of printing.
-const MEASUREMENTS: [Measurement; 6] = [
+const MEASUREMENTS: [Measurement; 7] = [
     ("submit", submit::one),
     ("many-tasks", submit::many),
     ("host-death", death::host),
     ("leader-death", death::leader),
     ("idle", idle::costs),
     ("bulk", bulk::beside_control),
+    ("plan", plan::of_many_jobs),
 ];
 
 /// Measures everything, or what has `only` in its name. What fails is said,

@@ -64,9 +64,13 @@ pub fn obstacle(scenario: Scenario) -> Option<&'static str> {
             "both sides of a partition go on in it, which takes a network to cut: \
              nodes of a testnet share one loopback",
         ),
-        Scenario::Random | Scenario::Batch | Scenario::Gangs => Some(
+        Scenario::Random | Scenario::Batch | Scenario::Gangs | Scenario::Exclusive => Some(
             "most of its faults are those of a network or of a disk (cuts in one \
              direction, lost messages, death between two writes)",
+        ),
+        Scenario::Quiet => Some(
+            "nothing is evened out before a minute has passed without trouble, \
+             and a drill is shorter",
         ),
         _ => None,
     }

@@ -40,6 +40,9 @@ pub(super) fn can(action: &Action) -> bool {
             inward, outward, ..
         } => *inward && *outward,
         Action::CrashBetween { .. }
+        | Action::Wish { .. }
+        | Action::Cordon { .. }
+        | Action::Decommission { .. }
         | Action::Work { .. }
         | Action::Cut { .. }
         | Action::Estrange { .. }

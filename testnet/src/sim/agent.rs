@@ -5,13 +5,16 @@ use super::{
     check::Seen,
     helper::Directive,
     machine::Process,
-    queue::MS,
+    queue::{MS, SECOND},
     script::Action,
     session::HEARTBEAT_MIN,
     world::{Due, World},
 };
 use potluck_core::host::{Answer, Effect, End, Event as HostEvent, Run, Start};
 use potluck_specs::{Generation, SlotId, job::JobKind};
+
+/// Between two pings of a helper.
+const PING: u64 = SECOND;
 
 /// What is due at a host's agent; nothing once it has died.
 #[derive(Debug)]
@@ -36,7 +39,8 @@ impl World {
     /// Starts an agent.
     pub(super) fn start(&mut self, at: usize) {
         let now = self.queue.now();
-        if self.machines[at].host.is_some() {
+        let machine = &self.machines[at];
+        if machine.host.is_some() || !machine.admitted {
             return;
         }
         let total = self.believed_total(at);
@@ -68,6 +72,7 @@ impl World {
         let lost = self.rng.chance(500);
         self.machines[at].crash(whole, lost);
         self.hold(at);
+        self.see(&Seen::Died { at });
         self.control.died(at);
         self.end_court(at);
         let what = if whole {
@@ -143,6 +148,35 @@ impl World {
         if process.linked && self.machines[at].host.is_some() {
             self.step_host(at, HostEvent::Running(run));
         }
+    }
+
+    /// The helper of an exclusive task asks its agent what is left of the
+    /// lease, and ends the task when nothing is. It does so however its agent
+    /// is.
+    pub(super) fn ping(&mut self, at: usize, number: u64) {
+        let now = self.queue.now();
+        let machine = &mut self.machines[at];
+        let clock = machine.clock(now);
+        let answers = machine.is_alive(now);
+        let Some(process) = machine.processes.get_mut(&number) else {
+            return;
+        };
+        let (Some(until), None) = (process.lease_until, &process.ended) else {
+            return;
+        };
+        let passed_on = machine.leases.get(&process.run.slot).copied();
+        let passed_on = passed_on.filter(|_| answers && process.linked);
+        let until = until.max(passed_on.unwrap_or_default());
+        process.lease_until = Some(until);
+        if until <= clock {
+            let run = process.run.clone();
+            self.trace
+                .line(now, || format!("h{at} ends {run}: its lease is over"));
+            return self.process_ended(at, number, End::LeaseExpired);
+        }
+        let next = machine.when(until).min(now + PING);
+        let process = number;
+        self.queue.at(next, Due::Ping { at, process });
     }
 
     pub(super) fn process_ended(&mut self, at: usize, number: u64, end: End) {
@@ -278,6 +312,9 @@ impl World {
             Effect::UnwatchHealth(run) => {
                 self.machines[at].watched.remove(&run);
             }
+            Effect::Lease { slot, until } => {
+                self.machines[at].leases.insert(slot, until);
+            }
             Effect::ReportChanged => {
                 let session = &mut self.machines[at].session;
                 session.changed |= session.waits;
@@ -296,13 +333,21 @@ impl World {
         let process = Process {
             run: start.run.clone(),
             resources: start.job.task.resources,
+            devices: start.job.task.devices.values().sum(),
+            ports: start.ports.values().copied().collect(),
             deaf: Directive::of(&start.job.task.args).hangs,
             running: false,
             told: false,
             ended: None,
             linked: true,
+            generation: start.generation,
+            lease_until: start.lease_until,
         };
         self.machines[at].processes.insert(number, process);
+        if start.lease_until.is_some() {
+            let process = number;
+            self.queue.after(PING, Due::Ping { at, process });
+        }
         let now = self.queue.now();
         self.trace
             .line(now, || format!("h{at} starts {}", start.run));

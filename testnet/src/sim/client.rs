@@ -7,6 +7,7 @@ use super::{
     helper::Directive,
     machine::Machine,
     queue::MS,
+    wishes::Wishes,
     world::{Due, World},
 };
 use potluck_core::cluster::{
@@ -15,8 +16,8 @@ use potluck_core::cluster::{
 use potluck_specs::{
     ChangeId, Epoch, FleetId, Job, JobName, Millis, NodeName, PackageId, Topology,
     job::{
-        Batch, JobKind, PortSpec, Resources, RestartPolicy, ServiceSpec, SignedJob, Stage,
-        StageSize, StopPolicy, TaskTemplate, Update,
+        Batch, Exclusive, JobKind, PortSpec, Resources, RestartPolicy, ServiceSpec, SignedJob,
+        Stage, StageSize, StopPolicy, TaskTemplate, Update,
     },
     trust::{NodeCredential, NodeRole, PublicKey, Signed, UserCredential},
 };
@@ -31,7 +32,7 @@ pub(super) enum Change {
         name: String,
         replicas: u32,
         each: Resources,
-        priority: u32,
+        wishes: Box<Wishes>,
         directive: Directive,
     },
     Work {
@@ -53,6 +54,13 @@ pub(super) enum Change {
     Drain {
         host: usize,
         draining: bool,
+    },
+    Cordon {
+        host: usize,
+        cordoned: bool,
+    },
+    Decommission {
+        host: usize,
     },
 }
 
@@ -149,19 +157,14 @@ impl World {
                 name,
                 replicas,
                 each,
-                priority,
+                wishes,
                 directive,
             } => {
                 let name = JobName::in_default(name);
                 let version = cluster.next_version(&name);
-                submit(
-                    change,
-                    &Job {
-                        priority: *priority,
-                        ..job(name, version, *replicas, *each, *directive)
-                    },
-                    now,
-                )
+                let mut job = job(name, version, *replicas, *each, *directive);
+                wishes.put(&mut job);
+                submit(change, &job, now)
             }
             Change::Work {
                 name,
@@ -198,6 +201,15 @@ impl World {
                 change,
                 node: self.machines[*host].node,
                 draining: *draining,
+            },
+            Change::Cordon { host, cordoned } => Command::Cordon {
+                change,
+                node: self.machines[*host].node,
+                cordoned: *cordoned,
+            },
+            Change::Decommission { host } => Command::RemoveMember {
+                node: self.machines[*host].node,
+                now,
             },
         }
     }
@@ -281,6 +293,9 @@ fn job(name: JobName, version: u64, replicas: u32, each: Resources, directive: D
                 stages: stages(&service),
                 ..Update::default()
             },
+            exclusive: service
+                .starts_with(EXCLUSIVE)
+                .then_some(Exclusive { lease_ms: LEASE_MS }),
             ..potluck_specs::job::Change::default()
         },
         ..Job::default()
@@ -313,6 +328,17 @@ fn work(mut job: Job, batch: &Batch) -> Job {
 /// Jobs with this in their name are rolled out rack by rack, after one task.
 pub(super) const BY_RACK: &str = "by-rack";
 
+/// Jobs whose names begin so have exclusive slots.
+pub(super) const EXCLUSIVE: &str = "only";
+
+/// The lease of those: twice of what is waited for beyond it.
+pub const LEASE_MS: u64 = 8_000;
+
+/// Are the job's slots exclusive?
+pub(super) fn is_exclusive(job: &JobName) -> bool {
+    job.name.starts_with(EXCLUSIVE)
+}
+
 fn stages(name: &str) -> Vec<Stage> {
     let sizes: &[StageSize] = match name.contains(BY_RACK) {
         true => &[StageSize::Count(1), StageSize::Rack],
@@ -329,7 +355,10 @@ fn admission(number: usize, machine: &Machine) -> Admission {
     Admission {
         node: machine.node,
         name: NodeName(format!("h{number}")),
-        topology: Topology::in_rack("main", &machine.rack),
+        topology: Topology {
+            datacenter: machine.datacenter.clone(),
+            ..Topology::in_rack("main", &machine.rack)
+        },
         credential: NodeCredential {
             root: PublicKey([1; 32]),
             issuer: nobody(),

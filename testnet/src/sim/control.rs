@@ -17,7 +17,8 @@ use super::{
     queue::MS,
     world::{Due, World},
 };
-use potluck_core::cluster::{Cluster, Command, Reply};
+use potluck_core::cluster::{Cluster, Command, FEATURE_LEVEL, Reply};
+use potluck_specs::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Between two heartbeats of a leader.
@@ -104,6 +105,15 @@ impl Control {
     }
 
     fn append(&mut self, command: Command) -> Reply {
+        let newcomer = newcomer(&command);
+        let reply = self.put(command);
+        if let Some(node) = newcomer.filter(|node| self.truth.members().contains_key(node)) {
+            self.put(introduction(node));
+        }
+        reply
+    }
+
+    fn put(&mut self, command: Command) -> Reply {
         let reply = self.truth.apply(self.log.len() as u64 + 1, &command);
         self.log.push(command);
         reply
@@ -123,6 +133,28 @@ impl Control {
     pub fn died(&mut self, host: usize) {
         self.leading.remove(&host);
         self.acknowledged.remove(&host);
+    }
+}
+
+fn newcomer(command: &Command) -> Option<NodeId> {
+    match command {
+        Command::Genesis { genesis } => Some(genesis.first.node),
+        Command::RedeemToken { admission, .. } | Command::RecoverMember { admission, .. } => {
+            Some(admission.node)
+        }
+        _ => None,
+    }
+}
+
+/// A host tells its version as soon as it is in, again and again until the log
+/// has it: here it is in the log at once.
+fn introduction(node: NodeId) -> Command {
+    Command::RecordMember {
+        node,
+        addresses: None,
+        capacity: None,
+        raft_id: None,
+        feature_level: Some(FEATURE_LEVEL),
     }
 }
 

@@ -10,6 +10,7 @@ use super::{
     world::{Due, World},
 };
 use potluck_core::{
+    auction::StopReason,
     relay::Vias,
     scheduler::{Effect, Event, Note, Scheduler, SchedulerConfig},
     session::HeartbeatAnswer,
@@ -58,7 +59,7 @@ impl World {
         let authority = self.control.replicas[&at].cluster.authority();
         let machine = &self.machines[at];
         let config = SchedulerConfig::default();
-        let clock = machine.clock(now);
+        let clock = self.bend_begin(machine.clock(now));
         let scheduler = Box::new(Scheduler::new(config, authority, machine.node, clock));
         let court = Court {
             reign,
@@ -151,7 +152,9 @@ impl World {
         let mut answer = None;
         for effect in effects {
             match effect {
-                Effect::AnswerHeartbeat { answer: said, .. } => answer = Some(said),
+                Effect::AnswerHeartbeat { to, answer: said } => {
+                    answer = Some(self.bend_forgetting(to, said));
+                }
                 effect => self.court_does(at, effect),
             }
         }
@@ -184,6 +187,7 @@ impl World {
                 self.court_asks(at, request, ANSWER_WAIT, Then::Cancel(to));
             }
             Effect::Stop { to, order } => {
+                self.stats.preempted += u64::from(order.reason == StopReason::Preempted);
                 let then = Then::Stop(to, order.slot.clone());
                 self.court_asks(at, Request::Stop(order), ANSWER_WAIT, then);
             }
@@ -192,6 +196,8 @@ impl World {
                 self.court_asks(at, Request::Probe(about), PROBE_WAIT, then);
             }
             Effect::Propose { command } => {
+                let command = self.bend_record(command);
+                let command = self.bend_proposal(at, command);
                 self.propose(at, command, Proposer::Scheduler);
             }
             Effect::Publish { service } => {

@@ -2,11 +2,12 @@
 
 use super::{
     Options,
-    client::BY_RACK,
+    client::{BY_RACK, EXCLUSIVE},
     helper::Directive,
     hosts::{HostSet, only},
     rng::Rng,
     script::{Action, Whom},
+    wishes::{Wish, Wishes},
 };
 use crate::scenario::Scenario;
 use potluck_core::cluster::RolloutControl;
@@ -59,6 +60,8 @@ pub fn draw(rng: &mut Rng, options: &Options) -> Vec<(u64, Action)> {
         Scenario::Overload => draft.overload(),
         Scenario::Batch => draft.batch(),
         Scenario::Gangs => draft.gangs(),
+        Scenario::Quiet => draft.quiet(),
+        Scenario::Exclusive => draft.exclusive(),
     }
     draft.lines
 }
@@ -69,7 +72,7 @@ impl Draft<'_> {
     }
 
     fn length(&self) -> u64 {
-        self.options.faulty_ms
+        self.options.faulty_ms()
     }
 
     fn any_host(&mut self) -> usize {
@@ -112,6 +115,36 @@ impl Draft<'_> {
         }
     }
 
+    /// The same, of a job with wishes.
+    fn wish(&mut self, name: &str, wishes: &Wishes) -> Action {
+        match self.submit(name) {
+            Action::Submit {
+                name,
+                replicas,
+                cpu,
+                directive,
+            } if *wishes != Wishes::default() => {
+                let replicas = replicas.min(wishes.most);
+                let wishes = Box::new(wishes.clone());
+                // A task on every host is a small one, and behaves: where it
+                // failed it is tried again later than all must have healed, and
+                // there is nowhere else for it.
+                let (cpu, directive) = match wishes.wish {
+                    Wish::Everywhere => (100, Directive::default()),
+                    _ => (cpu, directive),
+                };
+                Action::Wish {
+                    name,
+                    replicas,
+                    cpu,
+                    directive,
+                    wishes,
+                }
+            }
+            plain => plain,
+        }
+    }
+
     /// Every job once, early.
     fn submit_all(&mut self) {
         for name in self.jobs() {
@@ -144,20 +177,65 @@ impl Draft<'_> {
 
     fn random(&mut self) {
         let length = self.length();
-        for name in self.jobs() {
+        let names = self.jobs();
+        let (hosts, racks) = (self.options.hosts, self.options.racks);
+        let all = Wishes::drawn(self.rng, &names, hosts, racks);
+        for (name, wishes) in names.into_iter().zip(all) {
             let at = self.rng.between(300, length / 3);
-            let action = self.submit(&name);
+            let action = self.wish(&name, &wishes);
             self.at(at, action);
             for _ in 0..self.rng.below(3) {
                 let at = self.rng.between(length / 3, length);
-                let action = match self.rng.below(5) {
-                    0 => Action::Stop { name: name.clone() },
-                    _ => self.submit(&name),
+                let action = match self.rng.below(10) {
+                    0 | 1 if !wishes.needed => Action::Stop { name: name.clone() },
+                    2 => Action::Rollout {
+                        name: name.clone(),
+                        control: RolloutControl::Undo,
+                    },
+                    _ => self.wish(&name, &wishes),
                 };
                 self.at(at, action);
             }
         }
         self.faults();
+        // Once at most: what there is must do for all that is asked for.
+        if self.rng.chance(200) {
+            let first = self.options.voters as u64;
+            let host = self.rng.between(first, self.options.hosts as u64 - 1) as usize;
+            let at = self.rng.between(length / 2, length);
+            self.at(at, Action::Decommission { host });
+        }
+    }
+
+    /// A host is away, then all is quiet for long enough that tasks move back
+    /// to it, and while they do something fails.
+    fn quiet(&mut self) {
+        for name in self.jobs() {
+            let at = self.rng.between(300, 3_000);
+            let (replicas, cpu) = (self.rng.between(3, 12) as u32, 100);
+            let directive = Directive::default();
+            let action = Action::Submit {
+                name,
+                replicas,
+                cpu,
+                directive,
+            };
+            self.at(at, action);
+        }
+        let voters = self.options.voters as u64;
+        let away = self.rng.between(voters, self.options.hosts as u64 - 1) as usize;
+        let back = 40_000;
+        self.crash(8_000, Whom::Host(away), true, back - 8_000);
+        // A minute of quiet, and then a move each ten seconds.
+        let at = self.rng.between(back + 62_000, back + 95_000);
+        let whom = match self.rng.below(3) {
+            0 => Whom::Leader,
+            1 => Whom::Host(away),
+            _ => Whom::Host(self.any_host()),
+        };
+        let whole = self.rng.chance(500);
+        let ms = self.rng.between(500, 10_000);
+        self.crash(at, whom, whole, ms);
     }
 
     fn faults(&mut self) {
@@ -201,6 +279,59 @@ impl Draft<'_> {
             };
             let at = self.rng.between(300, 3_000);
             self.at(at, action);
+        }
+        self.faults();
+    }
+
+    /// Exclusive slots, each held for some seconds at least, while hosts,
+    /// agents and leaders are cut off, stopped and killed for about as long as
+    /// a lease lasts.
+    fn exclusive(&mut self) {
+        for name in ["db", "queue", "lock"] {
+            let versions = self.rng.between(1, 2);
+            for version in 0..versions {
+                let first = 300 + version * self.length() / 3;
+                let at = self.rng.between(first, first + self.length() / 6);
+                let action = Action::Submit {
+                    name: format!("{EXCLUSIVE}-{name}"),
+                    replicas: self.rng.between(1, 4) as u32,
+                    cpu: 50 * self.rng.between(2, 10) as u32,
+                    directive: Directive::default(),
+                };
+                self.at(at, action);
+            }
+        }
+        // Answers that are under way for long meet hosts that are stopped.
+        let slow = self.rng.below(400);
+        self.at(7_000, Action::Weather { loss: 0, slow });
+        let mut at = 8_000;
+        while at + 12_000 < self.length() {
+            let ms = self.rng.between(2_000, 25_000);
+            let host = self.any_host();
+            let whom = match self.rng.chance(250) {
+                true => Whom::Leader,
+                false => Whom::Host(host),
+            };
+            let action = match self.rng.below(5) {
+                0 => Action::IsolateLeader { ms },
+                1 => Action::Pause { whom, ms },
+                2 => Action::Crash {
+                    whom,
+                    whole: self.rng.chance(500),
+                    down_ms: ms,
+                },
+                _ => {
+                    let way = self.rng.below(4);
+                    Action::Part {
+                        side: only(host),
+                        inward: way != 0,
+                        outward: way != 1,
+                        ms,
+                    }
+                }
+            };
+            self.at(at, action);
+            at += self.rng.between(1_000, 6_000);
         }
         self.faults();
     }
@@ -438,7 +569,7 @@ impl Draft<'_> {
             1 => rng.between(3_000, 9_000),
             _ => rng.between(9_000, 40_000),
         };
-        let action = match rng.below(16) {
+        let action = match rng.below(17) {
             0..=2 => Action::Crash {
                 whom,
                 whole: false,
@@ -514,6 +645,12 @@ impl Draft<'_> {
                     ms: ms.min(8_000),
                 },
             },
+            15 => {
+                let cordoned = false;
+                script.push((at + ms, Action::Cordon { host, cordoned }));
+                let cordoned = true;
+                Action::Cordon { host, cordoned }
+            }
             _ => {
                 let draining = false;
                 script.push((at + ms, Action::Drain { host, draining }));

@@ -4,9 +4,15 @@
 //! processes, a host's death the disk alone, and of the disk only what had to
 //! be durable is sure. Leaves to `world` when things happen.
 
-use super::{clock::Clock, disk::Journal, rng::Rng};
+use super::{
+    clock::Clock,
+    disk::Journal,
+    rng::Rng,
+    wishes::{DEVICE, DEVICES},
+};
 use potluck_core::{
-    host::{ADOPTION_LIMIT, End, Host, HostConfig, Run},
+    attributes::Facts,
+    host::{ADOPTION_LIMIT, End, Event, Host, HostConfig, Run},
     relay::{Path, Way},
 };
 use potluck_specs::{Generation, Millis, NodeId, SlotId, job::Resources};
@@ -23,6 +29,10 @@ pub struct Process {
     pub run: Run,
     /// What it takes.
     pub resources: Resources,
+    /// Of the devices.
+    pub devices: u32,
+    /// Its ports.
+    pub ports: Vec<u16>,
     /// It does not end when told to.
     pub deaf: bool,
     /// It has started.
@@ -33,6 +43,10 @@ pub struct Process {
     pub ended: Option<End>,
     /// Its helper is connected to the agent.
     pub linked: bool,
+    /// The token that it was started with.
+    pub generation: Generation,
+    /// Of an exclusive slot: its helper ends it then, by the boot clock.
+    pub lease_until: Option<Millis>,
 }
 
 /// Heartbeats to whoever leads.
@@ -63,6 +77,8 @@ pub struct Machine {
     pub node: NodeId,
     /// Its rack.
     pub rack: String,
+    /// Where that stands.
+    pub datacenter: String,
     /// All that it has for tasks.
     pub total: Resources,
     /// It is a member of the cluster.
@@ -81,6 +97,8 @@ pub struct Machine {
     pub dies_after: Option<usize>,
     /// Heartbeats.
     pub session: Session,
+    /// What the agent passes on to the helpers of exclusive slots.
+    pub leases: BTreeMap<SlotId, Millis>,
     /// Health checks that run.
     pub watched: BTreeSet<Run>,
     /// Fetches that run.
@@ -103,6 +121,7 @@ impl Machine {
         Machine {
             node: NodeId(id),
             rack,
+            datacenter: "default".into(),
             total,
             admitted: false,
             host: None,
@@ -112,6 +131,7 @@ impl Machine {
             paused_until: 0,
             dies_after: None,
             session: Session::default(),
+            leases: BTreeMap::new(),
             watched: BTreeSet::new(),
             fetches: BTreeSet::new(),
             booted: true,
@@ -154,7 +174,12 @@ impl Machine {
         };
         let restored = self.journal.entries.values().cloned().collect();
         let highest = self.journal.highest;
-        self.host = Some(Host::new(config, highest, restored, self.clock(now)));
+        let mut host = Host::new(config, highest, restored, self.clock(now));
+        let mut facts = Facts::default();
+        facts.devices.insert(DEVICE.into(), DEVICES);
+        // It yields nothing but that there is something to report.
+        host.step(Event::SetFacts(facts), self.clock(now));
+        self.host = Some(host);
         self.session = Session::default();
         self.booted = false;
         self.swept = false;
@@ -167,6 +192,7 @@ impl Machine {
         self.life += 1;
         self.journal.crash(lazy_lost);
         self.watched.clear();
+        self.leases.clear();
         self.fetches.clear();
         self.dies_after = None;
         self.paused_until = 0;

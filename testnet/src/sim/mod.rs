@@ -33,6 +33,7 @@ mod session;
 pub mod trace;
 pub mod traces;
 mod waits;
+mod wishes;
 pub mod world;
 
 pub use check::{Violation, accepted::unhealed};
@@ -67,6 +68,8 @@ pub struct Options {
     pub hosts: usize,
     /// Over how many racks, in turn.
     pub racks: usize,
+    /// Over how many datacenters the racks are, in turn.
+    pub datacenters: usize,
     /// How many of the hosts vote, the first ones.
     pub voters: usize,
     /// Thousandths of a core that hosts have, in turn.
@@ -101,6 +104,7 @@ impl Default for Options {
         Options {
             hosts: 8,
             racks: 3,
+            datacenters: 1,
             voters: 3,
             cpus: vec![draw::HOST_CPU],
             shapes: Vec::new(),
@@ -127,6 +131,7 @@ impl Options {
             hosts: rng.between(6, 12) as usize,
             racks: rng.between(2, 4) as usize,
             voters: if rng.chance(300) { 5 } else { 3 },
+            datacenters: if rng.chance(250) { 2 } else { 1 },
             ..Options::default()
         }
     }
@@ -155,6 +160,15 @@ impl Options {
             racks: hosts.div_ceil(RACK).max(3),
             voters: if hosts < 10 { 3 } else { 5 }.min(hosts),
             ..self
+        }
+    }
+
+    /// How long the faults of a round go on. A quiet one takes longer: nothing
+    /// is evened out before a minute has passed without hosts that come or go.
+    pub fn faulty_ms(&self) -> u64 {
+        match self.scenario {
+            Scenario::Quiet => self.faulty_ms.max(QUIET_MS),
+            _ => self.faulty_ms,
         }
     }
 
@@ -260,6 +274,10 @@ impl Failure {
     }
 }
 
+/// How long a quiet round is: a host is away for half a minute, a minute later
+/// tasks move to it one each ten seconds, and then something fails.
+const QUIET_MS: u64 = 150_000;
+
 /// An hour in milliseconds.
 pub const HOUR_MS: u64 = 3_600_000;
 
@@ -317,7 +335,7 @@ fn rounds(world: &mut World, rng: &mut Rng, options: &Options) -> Result<u64, Vi
         for (ms, action) in draw::draw(rng, options) {
             world.at(begin + ms, action);
         }
-        world.run_until(begin + options.faulty_ms)?;
+        world.run_until(begin + options.faulty_ms())?;
         slowest = slowest.max(world.heal_within(options.heal_ms)?);
         if world.now() / queue::MS >= options.total_ms {
             return Ok(slowest);

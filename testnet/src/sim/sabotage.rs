@@ -6,17 +6,19 @@
 //! whatever the core becomes they go on working.
 
 use super::{
+    client::LEASE_MS,
     exchange::Request,
     script::{Action, Whom},
     world::World,
 };
 use potluck_core::{
     auction::{AwardAnswer, Bid, CallAnswer, Refusal, StopReason},
+    cluster::Command,
     host::{Answer, Effect as HostEffect, Event as HostEvent},
     scheduler::{Effect, Event},
-    session::{Heartbeat, TaskState},
+    session::{Heartbeat, HeartbeatAnswer, TaskState},
 };
-use potluck_specs::{NodeId, SlotId, job::Resources};
+use potluck_specs::{Millis, NodeId, SlotId, job::Resources};
 use std::collections::BTreeMap;
 
 /// A bug.
@@ -54,6 +56,22 @@ pub enum Sabotage {
     AcceptsEarly,
     /// Hosts whose agents die as work ends don't know how it did.
     ForgetsEnds,
+    /// Hosts hide that a task has ended and waits to be started again.
+    HidesCrashes,
+    /// Hosts don't name the slots whose tasks they are finding again.
+    ForgetsAdopted,
+    /// What schedulers write behind names the wrong host.
+    RecordsElsewhere,
+    /// Schedulers acknowledge ends that the log has not counted.
+    AcknowledgesEarly,
+    /// Hosts count leases from when the answer came.
+    CountsFromReceipt,
+    /// Schedulers award exclusive slots when they have proposed the holder.
+    AwardsBeforeRecord,
+    /// Schedulers take a silent holder's death for the end of its lease.
+    TakesDeathForTheEnd,
+    /// Schedulers take every lease of an earlier reign for over.
+    ForgetsEarlierLeases,
 }
 
 /// What a saboteur must remember.
@@ -144,6 +162,17 @@ impl World {
     pub(super) fn bend_report(&self, heartbeat: &mut Heartbeat, greeting: bool) {
         match self.options.sabotage {
             Some(Sabotage::PlacesBeforeAsking) if greeting => heartbeat.inventory.slots.clear(),
+            Some(Sabotage::ForgetsAdopted) => {
+                let slots = &mut heartbeat.inventory.slots;
+                slots.retain(|report| report.state != TaskState::Adopting);
+            }
+            Some(Sabotage::HidesCrashes) => {
+                for report in &mut heartbeat.inventory.slots {
+                    if report.state == TaskState::Backoff {
+                        (report.state, report.healthy) = (TaskState::Running, true);
+                    }
+                }
+            }
             Some(Sabotage::CallsStartedHealthy) => {
                 for report in &mut heartbeat.inventory.slots {
                     let down = [TaskState::Fetching, TaskState::Starting, TaskState::Backoff];
@@ -194,6 +223,58 @@ impl World {
         }
     }
 
+    /// A heartbeat's answer as the host gets it.
+    pub(super) fn bend_answer_to_beat(
+        &self,
+        at: usize,
+        mut answer: HeartbeatAnswer,
+    ) -> HeartbeatAnswer {
+        if let Some(renewals) = &mut answer.renewals {
+            match self.options.sabotage {
+                Some(Sabotage::CountsFromReceipt) => {
+                    renewals.sent_at = self.machines[at].clock(self.queue.now());
+                }
+                // The scheduler believes that they last no time.
+                Some(Sabotage::TakesDeathForTheEnd) => {
+                    for renewal in &mut renewals.leases {
+                        renewal.lease = Millis(LEASE_MS);
+                    }
+                }
+                _ => {}
+            }
+        }
+        answer
+    }
+
+    /// When a scheduler believes that its reign began.
+    pub(super) fn bend_begin(&self, clock: Millis) -> Millis {
+        match self.is_sabotaged(Sabotage::ForgetsEarlierLeases) {
+            true => Millis(clock.0.saturating_sub(2 * LEASE_MS)),
+            false => clock,
+        }
+    }
+
+    /// What a scheduler proposes.
+    pub(super) fn bend_proposal(&mut self, at: usize, mut command: Command) -> Command {
+        let Command::RecordExclusive { held, .. } = &mut command else {
+            return command;
+        };
+        match self.options.sabotage {
+            Some(Sabotage::TakesDeathForTheEnd) => {
+                for holder in held {
+                    holder.lease = Millis(0);
+                }
+            }
+            Some(Sabotage::AwardsBeforeRecord) => {
+                if let Some(replica) = self.control.replicas.get_mut(&at) {
+                    replica.cluster.apply(replica.cluster.applied(), &command);
+                }
+            }
+            _ => {}
+        }
+        command
+    }
+
     /// An event as the scheduler gets it.
     pub(super) fn bend_news(&mut self, event: Event) -> Event {
         match event {
@@ -211,6 +292,31 @@ impl World {
             }
             event => event,
         }
+    }
+
+    /// What a scheduler has the log note of where things are.
+    pub(super) fn bend_record(&self, mut command: Command) -> Command {
+        if let (true, Command::RecordPlacements { filled, .. }) =
+            (self.is_sabotaged(Sabotage::RecordsElsewhere), &mut command)
+        {
+            for placement in filled {
+                let host = self.index.get(&placement.node).copied().unwrap_or(0);
+                placement.node = self.machines[(host + 1) % self.machines.len()].node;
+            }
+        }
+        command
+    }
+
+    /// What a scheduler tells a host to forget.
+    pub(super) fn bend_forgetting(&self, to: NodeId, mut said: HeartbeatAnswer) -> HeartbeatAnswer {
+        if self.is_sabotaged(Sabotage::AcknowledgesEarly)
+            && let Some(host) = &self.machines[self.index[&to]].host
+        {
+            let ended = host.slots().into_iter().filter(|slot| slot.ended.is_some());
+            said.forget
+                .extend(ended.map(|report| (report.slot, report.generation)));
+        }
+        said
     }
 
     /// What a scheduler wants done.

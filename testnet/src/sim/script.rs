@@ -6,13 +6,14 @@ use super::{
     helper::Directive,
     hosts::{HostSet, everybody, only},
     queue::MS,
+    wishes::Wishes,
     world::{Due, World},
 };
 use potluck_core::{
     cluster::RolloutControl,
     host::{End, Event as HostEvent},
 };
-use potluck_specs::job::{Batch, PRIORITY_DEFAULT, Resources};
+use potluck_specs::job::{Batch, Resources};
 
 /// More than faults alone use up: work whose tasks are to succeed does.
 const WORK_RETRIES: u32 = 12;
@@ -39,6 +40,19 @@ pub enum Action {
         cpu: u32,
         /// What its tasks do.
         directive: Directive,
+    },
+    /// The same of a job that asks for more than room.
+    Wish {
+        /// The job.
+        name: String,
+        /// Its slots.
+        replicas: u32,
+        /// Thousandths of a core that each takes.
+        cpu: u32,
+        /// What its tasks do.
+        directive: Directive,
+        /// What it asks for.
+        wishes: Box<Wishes>,
     },
     /// A person submits a job whose tasks do nothing but take room.
     Run {
@@ -88,6 +102,18 @@ pub enum Action {
         host: usize,
         /// Drained or not.
         draining: bool,
+    },
+    /// A person cordons a host, or ends that.
+    Cordon {
+        /// The host.
+        host: usize,
+        /// Cordoned or not.
+        cordoned: bool,
+    },
+    /// A host is taken out of the cluster for good, and switched off.
+    Decommission {
+        /// The host.
+        host: usize,
     },
     /// An agent dies, or its whole host; started again after so long.
     Crash {
@@ -218,7 +244,20 @@ impl World {
                 name,
                 replicas,
                 each: Resources::new(cpu, u64::from(cpu) << 20),
-                priority: PRIORITY_DEFAULT,
+                wishes: Box::default(),
+                directive,
+            }),
+            Action::Wish {
+                name,
+                replicas,
+                cpu,
+                directive,
+                wishes,
+            } => self.client(Change::Submit {
+                name,
+                replicas,
+                each: Resources::new(cpu, u64::from(cpu) << 20),
+                wishes,
                 directive,
             }),
             Action::Run {
@@ -230,7 +269,10 @@ impl World {
                 name,
                 replicas,
                 each,
-                priority,
+                wishes: Box::new(Wishes {
+                    priority,
+                    ..Wishes::default()
+                }),
                 directive: Directive::default(),
             }),
             Action::Work {
@@ -262,6 +304,12 @@ impl World {
             Action::Stop { name } => self.client(Change::Stop { name }),
             Action::Rollout { name, control } => self.client(Change::Rollout { name, control }),
             Action::Drain { host, draining } => self.client(Change::Drain { host, draining }),
+            Action::Cordon { host, cordoned } => self.client(Change::Cordon { host, cordoned }),
+            Action::Decommission { host } => {
+                self.crash(host, true);
+                self.machines[host].admitted = false;
+                self.client(Change::Decommission { host });
+            }
             Action::Crash {
                 whom,
                 whole,

@@ -86,6 +86,7 @@ impl World {
                 let changed = std::mem::take(&mut session.changed);
                 let pause = if changed { HEARTBEAT_MIN } else { HEARTBEAT };
                 self.plan_beat(at, sent_at + pause);
+                let answer = self.bend_answer_to_beat(at, answer);
                 self.step_host(at, HostEvent::HeartbeatAnswered(answer));
             }
             other => {

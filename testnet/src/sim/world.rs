@@ -23,6 +23,7 @@ use super::{
     waits::Waits,
 };
 use potluck_core::{
+    auction::StopReason,
     host::End,
     scheduler::{Note, ServiceEndpoints, SessionState},
 };
@@ -48,6 +49,8 @@ pub(super) enum Due {
     Host { at: usize, life: u64, due: HostDue },
     /// A process has started.
     Started { at: usize, process: u64 },
+    /// The helper of an exclusive task pings.
+    Ping { at: usize, process: u64 },
     /// A process ends.
     Ended { at: usize, process: u64, end: End },
     /// At a scheduler.
@@ -89,6 +92,10 @@ pub struct Stats {
     pub fenced: u64,
     /// Changes accepted.
     pub accepted: u64,
+    /// Tasks that were moved to be more even.
+    pub moved: u64,
+    /// Tasks that made room for others.
+    pub preempted: u64,
 }
 
 impl Stats {
@@ -104,6 +111,8 @@ impl Stats {
         self.unreachable += other.unreachable;
         self.fenced += other.fenced;
         self.accepted += other.accepted;
+        self.moved += other.moved;
+        self.preempted += other.preempted;
     }
 
     /// Counts what people would read about.
@@ -112,6 +121,10 @@ impl Stats {
             Note::Double { .. } => self.doubles += 1,
             Note::Unplaced { slots, .. } => self.unplaced += u64::from(*slots),
             Note::BrakeOn { .. } => self.brakes += 1,
+            Note::Surge {
+                reason: StopReason::Moved,
+                ..
+            } => self.moved += 1,
             Note::Session {
                 state: SessionState::Unreachable,
                 ..
@@ -176,6 +189,12 @@ impl World {
         let mut machines: Vec<Machine> = (0..options.hosts)
             .map(|number| Machine::new(number, shape(number), &mut rng))
             .collect();
+        if options.datacenters > 1 {
+            for (number, machine) in machines.iter_mut().enumerate() {
+                let datacenter = number % options.racks % options.datacenters;
+                machine.datacenter = format!("d{datacenter}");
+            }
+        }
         for machine in &mut machines[..options.founders()] {
             machine.admitted = true;
         }
@@ -278,6 +297,7 @@ impl World {
             Due::Host { at, life, due } if self.machines[at].life == life => self.host_due(at, due),
             Due::Host { .. } => {}
             Due::Started { at, process } => self.process_started(at, process),
+            Due::Ping { at, process } => self.ping(at, process),
             Due::Ended { at, process, end } => self.process_ended(at, process, end),
             Due::Court { at, reign, what } => self.court_due(at, reign, what),
             Due::Control => self.control_round(),

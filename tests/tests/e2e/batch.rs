@@ -3,26 +3,13 @@
 use potluck_testnet::wait::until;
 use potluck_tests::fleet::{Fleet, WAIT, failure};
 use serde_json::Value;
-use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::PathBuf};
+use std::{collections::BTreeMap, fs};
 
 /// Pieces of the array.
 const PIECES: u32 = 20;
 
 /// The one that fails twice before it succeeds.
 const STUBBORN: u32 = 7;
-
-/// A folder that all tasks of all nodes write to.
-fn shared_folder(fleet: &Fleet) -> PathBuf {
-    let shared = fleet.root().join("shared");
-    fs::create_dir(&shared).expect("a folder to share");
-    // Tasks may be of another user than the nodes.
-    fs::set_permissions(&shared, fs::Permissions::from_mode(0o777)).expect("it is ours");
-    for name in fleet.names() {
-        let allowed = fleet.data(&name).join("agent/mounts");
-        fs::write(&allowed, format!("{}\n", shared.display())).expect("the node's folder");
-    }
-    shared
-}
 
 /// Each start and each end of a piece writes a line.
 fn array(fleet: &Fleet, shared: &std::path::Path) -> String {
@@ -69,7 +56,7 @@ fn done(batch: &Value) -> u64 {
 fn each_piece_of_an_array_is_done_and_none_again_though_leader_and_nodes_die() {
     let fleet = Fleet::up(3, 3);
     fleet.voters(3, &[]);
-    let shared = shared_folder(&fleet);
+    let shared = fleet.shared_folder();
     let spec = array(&fleet, &shared);
     fleet.run("r1h1", &spec);
     let leader = fleet.leader().unwrap();

@@ -308,6 +308,17 @@ fn of_two_nodes_on_copies_of_a_folder_the_later_ends() {
         let told = info["warnings"].to_string();
         assert_says(&told, &["two processes use the key of", &original]);
     }
+    // And whatever the copy said of itself, the node is found where it is.
+    let client = fleet.client(&leader);
+    let own = fleet.place(&original).unwrap().address.to_string();
+    until("the node's own address", WAIT, || {
+        let nodes = client.json(&["nodes"]).map_err(|error| error.to_string())?;
+        let nodes = nodes.as_array().ok_or("no nodes")?;
+        let told = nodes.iter().find(|node| node["name"] == *original);
+        let told = told.ok_or("not listed")?["address"].to_string();
+        (told.contains(&own)).then_some(()).ok_or(told)
+    })
+    .unwrap();
 }
 
 /// Copies files and folders, and leaves out sockets.

@@ -113,6 +113,36 @@ fn a_change_beside_the_task_restarts_none() {
     left.unwrap_or_else(|error| panic!("{error}"));
 }
 
+/// `run` does not wait out its time for a version that is given up.
+#[test]
+fn a_bad_version_is_rolled_back_and_run_says_so() {
+    let fleet = Fleet::up(3, 3);
+    let client = fleet.client("r1h1");
+    let good = "job(name = \"web\", package = \"potluck-hello\", command = \"potluck-hello\", \
+                replicas = 3, cpu = 0.05, memory = \"32MiB\", ports = {\"http\": 0}, \
+                services = {\"web\": \"http\"}, at_most = {\"node\": 1}, \
+                update = update(rollback = True, health_deadline = \"20s\"))\n";
+    let spec = fleet.spec("web", good);
+    fleet.run("r1h1", &spec);
+    let before = await_healthy(&client, "web", &[]);
+
+    let bad = good.replace("replicas", "args = [], env = {\"PORT_HTTP\": \"none\"}, replicas");
+    let bad = fleet.spec("web", &bad);
+    let failed = failure(&client, &["run", &bad]);
+    assert_eq!(failed.code, Some(1), "{}", failed.stderr);
+    for words in ["was rolled back to version 1", "potluck logs --previous web"] {
+        assert!(failed.stderr.contains(words), "{}", failed.stderr);
+    }
+    // One task a node: what failed there must not keep the former from it.
+    let after = await_healthy(&client, "web", &[]);
+    assert_eq!(after.len(), before.len());
+    let status = client.json(&["status", "web"]).unwrap();
+    assert_eq!(status[0]["rollout"]["phase"], "rolled back", "{status}");
+    let text = client.text(&["status", "web"]).unwrap();
+    assert!(text.contains("rolled back"), "{text}");
+    assert!(text.contains("version 1 runs: "), "{text}");
+}
+
 fn git(folder: &Path, args: &[&str]) -> String {
     let mut command = Command::new("git");
     command.arg("-C").arg(folder).args(args);

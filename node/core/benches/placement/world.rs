@@ -313,6 +313,7 @@ impl World {
             total: host.total,
             draining: false,
             pressure: 0,
+            sent_at: None,
             facts: first.then(|| host.facts.clone()),
             inventory,
         }

@@ -2,7 +2,7 @@
 //! state. Clocks and dice were used before a command was proposed, so every
 //! time, id and signature that it needs stands in it.
 
-use super::{Origin, Quota, Recovery, RolloutControl, RolloutStep, TaskEnd};
+use super::{ExclusiveHolder, Origin, Quota, Recovery, RolloutControl, RolloutStep, TaskEnd};
 use potluck_specs::{
     ChangeId, Epoch, FleetId, Generation, JobName, Millis, NodeId, NodeName, PackageId, Reign,
     SlotId, Topology,
@@ -143,6 +143,16 @@ pub enum Command {
         filled: Vec<Placement>,
         /// Slots that are filled nowhere.
         freed: Vec<SlotId>,
+    },
+    /// Who may run the tasks of exclusive slots from now on: committed before
+    /// an award leaves.
+    RecordExclusive {
+        /// Whose picture it is; another's is refused.
+        reign: Reign,
+        /// Slots that are about to be awarded.
+        held: Vec<ExclusiveHolder>,
+        /// Slots whose holder has told the end of that generation's task.
+        released: Vec<(SlotId, Generation)>,
     },
     /// Nodes that hold a package.
     RecordPackageHolders {

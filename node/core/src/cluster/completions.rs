@@ -341,7 +341,8 @@ impl Cluster {
     }
 
     /// Need the end that is told be kept no longer? Of a job that the log does
-    /// not know it must: a recovered one may come to know it.
+    /// not know it must: a recovered one may come to know it. One of a version
+    /// whose number another has got since says nothing of that one.
     pub fn has_counted(&self, report: &SlotReport) -> bool {
         let Some(outcome) = &report.ended else {
             return true;
@@ -354,6 +355,7 @@ impl Cluster {
         let (version, generation) = (report.version, report.generation);
         let batch = self.batches.get(&slot.job);
         job.stopped
+            || job.is_namesake(version, generation)
             || batch.is_none_or(|batch| batch.has_counted(slot.index, version, generation, outcome))
     }
 
@@ -433,6 +435,10 @@ impl Cluster {
             return Reply::refused(Refused::StaleReign);
         }
         for end in ends {
+            let job = self.jobs.get(&end.slot.job);
+            if job.is_none_or(|job| job.is_namesake(end.version, end.generation)) {
+                continue;
+            }
             if let Some(record) = self.batches.get_mut(&end.slot.job)
                 && record.count(end, now)
             {

@@ -7,10 +7,12 @@
 //!
 //! A level is taken up when a command, or a variant within one, is added after
 //! a release: raise [`FEATURE_LEVEL`], and name the command in
-//! [`Command::feature_level`]. Fields that default when they are missing need
+//! [`Command::feature_level`]. From the first one on that stands in the log,
+//! no older node follows it any more ([`Cluster::may_follow`]): it would read
+//! the state without what it does not know. Fields that default when they are missing need
 //! a level only if older versions must not ignore them.
 
-use super::{Cluster, Command, RolloutStep};
+use super::{Cluster, Command, Member, RolloutStep};
 use potluck_specs::{
     Job, NodeId, NodeName,
     job::{JobKind, StageSize},
@@ -18,7 +20,7 @@ use potluck_specs::{
 
 /// The level of this version. 0: all that the first version knew, and nodes
 /// that have not said.
-pub const FEATURE_LEVEL: u32 = 2;
+pub const FEATURE_LEVEL: u32 = 3;
 
 /// A node that can't apply a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +41,11 @@ impl Command {
                 step: RolloutStep::Cover { .. },
                 ..
             } => 1,
+            Command::RecordExclusive { .. } => 3,
             Command::RecordEnds { .. } | Command::ExpireBatch { .. } => 1,
+            Command::RecoverJob { job, .. } => job
+                .decode_unchecked()
+                .map_or(0, |job| level_of_job(&job).max(level_of_tasks(&job))),
             // Who does not know a quota accepts what the others refuse.
             Command::SetQuota { .. } => 2,
             // What pins fewer packages drops what runs.
@@ -68,7 +74,6 @@ impl Command {
             | Command::AdvanceRollout { .. }
             | Command::RemoveMember { .. }
             | Command::Recover { .. }
-            | Command::RecoverJob { .. }
             | Command::RecoverMember { .. } => 0,
         }
     }
@@ -76,6 +81,10 @@ impl Command {
 
 /// The level that a job's life takes of the nodes that follow the log.
 fn level_of_job(job: &Job) -> u32 {
+    if job.change.exclusive.is_some() {
+        // Their holders are recorded before each award.
+        return 3;
+    }
     let stages = job.change.update.stages.iter();
     let by_places = |size| {
         matches!(
@@ -89,7 +98,54 @@ fn level_of_job(job: &Job) -> u32 {
     u32::from(is_batch || sizes.any(by_places))
 }
 
+/// The level that a node needs to run tasks of the job: an older one would
+/// start work again after each end, or start a task without its further
+/// packages.
+pub fn level_of_tasks(job: &Job) -> u32 {
+    if job.change.exclusive.is_some() {
+        // It would run without a lease.
+        return 3;
+    }
+    let is_batch = matches!(job.kind, JobKind::Batch(_));
+    u32::from(is_batch || job.all_packages().len() > 1)
+}
+
+/// The level that the log needs from this entry on.
+fn level_from(command: &Command) -> u32 {
+    let life = match command {
+        Command::SubmitJob { job, .. } => {
+            job.decode_unchecked().map_or(0, |job| level_of_job(&job))
+        }
+        _ => 0,
+    };
+    life.max(command.feature_level())
+}
+
 impl Cluster {
+    /// The level that a node needs to follow the log, for what stands in it.
+    pub fn level_in_use(&self) -> u32 {
+        // Of states of before this was counted.
+        self.level.max(u32::from(!self.batches.is_empty()))
+    }
+
+    /// Members that have told that they are of an older version than the log
+    /// needs: none may follow it, and some jobs get no tasks there.
+    pub fn too_old_to_follow(&self) -> impl Iterator<Item = &Member> {
+        let needs = self.level_in_use();
+        let members = self.members.values();
+        members.filter(move |member| member.raft_id.is_some() && member.feature_level < needs)
+    }
+
+    /// Can the node follow the log as far as it is known?
+    pub fn may_follow(&self, node: NodeId) -> bool {
+        let member = self.members.get(&node);
+        member.map_or(0, |member| member.feature_level) >= self.level_in_use()
+    }
+
+    pub(super) fn raise_level(&mut self, command: &Command) {
+        self.level = self.level.max(level_from(command));
+    }
+
     /// The first of these nodes, by name, that is too old for the command.
     pub fn too_old(
         &self,

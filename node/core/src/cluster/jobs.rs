@@ -4,7 +4,10 @@ use super::{
     Cluster, Command, Demand, HeldPackage, Placement, Refused, Reply, SameTasks,
     versions::{JOBS_BYTES_MAX, Origin, Stopped, TEXT_BYTES_MAX, bounded_text},
 };
-use potluck_specs::{Job, JobName, Millis, NodeId, PackageId, Reign, SlotId, job::SignedJob};
+use crate::auction::Authority;
+use potluck_specs::{
+    Generation, Job, JobName, Millis, NodeId, PackageId, Reign, SlotId, job::SignedJob,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, VecDeque};
 
@@ -46,6 +49,11 @@ pub struct JobVersion {
     pub message: String,
     /// Unix time.
     pub accepted_at: Millis,
+    /// Under whom it was accepted: after a recovery whose log lacked it, a
+    /// version may be given the number of an earlier one, whose tasks are of
+    /// earlier generations. Zero where all tasks of this number are its own.
+    #[serde(default)]
+    pub accepted_under: Authority,
     /// The package that it runs.
     pub package: PackageId,
     /// Its further packages.
@@ -96,6 +104,13 @@ impl JobRecord {
             .expect("a record is made with its first version")
     }
 
+    /// Was a task of this version and generation started as another one, which
+    /// had the number before a recovery whose log lacked it?
+    pub(super) fn is_namesake(&self, version: u64, generation: Generation) -> bool {
+        self.version(version)
+            .is_some_and(|version| generation < version.accepted_under.generation(0))
+    }
+
     /// The version of this number, if it is still kept.
     pub fn version(&self, version: u64) -> Option<&JobVersion> {
         self.versions.iter().find(|v| v.version == version)
@@ -131,6 +146,7 @@ impl Cluster {
                     author: bounded_text(author, TEXT_BYTES_MAX),
                     message: bounded_text(message, TEXT_BYTES_MAX),
                     accepted_at: *now,
+                    accepted_under: self.authority,
                     package: decoded.package,
                     further: further_packages(&decoded),
                     replicas: decoded.slots(),

@@ -11,6 +11,7 @@
 mod circles;
 mod command;
 mod completions;
+mod exclusive;
 mod feature;
 mod jobs;
 mod members;
@@ -27,7 +28,8 @@ mod versions;
 
 pub use command::{Admission, Command, Genesis, GossipKey, HeldPackage, Placement};
 pub use completions::{BatchEnd, BatchRecord, Failures, TaskEnd};
-pub use feature::{FEATURE_LEVEL, TooOld};
+pub use exclusive::ExclusiveHolder;
+pub use feature::{FEATURE_LEVEL, TooOld, level_of_tasks};
 pub use jobs::{JOBS_MAX, JobRecord, JobVersion, PackageRecord, SLOTS_MAX};
 pub use members::{MEMBERS_MAX, Member};
 pub use quotas::{Amounts, Countable, Demand, Excess, NamespaceView, QUOTAS_MAX, Quota};
@@ -37,6 +39,7 @@ pub use rollouts::{Rollout, RolloutControl, RolloutPhase, RolloutStep};
 pub use same_tasks::SameTasks;
 pub use state::{CHANGES_REMEMBERED, Cluster};
 pub use tokens::{Redeem, TOKENS_MAX, TokenRecord};
+pub(crate) use versions::bounded_text;
 pub use versions::{
     Commit, JOBS_BYTES_MAX, Origin, Stopped, TEXT_BYTES_MAX, VERSIONS_BYTES_MAX, VERSIONS_KEPT,
     VERSIONS_KEPT_MIN,

@@ -12,6 +12,7 @@ use super::{
     jobs::{SLOTS_MAX, further_packages},
     versions::{Origin, TEXT_BYTES_MAX, bounded_text},
 };
+use crate::auction::Authority;
 use potluck_specs::{Epoch, Millis, NodeId, Reign, job::SignedJob, trust::NodeRole};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -116,6 +117,7 @@ impl Cluster {
             author: bounded_text(author, TEXT_BYTES_MAX),
             message: String::new(),
             accepted_at: now,
+            accepted_under: Authority::default(),
             package: job.package,
             further: further_packages(&job),
             replicas: job.slots(),

@@ -49,7 +49,14 @@ pub struct Cluster {
     #[serde(default)]
     pub(super) shaped_at: u64,
     #[serde(default)]
+    pub(super) exclusive: BTreeMap<SlotId, super::ExclusiveHolder>,
+    #[serde(default)]
+    pub(super) exclusive_at: u64,
+    #[serde(default)]
     pub(super) recovery: Option<super::Recovery>,
+    /// What the entries so far need of those who follow.
+    #[serde(default)]
+    pub(super) level: u32,
 }
 
 /// What genesis fixed.
@@ -73,6 +80,7 @@ impl Cluster {
     /// none can fail in another way than by its reply.
     pub fn apply(&mut self, index: u64, command: &Command) -> Reply {
         self.applied = index;
+        self.raise_level(command);
         match command {
             Command::Batch { commands } => Reply::Batch {
                 replies: commands
@@ -109,6 +117,7 @@ impl Cluster {
                 | Command::RecordPackageHolders { .. }
                 | Command::RecordEnds { .. }
                 | Command::ExpireBatch { .. }
+                | Command::RecordExclusive { .. }
         );
         if !notes {
             self.shaped_at = index;
@@ -151,6 +160,7 @@ impl Cluster {
             Command::RecordEnds { .. } | Command::ExpireBatch { .. } => {
                 self.change_batches(command)
             }
+            Command::RecordExclusive { .. } => self.change_exclusive(command),
             Command::StopJob { .. }
             | Command::RecordPlacements { .. }
             | Command::RecordPackageHolders { .. } => self.change_jobs(command),

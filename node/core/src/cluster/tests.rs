@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 mod circles;
 mod completions;
+mod exclusive;
 mod feature;
 mod history;
 mod quotas;

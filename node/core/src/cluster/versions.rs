@@ -117,6 +117,6 @@ impl JobRecord {
 }
 
 /// The beginning of a text, cut between characters.
-pub(super) fn bounded_text(text: &str, bytes_max: usize) -> String {
+pub(crate) fn bounded_text(text: &str, bytes_max: usize) -> String {
     text[..text.floor_char_boundary(bytes_max)].to_string()
 }

@@ -4,6 +4,7 @@
 use super::{
     Effects, Host,
     ends::{After, after},
+    lease::is_exclusive,
     message::{Effect, End, Entry, Run, Start},
     slot::{Before, Slot, State},
 };
@@ -83,12 +84,8 @@ impl Host {
         let Some(slot) = self.fetching(id, origin) else {
             return;
         };
-        if slot.before.is_some() {
-            slot.state = State::Waiting;
-        } else {
-            start(slot, now, effects);
-            self.touch(id, effects);
-        }
+        slot.state = State::Waiting;
+        self.start_if_ready(id, now, effects);
     }
 
     pub(super) fn fetch_failed(
@@ -103,6 +100,26 @@ impl Host {
             return;
         };
         back_off(slot, format!("no package: {why}"), now);
+        self.touch(id, effects);
+    }
+
+    /// Starts what waits for nothing any more: no predecessor, and of an
+    /// exclusive slot no lease.
+    pub(super) fn start_if_ready(&mut self, id: &SlotId, now: Millis, effects: &mut Effects) {
+        let Some(slot) = self.slots.get_mut(id) else {
+            return;
+        };
+        if slot.state != State::Waiting || slot.before.is_some() {
+            return;
+        }
+        let lease_until = match is_exclusive(&slot.entry) {
+            true => match self.leases.lasting(&slot.entry, now) {
+                Some(until) => Some(until),
+                None => return,
+            },
+            false => None,
+        };
+        start(slot, lease_until, now, effects);
         self.touch(id, effects);
     }
 
@@ -172,7 +189,7 @@ impl Host {
         if let Some(before) = slot.before.take_if(|before| before.run == *run) {
             self.ports.give_back(&before.entry.ports, now);
             match slot.state {
-                State::Waiting => start(slot, now, effects),
+                State::Waiting => self.start_if_ready(&run.slot, now, effects),
                 State::Stopping { process: false, .. } => self.stopped(&run.slot, now, effects),
                 _ => {}
             }
@@ -191,8 +208,12 @@ impl Host {
             return;
         }
         let never_ran = matches!(slot.state, State::Lost { .. }) && slot.entry.starts == 0;
-        if never_ran {
-            // The agent went away between the award and the first start.
+        let leaseless = end == End::LeaseExpired && is_exclusive(&slot.entry);
+        if never_ran || leaseless {
+            // The agent went away between the award and the first start, or the
+            // scheduler was: no fault of the task's, which waits for its lease.
+            slot.last_end = leaseless.then(|| end.to_string());
+            slot.healthy = false;
             slot.state = State::Fetching;
             slot.since = now;
             effects.then.push(fetch(&slot.entry));
@@ -378,7 +399,7 @@ pub(super) fn set(slot: &mut Slot, state: State, now: Millis) {
     slot.healthy = false;
 }
 
-fn start(slot: &mut Slot, now: Millis, effects: &mut Effects) {
+fn start(slot: &mut Slot, lease_until: Option<Millis>, now: Millis, effects: &mut Effects) {
     slot.entry.starts += 1;
     slot.start = slot.entry.starts;
     slot.trouble = None;
@@ -390,6 +411,7 @@ fn start(slot: &mut Slot, now: Millis, effects: &mut Effects) {
         generation: slot.entry.generation,
         job: slot.entry.job.clone(),
         ports: slot.entry.ports.clone(),
+        lease_until,
     }));
 }
 

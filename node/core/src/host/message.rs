@@ -8,7 +8,7 @@ use crate::{
     session::{Heartbeat, HeartbeatAnswer, Outcome},
 };
 use potluck_specs::{
-    Generation, Job, NodeId, PackageId, SlotId,
+    Generation, Job, Millis, NodeId, PackageId, SlotId,
     job::{HealthCheck, SignedJob},
 };
 use std::{collections::BTreeMap, fmt, sync::Arc};
@@ -70,7 +70,8 @@ pub enum End {
     HelperLost,
     /// It could not be started, for people.
     NotStarted(String),
-    /// Its agent lease ran out.
+    /// Its lease ran out: its agent was silent, or of an exclusive slot the
+    /// scheduler.
     LeaseExpired,
     /// It reached its memory limit; who used how much, for people.
     MemoryLimit(String),
@@ -87,7 +88,7 @@ impl fmt::Display for End {
             End::Signal(signal) => write!(f, "killed by signal {signal}"),
             End::HelperLost => f.write_str("helper lost"),
             End::NotStarted(why) => write!(f, "could not start: {why}"),
-            End::LeaseExpired => f.write_str("agent lease ran out"),
+            End::LeaseExpired => f.write_str("lease ran out"),
             End::MemoryLimit(note) if note.is_empty() => f.write_str("memory-limit"),
             End::MemoryLimit(note) => write!(f, "memory-limit: {note}"),
             End::DiskLimit(note) if note.is_empty() => f.write_str("disk-limit"),
@@ -259,6 +260,14 @@ pub enum Effect {
         /// Its folder, volumes and logs together.
         bytes_max: u64,
     },
+    /// The lease of an exclusive slot lasts until then, on the boot clock: its
+    /// helpers are told what is left of it with each ping.
+    Lease {
+        /// Which.
+        slot: SlotId,
+        /// Until when.
+        until: Millis,
+    },
     /// The inventory changed: the scheduler should hear of it at once.
     ReportChanged,
     /// A slot is forgotten: its folders may be tidied up.
@@ -276,6 +285,9 @@ pub struct Start {
     pub job: Arc<Job>,
     /// Chosen port numbers by name.
     pub ports: BTreeMap<String, u16>,
+    /// Of an exclusive slot: until when it may run at most, on the boot clock,
+    /// unless [`Effect::Lease`] says longer.
+    pub lease_until: Option<Millis>,
 }
 
 /// The answer to an event that asks for one.

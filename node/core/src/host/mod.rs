@@ -9,6 +9,7 @@
 
 mod ends;
 mod history;
+mod lease;
 mod life;
 pub mod message;
 mod ports;
@@ -87,6 +88,7 @@ pub struct Host {
     draining: bool,
     facts: Facts,
     pressure: u8,
+    leases: lease::Leases,
     /// Until when helpers of the agent's former life are waited for.
     adopt_until: Option<Millis>,
 }
@@ -142,6 +144,7 @@ impl Host {
             draining: false,
             facts: Facts::default(),
             pressure: 0,
+            leases: lease::Leases::new(now),
         };
         for entry in restored {
             let state = ends::restored(&entry);
@@ -184,14 +187,16 @@ impl Host {
                 effects.answer = Some(Answer::Stop(answer));
             }
             Event::Greet(authority) => {
-                let answer = self.greet(authority, &mut effects);
+                let answer = self.greet(authority, now, &mut effects);
                 effects.answer = Some(Answer::Greet(answer));
             }
             Event::Heartbeat => {
                 let since = self.reports.since();
-                effects.answer = Some(Answer::Heartbeat(self.heartbeat(since)));
+                effects.answer = Some(Answer::Heartbeat(self.heartbeat(since, now)));
             }
-            Event::HeartbeatAnswered(answer) => self.heartbeat_answered(answer, &mut effects),
+            Event::HeartbeatAnswered(answer) => {
+                self.heartbeat_answered(answer, now, &mut effects);
+            }
             Event::SetDraining(draining) => {
                 effects.changed = self.draining != draining;
                 self.draining = draining;
@@ -465,7 +470,9 @@ impl Host {
             }
             let over = slot.state == State::Stopped || slot.entry.ended.is_some();
             let goes_on = slot.entry.stop.is_none() && !over;
-            if goes_on && offer.same_as(&slot.entry) {
+            // The token of an exclusive task is what it was started with.
+            let exclusive = lease::is_exclusive(&slot.entry);
+            if goes_on && !exclusive && offer.same_as(&slot.entry) {
                 self.adopt_generation(id, generation, effects);
                 return Ok(());
             }
@@ -553,14 +560,19 @@ impl Host {
         Ok(())
     }
 
-    fn greet(&mut self, authority: Authority, effects: &mut Effects) -> Result<Heartbeat, Refusal> {
+    fn greet(
+        &mut self,
+        authority: Authority,
+        now: Millis,
+        effects: &mut Effects,
+    ) -> Result<Heartbeat, Refusal> {
         self.hear(authority, effects)?;
         self.reports.restart();
-        Ok(self.heartbeat(None))
+        Ok(self.heartbeat(None, now))
     }
 
     /// What the scheduler is told: what changed after report `since`.
-    fn heartbeat(&self, since: Option<u64>) -> Heartbeat {
+    fn heartbeat(&self, since: Option<u64>, now: Millis) -> Heartbeat {
         let news = self
             .slots
             .values()
@@ -574,6 +586,7 @@ impl Host {
             draining: self.draining,
             pressure: self.pressure,
             facts: since.is_none().then(|| self.facts.clone()),
+            sent_at: Some(now),
             inventory: Inventory {
                 since,
                 number: self.reports.number(),
@@ -585,9 +598,12 @@ impl Host {
         }
     }
 
-    fn heartbeat_answered(&mut self, answer: HeartbeatAnswer, effects: &mut Effects) {
+    fn heartbeat_answered(&mut self, answer: HeartbeatAnswer, now: Millis, effects: &mut Effects) {
         if self.hear(answer.authority, effects).is_err() {
             return;
+        }
+        if let Some(renewals) = answer.renewals {
+            self.renewed(renewals, now, effects);
         }
         self.reports.confirm(answer.confirmed);
         for (id, generation) in answer.forget {
@@ -600,6 +616,7 @@ impl Host {
                     effects.durable.push(Effect::JournalRemove(id.clone()));
                 }
                 self.reports.forgot(id.clone());
+                self.leases.forget(&id);
                 effects.then.push(Effect::Forgotten(id));
                 effects.changed = true;
             }

@@ -6,7 +6,8 @@
 //!
 //! Fetching ──► Waiting ──► Starting ──► Running
 //!    ▲  │   (predecessor      │            │
-//!    │  │    still runs)      │            │   ended by itself,
+//!    │  │    still runs, or   │            │
+//!    │  │    no lease yet)    │            │   ended by itself,
 //!    │  └──────────┬──────────┴────────────┘   or could not start
 //!    │             ▼
 //!    └────────── Backoff
@@ -40,7 +41,8 @@ pub(super) enum State {
     Lost { kill_at: Millis },
     /// The package is being fetched.
     Fetching,
-    /// The package is here; the predecessor still runs.
+    /// The package is here; the predecessor still runs, or the lease of an
+    /// exclusive slot has yet to come.
     Waiting,
     /// A helper is being started; killed if nothing is heard until then.
     Starting { kill_at: Millis },

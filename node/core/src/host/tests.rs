@@ -11,6 +11,7 @@ use potluck_specs::{
 use proptest::prelude::*;
 
 mod ends;
+mod lease;
 
 fn authority(reign: u64) -> Authority {
     Authority {
@@ -516,6 +517,7 @@ fn a_stopped_slot_is_reported_until_it_may_be_forgotten() {
             authority: authority(1),
             confirmed: None,
             forget: vec![(slot("web", 0), generation)],
+            renewals: None,
         })
     };
     world.step(forget(generation(1, 4)));
@@ -859,6 +861,7 @@ fn heartbeats_tell_what_changed_since_the_confirmed_one() {
             authority: authority(1),
             confirmed: number,
             forget,
+            renewals: None,
         })
     };
     world.step(award(1, 1, &job("web", 1, 100), &[(0, 1), (1, 2)]));
@@ -1113,6 +1116,7 @@ impl World {
                     authority: authority(reign),
                     confirmed,
                     forget,
+                    renewals: None,
                 }));
             }
             Move::RestartAgent => self.restart_agent(),

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! decided --the log names no other holder--> sent
+//!  \--its index is done, or its work over--> (nothing)
 //! sent --Ok--> committed --a report has it--> (held)
 //!  |  \--no answer--> unknown, repeated while the session is up
 //!  |--refused--> (missing)
@@ -12,10 +13,17 @@
 //! Unknown is never taken for free: until it is resolved the slot stays with
 //! that node.
 //!
+//! An exclusive slot's award waits for its own record alone (`exclusive`).
+//!
 //! A slot that the log places on another host is awarded only once the log
 //! names the new one: whoever reigns next would hear the other one say that it
 //! has ended, take the slot for free, and fill it twice. A first placement
 //! waits for nothing: without a record all hosts are asked.
+//!
+//! Work that ends may be done by a host that was thought lost while another one
+//! is to take it up. An award whose index the log has counted is never sent, nor
+//! repeated; one that is sent by then may have been committed, which reports
+//! tell. Until an end that is told is counted, its index's award waits.
 
 use super::{
     Effect, Note, Scheduler, SessionState,
@@ -82,12 +90,17 @@ impl Awards {
         self.by_slot.get(seat)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.by_slot.is_empty()
+    pub(super) fn has_any_of(&self, job: JobId) -> bool {
+        self.by_slot.count_of(job) > 0
     }
 
     pub(super) fn contains(&self, seat: Seat) -> bool {
         self.by_slot.contains(seat)
+    }
+
+    /// Those that wait for the log, and perhaps some that are over.
+    pub(super) fn unsent(&self) -> impl Iterator<Item = Seat> + '_ {
+        self.unsent.iter().copied()
     }
 
     /// Nodes that have any.
@@ -186,22 +199,43 @@ impl Scheduler {
     }
 
     /// Sends what of a call's award is not answered yet. A slot that another
-    /// host has shown to hold by now is left out: the award may still be
-    /// committed, which the host's reports tell, but needs no help to be.
+    /// host has shown to hold by now, or whose work is done, is left out: the
+    /// award may still be committed, which the host's reports tell, but needs no
+    /// help to be.
     fn send_award(&mut self, cluster: &Cluster, node: NodeId, call: u64, job: JobId) {
         let mut open = Vec::new();
         let mut waiting = Vec::new();
+        let mut needless = Vec::new();
+        let mut for_their_ends = Vec::new();
         for (seat, pending) in self.awards_on(node) {
             let of_call = pending.call == call && seat.job == job && !pending.committed;
-            if !of_call || self.is_held_elsewhere(seat, node) {
+            // An exclusive slot may still be reported where its lease is over.
+            let exclusive = self.lease_ms(seat.job, pending.version).is_some();
+            if !of_call || (!exclusive && self.is_held_elsewhere(seat, node)) {
+                continue;
+            }
+            if self.is_counted(cluster, seat) {
+                needless.extend((!pending.sent).then_some(seat));
+                continue;
+            }
+            if self.has_open_end(cluster, seat) {
+                for_their_ends.extend((!pending.sent).then_some(seat));
                 continue;
             }
             let slot = self.names.slot(seat);
-            match self.misleads(cluster.placements().get(&slot), seat, node) {
+            let waits = match exclusive {
+                true => self.awaits_record(cluster, seat, pending),
+                false => self.misleads(cluster.placements().get(&slot), seat, node),
+            };
+            match waits {
                 true => waiting.push(seat),
                 false => open.push((seat, pending.version, (slot, pending.generation))),
             }
         }
+        for seat in needless {
+            self.take_back(seat);
+        }
+        self.awards.unsent.extend(for_their_ends);
         for seat in waiting {
             self.behind.hurry(seat);
             self.awards.unsent.insert(seat);
@@ -233,6 +267,17 @@ impl Scheduler {
             to: node,
             award: Box::new(award),
         });
+    }
+
+    /// An award that has not left is needed no more.
+    fn take_back(&mut self, seat: Seat) {
+        let Some(pending) = self.awards.get(seat) else {
+            return;
+        };
+        let (node, call) = (pending.node, pending.call);
+        self.awards.remove(seat);
+        self.cancel_unawarded(node, call);
+        self.touch(seat);
     }
 
     /// Does somebody else hold it, other than the task whose next one this is?
@@ -273,7 +318,15 @@ impl Scheduler {
             let Some(pending) = self.awards.by_slot.get(seat).filter(|p| !p.sent) else {
                 continue;
             };
-            if self.record_misleads(cluster, seat, pending.node) {
+            if self.is_counted(cluster, seat) {
+                self.take_back(seat);
+                continue;
+            }
+            let waits = match self.lease_ms(seat.job, pending.version) {
+                Some(_) => self.awaits_record(cluster, seat, pending),
+                None => self.record_misleads(cluster, seat, pending.node),
+            };
+            if waits || self.has_open_end(cluster, seat) {
                 self.awards.unsent.insert(seat);
                 continue;
             }

@@ -14,7 +14,7 @@
 //! The model is Nomad's: a few restarts in place, then another host, with
 //! growing pauses, without an end; and a person sees that it goes on.
 
-use super::{Note, Scheduler, SessionState, failure::is_fresh, names::Seat};
+use super::{Note, Scheduler, SessionState, failure::is_fresh, names::Seat, rollout::Target};
 use crate::{
     cluster::Cluster,
     session::{SlotReport, TaskState},
@@ -203,13 +203,27 @@ impl Scheduler {
         report.failures >= attempts.unwrap_or(FAILURES_BEFORE_MOVE)
     }
 
-    /// A host's report of a slot: does the job fail there?
-    pub(super) fn note_failures(&mut self, seats: &BTreeSet<Seat>, node: NodeId, now: Millis) {
+    /// A host's report of a slot: does the job fail there? What fails as a
+    /// version that is to make room says nothing of the one that comes.
+    pub(super) fn note_failures(
+        &mut self,
+        cluster: &Cluster,
+        seats: &BTreeSet<Seat>,
+        node: NodeId,
+        now: Millis,
+    ) {
         for seat in seats {
             let report = self.picture.report(*seat, node);
             let Some(report) = report.filter(|report| self.fails_here(report)) else {
                 continue;
             };
+            let id = self.names.id(&report.slot.job);
+            let target = self.target(cluster, id);
+            let is_wanted =
+                |target: &Target| !target.is_wrong(cluster, report.slot.index, report.version);
+            if !target.as_ref().is_some_and(is_wanted) {
+                continue;
+            }
             let (job, version) = (report.slot.job.clone(), report.version);
             if self.backoff.fails(&job, node, version, now) {
                 self.note(Note::BadPair { job, node });

@@ -27,15 +27,19 @@ use super::{
 };
 use crate::{
     auction::StopReason,
-    cluster::{BatchEnd, Cluster, Command, TaskEnd},
+    cluster::{BatchEnd, Cluster, Command, TaskEnd, bounded_text},
     host::pause,
-    session::{SlotReport, TaskState},
+    session::{Outcome, SlotReport, TaskState},
 };
 use potluck_specs::{Generation, Job, Millis, NodeId, SlotId, job::JobKind};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Most ends in one command: some 100 KB with the longest names and reasons.
 const ENDS_MAX: usize = 200;
+
+/// Longest reason of a failure that is proposed: what a host says of it may be
+/// as long as its report, and the log keeps no more either.
+const WHY_BYTES_MAX: usize = 512;
 
 /// Between two commands with ends: a job of many short tasks must not fill the
 /// log with entries of one end each, and none should wait for long.
@@ -97,6 +101,25 @@ impl Scheduler {
         reports.any(|(_, report)| is_end(report) && !cluster.has_counted(report))
     }
 
+    /// Is an index of work that ends not to begin any more: is it done, or
+    /// failed for good, or all of the work over, stopped, or such that it is not
+    /// known what is done? Asked of the log as it is now: what was chosen at the
+    /// last look at the job may be counted since.
+    pub(super) fn is_counted(&self, cluster: &Cluster, seat: Seat) -> bool {
+        if !self.catalog.ends(seat.job) {
+            return false;
+        }
+        let stopped = self.catalog.is_stopped(seat.job);
+        let batch = cluster.batch(self.names.name(seat.job));
+        stopped
+            || batch.is_none_or(|batch| {
+                batch.over.is_some()
+                    || batch.unknown
+                    || batch.is_done(seat.index)
+                    || batch.has_failed(seat.index)
+            })
+    }
+
     /// Proposes ends to the log.
     pub(super) fn propose_ends(&mut self, cluster: &Cluster, now: Millis) {
         if self.ends.open.is_empty() {
@@ -137,17 +160,16 @@ impl Scheduler {
     }
 
     /// The slots that work is to have now: those whose turn it is. Of work of
-    /// which it is not known what is done, those that run.
+    /// which it is not known what is done, those that run: recovered work, and
+    /// work without a record, which a voter that knew none has dropped.
     pub(super) fn turn_of(&self, cluster: &Cluster, target: &Target) -> Slots {
-        let Some(batch) = cluster.batch(target.name()) else {
-            return Slots::First(target.current().slots());
-        };
-        if batch.unknown {
-            let seats = self.picture.slots_of(target.id());
-            let held = seats.filter(|seat| self.picture.holders(*seat).next().is_some());
-            return Slots::These(held.map(|seat| seat.index).collect());
+        let batch = cluster.batch(target.name());
+        if let Some(batch) = batch.filter(|batch| !batch.unknown) {
+            return Slots::These(batch.turn().collect());
         }
-        Slots::These(batch.turn().collect())
+        let seats = self.picture.slots_of(target.id());
+        let held = seats.filter(|seat| self.picture.holders(*seat).next().is_some());
+        Slots::These(held.map(|seat| seat.index).collect())
     }
 
     /// The slots that a job would have if it were accepted now.
@@ -265,7 +287,7 @@ pub(super) fn ends(job: &Job) -> bool {
 }
 
 /// Over, and to be counted before it is forgotten.
-fn is_end(report: &SlotReport) -> bool {
+pub(super) fn is_end(report: &SlotReport) -> bool {
     report.state == TaskState::Stopped && report.ended.is_some()
 }
 
@@ -280,10 +302,12 @@ fn end_of(cluster: &Cluster, report: &SlotReport) -> Option<TaskEnd> {
         slot: report.slot.clone(),
         version: report.version,
         generation: report.generation,
-        outcome: report
-            .ended
-            .clone()
-            .unwrap_or(crate::session::Outcome::Other),
+        outcome: match &report.ended {
+            Some(Outcome::Failed { why }) => Outcome::Failed {
+                why: bounded_text(why, WHY_BYTES_MAX),
+            },
+            other => other.clone().unwrap_or(Outcome::Other),
+        },
     };
     (report.version <= known.current().version).then(end)
 }

@@ -100,18 +100,21 @@ impl Brake {
 
 /// So many are missed at once that it looks like a partition. Those that were
 /// let go still count while the window lasts, but cannot alone put it on.
+/// Hosts that were missed before the window are not there to fall silent: of
+/// their rack, and of the cluster, only the others are counted.
 fn many(suspects: &[Suspect<'_>], racks: &BTreeMap<String, usize>, now: Millis) -> Option<u32> {
-    let recent: Vec<_> = suspects
+    let (recent, before): (Vec<_>, Vec<_>) = suspects
         .iter()
-        .filter(|s| now.since(s.since) <= WINDOW)
-        .collect();
+        .partition(|suspect| now.since(suspect.since) <= WINDOW);
     if recent.len() < HOSTS_MIN || recent.iter().all(|s| s.lost) {
         return None;
     }
-    let hosts: usize = racks.values().sum();
+    let hosts = racks.values().sum::<usize>().saturating_sub(before.len());
     let large_share = recent.len() * SHARE_DIVISOR > hosts;
     let whole_rack = racks.iter().any(|(rack, size)| {
-        *size >= HOSTS_MIN && recent.iter().filter(|s| s.rack == rack.as_str()).count() == *size
+        let of_it = |some: &[&Suspect<'_>]| some.iter().filter(|s| s.rack == *rack).count();
+        let there = size.saturating_sub(of_it(&before));
+        there >= HOSTS_MIN && of_it(&recent) == there
     });
     (large_share || whole_rack).then_some(recent.len() as u32)
 }
@@ -159,6 +162,31 @@ mod tests {
             assert_eq!(verdict.came_on.is_some(), brakes, "{silent} of {size}");
             assert_eq!(verdict.release.is_empty(), brakes, "{silent} of {size}");
         }
+    }
+
+    #[test]
+    fn hosts_lost_before_are_not_counted() {
+        // Of a rack of so many, this many were lost an hour ago; the others
+        // fall silent now. Brakes?
+        for (size, lost, brakes) in [(4, 1, true), (9, 6, true), (3, 1, false), (4, 2, false)] {
+            // Large enough that no share of it counts.
+            let racks = sized([("a", size), ("b", 60)]);
+            let mut all = suspects(size as u8, "a", 4_000_000);
+            for suspect in &mut all[..lost] {
+                (suspect.since, suspect.lost) = (Millis(400_000), true);
+            }
+            let verdict = Brake::default().judge(&all, &racks, Millis(4_000_000));
+            assert_eq!(verdict.came_on.is_some(), brakes, "{lost} of {size}");
+        }
+        // Nor of the cluster: 3 of the 14 that are left are more than a fifth.
+        let racks = sized([("a", 6), ("b", 6), ("c", 6)]);
+        let mut all = suspects(7, "a", 4_000_000);
+        for suspect in &mut all[..4] {
+            (suspect.since, suspect.lost) = (Millis(400_000), true);
+        }
+        all[4].rack = "b";
+        let verdict = Brake::default().judge(&all, &racks, Millis(4_000_000));
+        assert_eq!(verdict.came_on, Some(3));
     }
 
     #[test]

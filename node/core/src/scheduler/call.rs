@@ -345,89 +345,105 @@ impl Scheduler {
         // One that did not answer may have reserved all the same.
         let silent = std::mem::take(&mut open.waiting);
         self.cancel_all(silent.keys(), number);
-        let target = self.target(cluster, id);
-        let wanted = |target: Target| {
-            let job = target.version(open.version).cloned();
-            Some((target, job?))
-        };
-        let Some((target, job)) = target.and_then(wanted) else {
+        let asked = open.slots.len();
+        let Some((job, wanted)) = self.still_wanted(cluster, &mut open) else {
             self.dirty.insert(id);
             self.cancel_all(open.bids.keys(), number);
             return;
         };
-        let asked = open.slots.len();
-        let wanted: Vec<Seat> = std::mem::take(&mut open.slots)
-            .into_iter()
-            .filter(|seat| {
-                self.is_wanted(&target, seat.index)
-                    && target.job_for(seat.index).version == job.version
-                    && self.is_missing(cluster, *seat)
-            })
-            .collect();
         self.count_tasks();
         let ask = self.ask(id, &job);
-        let former = wanted
-            .first()
-            .and_then(|seat| self.former_node(cluster, &job, *seat));
-        let offers: Vec<Offer> = open
-            .bids
-            .iter()
-            .filter_map(|(node, (at, bid))| self.offer_of(&ask, (*node, *at), bid, former, now))
-            .collect();
-        let terms = ask.terms(number);
-        let mut chosen = rank::assign(&offers, &terms, wanted.len());
+        let offers = self.offers_of(cluster, &ask, &open, &wanted, now);
+        let mut chosen = rank::assign(&offers, &ask.terms(number), wanted.len());
         let found = chosen.len();
         if is_gang(&job) && found < asked {
             chosen.clear();
         }
-        let mut by_offer: Vec<Vec<Seat>> = vec![Vec::new(); offers.len()];
-        let mut filled = 0;
         let count = wanted.len();
-        for (seat, at) in wanted.into_iter().zip(chosen) {
-            let node = offers[at].node;
-            let from = self.surges.get(seat).map(|surge| surge.from);
-            if from == Some(node) {
-                // Its own host would end the task to start the next.
-                continue;
-            }
-            filled += 1;
-            by_offer[at].push(seat);
-        }
-        // Bids and offers of them stand in the same order.
-        let mut given = offers.iter().zip(&by_offer).peekable();
-        for node in open.bids.keys() {
-            let takes = match given.next_if(|(offer, _)| offer.node == *node) {
-                Some((_, seats)) => !seats.is_empty(),
-                None => false,
-            };
-            if !takes {
-                let (to, authority, call) = (*node, self.authority, number);
-                self.out.push(Effect::Cancel {
-                    to,
-                    authority,
-                    call,
-                });
-            }
-        }
-        for (offer, seats) in offers.iter().zip(&by_offer) {
+        let given = self.give_out(&offers, wanted, &chosen);
+        let filled = given.iter().map(Vec::len).sum();
+        self.cancel_unused(&open, number, &offers, &given);
+        for (offer, seats) in offers.iter().zip(&given) {
             if !seats.is_empty() {
-                self.award(
-                    cluster,
-                    (offer.node, offer.number),
-                    number,
-                    &job,
-                    seats,
-                    now,
-                );
+                let host = (offer.node, offer.number);
+                self.award(cluster, host, number, &job, seats, now);
             }
         }
         self.account(id, &job, count, filled, now);
         if filled == count {
             self.call_next(cluster, id, &job, now);
         } else {
-            let lacking = count - if is_gang(&job) { found } else { filled };
+            // A gang's bids are all given back: it lacks room as a whole.
+            let lacking = count - if is_gang(&job) { 0 } else { filled };
             self.make_room(cluster, id, &job, lacking.max(1), now);
             self.dirty.insert(id);
+        }
+    }
+
+    /// The version that was called for and those of its slots that are still to
+    /// be filled with it; `None` if it is not to run any more.
+    fn still_wanted(
+        &mut self,
+        cluster: &Cluster,
+        open: &mut OpenCall,
+    ) -> Option<(Arc<Job>, Vec<Seat>)> {
+        let target: Target = self.target(cluster, open.job)?;
+        let job = target.version(open.version).cloned()?;
+        let mut wanted = std::mem::take(&mut open.slots);
+        wanted.retain(|seat| {
+            self.is_wanted(&target, seat.index)
+                && target.job_for(seat.index).version == job.version
+                && self.is_missing(cluster, *seat)
+        });
+        Some((job, wanted))
+    }
+
+    /// The bids as offers, in the same order, but for those of hosts that may not
+    /// have the slots any more.
+    fn offers_of(
+        &self,
+        cluster: &Cluster,
+        ask: &Ask<'_>,
+        open: &OpenCall,
+        wanted: &[Seat],
+        now: Millis,
+    ) -> Vec<Offer> {
+        let former = wanted
+            .first()
+            .and_then(|seat| self.former_node(cluster, ask.job, *seat));
+        let bids = open.bids.iter();
+        bids.filter_map(|(node, (at, bid))| self.offer_of(ask, (*node, *at), bid, former, now))
+            .collect()
+    }
+
+    /// Which slots each offer gets.
+    fn give_out(&self, offers: &[Offer], wanted: Vec<Seat>, chosen: &[usize]) -> Vec<Vec<Seat>> {
+        let mut given: Vec<Vec<Seat>> = vec![Vec::new(); offers.len()];
+        for (seat, at) in wanted.into_iter().zip(chosen) {
+            let from = self.surges.get(seat).map(|surge| surge.from);
+            // Its own host would end the task to start the next.
+            if from != Some(offers[*at].node) {
+                given[*at].push(seat);
+            }
+        }
+        given
+    }
+
+    /// Ends the reservations of bids that get nothing. Bids and offers of them
+    /// stand in the same order.
+    fn cancel_unused(
+        &mut self,
+        open: &OpenCall,
+        number: u64,
+        offers: &[Offer],
+        given: &[Vec<Seat>],
+    ) {
+        let mut given = offers.iter().zip(given).peekable();
+        for node in open.bids.keys() {
+            let takes = given.next_if(|(offer, _)| offer.node == *node);
+            if takes.is_none_or(|(_, seats)| seats.is_empty()) {
+                self.cancel(*node, number);
+            }
         }
     }
 
@@ -516,7 +532,7 @@ impl Scheduler {
 
     /// Ends a reservation, unless the call was awarded there: an award uses it
     /// or does without.
-    fn cancel_unawarded(&mut self, node: NodeId, call: u64) {
+    pub(super) fn cancel_unawarded(&mut self, node: NodeId, call: u64) {
         if !self.awards_on(node).any(|(_, award)| award.call == call) {
             self.cancel(node, call);
         }

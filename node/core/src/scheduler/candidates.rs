@@ -39,6 +39,16 @@ struct Turn {
     seen: usize,
 }
 
+/// One look for hosts: what all of its questions have in common.
+struct Search<'s> {
+    ask: &'s Ask<'s>,
+    /// What each group of hosts is to the job.
+    suits: &'s [Suits],
+    work: Option<&'s Work>,
+    package: Option<&'s PackageRecord>,
+    now: Millis,
+}
+
 impl Scheduler {
     /// The hosts to call for these slots: at most `limit`.
     pub(super) fn candidates(
@@ -59,8 +69,15 @@ impl Scheduler {
         let former = slots
             .first()
             .and_then(|slot| self.former_node(cluster, ask.job, *slot));
-        let mut offers = self.take_turns(cluster, ask, &suits, turns, limit * SAMPLE, call, now);
-        self.add_former(cluster, ask, &suits, former, &mut offers, now);
+        let search = Search {
+            ask,
+            suits: &suits,
+            work: self.works.get(ask.id),
+            package: cluster.packages().get(&ask.job.package),
+            now,
+        };
+        let mut offers = self.take_turns(&search, turns, limit * SAMPLE, call);
+        self.add_former(&search, former, &mut offers);
         let mut terms = ask.terms(call);
         for level in &mut terms.at_most {
             // More are called than can be taken: some will refuse.
@@ -136,23 +153,15 @@ impl Scheduler {
     }
 
     /// Hosts from the groups in turn, until there are enough.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one caller, each is another thing"
-    )]
     fn take_turns(
         &self,
-        cluster: &Cluster,
-        ask: &Ask<'_>,
-        suits: &[Suits],
+        search: &Search<'_>,
         mut turns: BinaryHeap<Reverse<Turn>>,
         enough: usize,
         call: u64,
-        now: Millis,
     ) -> Vec<Offer> {
-        let work = self.works.get(ask.id);
-        let rise: i64 = ask.weights.spread[..Level::Node as usize].iter().sum();
-        let package = cluster.packages().get(&ask.job.package);
+        let spread = &search.ask.weights.spread;
+        let rise: i64 = spread[..Level::Node as usize].iter().sum();
         let mut offers = Vec::with_capacity(enough);
         while offers.len() < enough {
             let Some(Reverse(mut turn)) = turns.pop() else {
@@ -164,9 +173,7 @@ impl Scheduler {
                 let number = members[(begin + turn.seen) % members.len()];
                 turn.seen += 1;
                 let entry = self.index.entry(number);
-                let offer =
-                    entry.and_then(|entry| self.estimate(package, ask, entry, suits, work, now));
-                if let Some(offer) = offer {
+                if let Some(offer) = entry.and_then(|entry| self.estimate(search, entry)) {
                     offers.push(offer);
                     break;
                 }
@@ -188,22 +195,12 @@ impl Scheduler {
     }
 
     /// The host that has a slot's volumes is called in any case.
-    fn add_former(
-        &self,
-        cluster: &Cluster,
-        ask: &Ask<'_>,
-        suits: &[Suits],
-        former: Option<NodeId>,
-        offers: &mut Vec<Offer>,
-        now: Millis,
-    ) {
+    fn add_former(&self, search: &Search<'_>, former: Option<NodeId>, offers: &mut Vec<Offer>) {
         let Some(former) = former else { return };
-        let work = self.works.get(ask.id);
         if !offers.iter().any(|offer| offer.node == former)
             && let Some(entry) = self.index.of(former)
         {
-            let package = cluster.packages().get(&ask.job.package);
-            offers.extend(self.estimate(package, ask, entry, suits, work, now));
+            offers.extend(self.estimate(search, entry));
         }
         for offer in offers.iter_mut() {
             offer.former = offer.node == former;
@@ -211,22 +208,20 @@ impl Scheduler {
     }
 
     /// What a host is likely to offer, by its last word.
-    fn estimate(
-        &self,
-        package: Option<&PackageRecord>,
-        ask: &Ask<'_>,
-        entry: &Entry,
-        suits: &[Suits],
-        work: Option<&Work>,
-        now: Millis,
-    ) -> Option<Offer> {
+    fn estimate(&self, search: &Search<'_>, entry: &Entry) -> Option<Offer> {
+        let Search {
+            ask,
+            suits,
+            work,
+            package,
+            now,
+        } = *search;
         let age = now.since(entry.heard_at?);
         let tally = self.tallies.of(ask.id);
         let Some(Suits::Yes(preferred)) = suits.get(entry.group) else {
             return None;
         };
-        let may = ask.admits(entry, tally) && self.admits_exactly(ask, entry, work, now);
-        if !may {
+        if !self.may_take(ask, entry, work, now) {
             return None;
         }
         let missing = package.filter(|package| !package.holders.contains(&entry.node));
@@ -251,7 +246,7 @@ impl Scheduler {
 }
 
 /// Every number below `count` once, in an order that `seed` stirs.
-fn walk(count: usize, seed: u64) -> impl Iterator<Item = usize> {
+pub(super) fn walk(count: usize, seed: u64) -> impl Iterator<Item = usize> {
     let stirred = mix(seed, NodeId([0; 32])) as usize;
     let wide = count.max(1);
     let begin = stirred % wide;
@@ -264,6 +259,30 @@ fn walk(count: usize, seed: u64) -> impl Iterator<Item = usize> {
 
 fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+impl Scheduler {
+    /// Would a call for the job consider this host now?
+    pub(super) fn considers(
+        &self,
+        cluster: &Cluster,
+        ask: &Ask<'_>,
+        node: NodeId,
+        now: Millis,
+    ) -> bool {
+        let groups = self.index.groups().iter();
+        let suits: Vec<Suits> = groups.map(|group| ask.suits(&self.index, group)).collect();
+        let search = Search {
+            ask,
+            suits: &suits,
+            work: self.works.get(ask.id),
+            package: cluster.packages().get(&ask.job.package),
+            now,
+        };
+        let entry = self.index.of(node);
+        entry.is_some_and(|entry| self.estimate(&search, entry).is_some())
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! each decision would cost more than the decision.
 
 use super::{
+    batch::ends,
     call::has_volumes,
     names::{JobId, JobMap, Names},
 };
@@ -33,6 +34,8 @@ struct Known {
     /// keep volumes.
     heavy: bool,
     volumes: bool,
+    /// Its newest version is work that ends.
+    ends: bool,
 }
 
 /// A version that the log keeps.
@@ -86,7 +89,9 @@ impl Catalog {
             !others.is_empty()
         });
         let newest = self.running(id).cloned();
+        let ends = self.latest(id).is_some_and(|job| ends(job));
         if let Some(known) = self.jobs.get_mut(id) {
+            known.ends = ends;
             let job = newest.as_deref();
             known.heavy = job.is_some_and(|job| job.placement.bandwidth_heavy);
             known.volumes = job.is_some_and(has_volumes);
@@ -162,6 +167,15 @@ impl Catalog {
 
     pub(super) fn has_volumes(&self, id: JobId) -> bool {
         self.jobs.get(id).is_some_and(|known| known.volumes)
+    }
+
+    /// Does the job's work end, whether or not it should run?
+    pub(super) fn ends(&self, id: JobId) -> bool {
+        self.jobs.get(id).is_some_and(|known| known.ends)
+    }
+
+    pub(super) fn is_stopped(&self, id: JobId) -> bool {
+        self.jobs.get(id).is_some_and(|known| known.stopped)
     }
 
     /// Every job in the log.

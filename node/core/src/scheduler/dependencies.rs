@@ -42,6 +42,14 @@ pub enum Lack {
     Missing,
     /// It was stopped.
     Stopped,
+    /// Its work failed, or was too late, before it came so far: it is not
+    /// tried again by itself.
+    Failed {
+        /// So many of its tasks are done.
+        done: u32,
+        /// So many should be.
+        wanted: u32,
+    },
     /// Fewer of its tasks are there than are waited for.
     TooFew {
         /// So many are.
@@ -58,6 +66,11 @@ impl fmt::Display for Lack {
         match self {
             Lack::Missing => f.write_str("does not exist"),
             Lack::Stopped => f.write_str("is stopped"),
+            Lack::Failed { done, wanted } => write!(
+                f,
+                "has failed with {done} of {wanted} done and is not tried again by itself: \
+                 run it again, or drop the dependency"
+            ),
             Lack::TooFew {
                 there,
                 wanted,
@@ -84,12 +97,10 @@ impl Scheduler {
     }
 
     pub(super) fn all_unmet(&self, cluster: &Cluster, job: &Job) -> Vec<Unmet> {
-        let unmet = |needs: &Dependency| {
-            let lack = self.lack(cluster, needs)?;
-            let job = needs.job.clone();
-            Some(Unmet { job, lack })
-        };
-        job.change.depends_on.iter().filter_map(unmet).collect()
+        let needs = job.change.depends_on.iter();
+        needs
+            .filter_map(|needs| self.unmet_one(cluster, needs))
+            .collect()
     }
 
     /// What a dependency lacks; none if it is met.
@@ -101,6 +112,10 @@ impl Scheduler {
             None => return Some(Lack::Missing),
             Some(record) if record.stopped => return Some(Lack::Stopped),
             Some(_) => {}
+        }
+        if let Some(batch) = cluster.batch(&needs.job).filter(|b| b.over.is_some()) {
+            let (done, wanted) = (batch.done(), needs.at_least.unwrap_or(batch.completions));
+            return (done < wanted).then_some(Lack::Failed { done, wanted });
         }
         let target = self.target(cluster, self.names.id(&needs.job));
         // One that can't be read, or that the picture does not have yet.
@@ -118,15 +133,17 @@ impl Scheduler {
         })
     }
 
-    pub(super) fn unmet(&self, cluster: &Cluster, job: JobId) -> Option<&JobName> {
+    /// The first that the job waits for, if it waits.
+    pub(super) fn unmet(&self, cluster: &Cluster, job: JobId) -> Option<Unmet> {
         let job = self.catalog.running(job)?;
-        let needs = job.change.depends_on.iter();
-        let mut unmet = needs.filter(|needs| !self.is_met(cluster, needs));
-        unmet.next().map(|needs| &needs.job)
+        let mut needs = job.change.depends_on.iter();
+        needs.find_map(|needs| self.unmet_one(cluster, needs))
     }
 
-    fn is_met(&self, cluster: &Cluster, needs: &Dependency) -> bool {
-        self.lack(cluster, needs).is_none()
+    fn unmet_one(&self, cluster: &Cluster, needs: &Dependency) -> Option<Unmet> {
+        let lack = self.lack(cluster, needs)?;
+        let job = needs.job.clone();
+        Some(Unmet { job, lack })
     }
 
     /// Tasks of the other job that are as far as they should be.

@@ -72,6 +72,10 @@ impl Scheduler {
         if self.catalog.running(seat.job).is_some_and(|job| ends(job)) {
             return DrainWait::Ends;
         }
+        if self.is_exclusive(seat.job) {
+            // It is stopped as soon as somebody could take it.
+            return DrainWait::NoPlace;
+        }
         let surge = self.surges.get(seat);
         let awarded = self.awards.get(seat).map(|award| award.node);
         match (surge, awarded.or(self.next_of_surge(seat))) {

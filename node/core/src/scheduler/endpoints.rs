@@ -117,18 +117,19 @@ impl Scheduler {
                     services.entry(key).or_default();
                 }
             }
-            for (node, report, healthy) in self.serving(seat) {
+            for (node, report, healthy) in self.serving(cluster, seat) {
                 self.add(cluster, &mut services, (seat, node, report), healthy);
             }
         }
         services
     }
 
-    fn serving(&self, seat: Seat) -> Vec<(NodeId, &SlotReport, bool)> {
+    fn serving(&self, cluster: &Cluster, seat: Seat) -> Vec<(NodeId, &SlotReport, bool)> {
         let serving: Vec<_> = self
             .picture
             .reports(seat)
             .filter(|(node, report)| serves(report) && !self.stops.contains_key(&(seat, *node)))
+            .filter(|(node, _)| !self.has_lapsed(cluster, seat, *node))
             .filter_map(|(node, report)| Some((node, report, self.standing(node)?)))
             .collect();
         if serving.iter().any(|(.., healthy)| *healthy) {

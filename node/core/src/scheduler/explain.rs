@@ -1,7 +1,8 @@
 //! Answers to people: what is where. Why it is there stands in `explanation`.
 
 use super::{
-    HostView, Scheduler, SessionState, SlotPhase, SlotView, names::Seat, reconcile::MayPlace,
+    HostView, Scheduler, SessionState, SlotPhase, SlotView, exclusive::Bound, names::Seat,
+    reconcile::MayPlace,
 };
 use crate::cluster::Cluster;
 use potluck_specs::{NodeId, SlotId, job::JobKind};
@@ -87,7 +88,13 @@ impl Scheduler {
     }
 
     fn phase(&self, cluster: &Cluster, seat: Seat) -> SlotPhase {
-        if let Some((node, _)) = self.kept(seat) {
+        let kept = self.kept(seat);
+        let kept = kept.filter(|(node, _)| !self.has_lapsed(cluster, seat, *node));
+        if let Some((node, _)) = kept {
+            if let Some(left) = self.lease_of_silent(cluster, seat, node) {
+                let holder = Some(node);
+                return SlotPhase::Lease { holder, left };
+            }
             return match self.stops.contains_key(&(seat, node)) {
                 true => SlotPhase::Stopping,
                 false => SlotPhase::Held,
@@ -105,6 +112,10 @@ impl Scheduler {
         }
         if let MayPlace::Wait { holder } = self.may_place(cluster, seat) {
             return SlotPhase::Waiting { holder };
+        }
+        if let MayPlace::Lease(Bound { holder, until }) = self.may_place(cluster, seat) {
+            let left = until.since(self.now);
+            return SlotPhase::Lease { holder, left };
         }
         let called = self.works.get(seat.job).and_then(|work| work.call);
         match called.and_then(|call| self.calls.get(call)) {

@@ -17,10 +17,7 @@ use crate::{
     auction::{Refusal, bits, bytes, cores},
     cluster::Cluster,
 };
-use potluck_specs::{
-    Job, Millis, NodeId, SlotId,
-    job::{Level, Resources},
-};
+use potluck_specs::{Job, Millis, NodeId, SlotId, job::Level};
 use std::fmt;
 
 /// How many hosts are named as closest.
@@ -146,10 +143,13 @@ impl Scheduler {
         }
         let work = self.works.get(ask.id);
         let refused = work.and_then(|work| work.refusals.get(&node)).cloned();
-        let offer = self.imagine(cluster, ask, seat, entry, own, now);
+        let mut offer = self.imagine(cluster, ask, seat, entry, own, now);
+        if holds {
+            // Priced as if it were to come, like the others.
+            offer.free = offer.free.plus(ask.need);
+        }
         let mut parts = Vec::new();
-        let taken = if holds { Resources::ZERO } else { ask.need };
-        offer.parts(&ask.weights, taken, &[0; LEVELS], |part, cost| {
+        offer.parts(&ask.weights, ask.need, &[0; LEVELS], |part, cost| {
             if cost != 0 {
                 parts.push((part, cost));
             }
@@ -269,8 +269,12 @@ impl fmt::Display for Explanation {
     }
 }
 
-fn phase_text(phase: &SlotPhase) -> &'static str {
-    match phase {
+fn phase_text(phase: &SlotPhase) -> String {
+    let text = match phase {
+        SlotPhase::Lease { left, .. } => {
+            let seconds = left.0.div_ceil(1_000);
+            return format!("waits until the lease of its holder ends, at most {seconds} s");
+        }
         SlotPhase::Unwanted => "not wanted",
         SlotPhase::Waiting { .. } => "may still run where the scheduler can't see",
         SlotPhase::Missing => "placed nowhere",
@@ -278,7 +282,8 @@ fn phase_text(phase: &SlotPhase) -> &'static str {
         SlotPhase::Awarded { .. } => "awarded",
         SlotPhase::Held => "placed",
         SlotPhase::Stopping => "being stopped",
-    }
+    };
+    text.to_owned()
 }
 
 impl HostCase {
@@ -319,6 +324,10 @@ impl fmt::Display for Obstacle {
             Obstacle::Draining => f.write_str("takes no new work"),
             Obstacle::Cordoned => f.write_str("cordoned"),
             Obstacle::NoAgent => f.write_str("runs no tasks"),
+            Obstacle::OlderVersion { level, needs } => write!(
+                f,
+                "its potluck is too old for such tasks (level {level} of {needs}): upgrade it"
+            ),
             Obstacle::Lacks {
                 what,
                 need,

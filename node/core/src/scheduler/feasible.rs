@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{
     attributes::{Facts, meets},
-    cluster::Cluster,
+    cluster::{Cluster, level_of_tasks},
+    session::{SlotReport, TaskState},
 };
 use potluck_specs::{
     Job, JobName, Millis, NodeId,
@@ -44,6 +45,13 @@ pub enum Obstacle {
     Draining,
     /// It runs no tasks at all.
     NoAgent,
+    /// Its potluck is too old for tasks of this kind.
+    OlderVersion {
+        /// The level of what it knows.
+        level: u32,
+        /// What the job's tasks need.
+        needs: u32,
+    },
     /// Too little of something is free.
     Lacks {
         /// What.
@@ -177,7 +185,10 @@ pub(super) struct Ask<'a> {
     /// For each job that must be near: at which level, and where it is. The
     /// first task of two jobs that want each other may go anywhere.
     near: Vec<(Level, &'a JobName, BTreeSet<u32>)>,
-    ports: Vec<u16>,
+    /// Fixed ports that it needs.
+    pub(super) ports: Vec<u16>,
+    /// The level of a host that its tasks need.
+    level: u32,
 }
 
 /// What a group of hosts is to a job, as long as its version lasts.
@@ -234,6 +245,7 @@ impl<'a> Ask<'a> {
                 })
                 .collect(),
             ports: job.task.ports.iter().filter_map(|p| p.number).collect(),
+            level: level_of_tasks(job),
         }
     }
 
@@ -262,6 +274,12 @@ impl<'a> Ask<'a> {
         Suits::Yes(preferred.sum())
     }
 
+    /// The same, yes or no, of a group by its number.
+    pub(super) fn suits_group(&self, index: &Index, group: usize) -> bool {
+        let group = index.groups().get(group);
+        group.is_some_and(|group| self.suits(index, group) != Suits::No)
+    }
+
     /// What a preference for this very host adds.
     pub(super) fn prefers(&self, entry: &Entry) -> i64 {
         let preferences = self.job.placement.preferences.iter();
@@ -281,12 +299,14 @@ impl<'a> Ask<'a> {
             && self.admits_node(entry)
     }
 
-    /// Does the host itself meet what is required of it by name?
+    /// Does the host itself know such tasks, and meet what is required of it by
+    /// name?
     pub(super) fn admits_node(&self, entry: &Entry) -> bool {
         let requirements = self.job.placement.requirements.iter();
-        requirements
+        let met = requirements
             .filter(|requirement| requirement.attribute == NODE)
-            .all(|requirement| meets(requirement, Some(&entry.name)))
+            .all(|requirement| meets(requirement, Some(&entry.name)));
+        met && entry.level >= self.level
     }
 
     /// Is the place neither full nor shut?
@@ -434,9 +454,35 @@ impl Scheduler {
         Ask::new(id, job, &self.index, &self.tallies, &apart, &near)
     }
 
+    /// May a host of a group that suits take a task, by all that is known here?
+    pub(super) fn may_take(
+        &self,
+        ask: &Ask<'_>,
+        entry: &Entry,
+        work: Option<&Work>,
+        now: Millis,
+    ) -> bool {
+        ask.admits(entry, self.tallies.of(ask.id)) && self.admits_exactly(ask, entry, work, now)
+    }
+
     /// Is there nothing about what the host runs, or what it said lately,
     /// that is in the way?
-    pub(super) fn admits_exactly(
+    fn admits_exactly(
+        &self,
+        ask: &Ask<'_>,
+        entry: &Entry,
+        work: Option<&Work>,
+        now: Millis,
+    ) -> bool {
+        self.admits_lately(ask, entry, work, now)
+            && self.leaves_claims(ask, entry, now)
+            && self.taken_port(&ask.ports, entry.node).is_none()
+            && self.lacking_device(ask.job, entry).is_none()
+    }
+
+    /// Is the host heard, and is there nothing against it that happened
+    /// lately?
+    pub(super) fn admits_lately(
         &self,
         ask: &Ask<'_>,
         entry: &Entry,
@@ -446,50 +492,57 @@ impl Scheduler {
         is_fresh_entry(entry, now)
             && !work.is_some_and(|work| work.avoids(entry.node, now))
             && !self.is_bad_pair(&ask.job.name, entry.node, now)
-            && self.leaves_claims(ask, entry, now)
-            && (ask.ports.is_empty() || self.taken_port(&ask.ports, entry.node).is_none())
-            && self.lacking_device(ask.job, entry).is_none()
     }
 
+    /// Of these ports, one that is taken there.
     fn taken_port(&self, ports: &[u16], node: NodeId) -> Option<u16> {
-        let host = self.picture.hosts.get(&node)?;
-        let reports = host.slots.iter();
-        let mut taken = reports
-            .filter_map(|seat| self.picture.report(*seat, node))
-            .filter(|report| report.state != crate::session::TaskState::Stopped)
-            .flat_map(|report| report.ports.values().copied());
-        taken.find(|port| ports.contains(port))
+        match ports.is_empty() {
+            true => None,
+            false => self.ports_taken(node).find(|port| ports.contains(port)),
+        }
+    }
+
+    /// What of a host's tasks has not ended.
+    pub(super) fn tasks_on(&self, node: NodeId) -> impl Iterator<Item = (JobId, &SlotReport)> {
+        let host = self.picture.hosts.get(&node);
+        let seats = host.into_iter().flat_map(|host| &host.slots);
+        seats
+            .filter_map(move |seat| Some((seat.job, self.picture.report(*seat, node)?)))
+            .filter(|(_, report)| report.state != TaskState::Stopped)
+    }
+
+    /// Ports that a host's tasks have.
+    pub(super) fn ports_taken(&self, node: NodeId) -> impl Iterator<Item = u16> {
+        self.tasks_on(node)
+            .flat_map(|(_, report)| report.ports.values().copied())
     }
 
     pub(super) fn lacking_device(&self, job: &Job, entry: &Entry) -> Option<Obstacle> {
-        for (kind, need) in &job.task.devices {
-            let facts = self.index.facts_on(entry);
-            let all = facts.and_then(|facts| facts.devices.get(kind)).copied();
-            let free = all
-                .unwrap_or(0)
-                .saturating_sub(self.devices_used(entry.node, kind));
-            if free < *need {
-                return Some(Obstacle::Device {
-                    kind: kind.clone(),
-                    need: *need,
-                    free,
-                });
-            }
-        }
-        None
+        job.task.devices.iter().find_map(|(kind, need)| {
+            let free = self.devices_free(entry, kind);
+            (free < *need).then(|| Obstacle::Device {
+                kind: kind.clone(),
+                need: *need,
+                free,
+            })
+        })
     }
 
-    fn devices_used(&self, node: NodeId, kind: &str) -> u32 {
-        let Some(host) = self.picture.hosts.get(&node) else {
-            return 0;
-        };
-        let reports = host.slots.iter();
-        reports
-            .filter_map(|seat| Some((seat.job, self.picture.report(*seat, node)?)))
-            .filter(|(_, report)| report.state != crate::session::TaskState::Stopped)
+    /// Devices of a kind that a host has.
+    pub(super) fn devices_on(&self, entry: &Entry, kind: &str) -> u32 {
+        let facts = self.index.facts_on(entry);
+        let all = facts.and_then(|facts| facts.devices.get(kind));
+        all.copied().unwrap_or(0)
+    }
+
+    /// Those of them that no task uses.
+    pub(super) fn devices_free(&self, entry: &Entry, kind: &str) -> u32 {
+        let used = self
+            .tasks_on(entry.node)
             .filter_map(|(job, report)| self.catalog.version_or_newest(job, report.version))
             .filter_map(|job| job.task.devices.get(kind).copied())
-            .sum()
+            .sum();
+        self.devices_on(entry, kind).saturating_sub(used)
     }
 
     /// Everything that keeps a task of the job off a host, by what is known
@@ -520,6 +573,12 @@ impl Scheduler {
             found.push(Obstacle::Cordoned);
         } else if !entry.admitted || host.is_some_and(|host| host.draining) {
             found.push(Obstacle::Draining);
+        }
+        if entry.level < ask.level {
+            found.push(Obstacle::OlderVersion {
+                level: entry.level,
+                needs: ask.level,
+            });
         }
         let facts = self.index.facts_on(entry).cloned().unwrap_or_default();
         for requirement in &ask.job.placement.requirements {

@@ -19,7 +19,8 @@
 //!
 //! What is given up has not failed. Slots whose holder is not known, or which
 //! wait to be tried again after a failure, are waited for: a gang is called
-//! when all that it lacks can be called.
+//! when all that it lacks can be called, and the jobs that it depends on are
+//! there.
 
 use super::{
     Scheduler,
@@ -81,6 +82,13 @@ impl Scheduler {
             return Vec::new();
         }
         missing
+    }
+
+    /// A gang that waits for another job is called by no one, and a part of it
+    /// keeps what it has until the others may be called.
+    pub(super) fn gang_waits(&mut self, job: JobId) -> Vec<Seat> {
+        self.gangs.partial_since.remove(&job);
+        Vec::new()
     }
 
     /// Tasks of the gang that are to stay, each with its host.

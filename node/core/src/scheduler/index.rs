@@ -35,6 +35,8 @@ pub(super) struct Entry {
     pub(super) heard_at: Option<Millis>,
     /// By the log: an agent that is not being emptied.
     pub(super) admitted: bool,
+    /// The newest kind of work that it knows (`cluster::level_of_tasks`).
+    pub(super) level: u32,
     /// By its own word, and all that it runs is known.
     pub(super) open: bool,
     /// How hard it works, in hundredths.
@@ -77,8 +79,8 @@ pub(super) struct Index {
 pub(super) const NOWHERE: u32 = 0;
 
 impl Index {
-    /// Follows the members of the log; gives the hosts whose place is another
-    /// now.
+    /// Follows the members of the log; gives the hosts whose place, or version
+    /// of potluck, is another now.
     pub(super) fn follow(&mut self, cluster: &Cluster) -> Vec<NodeId> {
         let mut moved = Vec::new();
         for member in cluster.members().values() {
@@ -94,8 +96,11 @@ impl Index {
             match self.numbers.get(&member.node) {
                 Some(number) => {
                     let number = *number;
-                    if !self.stands_at(number, &path) {
+                    let stays = self.stands_at(number, &path);
+                    if !stays {
                         self.settle(number, &path);
+                    }
+                    if self.set_level(number, member.feature_level) || !stays {
                         moved.push(member.node);
                     }
                     self.set_admitted(number, admitted);
@@ -103,6 +108,7 @@ impl Index {
                 None => {
                     let number = self.add(member.node);
                     self.settle(number, &path);
+                    self.set_level(number, member.feature_level);
                     self.set_admitted(number, admitted);
                 }
             }
@@ -130,6 +136,14 @@ impl Index {
             let group = entry.group;
             self.measure(group);
         }
+    }
+
+    /// True if it was another.
+    fn set_level(&mut self, number: u32, level: u32) -> bool {
+        let Some(entry) = self.entry_mut(number) else {
+            return false;
+        };
+        std::mem::replace(&mut entry.level, level) != level
     }
 
     fn stands_at(&self, number: u32, path: &[&str; LEVELS]) -> bool {
@@ -163,6 +177,7 @@ impl Index {
             total: Resources::default(),
             heard_at: None,
             admitted: false,
+            level: 0,
             open: false,
             pressure: 0,
         });
@@ -347,6 +362,11 @@ impl Index {
 
     fn entry_mut(&mut self, number: u32) -> Option<&mut Entry> {
         self.entries.get_mut(number as usize)?.as_mut()
+    }
+
+    /// Numbers are below this.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
     }
 
     pub(super) fn of(&self, node: NodeId) -> Option<&Entry> {

@@ -9,7 +9,8 @@
 //! down, that slot not counted. A drain's deadline alone overrides it.
 
 use super::{
-    Scheduler,
+    Scheduler, Unmet,
+    exclusive::Bound,
     names::{JobId, Seat},
     reconcile::MayPlace,
 };
@@ -18,7 +19,7 @@ use crate::{
     cluster::Cluster,
     session::{SlotReport, TaskState},
 };
-use potluck_specs::{Job, JobName, NodeId, SlotId};
+use potluck_specs::{Job, JobName, Millis, NodeId, SlotId};
 use std::{collections::BTreeMap, fmt};
 
 /// Of a job that names no budget a tenth may be down, and one at least: what
@@ -35,10 +36,17 @@ pub enum Use {
         /// Whose report is waited for; `None`: all.
         holder: Option<NodeId>,
     },
+    /// It is exclusive, and the lease of its former holder may still run.
+    Lease {
+        /// Whose, if that is known.
+        holder: Option<NodeId>,
+        /// For how long at most.
+        left: Millis,
+    },
     /// It waits for another job.
     Dependency {
-        /// Which.
-        job: JobName,
+        /// Which, and what that lacks.
+        on: Unmet,
     },
     /// Awarded, fetched or started, or found again.
     Starting {
@@ -79,7 +87,14 @@ impl fmt::Display for Use {
             Use::Unplaced => f.write_str("not placed yet"),
             Use::Waiting { holder: None } => f.write_str("waits for all hosts' reports"),
             Use::Waiting { holder: Some(_) } => f.write_str("waits for its holder's report"),
-            Use::Dependency { job } => write!(f, "waits for {job}"),
+            Use::Lease { left, .. } => {
+                let seconds = left.0.div_ceil(1_000);
+                write!(
+                    f,
+                    "waits until the lease of its holder ends, at most {seconds} s"
+                )
+            }
+            Use::Dependency { on } => write!(f, "waits for {}, which {}", on.job, on.lack),
             Use::Starting { .. } => f.write_str("starting"),
             Use::Failing { failures, why, .. } => {
                 write!(f, "failed {failures} times in a row")?;
@@ -193,6 +208,7 @@ impl Scheduler {
         let target = self.target(cluster, job)?;
         let slots = self.slots_last_wanted(&target);
         let unmet = self.unmet(cluster, job);
+        let unmet = unmet.as_ref();
         let mut book = Book::new(target.current(), slots.count());
         for index in slots.indexes() {
             let seat = job.seat(index);
@@ -224,7 +240,7 @@ impl Scheduler {
         cluster: &Cluster,
         seat: Seat,
         kept: Option<(NodeId, &SlotReport)>,
-        unmet: Option<&JobName>,
+        unmet: Option<&Unmet>,
     ) -> Option<Use> {
         let Some((node, report)) = kept else {
             if let Some(award) = self.awards.get(seat) {
@@ -233,8 +249,12 @@ impl Scheduler {
             if let MayPlace::Wait { holder } = self.may_place(cluster, seat) {
                 return Some(Use::Waiting { holder });
             }
+            if let MayPlace::Lease(Bound { holder, until }) = self.may_place(cluster, seat) {
+                let left = until.since(self.now);
+                return Some(Use::Lease { holder, left });
+            }
             return Some(match unmet {
-                Some(job) => Use::Dependency { job: job.clone() },
+                Some(on) => Use::Dependency { on: on.clone() },
                 None => Use::Unplaced,
             });
         };
@@ -243,7 +263,13 @@ impl Scheduler {
             return Some(Use::Stopping { node, reason });
         }
         if !self.is_heard(node) {
-            return Some(Use::Silent { node });
+            return Some(match self.lease_of_silent(cluster, seat, node) {
+                Some(left) => Use::Lease {
+                    holder: Some(node),
+                    left,
+                },
+                None => Use::Silent { node },
+            });
         }
         match report.state {
             TaskState::Running | TaskState::Ended if report.healthy => None,

@@ -18,10 +18,13 @@ mod brake;
 mod call;
 mod candidates;
 mod catalog;
+mod clearing;
+mod crowding;
 mod dependencies;
 mod drain;
 mod endpoints;
 mod event;
+mod exclusive;
 mod explain;
 mod explanation;
 mod failure;
@@ -107,6 +110,8 @@ pub struct Scheduler {
     authority: Authority,
     me: NodeId,
     began: Millis,
+    /// Of the present step, or the last one.
+    now: Millis,
     quorum_at: Option<Millis>,
     silent: bool,
     superseded: bool,
@@ -155,6 +160,7 @@ pub struct Scheduler {
     behind: behind::Behind,
     ends: batch::Ends,
     gangs: gang::Gangs,
+    holdings: exclusive::Holdings,
     /// Jobs to look at again.
     dirty: BTreeSet<JobId>,
     /// Jobs to look at again with the next tick.
@@ -189,6 +195,7 @@ impl Scheduler {
             authority,
             me,
             began: now,
+            now,
             quorum_at: None,
             silent: true,
             superseded: false,
@@ -225,6 +232,7 @@ impl Scheduler {
             behind: behind::Behind::default(),
             ends: batch::Ends::default(),
             gangs: gang::Gangs::default(),
+            holdings: exclusive::Holdings::default(),
             dirty: BTreeSet::new(),
             deferred: BTreeSet::new(),
             wakes: BTreeMap::new(),
@@ -240,6 +248,7 @@ impl Scheduler {
 
     /// Takes an event, returns what to do about it, in order.
     pub fn step(&mut self, cluster: &Cluster, event: Event, now: Millis) -> Vec<Effect> {
+        self.now = now;
         self.follow(cluster, now);
         self.take(cluster, event, now);
         self.end_asking(cluster, now);
@@ -256,7 +265,11 @@ impl Scheduler {
             Event::QuorumConfirmed { at } => self.quorum_confirmed(at, now),
             Event::Heartbeat { heartbeat } => {
                 let to = heartbeat.node;
-                let answer = self.reported(cluster, heartbeat, now);
+                let sender = Self::sender_of(&heartbeat);
+                let mut answer = self.reported(cluster, heartbeat, now);
+                if answer.confirmed.is_some() {
+                    answer.renewals = self.renew(cluster, to, sender);
+                }
                 self.out.push(Effect::AnswerHeartbeat { to, answer });
             }
             Event::Greeted { heartbeat } => {
@@ -296,6 +309,7 @@ impl Scheduler {
         self.close_calls(cluster, now);
         self.send_recorded(cluster, now);
         self.reconcile_dirty(cluster, now);
+        self.propose_holders(cluster);
         self.publish(cluster);
         self.send_stops(now);
         self.propose_ends(cluster, now);
@@ -342,6 +356,7 @@ impl Scheduler {
             self.heard_of(cluster.authority());
         }
         self.follow_batches(cluster);
+        self.follow_exclusive(cluster);
         if self.shaped == Some(cluster.shaped_at()) {
             // Only notes of where things are.
             return;
@@ -369,11 +384,12 @@ impl Scheduler {
         for seat in self.picture.follow(cluster.members(), at_begin) {
             self.touch(seat);
         }
+        self.capacity_grew |= !moved.is_empty();
         for node in moved {
             self.dirty_host(node);
         }
         self.drop_awards_of_strangers();
-        self.follow_rollouts(cluster);
+        self.follow_rollouts(cluster, now);
         if *cluster.cordoned() != self.cordoned {
             self.cordoned.clone_from(cluster.cordoned());
             self.capacity_grew = true;
@@ -426,6 +442,7 @@ impl Scheduler {
             authority: self.authority,
             confirmed: None,
             forget: Vec::new(),
+            renewals: None,
         };
         self.heard_of(heartbeat.highest);
         let node = heartbeat.node;
@@ -452,8 +469,9 @@ impl Scheduler {
         }
         self.capacity_grew |= taken.grew;
         self.settle_stops(&taken.changed, node);
-        self.note_failures(&taken.changed, node, now);
+        self.note_failures(cluster, &taken.changed, node, now);
         self.note_ends(&taken.changed, node);
+        self.note_released(cluster, &taken.changed, node);
         for seat in taken.changed {
             self.touch(seat);
         }
@@ -461,6 +479,7 @@ impl Scheduler {
         answer.confirmed = taken.confirmed;
         answer.forget = taken.forget;
         self.keep_uncounted(cluster, node, &mut answer.forget);
+        self.keep_unreleased(cluster, node, &mut answer.forget);
         answer
     }
 

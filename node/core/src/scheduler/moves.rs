@@ -75,6 +75,10 @@ impl Scheduler {
                 self.leave_work(cluster, task, &mut survey, now);
                 continue;
             }
+            if self.is_exclusive(target.id()) {
+                self.leave_exclusively(cluster, target, task, &mut survey, now);
+                continue;
+            }
             match task.reason {
                 StopReason::Replaced => self.replace(cluster, task, &mut survey, &mut surging, now),
                 StopReason::Failing => {

@@ -195,7 +195,17 @@ mod tests {
                 &[Level::Rack],
                 true,
                 |o| o.heavy = 1,
-                |o| o.tasks = [0, 0, 0, 5, 5],
+                |o| {
+                    o.tasks = [10_000; LEVELS];
+                    o.flapping = true;
+                },
+            ),
+            (
+                "flapping",
+                &[Level::Rack],
+                false,
+                |o| o.flapping = true,
+                |o| o.tasks = [10_000; LEVELS],
             ),
             (
                 "asked",

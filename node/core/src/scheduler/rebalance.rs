@@ -1,30 +1,36 @@
 //! Evening out: tasks of a job that are crowded while hosts that joined or
-//! came back stand by, or racks that are skewed.
+//! came back stand by, or places that are skewed.
 //!
 //! Answers for proposals, one at a time. A proposed task moves as a drained
 //! one does: its successor serves first, so that no budget is used; where
-//! nobody takes it nothing happens.
+//! nobody takes it nothing happens. What is even says `crowding`, where a task
+//! may go `feasible`: the auction asks both alike.
 //!
-//! Moves end. Each lowers the job's crowding (`Crowding`) if it ends where it
-//! was proposed to; the auction may think otherwise, and then the job is left
-//! alone until another host comes (`Rebalance::stubborn`). So between two
-//! changes of the hosts a job is moved no more often than its crowding can
-//! fall, and once in vain.
+//! Moves end. Each lowers the job's crowding if it ends where it was proposed
+//! to; the auction may think otherwise (it also weighs preferences, bytes to
+//! fetch and room), and a job that is no more even after a move is left alone
+//! until another host comes (`Rebalance::stubborn`). So between two changes of
+//! the hosts a job is moved no more often than its crowding can fall, and once
+//! in vain.
 
 use super::{
     Scheduler, SessionState,
-    failure::is_fresh,
-    feasible::Suits,
+    crowding::{Crowd, Crowding, Order, Spot},
+    feasible::{Ask, Suits},
+    index::Entry,
     names::{JobId, Seat},
     picture::serves,
 };
 use crate::cluster::Cluster;
-use potluck_specs::{Job, Millis, NodeId, SlotId};
-use std::collections::{BTreeMap, BTreeSet};
+use potluck_specs::{Millis, NodeId, SlotId, job::Level};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
-/// Nothing moves before the cluster has been quiet for this long: no host came
-/// or went, nothing was placed, stopped or rolled out. What settles by itself
-/// needs no help.
+/// Nothing moves before no host has come or gone for this long: what settles by
+/// itself needs no help. Awards, stops and rollouts hold back the job that they
+/// are of, and no other.
 const QUIET: Millis = Millis(60_000);
 
 /// Between two moves in the whole cluster: a move costs a fetch and a start,
@@ -37,9 +43,10 @@ const SLOT_RESTS: Millis = Millis(600_000);
 /// Moved slots that are remembered: as many as can be moved while they rest.
 const MOVED_MAX: usize = 128;
 
-/// Tasks more in one rack, or on one host, than in another where one of them
-/// could be: fewer are even, since moving one would only turn them round.
-const SKEW_MIN: u32 = 2;
+/// Jobs looked at with each tick: each is held against all hosts, and all of
+/// ten thousand would make the tick late. So many a tick are all of them within
+/// a minute, which is `QUIET`.
+const JOBS_AT_ONCE: usize = 16;
 
 /// For how long a host that came is given as the reason of a move.
 const CAME_LATELY: Millis = Millis(1_800_000);
@@ -64,10 +71,9 @@ pub struct Move {
     pub to: NodeId,
     /// Why now.
     pub why: MoveReason,
-    /// Tasks of the job in its rack and on its host now, itself included.
-    pub crowd_from: (u32, u32),
-    /// Tasks of the job in that rack and on that host, before the move.
-    pub crowd_to: (u32, u32),
+    /// For each level that counts for the job, those that weigh most first:
+    /// its tasks in the one place and in the other, before the move.
+    pub crowd: Vec<(Level, u32, u32)>,
 }
 
 /// What makes a move worth it.
@@ -77,26 +83,26 @@ pub enum MoveReason {
     Joined,
     /// The host was given up and came back lately.
     Returned,
-    /// One rack has more of the job's tasks than another could have.
-    RacksSkewed,
-    /// One host has more of them than another could have.
-    HostsSkewed,
+    /// One place of this level has more of the job's tasks than another could
+    /// have.
+    Skewed {
+        /// Racks, hosts, or something wider.
+        level: Level,
+    },
 }
-
-/// How uneven a job is: squares of what its racks have, added up, then of
-/// what its hosts have. A move is worth it if this falls.
-type Crowding = (u64, u64);
 
 #[derive(Debug, Default)]
 pub(super) struct Rebalance {
     /// What is being moved, and since when.
     moving: Option<(Seat, NodeId, Millis)>,
-    /// When something last happened.
+    /// When a host last came or went, or nothing was to be done.
     busy_at: Millis,
     moved_at: Option<Millis>,
     moved: BTreeMap<Seat, Millis>,
     /// The crowding of the job before the move that goes on.
-    before: Option<(JobId, Crowding)>,
+    before: Option<(JobId, Order, Crowding)>,
+    /// Jobs that were looked at since one was last moved.
+    looked_at: usize,
     /// Jobs whose last move lowered nothing.
     stubborn: BTreeSet<JobId>,
     /// Hosts that joined or came back, and when.
@@ -109,9 +115,10 @@ impl Rebalance {
             .is_some_and(|(moving, from, _)| moving == seat && from == node)
     }
 
-    /// Something happened.
+    /// A host came or went, or nothing is to be done.
     pub(super) fn busy(&mut self, now: Millis) {
         self.busy_at = now;
+        self.looked_at = 0;
     }
 
     /// A host is there that was not: what was in vain may not be now.
@@ -143,34 +150,6 @@ impl Rebalance {
     }
 }
 
-/// How many of a job's tasks each rack and host has, moves counted in.
-#[derive(Default)]
-struct Crowd<'a> {
-    racks: BTreeMap<&'a str, u32>,
-    nodes: BTreeMap<NodeId, u32>,
-}
-
-impl Crowd<'_> {
-    fn on(&self, rack: &str, node: NodeId) -> (u32, u32) {
-        let in_rack = self.racks.get(rack).copied().unwrap_or(0);
-        (in_rack, self.nodes.get(&node).copied().unwrap_or(0))
-    }
-
-    fn crowding(&self) -> Crowding {
-        let squares = |count: &u32| u64::from(*count).pow(2);
-        let racks = self.racks.values().map(squares).sum();
-        (racks, self.nodes.values().map(squares).sum())
-    }
-}
-
-/// Would the job be more even with one task moved from there to here? Tasks
-/// in the rack and on the host, each.
-fn is_better(from: (u32, u32), to: (u32, u32), same_rack: bool) -> bool {
-    let evens_racks = !same_rack && from.0 >= to.0 + SKEW_MIN;
-    let keeps_racks = same_rack || from.0 > to.0;
-    evens_racks || (keeps_racks && from.1 >= to.1 + SKEW_MIN)
-}
-
 impl Scheduler {
     /// Proposes the next move, or gives the present one up. Due with each tick.
     pub(super) fn even_out(&mut self, cluster: &Cluster, now: Millis) {
@@ -190,21 +169,24 @@ impl Scheduler {
                 .rebalance
                 .moved_at
                 .is_none_or(|at| now.since(at) >= EVERY);
-        if !at_rest || !self.is_calm(cluster) {
+        if !at_rest || !self.is_calm() {
             return;
         }
-        let mut jobs = self.catalog.ids();
-        let next = jobs.find_map(|job| self.next_move(cluster, job, now));
-        match next {
+        let jobs = self.catalog.ids().skip(self.rebalance.looked_at);
+        let jobs: Vec<JobId> = jobs.take(JOBS_AT_ONCE).collect();
+        let mut calm = jobs.iter().filter(|job| self.job_is_calm(**job));
+        match calm.find_map(|job| self.next_move(cluster, *job, now)) {
             Some(next) => {
-                drop(jobs);
-                let crowding = self.crowd_of(next.seat.job).crowding();
-                self.rebalance.before = Some((next.seat.job, crowding));
-                self.dirty.insert(next.seat.job);
+                let job = next.seat.job;
+                let crowding = self.crowd_of(job).crowding(&next.order);
+                self.rebalance.before = Some((job, next.order, crowding));
+                self.rebalance.looked_at = 0;
+                self.dirty.insert(job);
                 self.rebalance.begin(next.seat, next.from, now);
             }
             // Nothing to do: look again when something happened, or later.
-            None => self.rebalance.busy(now),
+            None if jobs.len() < JOBS_AT_ONCE => self.rebalance.busy(now),
+            None => self.rebalance.looked_at += jobs.len(),
         }
     }
 
@@ -218,8 +200,7 @@ impl Scheduler {
             from: next.from,
             to: next.to,
             why: next.why,
-            crowd_from: next.crowd_from,
-            crowd_to: next.crowd_to,
+            crowd: next.crowd,
         });
         moves.take(SHOWN_MAX).collect()
     }
@@ -239,40 +220,44 @@ impl Scheduler {
 
     /// The move is over: a job that is no more even for it is left alone.
     fn judge_move(&mut self) {
-        if let Some((job, before)) = self.rebalance.before.take()
-            && self.crowd_of(job).crowding() >= before
+        if let Some((job, order, before)) = self.rebalance.before.take()
+            && self.crowd_of(job).crowding(&order) >= before
         {
             self.rebalance.stubborn.insert(job);
         }
     }
 
     /// Where the job's tasks are.
-    fn crowd_of(&self, job: JobId) -> Crowd<'_> {
+    fn crowd_of(&self, job: JobId) -> Crowd {
         let mut crowd = Crowd::default();
-        let kept = self
-            .picture
-            .slots_of(job)
-            .filter_map(|seat| self.kept(seat));
-        for (node, _) in kept {
-            if let Some(host) = self.picture.hosts.get(&node) {
-                *crowd.racks.entry(&host.rack).or_default() += 1;
-                *crowd.nodes.entry(node).or_default() += 1;
+        for seat in self.picture.slots_of(job) {
+            let kept = self.kept(seat).and_then(|(node, _)| self.index.of(node));
+            if let Some(entry) = kept {
+                crowd.add(&entry.place);
             }
         }
         crowd
     }
 
-    /// Every host is heard, nothing is on its way.
-    fn is_calm(&self, cluster: &Cluster) -> bool {
+    /// Every host is heard, and none is being emptied. One that is empty may
+    /// be drained for as long as its owner likes.
+    fn is_calm(&self) -> bool {
         let hosts = self.picture.hosts.values();
         let mut missed = hosts.filter(|h| h.suspected_at.is_some() && !h.lost);
+        let mut draining = self.draining.iter();
         self.asked
             && missed.next().is_none()
             && !self.brake.is_on()
-            && self.awards.is_empty()
-            && self.stops.is_empty()
-            && self.surges.is_empty()
-            && !cluster.members().values().any(|member| member.draining)
+            && draining.all(|node| self.tasks_on(*node).next().is_none())
+    }
+
+    /// Nothing of the job is on its way.
+    fn job_is_calm(&self, job: JobId) -> bool {
+        let (first, last) = (NodeId([0; 32]), NodeId([u8::MAX; 32]));
+        let stops = (job.seat(0), first)..=(job.seat(u32::MAX), last);
+        !self.awards.has_any_of(job)
+            && self.surges.count_of(job) == 0
+            && self.stops.range(stops).next().is_none()
     }
 
     fn next_move(&self, cluster: &Cluster, job: JobId, now: Millis) -> Option<Next> {
@@ -284,63 +269,113 @@ impl Scheduler {
             return None;
         }
         let crowd = self.crowd_of(job);
-        let mut tasks = Vec::new();
-        for seat in self.picture.slots_of(job) {
-            let Some((node, report)) = self.kept(seat) else {
-                continue;
-            };
-            let rack = &self.picture.hosts.get(&node)?.rack;
-            if serves(report) && !self.rebalance.rests(seat, now) {
-                tasks.push((rack.as_str(), node, seat));
-            }
+        if crowd.tasks < 2 {
+            return None;
         }
-        let need = target.current().task.resources;
-        let suitable = self.suitable_hosts(job, target.current());
-        let able = self.picture.hosts.iter().filter(|(node, host)| {
-            is_fresh(host, self.began, now)
-                && host.state == SessionState::Up
-                && host.complete
-                && !host.draining
-                && host.free.fits(&need)
-                && suitable.contains(*node)
-                && super::call::takes_work(cluster, **node)
-                && !self.is_bad_pair(target.name(), **node, now)
-                && !self.is_flapping(**node, now)
+        let ask = self.ask(job, target.current());
+        let order = Order::of(&ask.weights);
+        let tasks = self.tasks_that_may_move(job, &crowd, now);
+        let hosts = self.hosts_that_may_take(&ask, &crowd, now);
+        let pairs = tasks
+            .values()
+            .flat_map(|task| hosts.values().map(move |host| (task, host)));
+        let better = pairs.filter_map(|(task, host)| {
+            let level = order.evened(&task.spot, &host.spot)?;
+            Some((task, host, level))
         });
-        let (to_rack, to) = able
-            .map(|(node, host)| (host.rack.as_str(), *node))
-            .min_by_key(|(rack, node)| (crowd.on(rack, *node), *node))?;
-        let crowd_to = crowd.on(to_rack, to);
-        let better = tasks
-            .into_iter()
-            .filter(|(rack, node, _)| is_better(crowd.on(rack, *node), crowd_to, *rack == to_rack));
-        let (rack, from, seat) = better.max_by_key(|(rack, node, seat)| {
-            (crowd.on(rack, *node), std::cmp::Reverse(seat.index))
+        // What weighs most first, from the fullest place to the emptiest.
+        let (task, host, level) = better.min_by_key(|(task, host, level)| {
+            let full = Reverse(order.pick(&task.spot.tasks));
+            let empty = order.pick(&host.spot.tasks);
+            (order.rank(*level), empty, full, host.node, task.seat)
         })?;
-        let crowd_from = crowd.on(rack, from);
-        let skewed = match rack != to_rack && crowd_from.0 >= crowd_to.0 + SKEW_MIN {
-            true => MoveReason::RacksSkewed,
-            false => MoveReason::HostsSkewed,
+        let came = self.rebalance.came_lately(host.node, now);
+        let counts = |level: Level| {
+            let at = level as usize;
+            (level, task.spot.tasks[at], host.spot.tasks[at])
         };
         Some(Next {
-            seat,
-            from,
-            to,
-            why: self.rebalance.came_lately(to, now).unwrap_or(skewed),
-            crowd_from,
-            crowd_to,
+            seat: task.seat,
+            from: task.node,
+            to: host.node,
+            why: came.unwrap_or(MoveReason::Skewed { level }),
+            crowd: order.levels().map(counts).collect(),
+            order,
         })
     }
 
-    /// Hosts that meet what the job asks of a host.
-    fn suitable_hosts(&self, id: JobId, job: &Job) -> BTreeSet<NodeId> {
-        let ask = self.ask(id, job);
-        let entries = self.index.entries().filter(|entry| {
-            let group = &self.index.groups()[entry.group];
-            ask.suits(&self.index, group) != Suits::No && ask.admits_node(entry)
-        });
-        entries.map(|entry| entry.node).collect()
+    /// In each rack one on the host that has most: whatever a move from there
+    /// would even, this one does.
+    fn tasks_that_may_move(
+        &self,
+        job: JobId,
+        crowd: &Crowd,
+        now: Millis,
+    ) -> BTreeMap<u32, Movable> {
+        let mut racks: BTreeMap<u32, Movable> = BTreeMap::new();
+        for seat in self.picture.slots_of(job) {
+            let kept = self.kept(seat).filter(|(_, report)| serves(report));
+            let Some((node, _)) = kept.filter(|_| !self.rebalance.rests(seat, now)) else {
+                continue;
+            };
+            let Some(entry) = self.index.of(node) else {
+                continue;
+            };
+            let spot = crowd.spot(entry.place);
+            let known = racks.get(&spot.place[RACK]);
+            if known.is_none_or(|known| spot.tasks[NODE] > known.spot.tasks[NODE]) {
+                racks.insert(spot.place[RACK], Movable { spot, node, seat });
+            }
+        }
+        racks
     }
+
+    /// In each rack the host that has least, of those that the auction would
+    /// call and that don't come and go.
+    fn hosts_that_may_take(
+        &self,
+        ask: &Ask<'_>,
+        crowd: &Crowd,
+        now: Millis,
+    ) -> BTreeMap<u32, Able> {
+        let groups = self.index.groups().iter();
+        let suits: Vec<bool> = groups
+            .map(|group| ask.suits(&self.index, group) != Suits::No)
+            .collect();
+        let work = self.works.get(ask.id);
+        let may = |entry: &&Entry| {
+            suits.get(entry.group).is_some_and(|suits| *suits)
+                && self.may_take(ask, entry, work, now)
+                && !self.is_flapping(entry.node, now)
+        };
+        let mut racks: BTreeMap<u32, Able> = BTreeMap::new();
+        for entry in self.index.entries().filter(may) {
+            let (spot, node) = (crowd.spot(entry.place), entry.node);
+            let known = racks.get(&spot.place[RACK]);
+            let less =
+                |known: &Able| (spot.tasks[NODE], node) < (known.spot.tasks[NODE], known.node);
+            if known.is_none_or(less) {
+                racks.insert(spot.place[RACK], Able { spot, node });
+            }
+        }
+        racks
+    }
+}
+
+const RACK: usize = Level::Rack as usize;
+const NODE: usize = Level::Node as usize;
+
+/// A task that may move.
+struct Movable {
+    spot: Spot,
+    node: NodeId,
+    seat: Seat,
+}
+
+/// A host that may take one.
+struct Able {
+    spot: Spot,
+    node: NodeId,
 }
 
 /// The next move of a job.
@@ -349,77 +384,6 @@ struct Next {
     from: NodeId,
     to: NodeId,
     why: MoveReason,
-    crowd_from: (u32, u32),
-    crowd_to: (u32, u32),
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn a_move_must_even_racks_or_hosts_and_spoil_neither() {
-        // From, to, in the same rack, worth it?
-        let table = [
-            ((3, 2), (1, 0), false, true),
-            ((2, 2), (1, 0), false, true), // hosts, and racks stay as even
-            ((2, 1), (1, 0), false, false), // it would only turn round
-            ((2, 2), (2, 0), false, false), // hosts, but racks would suffer
-            ((4, 3), (4, 1), true, true),
-            ((4, 2), (4, 1), true, false),
-            ((3, 1), (1, 1), false, true),
-        ];
-        for (from, to, same_rack, worth) in table {
-            assert_eq!(is_better(from, to, same_rack), worth, "{from:?} {to:?}");
-        }
-    }
-
-    proptest! {
-        /// Each move lowers the crowding, so that after finitely many moves
-        /// none is proposed, in whatever order they are made.
-        #[test]
-        fn moves_end(
-            tasks in proptest::collection::vec(0u32..6, 2..24),
-            racks in 1usize..6,
-            picks in proptest::collection::vec(any::<usize>(), 1..8),
-        ) {
-            let node = |k: usize| NodeId([k as u8; 32]);
-            let rack = |k: usize| (k % racks).to_string();
-            let names: Vec<String> = (0..tasks.len()).map(rack).collect();
-            let mut tasks = tasks;
-            let crowd = |tasks: &[u32]| {
-                let mut racks: BTreeMap<&str, u32> = BTreeMap::new();
-                for (k, count) in tasks.iter().enumerate() {
-                    *racks.entry(names[k].as_str()).or_default() += count;
-                }
-                let nodes = tasks.iter().enumerate().map(|(k, count)| (node(k), *count));
-                (racks.into_iter().map(|(r, n)| (r.to_owned(), n)).collect::<BTreeMap<_, _>>(), nodes.collect::<BTreeMap<_, _>>())
-            };
-            let crowding = |tasks: &[u32]| {
-                let (racks, nodes) = crowd(tasks);
-                let racks = racks.iter().map(|(r, n)| (r.as_str(), *n)).collect();
-                Crowd { racks, nodes }.crowding()
-            };
-            let mut before = crowding(&tasks);
-            for step in 0.. {
-                let (racks_now, nodes_now) = crowd(&tasks);
-                let at = |k: usize| (racks_now[&names[k]], nodes_now[&node(k)]);
-                let pairs = (0..tasks.len()).flat_map(|a| (0..tasks.len()).map(move |b| (a, b)));
-                let moves: Vec<(usize, usize)> = pairs
-                    .filter(|(a, b)| a != b && tasks[*a] > 0)
-                    .filter(|(a, b)| is_better(at(*a), at(*b), names[*a] == names[*b]))
-                    .collect();
-                if moves.is_empty() {
-                    break;
-                }
-                let (from, to) = moves[picks[step % picks.len()] % moves.len()];
-                tasks[from] -= 1;
-                tasks[to] += 1;
-                let after = crowding(&tasks);
-                prop_assert!(after < before, "{before:?} {after:?}");
-                before = after;
-            }
-        }
-    }
+    crowd: Vec<(Level, u32, u32)>,
+    order: Order,
 }

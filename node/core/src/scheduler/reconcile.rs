@@ -8,6 +8,8 @@
 
 use super::{
     Note, Scheduler, SessionState,
+    dependencies::Unmet,
+    exclusive::Bound,
     gang::is_gang,
     ledger::Book,
     moves::Leaving,
@@ -22,7 +24,8 @@ use crate::{
     cluster::Cluster,
     session::{SlotReport, TaskState},
 };
-use potluck_specs::{JobName, Millis, NodeId, trust::NodeRole};
+use potluck_specs::{Millis, NodeId, trust::NodeRole};
+use std::cmp::Reverse;
 
 /// With no record of a slot's holder, all live members are waited for, but
 /// no longer than this: one that hangs must not keep jobs from starting.
@@ -58,6 +61,8 @@ pub(super) enum MayPlace {
     Wait {
         holder: Option<NodeId>,
     },
+    /// The lease of an exclusive slot may still run.
+    Lease(Bound),
 }
 
 impl Scheduler {
@@ -117,18 +122,23 @@ impl Scheduler {
         self.follow_rollout(cluster, &target, &survey.ledger, now);
         let mut wanted = std::mem::take(&mut survey.missing);
         wanted.extend(self.move_out(cluster, &target, survey, now));
+        // What runs is not touched because another job is down, what is there of
+        // a gang neither.
+        let waits = self.unmet(cluster, job).is_some();
         if is_gang(target.current()) {
-            wanted = self.gather(&target, &slots, wanted, now);
+            wanted = match waits {
+                true => self.gang_waits(job),
+                false => self.gather(&target, &slots, wanted, now),
+            };
         }
-        self.fill(cluster, &target, wanted, now);
+        if !waits {
+            self.fill(cluster, &target, wanted, now);
+        }
     }
 
     /// Calls for the slots, those of one version at a time: a call is for one.
     /// Each failed round the other version has its turn.
     fn fill(&mut self, cluster: &Cluster, target: &Target, wanted: Vec<Seat>, now: Millis) {
-        if wanted.is_empty() || self.unmet(cluster, target.id()).is_some() {
-            return;
-        }
         let rounds = self.works.get(target.id()).map_or(0, |w| w.rounds_failed);
         let (new, old): (Vec<Seat>, Vec<Seat>) = wanted
             .into_iter()
@@ -166,7 +176,7 @@ impl Scheduler {
             in_flight: 0,
             unsettled: 0,
         };
-        let unmet = self.unmet(cluster, target.id()).cloned();
+        let unmet = self.unmet(cluster, target.id());
         for index in slots.indexes() {
             let seat = target.id().seat(index);
             self.survey_slot(cluster, target, seat, unmet.as_ref(), &mut survey, now);
@@ -179,13 +189,18 @@ impl Scheduler {
         cluster: &Cluster,
         target: &Target,
         seat: Seat,
-        unmet: Option<&JobName>,
+        unmet: Option<&Unmet>,
         survey: &mut Survey,
         now: Millis,
     ) {
         self.settle_surge(seat);
+        self.stop_overtaken(cluster, seat);
         self.trim_doubles(cluster, seat);
+        if self.is_exclusive(seat.job) || self.kept(seat).is_none() {
+            self.wake_at_lease_end(cluster, seat);
+        }
         let kept = self.kept(seat);
+        let kept = kept.filter(|(node, _)| !self.has_lapsed(cluster, seat, *node));
         let reason = self.use_of(cluster, seat, kept, unmet);
         let serves = reason.is_none();
         if let Some(reason) = reason {
@@ -277,7 +292,9 @@ impl Scheduler {
             return;
         }
         let recorded = self.recorded(cluster, seat);
-        if recorded.is_none_or(|recorded| recorded.node != kept) {
+        let is_named = recorded.is_some_and(|recorded| recorded.node == kept);
+        // Of an exclusive slot the log named the holder before its award left.
+        if !is_named && !self.is_exclusive(seat.job) {
             self.deferred.insert(seat.job);
             self.behind.touch(seat);
             return;
@@ -304,13 +321,17 @@ impl Scheduler {
         let Some(second) = holders.next() else {
             return Some(first);
         };
+        // Of an exclusive slot the latest award wins.
+        let exclusive = self.is_exclusive(seat.job);
         [first, second]
             .into_iter()
             .chain(holders)
             .min_by_key(|(node, report)| {
                 let stopping = self.stops.contains_key(&(seat, *node));
                 let heard = self.is_heard(*node);
+                let newest = exclusive.then_some(Reverse(report.generation));
                 (
+                    newest,
                     stopping,
                     !heard,
                     !serves(report),
@@ -337,18 +358,25 @@ impl Scheduler {
     /// Is the slot filled by nobody yet, or only by the task whose next one is
     /// to be started before it ends?
     pub(super) fn is_missing(&self, cluster: &Cluster, seat: Seat) -> bool {
-        if self.awards.contains(seat) {
+        if self.awards.contains(seat) || self.is_counted(cluster, seat) {
             return false;
         }
         let from = self.surge_that_holds(cluster, seat);
         let mut holders = self.picture.holders(seat);
-        holders.all(|(node, _)| Some(node) == from)
+        holders.all(|(node, _)| Some(node) == from || self.has_lapsed(cluster, seat, node))
             && !self.has_open_end(cluster, seat)
             && self.may_place(cluster, seat) == MayPlace::Yes
     }
 
     /// A new scheduler asks before it places.
     pub(super) fn may_place(&self, cluster: &Cluster, seat: Seat) -> MayPlace {
+        if let Some(bound) = self.lease_of(cluster, seat) {
+            return MayPlace::Lease(bound);
+        }
+        if self.is_exclusive(seat.job) && self.holder_of(cluster, seat).is_some() {
+            // Whoever had it has it no more, seen or not.
+            return MayPlace::Yes;
+        }
         if self.began_here(seat.job) {
             return MayPlace::Yes;
         }

@@ -138,6 +138,7 @@ impl Scheduler {
         Some(match obstacle {
             Obstacle::Session { .. }
             | Obstacle::NoAgent
+            | Obstacle::OlderVersion { .. }
             | Obstacle::BadPair
             | Obstacle::Claimed
             | Obstacle::Avoided { .. } => return None,

@@ -220,10 +220,15 @@ impl Scheduler {
             .is_some_and(|since| now.since(since) < MIN_HEALTHY)
     }
 
-    /// Some rollout is at another stage or phase.
-    pub(super) fn follow_rollouts(&mut self, cluster: &Cluster) {
+    /// Some rollout is at another stage or phase. Where the version that failed
+    /// was tried, the one before it may go again.
+    pub(super) fn follow_rollouts(&mut self, cluster: &Cluster, now: Millis) {
         if self.rollouts_at != cluster.rollouts_at() {
             for name in cluster.rollouts_since(self.rollouts_at) {
+                let phase = cluster.rollout(&name).map(|rollout| &rollout.phase);
+                if matches!(phase, Some(RolloutPhase::RolledBack { .. })) {
+                    self.backoff.job_changed(&name, now);
+                }
                 self.dirty.insert(self.names.meet(&name));
             }
             self.rollouts_at = cluster.rollouts_at();

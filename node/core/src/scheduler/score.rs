@@ -12,9 +12,12 @@ use potluck_specs::{
 };
 use std::fmt;
 
+/// Most slots of a job: as many of its tasks may stand in one place.
+const TASKS_MAX: i64 = 10_000;
+
 /// A bandwidth-heavy task in the same rack: above everything else together,
 /// so that two share an uplink only when every rack has one.
-const UPLINK: i64 = 1_000_000;
+const UPLINK: i64 = 4_000_000_000;
 
 /// A task of the job in the same place at the first level that the spec names,
 /// then at the next ones. What a person asked for outweighs every preference
@@ -37,8 +40,23 @@ const SAME_NODE: i64 = 400;
 /// One point of a preference (-100 to 100).
 const PREFERENCE: i64 = 40;
 
-/// A host that comes and goes: gets work only where no steady one takes it.
-const FLAPPING: i64 = 500_000;
+/// A host that comes and goes: gets work only where no steady one takes it,
+/// however many of the job's tasks that one has around it.
+const FLAPPING: i64 = 2_000_000_000;
+
+/// More than all that follows can add up to beside spread: preferences, volumes
+/// and failures are thousands each, the rest is less.
+const ALL_ELSE: i64 = 1_000_000;
+
+const _: () = {
+    let (mut asked, mut level) = (0, 0);
+    while level < LEVELS {
+        asked += SPREAD_ASKED[level];
+        level += 1;
+    }
+    assert!(FLAPPING > asked * TASKS_MAX + ALL_ELSE);
+    assert!(UPLINK > FLAPPING + asked * TASKS_MAX + ALL_ELSE);
+};
 
 /// A former node of a task with volumes: its data is there. Above the default
 /// spread, below one that was asked for.
@@ -53,13 +71,17 @@ const FAILURES_COUNTED: i64 = 5;
 /// than sharing a host, since fetching is over soon.
 const FETCH: i64 = 10;
 
-/// A hundredth of a host that stays free on its scarcer resource: the tightest
-/// fit leaves large holes for large tasks.
-const ROOM: i64 = 2;
+/// All of a host free, CPU and memory alike: the tightest fit leaves large holes
+/// for large tasks.
+const ROOM: i64 = 100;
 
-/// A hundredth by which the free shares of CPU and memory differ: what one
-/// lacks strands the other.
-const STRANDED: i64 = 1;
+/// What is free and what is asked are at right angles: all CPU where all memory
+/// is asked. A task that takes from a host in the proportion in which that has
+/// free leaves nothing of one without the other. The alignment of Panigrahy et
+/// al., "Heuristics for vector bin packing" (2011), as the square of the sine,
+/// weighed against [`ROOM`] by trying: with either alone a cluster is less full
+/// when the first task finds no place (docs/performance.md).
+const STRANDED: i64 = 100;
 
 /// A hundredth of pressure beyond half: such a host is slow whatever it has
 /// promised.
@@ -92,7 +114,7 @@ pub enum Part {
     Fetch,
     /// Room that stays free.
     Room,
-    /// One resource is left without the other.
+    /// One resource would be left without the other.
     Stranded,
     /// The host works hard.
     Pressure,
@@ -222,10 +244,10 @@ impl Offer {
         each(Part::Failures, FAILURE * failures);
         let doublings = u64::BITS - self.missing_bytes.leading_zeros();
         each(Part::Fetch, FETCH * i64::from(doublings));
-        let taken = need.times(more[Level::Node as usize] + 1);
-        let (cpu, memory) = shares(self.free.minus(taken), self.total);
-        each(Part::Room, ROOM * cpu.min(memory));
-        each(Part::Stranded, STRANDED * (cpu - memory).abs());
+        let free = self.free.minus(need.times(more[Level::Node as usize]));
+        let left = sum(shares(free.minus(need), self.total));
+        each(Part::Room, ROOM * left / (2 * WHOLE));
+        each(Part::Stranded, misaligned(free, need, self.total));
         let pressure = i64::from(self.pressure) - PRESSURE_FROM;
         each(Part::Pressure, PRESSURE * pressure.max(0));
         each(Part::Age, AGE * (self.age_ms / 100).min(25) as i64);
@@ -238,10 +260,89 @@ impl Offer {
     }
 }
 
-/// Hundredths of CPU and of memory that are free.
+/// All of a resource, in the parts that shares are counted in: fine enough to
+/// tell hosts apart that are nearly full, small enough for the square of a
+/// product of two, times a hundred, to fit into 64 bits.
+const WHOLE: i64 = 1 << 14;
+
+/// Parts of CPU and of memory that are free.
 fn shares(free: Resources, total: Resources) -> (i64, i64) {
-    let cpu = u64::from(free.cpu_millis) * 100 / u64::from(total.cpu_millis).max(1);
+    let part = |free: u64, total: u64| free.min(total) * WHOLE as u64 / total.max(1);
+    let cpu = part(free.cpu_millis.into(), total.cpu_millis.into());
     // In MiB, so that no product leaves the range.
-    let memory = (free.memory_bytes >> 20) * 100 / (total.memory_bytes >> 20).max(1);
-    (cpu.min(100) as i64, memory.min(100) as i64)
+    let memory = part(free.memory_bytes >> 20, total.memory_bytes >> 20);
+    (cpu as i64, memory as i64)
+}
+
+fn sum((cpu, memory): (i64, i64)) -> i64 {
+    cpu + memory
+}
+
+/// The proportion of CPU and memory that a task asks for, each by what the host
+/// has of it; the larger is the whole.
+fn proportion(need: Resources, total: Resources) -> (i64, i64) {
+    let cpu = u64::from(need.cpu_millis) * (total.memory_bytes >> 20).min(1 << 31);
+    let memory = (need.memory_bytes >> 20).min(1 << 31) * u64::from(total.cpu_millis);
+    let unit = (cpu.max(memory) / WHOLE as u64).max(1);
+    let part = |amount: u64| (amount / unit).min(WHOLE as u64) as i64;
+    (part(cpu), part(memory))
+}
+
+/// [`STRANDED`] times the square of the sine between what is free and what is
+/// asked. Nothing where either is nothing.
+fn misaligned(free: Resources, need: Resources, total: Resources) -> i64 {
+    let (a, b) = (shares(free, total), proportion(need, total));
+    let square = |(x, y): (i64, i64)| x * x + y * y;
+    let cross = a.0 * b.1 - a.1 * b.0;
+    STRANDED * (cross * cross) / (square(a) * square(b)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOTAL: Resources = Resources::new(16_000, 64 << 30);
+
+    #[test]
+    fn a_task_that_takes_in_proportion_strands_nothing() {
+        // Free and asked in hundredths of a host, CPU and memory; the price.
+        let table = [
+            ((100, 100), (10, 10), 0),
+            ((50, 50), (10, 10), 0),
+            ((80, 40), (20, 10), 0),
+            ((100, 0), (0, 10), 100),
+            ((0, 100), (10, 0), 100),
+            ((100, 100), (10, 0), 50),
+            ((30, 10), (10, 30), 64),
+            ((0, 0), (10, 10), 0),
+            ((10, 10), (0, 0), 0),
+        ];
+        let of = |(cpu, memory): (u32, u64)| Resources::new(cpu * 160, (memory << 30) * 64 / 100);
+        for (free, need, price) in table {
+            let found = misaligned(of(free), of(need), TOTAL);
+            assert!((found - price).abs() <= 1, "{free:?} {need:?}: {found}");
+        }
+    }
+
+    #[test]
+    fn the_largest_hosts_leave_no_range() {
+        let largest = Resources::new(u32::MAX, u64::MAX);
+        let smallest = Resources::new(1, 1 << 20);
+        for total in [largest, smallest, Resources::ZERO] {
+            for free in [largest, smallest, Resources::ZERO] {
+                for need in [largest, smallest, Resources::ZERO] {
+                    let price = misaligned(free, need, total);
+                    assert!((0..=STRANDED).contains(&price), "{price}");
+                    let offer = Offer {
+                        free,
+                        total,
+                        ..Offer::at(NodeId([1; 32]), [0; LEVELS])
+                    };
+                    let weights = Weights::new(&[], false, |_| false);
+                    let price = offer.price(&weights, need, &[0; LEVELS]);
+                    assert!((0..=ROOM + STRANDED).contains(&price), "{price}");
+                }
+            }
+        }
+    }
 }

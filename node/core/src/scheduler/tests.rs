@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     attributes::Facts,
     auction::{AwardAnswer, Bid, CallAnswer, Refusal},
-    cluster::{Admission, Command, Genesis, Origin, Reply},
+    cluster::{Admission, Command, FEATURE_LEVEL, Genesis, Origin, Reply},
     session::{Inventory, SlotReport, TaskState},
 };
 use potluck_specs::{
@@ -18,9 +18,13 @@ use potluck_specs::{
 
 mod batch;
 mod change;
+mod feasible;
+mod exclusive;
 mod forecast;
 mod gang;
 mod in_place;
+mod preempt;
+mod rebalance;
 mod recovery;
 mod stages;
 
@@ -45,10 +49,15 @@ struct FakeHost {
     due: BTreeMap<SlotId, (u64, TaskState)>,
     refuse_awards: Option<Refusal>,
     lose_award_answers: bool,
+    /// Awards do not arrive.
+    lose_awards: bool,
     draining: bool,
     /// Tasks of this version never pass their checks.
     sick_version: u64,
     highest: Authority,
+    facts: Facts,
+    /// Of each slot: devices by kind, and fixed ports.
+    extras: BTreeMap<SlotId, (BTreeMap<String, u32>, BTreeSet<u16>)>,
 }
 
 struct World {
@@ -63,6 +72,8 @@ struct World {
     queued: u64,
     seen: Vec<(u64, Effect)>,
     services: BTreeMap<String, Vec<Endpoint>>,
+    /// What is written behind does not reach the log.
+    records_wait: bool,
 }
 
 fn node(k: u8) -> NodeId {
@@ -83,11 +94,20 @@ fn signed(bytes: Vec<u8>) -> Signed {
     }
 }
 
+/// A rack, or `datacenter/rack`.
+fn topology(place: &str) -> Topology {
+    let (datacenter, rack) = place.split_once('/').unwrap_or(("default", place));
+    Topology {
+        datacenter: datacenter.into(),
+        ..Topology::in_rack("main", rack)
+    }
+}
+
 fn admission(k: u8, rack: &str) -> Admission {
     Admission {
         node: node(k),
         name: NodeName(format!("n{k}")),
-        topology: Topology::in_rack("main", rack),
+        topology: topology(rack),
         credential: NodeCredential {
             root: PublicKey([1; 32]),
             issuer: signed(vec![]),
@@ -95,6 +115,17 @@ fn admission(k: u8, rack: &str) -> Admission {
         },
         serial: u64::from(k),
         addresses: vec![],
+    }
+}
+
+/// What node `k` says of its version.
+fn introduction(k: u8, level: u32) -> Command {
+    Command::RecordMember {
+        node: node(k),
+        addresses: None,
+        capacity: None,
+        raft_id: None,
+        feature_level: Some(level),
     }
 }
 
@@ -120,6 +151,17 @@ fn job(version: u64, replicas: u32, cpu_millis: u32) -> Job {
     }
 }
 
+/// Fixed ports as they are, others by the slot's number.
+fn ports_of(job: &Job, slot: &SlotId) -> BTreeMap<String, u16> {
+    let ports = job.task.ports.iter();
+    ports
+        .map(|port| {
+            let number = port.number.unwrap_or(8_000 + slot.index as u16);
+            (port.name.clone(), number)
+        })
+        .collect()
+}
+
 impl FakeHost {
     fn new() -> FakeHost {
         FakeHost {
@@ -131,9 +173,12 @@ impl FakeHost {
             due: BTreeMap::new(),
             refuse_awards: None,
             lose_award_answers: false,
+            lose_awards: false,
             draining: false,
             sick_version: 0,
             highest: Authority::default(),
+            facts: Facts::default(),
+            extras: BTreeMap::new(),
         }
     }
 
@@ -156,7 +201,8 @@ impl FakeHost {
             total: FakeHost::total(),
             draining: self.draining,
             pressure: 0,
-            facts: Some(Facts::default()),
+            facts: Some(self.facts.clone()),
+            sent_at: Some(Millis(self.number)),
             inventory: Inventory {
                 since: None,
                 number: self.number,
@@ -164,6 +210,22 @@ impl FakeHost {
                 gone: vec![],
             },
         }
+    }
+
+    /// How many tasks there are devices and fixed ports for.
+    fn extras_fit(&self, devices: &BTreeMap<String, u32>, ports: &[PortSpec]) -> u32 {
+        let mut most = u32::MAX;
+        for (kind, need) in devices {
+            let all = self.facts.devices.get(kind).copied().unwrap_or(0);
+            let used = self.extras.values().filter_map(|(d, _)| d.get(kind));
+            let free = all.saturating_sub(used.sum());
+            most = most.min(free / (*need).max(1));
+        }
+        for port in ports.iter().filter_map(|port| port.number) {
+            let taken = self.extras.values().any(|(_, p)| p.contains(&port));
+            most = most.min(if taken { 0 } else { 1 });
+        }
+        most
     }
 
     fn set(&mut self, slot: &SlotId, state: TaskState, now: u64) {
@@ -174,6 +236,7 @@ impl FakeHost {
         }
         if state == TaskState::Stopped {
             self.resources.remove(slot);
+            self.extras.remove(slot);
         }
     }
 }
@@ -181,8 +244,12 @@ impl FakeHost {
 impl World {
     /// Hosts 1.. in these racks; host 1 leads and has a quorum.
     fn new(racks: &str) -> World {
+        World::placed(racks.chars().map(String::from).collect())
+    }
+
+    /// The same with racks by any name, or as `datacenter/rack`.
+    fn placed(racks: Vec<String>) -> World {
         let mut cluster = Cluster::new();
-        let racks: Vec<String> = racks.chars().map(String::from).collect();
         let roles = vec![NodeRole::Agent, NodeRole::VoterEligible];
         let genesis = Genesis {
             fleet: FleetId([7; 32]),
@@ -221,6 +288,9 @@ impl World {
             };
             assert!(matches!(cluster.apply(3, &join), Reply::Admitted { .. }));
         }
+        for k in 1..=racks.len() as u8 {
+            cluster.apply(4, &introduction(k, FEATURE_LEVEL));
+        }
         let hosts = (1..=racks.len() as u8).map(|k| (node(k), FakeHost::new()));
         let mut world = World {
             now: 100_000,
@@ -238,6 +308,7 @@ impl World {
             queued: 0,
             seen: Vec::new(),
             services: BTreeMap::new(),
+            records_wait: false,
         };
         world.reign(1);
         world
@@ -426,6 +497,9 @@ impl World {
                     },
                 );
             }
+            Effect::Propose {
+                command: Command::RecordPlacements { .. },
+            } if self.records_wait => {}
             Effect::Propose { command } => {
                 self.propose(&command);
             }
@@ -444,10 +518,12 @@ impl World {
             };
             return self.later(1_000, event);
         }
-        let free = self.hosts[&to].free();
+        let host = &self.hosts[&to];
+        let free = host.free();
         let room = (free.cpu_millis / call.resources.cpu_millis.max(1))
             .min(call.wanted)
-            .min(call.each_most.unwrap_or(u32::MAX));
+            .min(call.each_most.unwrap_or(u32::MAX))
+            .min(host.extras_fit(&call.devices, &call.ports));
         let answer = if room == 0 {
             CallAnswer::Refusal(Refusal::Cpu {
                 need: call.resources.cpu_millis,
@@ -478,7 +554,7 @@ impl World {
             node: to,
             call: award.call,
         };
-        if !self.linked(to) {
+        if !self.linked(to) || self.hosts[&to].lose_awards {
             return self.later(1_000, lost);
         }
         let now = self.now;
@@ -504,7 +580,7 @@ impl World {
                 version: job.version,
                 state: TaskState::Fetching,
                 healthy: false,
-                ports: BTreeMap::from([("http".into(), 8_000 + slot.index as u16)]),
+                ports: ports_of(&job, slot),
                 resources: job.task.resources,
                 starts: 1,
                 failures: 0,
@@ -515,6 +591,9 @@ impl World {
             };
             host.slots.insert(slot.clone(), report);
             host.resources.insert(slot.clone(), job.task.resources);
+            let fixed = job.task.ports.iter().filter_map(|port| port.number);
+            let extras = (job.task.devices.clone(), fixed.collect());
+            host.extras.insert(slot.clone(), extras);
             host.due
                 .insert(slot.clone(), (now + START, TaskState::Running));
         }

@@ -6,8 +6,8 @@
 //! into the log (`Command::RecoverJob`), and from then on they are jobs like
 //! others.
 
-use super::Scheduler;
-use crate::cluster::Cluster;
+use super::{Scheduler, batch::is_end, names::Seat};
+use crate::{cluster::Cluster, session::SlotReport};
 use potluck_specs::{JobName, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,12 +18,12 @@ pub(super) fn is_unknown(cluster: &Cluster, job: &JobName, version: u64) -> bool
 }
 
 impl Scheduler {
-    /// Jobs that hosts run and the log does not know, each with the latest
-    /// version that is seen and a host that runs it.
+    /// Jobs that hosts run, or have ends of, and the log does not know, each
+    /// with the latest version that is seen and a host that has it.
     pub fn unknown_jobs(&self, cluster: &Cluster) -> BTreeMap<JobName, (u64, NodeId)> {
         let mut unknown: BTreeMap<JobName, (u64, NodeId)> = BTreeMap::new();
         for seat in self.picture.slots() {
-            for (node, report) in self.picture.holders(seat) {
+            for (node, report) in self.having(seat) {
                 let job = &report.slot.job;
                 let later = |known: &(u64, NodeId)| known.0 >= report.version;
                 if !is_unknown(cluster, job, report.version)
@@ -38,12 +38,20 @@ impl Scheduler {
         unknown
     }
 
-    /// Who runs this version of a job, and so has its package.
+    /// Who fills a slot or has an end of it that is not counted: such a host
+    /// keeps the job, and may be the last that does.
+    fn having(&self, seat: Seat) -> impl Iterator<Item = (NodeId, &SlotReport)> {
+        let ends = self.picture.reports(seat).filter(|(_, at)| is_end(at));
+        self.picture.holders(seat).chain(ends)
+    }
+
+    /// Who runs this version of a job, or did so last, and so has its package.
     pub fn hosts_running(&self, job: &JobName, version: u64) -> Vec<NodeId> {
         let mut hosts = BTreeSet::new();
         for seat in self.picture.slots_of(self.names.id(job)) {
-            let holders = self.picture.holders(seat);
-            let running = holders.filter(|(_, report)| report.version == version);
+            let running = self
+                .having(seat)
+                .filter(|(_, report)| report.version == version);
             hosts.extend(running.map(|(node, _)| node));
         }
         hosts.into_iter().collect()

@@ -63,6 +63,13 @@ pub enum SlotPhase {
         /// The node whose report or death is waited for; `None`: all.
         holder: Option<NodeId>,
     },
+    /// It is exclusive, and the lease of its former holder may still run.
+    Lease {
+        /// Whose, if that is known.
+        holder: Option<NodeId>,
+        /// For how long at most.
+        left: Millis,
+    },
     /// To be filled; nobody has taken it yet.
     Missing,
     /// Bids are being collected.

@@ -130,6 +130,7 @@ impl Task {
             agent_generation: 1,
             node: "testnode".into(),
             lease_ms: 60_000,
+            scheduler_lease_until: None,
             stop: StopPolicy::default(),
             user: None,
             cgroup_procs: Vec::new(),
@@ -258,6 +259,7 @@ pub(crate) struct Agent {
     listener: Listener,
     pub(crate) generation: u64,
     pub(crate) lease_ms: u64,
+    pub(crate) scheduler_lease_ms: Option<u64>,
     pub(crate) answers_pings: bool,
     channel: Option<Channel>,
     pub(crate) pings: u32,
@@ -269,6 +271,7 @@ impl Agent {
             listener: Listener::bind(&task.description.agent_socket).unwrap(),
             generation,
             lease_ms: task.description.lease_ms,
+            scheduler_lease_ms: None,
             answers_pings: true,
             channel: None,
             pings: 0,
@@ -313,7 +316,12 @@ impl Agent {
                     self.pings += 1;
                     if self.answers_pings {
                         let lease_ms = self.lease_ms;
-                        self.send(&AgentMessage::Pong { sent_at, lease_ms });
+                        let scheduler_lease_ms = self.scheduler_lease_ms;
+                        self.send(&AgentMessage::Pong {
+                            sent_at,
+                            lease_ms,
+                            scheduler_lease_ms,
+                        });
                     }
                 }
                 Ok(message) => return Some(message),
@@ -332,7 +340,12 @@ impl Agent {
             Ok(HelperMessage::Ping { sent_at }) => {
                 self.pings += 1;
                 let lease_ms = self.lease_ms;
-                self.send(&AgentMessage::Pong { sent_at, lease_ms });
+                let scheduler_lease_ms = self.scheduler_lease_ms;
+                self.send(&AgentMessage::Pong {
+                    sent_at,
+                    lease_ms,
+                    scheduler_lease_ms,
+                });
             }
             other => panic!("not a ping: {other:?}"),
         }

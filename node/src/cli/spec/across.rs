@@ -91,6 +91,7 @@ mod tests {
             end_line: line,
             end_column: 2,
             quoted: String::new(),
+            quoted_skips: 0,
         }
     }
 

@@ -6,12 +6,14 @@ use std::collections::BTreeMap;
 
 /// Longer signs first: `<=` begins with `<`.
 const COMPARISONS: &[(&str, Comparison)] = &[
+    // People who program write two.
     ("==", Comparison::Equal),
     ("!=", Comparison::NotEqual),
     ("<=", Comparison::LessOrEqual),
     (">=", Comparison::GreaterOrEqual),
     ("<", Comparison::Less),
     (">", Comparison::Greater),
+    ("=", Comparison::Equal),
 ];
 
 /// A condition on a metric.
@@ -21,6 +23,17 @@ pub(super) struct MetricCondition {
     pub(super) labels: BTreeMap<String, String>,
     pub(super) comparison: Comparison,
     pub(super) threshold: String,
+}
+
+/// What stands in for a condition that can't be read, so that the rest of its
+/// metric is looked at.
+pub(super) fn stand_in() -> MetricCondition {
+    MetricCondition {
+        metric: "unknown".into(),
+        labels: BTreeMap::new(),
+        comparison: Comparison::Greater,
+        threshold: "0".into(),
+    }
 }
 
 /// Reads a condition on a metric.
@@ -45,7 +58,7 @@ pub(super) fn metric(text: &str) -> Result<MetricCondition, String> {
     let (comparison, number) = COMPARISONS
         .iter()
         .find_map(|(sign, comparison)| Some((*comparison, rest.strip_prefix(sign)?)))
-        .ok_or_else(|| wrong("has no ==, !=, <, <=, > or >= after the metric"))?;
+        .ok_or_else(|| wrong("has no =, !=, <, <=, > or >= after the metric"))?;
     let number = number.trim();
     if !is_decimal(number) {
         return Err(wrong("does not end with a number"));
@@ -94,11 +107,13 @@ mod tests {
         assert_eq!(read.labels["kind"], "a");
         assert_eq!(read.comparison, Comparison::Greater);
         assert_eq!(read.threshold, "1000");
-        assert_eq!(metric("up==0").unwrap().comparison, Comparison::Equal);
+        for equal in ["up==0", "up = 0"] {
+            assert_eq!(metric(equal).unwrap().comparison, Comparison::Equal);
+        }
         assert_eq!(metric("x{} <= -0.5").unwrap().threshold, "-0.5");
         for (text, why) in [
             ("> 1", "does not begin"),
-            ("x", "has no =="),
+            ("x", "has no ="),
             ("x > high", "does not end with a number"),
             ("x > 1e9", "does not end with a number"),
             ("x{a=b} > 1", "labels"),

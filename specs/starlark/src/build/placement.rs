@@ -155,7 +155,13 @@ impl Builder<'_> {
         let bake_ms = call.ms("bake");
         let stage = |data: &Data| match data {
             Data::Made(made) => Some(Stage {
-                size: stage_size(made.0.get("size")?)?,
+                // One whose size was wrong keeps its place among the others;
+                // nobody knows how many a rack has.
+                size: made
+                    .0
+                    .get("size")
+                    .and_then(stage_size)
+                    .unwrap_or(StageSize::Rack),
                 bake_ms: made.0.ms_if("bake").unwrap_or(bake_ms),
             }),
             size => Some(Stage {

@@ -50,10 +50,13 @@ impl Builder<'_> {
         for (k, call) in self.call.all_made("metrics").enumerate() {
             let when = match condition::metric(&call.text("when")) {
                 Ok(when) => when,
+                // That it is missing was told.
+                Err(_) if call.wrong.contains("when") => condition::stand_in(),
                 Err(message) => {
                     let hint = "as in \"queue_depth > 1000\"";
                     self.tell(format!("metrics[{k}].when"), message, hint);
-                    continue;
+                    // So that what is found in the others has its place.
+                    condition::stand_in()
                 }
             };
             metrics.push(MetricThreshold {

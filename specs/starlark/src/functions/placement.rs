@@ -16,7 +16,7 @@ pub(super) static PLACEMENT: Group = Group {
             "require",
             Kind::List(&Kind::Text),
             Is("[]"),
-            "Conditions that a node must all meet: \"kernel >= 6.1\", \"arch == arm64\", \"rack in [a, b]\", \"label.ssd exists\". Compared with ==, !=, <, <=, >, >=, in or exists. Names are os, kernel, arch, node, region, datacenter, cluster, rack, label.NAME and attribute.NAME.",
+            "Conditions that a node must all meet: \"kernel >= 6.1\", \"arch = arm64\", \"rack in [a, b]\", \"label.ssd exists\". Compared with =, !=, <, <=, >, >=, in or exists. Names are os, kernel, arch, node, region, datacenter, cluster, rack, label.NAME and attribute.NAME.",
         ),
         param(
             "prefer",

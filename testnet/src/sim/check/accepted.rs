@@ -4,8 +4,9 @@
 //! published endpoints are those tasks. Work that ends has come to its end, and
 //! nothing of it runs.
 
-use super::World;
-use potluck_core::{cluster::JobRecord, session::TaskState};
+use super::{World, due, is_everywhere};
+use crate::sim::machine::Machine;
+use potluck_core::{cluster::JobVersion, session::TaskState};
 use potluck_specs::{JobName, NodeId, SlotId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +22,11 @@ pub fn unhealed(world: &World) -> Option<String> {
 /// As [`unhealed`], as far as counting shows it: cheap, since it is asked again
 /// and again while a large world heals.
 pub(in crate::sim) fn miscounted(world: &World) -> Option<String> {
-    let wanted = running(world).map(|(_, record)| record.current().replicas as usize);
+    let members = members(world).count();
+    let wanted = running(world).map(|(_, version)| match is_everywhere(version) {
+        true => members,
+        false => version.replicas as usize,
+    });
     let wanted: usize = wanted.sum();
     let running: usize = world.machines.iter().map(|m| m.live().count()).sum();
     (wanted != running).then(|| format!("{running} processes run, {wanted} are wanted"))
@@ -42,11 +47,19 @@ fn lost_change(world: &World) -> Option<String> {
         .map(|(number, _)| format!("client {number} has no answer"))
 }
 
-/// Jobs that have tasks in the end: neither stopped nor work.
-fn running(world: &World) -> impl Iterator<Item = (&JobName, &JobRecord)> {
+/// Jobs that have tasks in the end, neither stopped nor work, with the version
+/// that should run.
+fn running(world: &World) -> impl Iterator<Item = (&JobName, &JobVersion)> {
     let truth = &world.control.truth;
     let jobs = truth.jobs().iter();
     jobs.filter(|(name, record)| !record.stopped && truth.batch(name).is_none())
+        .map(|(name, record)| (name, due(truth, name, record)))
+}
+
+/// Hosts that belong to the cluster in the end.
+fn members(world: &World) -> impl Iterator<Item = (usize, &Machine)> {
+    let hosts = world.machines.iter().enumerate();
+    hosts.filter(|(_, machine)| machine.admitted)
 }
 
 fn work(world: &World) -> Option<String> {
@@ -58,27 +71,59 @@ fn work(world: &World) -> Option<String> {
     Some(format!("{done} of {all} are done of {name}"))
 }
 
-/// Each wanted slot with the version that should run.
-fn wanted(world: &World) -> BTreeMap<SlotId, u64> {
-    let mut wanted = BTreeMap::new();
-    for (name, record) in running(world) {
-        let current = record.current();
-        for index in 0..current.replicas {
-            let job = name.clone();
-            wanted.insert(SlotId { job, index }, current.version);
+/// What should run.
+struct Wanted<'w> {
+    /// Each slot with its version.
+    slots: BTreeMap<SlotId, u64>,
+    /// Jobs with a task on each host, whatever its number, with their versions
+    /// and the hosts that still lack it.
+    everywhere: BTreeMap<&'w JobName, (u64, BTreeSet<usize>)>,
+}
+
+impl<'w> Wanted<'w> {
+    fn of(world: &'w World) -> Wanted<'w> {
+        let (mut slots, mut everywhere) = (BTreeMap::new(), BTreeMap::new());
+        for (name, due) in running(world) {
+            for index in 0..due.replicas {
+                let job = name.clone();
+                slots.insert(SlotId { job, index }, due.version);
+            }
+            if is_everywhere(due) {
+                let hosts = members(world).map(|(host, _)| host).collect();
+                everywhere.insert(name, (due.version, hosts));
+            }
+        }
+        Wanted { slots, everywhere }
+    }
+
+    /// A host has it: nobody else should; its version, if it is wanted there.
+    fn take(&mut self, host: usize, slot: &SlotId) -> Option<u64> {
+        match self.everywhere.get_mut(&slot.job) {
+            Some((version, lack)) => lack.remove(&host).then_some(*version),
+            None => self.slots.remove(slot),
         }
     }
-    wanted
+
+    /// Something that nobody has.
+    fn missing(&self) -> Option<String> {
+        let mut lacking = self.everywhere.iter();
+        let lacking = lacking.find_map(|(job, (_, lack))| Some((job, lack.first()?)));
+        match (self.slots.first_key_value(), lacking) {
+            (Some((slot, version)), _) => Some(format!("{slot} {version} runs nowhere")),
+            (None, Some((job, host))) => Some(format!("h{host} has no task of {job}")),
+            (None, None) => None,
+        }
+    }
 }
 
 fn slots(world: &World) -> Option<String> {
-    let mut wanted = wanted(world);
+    let mut wanted = Wanted::of(world);
     let truth = &world.control.truth;
-    let is_new = |slot: &SlotId, version| truth.is_current_task(&slot.job, version);
-    for (host, machine) in world.machines.iter().enumerate() {
-        if !machine.admitted {
-            continue;
-        }
+    let is_due = |slot: &SlotId, version, due| {
+        let record = truth.jobs().get(&slot.job);
+        record.is_some_and(|record| record.runs_same_tasks(version, due))
+    };
+    for (host, machine) in members(world) {
         let Some(agent) = &machine.host else {
             return Some(format!("h{host} is down"));
         };
@@ -87,9 +132,9 @@ fn slots(world: &World) -> Option<String> {
             if report.state == TaskState::Stopped {
                 continue;
             }
-            match wanted.remove(slot) {
+            match wanted.take(host, slot) {
                 None => return Some(format!("h{host} has {slot}, which is not wanted there")),
-                Some(version) if !is_new(slot, report.version) => {
+                Some(version) if !is_due(slot, report.version, version) => {
                     let has = report.version;
                     return Some(format!("h{host} has {slot} at {has}, not {version}"));
                 }
@@ -100,21 +145,19 @@ fn slots(world: &World) -> Option<String> {
             }
         }
     }
-    let (slot, version) = wanted.pop_first()?;
-    Some(format!("{slot} {version} runs nowhere"))
+    wanted.missing()
 }
 
 fn processes(world: &World) -> Option<String> {
-    let mut missing = wanted(world);
+    let mut wanted = Wanted::of(world);
     for (host, machine) in world.machines.iter().enumerate() {
         for process in machine.live() {
-            if missing.remove(&process.run.slot).is_none() {
+            if wanted.take(host, &process.run.slot).is_none() {
                 return Some(format!("h{host} has a surplus process {}", process.run));
             }
         }
     }
-    let (slot, _) = missing.pop_first()?;
-    Some(format!("{slot} has no process"))
+    wanted.missing()
 }
 
 fn endpoints(world: &World) -> Option<String> {

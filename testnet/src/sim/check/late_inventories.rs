@@ -3,7 +3,7 @@
 //! not be known of (no record of it, and the asking is over).
 
 use super::{Holding, Seen, Violation, World, broken};
-use crate::sim::machine::Machine;
+use crate::sim::{client::is_exclusive, machine::Machine};
 use potluck_core::scheduler::{Effect, Note, SessionState};
 use potluck_specs::{NodeId, SlotId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,6 +77,11 @@ impl LateInventories {
         let Some(court) = world.courts.get(&at) else {
             return Ok(());
         };
+        if is_exclusive(&slot.job) {
+            // It moves when its lease is over, whoever has told what:
+            // `exclusive` watches that.
+            return Ok(());
+        }
         for host in world.held.holders(slot) {
             let machine = &world.machines[host];
             // A surge starts the next one first, on purpose.
@@ -94,11 +99,7 @@ impl LateInventories {
                 .told
                 .get(&court.reign)
                 .and_then(|told| told.get(host)?.as_ref());
-            // The scheduler knows, and starts the next task before this one
-            // ends.
-            let surges = court.scheduler.surge_from(slot) == Some(machine.node);
             let excused = match told {
-                Some(holding) if surges && holding.slots.contains(slot) => true,
                 Some(holding) => !holding.slots.contains(slot),
                 None => self.is_unknowable(world, at, slot, machine),
             };

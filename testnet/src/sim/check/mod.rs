@@ -1,12 +1,10 @@
 //! What must always hold, one file each. They watch from outside, with the
 //! truth of the whole world in view and a memory of their own.
-//!
-//! Not here yet, since the core has no such thing: an exclusive slot is never
-//! filled twice (with its lease; its file will be `exclusive.rs`).
 
 pub mod accepted;
 pub mod budget;
 pub mod completions;
+pub mod exclusive;
 pub mod fence;
 pub mod generations;
 pub mod late_inventories;
@@ -20,8 +18,13 @@ pub mod unknown;
 pub mod withdrawn;
 
 use super::{exchange::Request, world::World};
-use potluck_core::{auction::Authority, cluster::Placement, host::Answer, scheduler::Effect};
-use potluck_specs::SlotId;
+use potluck_core::{
+    auction::Authority,
+    cluster::{Cluster, JobRecord, JobVersion, Placement, RolloutPhase},
+    host::Answer,
+    scheduler::Effect,
+};
+use potluck_specs::{JobName, SlotId};
 use std::{collections::BTreeSet, fmt, rc::Rc};
 
 /// A promise that was broken.
@@ -55,6 +58,11 @@ pub struct Holding {
 pub enum Seen<'a> {
     /// An agent started.
     Started {
+        /// Where.
+        at: usize,
+    },
+    /// An agent died, and with the whole host all tasks.
+    Died {
         /// Where.
         at: usize,
     },
@@ -114,6 +122,7 @@ pub enum Seen<'a> {
 pub struct Invariants {
     budget: budget::Budget,
     completions: completions::Completions,
+    exclusive: exclusive::Exclusive,
     fence: fence::Fence,
     generations: generations::Generations,
     late: late_inventories::LateInventories,
@@ -135,12 +144,28 @@ impl Invariants {
         self.withdrawn.see(world, seen)?;
         self.budget.see(world, seen)?;
         self.completions.see(world, seen)?;
+        self.exclusive.see(world, seen)?;
         log::see(world, seen)?;
         over_commit::see(world, seen)?;
         one_process::see(world, seen)?;
         silence::see(world, seen)?;
         self.late.see(world, seen)
     }
+}
+
+/// The version of a job that should run: of a rollout that was undone the one
+/// before.
+fn due<'t>(truth: &'t Cluster, name: &JobName, record: &'t JobRecord) -> &'t JobVersion {
+    let undone = truth
+        .rollout(name)
+        .filter(|rollout| matches!(rollout.phase, RolloutPhase::RolledBack { .. }));
+    let before = undone.and_then(|rollout| record.version(rollout.from));
+    before.unwrap_or_else(|| record.current())
+}
+
+/// Has it a task on every host, rather than a number of them?
+fn is_everywhere(version: &JobVersion) -> bool {
+    version.replicas == 0
 }
 
 fn broken(invariant: &'static str, what: String) -> Result<(), Violation> {

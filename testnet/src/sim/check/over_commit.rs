@@ -1,8 +1,11 @@
 //! No host promises or runs more than it has: slots and open bids together by
-//! its own account, and its live processes by ours.
+//! its own account, its live processes by ours, with their devices; and no two
+//! of those have one port.
 
 use super::{Seen, Violation, World, broken};
+use crate::sim::wishes::DEVICES;
 use potluck_specs::job::Resources;
+use std::collections::BTreeSet;
 
 const NAME: &str = "no host takes more than it has";
 
@@ -24,6 +27,15 @@ pub(super) fn see(world: &World, seen: &Seen<'_>) -> Result<(), Violation> {
     });
     if !machine.total.fits(&running) {
         return broken(NAME, format!("h{at} runs {running:?}"));
+    }
+    let devices: u32 = machine.live().map(|process| process.devices).sum();
+    if devices > DEVICES {
+        return broken(NAME, format!("h{at} has given out {devices} devices"));
+    }
+    let mut taken = BTreeSet::new();
+    let ports = machine.live().flat_map(|process| &process.ports);
+    if let Some(port) = ports.into_iter().find(|port| !taken.insert(**port)) {
+        return broken(NAME, format!("h{at} has given port {port} twice"));
     }
     Ok(())
 }

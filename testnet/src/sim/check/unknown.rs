@@ -5,6 +5,7 @@
 //! session answers or it is dead." A lost answer must make no double.
 
 use super::{Seen, Violation, World, broken};
+use crate::sim::client::is_exclusive;
 use potluck_core::scheduler::{Effect, Scheduler, SessionState};
 use potluck_specs::{Generation, NodeId, SlotId};
 use std::collections::BTreeMap;
@@ -34,6 +35,8 @@ impl Unknown {
                 if let Some((reign, node, was)) = before
                     && reign == court.reign
                     && node != *to
+                    // Its lease decides: `exclusive` watches that.
+                    && !is_exclusive(&slot.job)
                     && holds(world, node, slot, was)
                     && !is_given_up(&court.scheduler, node)
                     // Its next one is started first, on purpose.

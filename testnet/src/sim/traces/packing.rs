@@ -1,10 +1,12 @@
 //! How full a cluster gets before the first task finds no place: by ours, by
-//! best fit, by chance. All three get the same jobs on the same machines.
+//! best fit, by best fit that looks at the proportion of resources, by chance.
+//! All get the same jobs on the same machines.
 //!
 //! Ours is the whole of it, in the simulator: calls, bids, awards, hosts. The
 //! peers are a line each, keep nothing but what is free, and know no racks:
-//! ours spreads tasks of a job over racks and hosts first and packs second, so
-//! that best fit is a bound for it rather than a rival.
+//! ours spreads tasks of a job over racks and hosts first and packs second. None
+//! is a bound: the tightest host is the wrong one when what it has free is all of
+//! one resource, so that best fit by the scarcer resource ends behind chance.
 
 use super::{
     borg::Cell,
@@ -22,13 +24,17 @@ pub struct Ask {
     pub each: Resources,
 }
 
-/// What three ways of placing reached.
+/// What each way of placing reached.
 #[derive(Clone, Copy, Debug)]
 pub struct Packing {
     /// Ours.
     pub ours: Fill,
     /// The host on which the least is left of its scarcer resource.
     pub best_fit: Fill,
+    /// The host from which the task takes most nearly in the proportion in which
+    /// it has free, of those the one with the least left: what ours weighs,
+    /// without a spread and with a look at every host.
+    pub aligned: Fill,
     /// Any host with room.
     pub random: Fill,
     /// Tasks that ours placed.
@@ -71,7 +77,17 @@ impl Case {
         }
     }
 
-    /// Packs it in three ways.
+    /// The same with other memory for each task, in hundredths of what was drawn:
+    /// as drawn these cells run out of memory long before cores.
+    pub fn with_memory(mut self, hundredths: u64) -> Case {
+        for job in &mut self.jobs {
+            let mib = (job.each.memory_bytes >> 20) * hundredths / 100;
+            job.each.memory_bytes = mib.max(1) << 20;
+        }
+        self
+    }
+
+    /// Packs it in each way.
     ///
     /// # Errors
     /// An invariant that broke in the simulator.
@@ -81,6 +97,7 @@ impl Case {
         Ok(Packing {
             ours,
             best_fit: self.by(left_of),
+            aligned: self.by(misfit_of),
             random: self.by(|_, _, _| rng.number()),
             tasks,
         })
@@ -160,6 +177,20 @@ fn left_of(free: Resources, total: Resources, each: Resources) -> u64 {
     let share = |left: u64, total: u64| (left as f64 / total as f64 * 1e6) as u64;
     let cpu = share(left.cpu_millis.into(), total.cpu_millis.into());
     cpu.min(share(left.memory_bytes, total.memory_bytes))
+}
+
+/// What would be left, and by how much the task's proportion is another than
+/// that of what is free, twice as important; in millionths.
+fn misfit_of(free: Resources, total: Resources, each: Resources) -> u64 {
+    let shares = |of: Resources| {
+        let cpu = f64::from(of.cpu_millis) / f64::from(total.cpu_millis);
+        (cpu, of.memory_bytes as f64 / total.memory_bytes as f64)
+    };
+    let (free, asked, left) = (shares(free), shares(each), shares(free.minus(each)));
+    let square = |(x, y): (f64, f64)| x * x + y * y;
+    let cross = free.0 * asked.1 - free.1 * asked.0;
+    let sine = cross * cross / (square(free) * square(asked));
+    ((2.0 * sine + left.0 + left.1) * 1e6) as u64
 }
 
 fn sum(all: impl Iterator<Item = Resources>) -> (u64, u64) {

@@ -43,6 +43,8 @@ pub struct Report {
     pub running_most: usize,
     /// Most tasks that were wanted and did not run, at a look.
     pub missing_most: usize,
+    /// The same at the end.
+    pub missing_last: usize,
     /// Share of cores and of memory that was taken, on average and at most.
     pub cpu: (f64, f64),
     /// The same of memory.
@@ -84,8 +86,8 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "{} awards; at most {} tasks at once, {} missing",
-            self.awards, self.running_most, self.missing_most
+            "{} awards; at most {} tasks at once, at most {} missing, {} at the end",
+            self.awards, self.running_most, self.missing_most, self.missing_last
         )?;
         writeln!(
             f,
@@ -219,7 +221,8 @@ fn go(world: &mut World, end_ms: u64, report: &mut Report) -> Result<(), Violati
         report.memory.1 = report.memory.1.max(fill.memory);
         let (running, wanted) = (running(world), wanted(world));
         report.running_most = report.running_most.max(running);
-        report.missing_most = report.missing_most.max(wanted.saturating_sub(running));
+        report.missing_last = wanted.saturating_sub(running);
+        report.missing_most = report.missing_most.max(report.missing_last);
         if world.stats.unplaced > 0 {
             report.at_first_refusal.get_or_insert(fill);
         }

@@ -127,3 +127,68 @@ fn no_command_needs_more_than_this_version_knows() {
         assert!(command.feature_level() <= FEATURE_LEVEL);
     }
 }
+
+fn work(change: u8) -> Command {
+    super::completions::submit_work(change, "work", 1, 2)
+}
+
+#[test]
+fn who_is_older_than_the_log_follows_it_no_more() {
+    let mut cluster = begun();
+    let node = NodeId([1; 32]);
+    cluster.apply(2, &level(1, 0));
+    assert_eq!(cluster.level_in_use(), 0);
+    assert!(cluster.may_follow(node));
+    assert!(matches!(cluster.apply(3, &work(7)), Reply::Accepted { .. }));
+    assert_eq!(cluster.level_in_use(), 1, "its life needs more than itself");
+    assert!(!cluster.may_follow(node));
+    assert!(
+        !cluster.may_follow(NodeId([8; 32])),
+        "nothing is known of it"
+    );
+    cluster.apply(4, &level(1, 1));
+    assert!(cluster.may_follow(node));
+    // A state of before this was counted.
+    cluster.level = 0;
+    assert_eq!(cluster.level_in_use(), 1);
+}
+
+#[test]
+fn members_that_are_too_old_are_told_once_they_have_said_so() {
+    let mut cluster = begun();
+    cluster.apply(2, &work(7));
+    let older = |cluster: &Cluster| cluster.too_old_to_follow().count();
+    assert_eq!(older(&cluster), 0, "it has not introduced itself");
+    let mut introduction = level(1, 0);
+    if let Command::RecordMember { raft_id, .. } = &mut introduction {
+        *raft_id = Some(5);
+    }
+    cluster.apply(3, &introduction);
+    assert_eq!(older(&cluster), 1);
+    cluster.apply(4, &level(1, 1));
+    assert_eq!(older(&cluster), 0);
+}
+
+#[test]
+fn a_job_of_hosts_needs_what_it_would_need_from_a_person() {
+    let recover = |kind| {
+        let Command::SubmitJob { mut job, .. } = submit(1, "web", 1, None) else {
+            unreachable!("it submits");
+        };
+        let mut decoded = job.decode_unchecked().unwrap();
+        decoded.kind = kind;
+        job.job.bytes = decoded.encode();
+        Command::RecoverJob {
+            job,
+            author: "ada".into(),
+            holders: vec![],
+            package_bytes: 1,
+            now: Millis(1),
+        }
+    };
+    assert_eq!(recover(JobKind::service(1)).feature_level(), 0);
+    assert_eq!(
+        recover(JobKind::Batch(Default::default())).feature_level(),
+        1
+    );
+}

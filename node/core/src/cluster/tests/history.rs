@@ -136,10 +136,12 @@ fn what_older_versions_wrote_is_read() {
     assert!(replayed.jobs()[&job].stopped_by.is_some());
     let versions = |cluster: &Cluster| {
         let mut versions = cluster.jobs()[&job].versions.clone();
-        // What was not kept then is read from their bytes when it is needed.
-        versions
-            .iter_mut()
-            .for_each(|version| version.demand = None);
+        // What was not kept then is read from their bytes when it is needed, or
+        // is none.
+        for version in &mut versions {
+            version.demand = None;
+            version.accepted_under = Default::default();
+        }
         versions
     };
     assert_eq!(versions(&replayed), versions(&state));

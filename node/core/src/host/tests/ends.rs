@@ -41,6 +41,7 @@ fn forget(reign: u64, sequence: u64) -> Event {
         authority: authority(reign),
         confirmed: None,
         forget: vec![(slot("work", 0), generation(reign, sequence))],
+        renewals: None,
     })
 }
 

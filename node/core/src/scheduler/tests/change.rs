@@ -6,7 +6,7 @@ use crate::{
     auction::StopReason,
     cluster::{RolloutControl, RolloutPhase},
 };
-use potluck_specs::job::{Amount, Dependency, DependencyState, Stage, StageSize};
+use potluck_specs::job::{Amount, AtMost, Dependency, DependencyState, Level, Stage, StageSize};
 
 pub(super) fn web() -> JobName {
     JobName::in_default("web")
@@ -42,13 +42,13 @@ impl World {
         version
     }
 
-    fn change(&mut self, make: impl FnOnce(ChangeId) -> Command) -> Reply {
+    pub(super) fn change(&mut self, make: impl FnOnce(ChangeId) -> Command) -> Reply {
         let mut change = [77; 16];
         change[..8].copy_from_slice(&self.index.to_be_bytes());
         self.propose(&make(ChangeId(change)))
     }
 
-    fn drain(&mut self, k: u8, deadline: Option<u64>) {
+    pub(super) fn drain(&mut self, k: u8, deadline: Option<u64>) {
         let reply = self.change(|change| Command::Drain {
             change,
             node: node(k),
@@ -125,7 +125,11 @@ impl World {
     }
 
     /// Runs with tasks failing all the while.
-    fn run_failing(&mut self, ms: u64, fails: impl Fn(NodeId, &SlotReport) -> bool + Copy) {
+    pub(super) fn run_failing(
+        &mut self,
+        ms: u64,
+        fails: impl Fn(NodeId, &SlotReport) -> bool + Copy,
+    ) {
         let end = self.now + ms;
         while self.now < end {
             self.fail_where(fails);
@@ -300,6 +304,37 @@ fn a_version_that_fails_everywhere_is_in_a_crash_loop_and_its_rollout_stops() {
     }
 }
 
+/// As many tasks as hosts, one on each: what failed on a host as the version
+/// that is taken back must not keep the one before it from it.
+#[test]
+fn what_is_rolled_back_goes_where_the_failed_version_was() {
+    let mut world = World::new("abc");
+    let mut first = job(1, 3, 400);
+    first.placement.at_most = vec![AtMost {
+        level: Level::Node,
+        count: 1,
+    }];
+    world.submit_job(&first);
+    world.until("healthy", |w| w.healthy(3) == 3);
+    let mut next = first.clone();
+    next.version = 2;
+    next.task.args = vec!["bad".into()];
+    next.change.update.health_deadline_ms = 20_000;
+    next.change.update.rollback = true;
+    world.submit_job(&next);
+    let start = world.now;
+    while world.phase() == RolloutPhase::Rolling {
+        assert!(world.now < start + 60_000, "{}", world.show());
+        world.run_failing(HOP, |_, report| report.version == 2);
+    }
+    assert!(matches!(world.phase(), RolloutPhase::RolledBack { .. }));
+    let end = world.now + 15_000;
+    while world.serving("web", Some(1)) < 3 {
+        assert!(world.now < end, "{}", world.show());
+        world.run_failing(HOP, |_, report| report.version == 2);
+    }
+}
+
 #[test]
 fn stages_come_one_after_the_other_each_after_its_bake() {
     let mut world = World::new("aabbcc");
@@ -453,7 +488,12 @@ fn a_job_starts_after_what_it_depends_on_and_stops_before_it() {
             .used
             .values()
             .next(),
-        Some(&Use::Dependency { job: web() })
+        Some(&Use::Dependency {
+            on: Unmet {
+                job: web(),
+                lack: Lack::Missing,
+            }
+        })
     );
     world.submit(1, 3, 100);
     world.until("both", |w| w.serving("front", None) == 2);
@@ -521,7 +561,9 @@ fn a_host_that_joins_is_given_its_share_slowly() {
     assert_eq!(plan.len(), 1);
     assert_eq!(plan[0].to, node(3));
     assert_eq!(plan[0].why, MoveReason::Returned);
-    assert!(plan[0].crowd_from.0 >= plan[0].crowd_to.0 + 2, "{plan:?}");
+    let (level, there, here) = plan[0].crowd[0];
+    assert_eq!(level, Level::Rack);
+    assert!(there >= here + 2, "{plan:?}");
     world.seen.clear();
     let start = world.now;
     while world.hosts[&node(3)].slots.len() < 3 {

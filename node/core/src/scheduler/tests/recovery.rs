@@ -164,3 +164,73 @@ fn a_job_that_the_log_never_had_runs_on_until_it_is_taken_in() {
     let record = &world.cluster.jobs()[&JobName::in_default("web")];
     assert!(record.recovered_at.is_some() && !record.stopped);
 }
+
+fn work(version: u64) -> Job {
+    let mut work = job(version, 1, 100);
+    work.kind = JobKind::Batch(potluck_specs::job::Batch {
+        completions: 2,
+        parallelism: 2,
+        array: true,
+        ..Default::default()
+    });
+    work.task.ports.clear();
+    work.task.services.clear();
+    work
+}
+
+/// Both tasks of work that the log will lack have ended, and no quorum counts
+/// it before most voters are lost.
+fn ended_and_lost() -> World {
+    let mut world = World::new("abc");
+    let (earlier, index) = (world.cluster.clone(), world.index);
+    world.submit_job(&work(1));
+    world.until("both run", |w| w.running().len() == 2);
+    world.reign(1);
+    world.run(3_000);
+    world.quorum = false;
+    world.run(1_000);
+    let now = world.now;
+    for host in world.hosts.values_mut() {
+        for id in host.slots.keys().cloned().collect::<Vec<_>>() {
+            host.set(&id, TaskState::Stopped, now);
+            let ended = Some(crate::session::Outcome::Succeeded);
+            host.slots.get_mut(&id).unwrap().ended = ended;
+        }
+    }
+    world.run(2_000);
+    world.recover(earlier, index);
+    world.quorum = true;
+    world
+}
+
+#[test]
+fn work_of_which_hosts_have_the_ends_alone_is_known_too() {
+    let mut world = ended_and_lost();
+    world.run(15_000);
+    let name = JobName::in_default("web");
+    let unknown = world.scheduler.unknown_jobs(&world.cluster);
+    assert_eq!(unknown.get(&name).map(|(version, _)| *version), Some(1));
+    assert!(!world.scheduler.hosts_running(&name, 1).is_empty());
+    assert_eq!(world.recover_job(&work(1)), Reply::Accepted { version: 1 });
+    world.run(10_000);
+    let batch = world.cluster.batch(&name).unwrap();
+    assert!(batch.unknown, "nothing of it is started again");
+    assert_eq!(batch.done(), 2, "and what hosts tell is noted");
+    let kept: usize = world.hosts.values().map(|host| host.slots.len()).sum();
+    assert_eq!(kept, 0, "hosts have forgotten what is counted");
+}
+
+#[test]
+fn ends_of_another_job_of_the_same_number_do_not_count() {
+    let mut world = ended_and_lost();
+    // Before anybody has looked at what hosts have, a person runs it again.
+    world.submit_job(&work(1));
+    world.until("both run", |w| w.running().len() == 2);
+    let name = JobName::in_default("web");
+    assert_eq!(world.cluster.batch(&name).unwrap().done(), 0);
+    world.run(10_000);
+    assert_eq!(world.cluster.batch(&name).unwrap().done(), 0);
+    assert_eq!(world.running().len(), 2);
+    let kept: usize = world.hosts.values().map(|host| host.slots.len()).sum();
+    assert_eq!(kept, 2, "the old ends are forgotten");
+}
