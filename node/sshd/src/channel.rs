@@ -50,6 +50,7 @@ pub(crate) async fn carry(
             INPUT_BYTES_MAX >> 20
         )))),
     };
+    input.close();
     let (code, why) = match heard {
         Ok(end) => end,
         Err(error) => (CODE_LOST, Some(format!("the session was lost: {error}"))),

@@ -61,6 +61,7 @@ pub(crate) struct Input {
 struct Waiting {
     bytes: VecDeque<u8>,
     has_ended: bool,
+    is_over: bool,
     holds: bool,
     is_stuck: bool,
 }
@@ -85,7 +86,7 @@ impl Input {
     /// [`Self::too_much`] ends the session.
     pub(crate) fn add(&self, bytes: &[u8]) {
         let mut waiting = self.waiting();
-        if waiting.bytes.len() <= INPUT_BYTES_MAX {
+        if !waiting.is_over && waiting.bytes.len() <= INPUT_BYTES_MAX {
             waiting.bytes.extend(bytes);
         }
         self.hold_or_not(&mut waiting);
@@ -97,6 +98,15 @@ impl Input {
     pub(crate) fn end(&self) {
         self.waiting().has_ended = true;
         self.more.notify_one();
+    }
+
+    /// The session is over: what waits and what still comes is for nobody, and
+    /// must not keep the client's last words from being heard.
+    pub(crate) fn close(&self) {
+        let mut waiting = self.waiting();
+        waiting.is_over = true;
+        waiting.bytes = VecDeque::new();
+        self.hold_or_not(&mut waiting);
     }
 
     /// How many bytes wait, when some do; 0 at the end. Can be dropped at any
@@ -297,6 +307,17 @@ mod tests {
         one.take(QUEUE_BYTES / 4);
         assert!(is_held(&gate), "until half is taken");
         one.take(QUEUE_BYTES / 4 + 1);
+        assert!(!is_held(&gate));
+    }
+
+    #[test]
+    fn a_session_that_is_over_holds_nobody() {
+        let gate = Arc::new(Gate::default());
+        let input = Input::of(&gate);
+        input.add(&vec![0; QUEUE_BYTES + 1]);
+        assert!(is_held(&gate));
+        input.close();
+        input.add(&vec![0; QUEUE_BYTES + 1]);
         assert!(!is_held(&gate));
     }
 

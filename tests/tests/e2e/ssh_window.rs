@@ -123,6 +123,16 @@ pub(super) fn a_command_may_print_before_it_reads(config: &Path) {
     assert_eq!(counted, INPUT_BYTES.to_string());
 }
 
+pub(super) fn a_command_need_not_read(config: &Path) {
+    let mut command = openssh("ssh", config);
+    command.args([HOST, "exit 6"]);
+    let input = tempfile_of(config, 24 << 20);
+    command.stdin(fs::File::open(&input).unwrap());
+    let output = command.output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(6), "{error}");
+}
+
 /// It would be memory of the node without an end.
 pub(super) fn what_is_never_read_ends_its_session(config: &Path) {
     let mut command = openssh("ssh", config);
