@@ -439,7 +439,7 @@ fn a_try_that_is_refused_half_way_doubles_nothing() {
         writer.write(Stream::Out, format!("line {number}\n").as_bytes(), 1_001);
     }
     // The disk takes some frames of what waits, and refuses the rest.
-    writer.refuse_after_for_test(2);
+    writer.refuse_after_for_test(1);
     writer.retry(1_002);
     assert!(writer.refused().is_some());
     assert!(read_from(folder.path(), 0).len() > 5);
