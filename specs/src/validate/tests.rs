@@ -261,7 +261,7 @@ fn only_a_draft_tells_where_its_packages_are() {
 #[test]
 fn what_nobody_executes_is_refused_when_it_is_to_run() {
     let mut asks = draft();
-    asks.change.exclusive = Some(Exclusive::default());
+    asks.task.adaptive.mode = AdaptiveMode::Auto;
     assert_eq!(check(&asks), []);
     assert!(refused(&check_job(&bound(asks))));
 }

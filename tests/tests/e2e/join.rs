@@ -276,6 +276,15 @@ fn of_two_nodes_on_copies_of_a_folder_the_later_ends() {
     let copy = fleet.root().join("copy");
     copy_folder(&fleet.data(&original), &copy);
     fleet.start(&original).unwrap();
+    // For some seconds the others can't tell that it was away: it has to know
+    // its scheduler itself, to be the first of the two that is heard.
+    let own = fleet.client(&original);
+    until("a scheduler for the original", WAIT, || {
+        let info = own.json(&["info"]).map_err(|error| error.to_string())?;
+        let leader = info["leader"].as_str().map(drop);
+        leader.ok_or_else(|| info.to_string())
+    })
+    .unwrap();
     fleet.await_up(&original);
     let before = fleet.processes(&original).agent;
 

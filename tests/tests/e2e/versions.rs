@@ -126,10 +126,7 @@ fn a_bad_version_is_rolled_back_and_run_says_so() {
     fleet.run("r1h1", &spec);
     let before = await_healthy(&client, "web", &[]);
 
-    let bad = good.replace(
-        "replicas",
-        "args = [], env = {\"PORT_HTTP\": \"none\"}, replicas",
-    );
+    let bad = good.replace("command = \"potluck-hello\"", "command = \"/bin/false\"");
     let bad = fleet.spec("web", &bad);
     let failed = failure(&client, &["run", &bad]);
     assert_eq!(failed.code, Some(1), "{}", failed.stderr);
