@@ -29,9 +29,16 @@ use std::{
 /// supervisor is busy with something else; what fills it waits in the pipe.
 const QUEUE_BYTES: usize = 512 << 10;
 
+/// What a chunk takes beside its bytes: its place in the queue, and what the
+/// allocator adds. A task may write byte by byte.
+const CHUNK_BYTES: usize = 96;
+
 /// A disk that has not taken something for so long does not answer. Disks that
 /// are only busy were seen to need some hundred milliseconds.
 const STALL_MS: u64 = 1_000;
+
+/// Why nobody can enter the task meanwhile.
+const NOT_STILL: &str = "the disk of its log does not answer";
 
 /// What is said of such a disk.
 pub(crate) const STALLED: &str = "the disk does not answer";
@@ -108,7 +115,11 @@ impl Scribe {
     pub(crate) fn begin(log: LogWriter, has_age: bool) -> io::Result<Scribe> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let shared = Arc::new(Shared {
-            desk: Mutex::default(),
+            // Until it waits for the first time it is busy with its beginning.
+            desk: Mutex::new(Desk {
+                busy_since: Some(boot_now()),
+                ..Desk::default()
+            }),
             changed: Condvar::new(),
             bell: EventFd::from_flags(flags)?,
         });
@@ -156,7 +167,7 @@ impl Scribe {
     fn put(&self, chunk: Chunk, bytes: usize) {
         let mut desk = self.shared.desk();
         desk.chunks.push_back(chunk);
-        desk.bytes += bytes;
+        desk.bytes += bytes + CHUNK_BYTES;
         drop(desk);
         self.shared.changed.notify_all();
     }
@@ -183,6 +194,10 @@ impl Scribe {
     /// It does not: the disk stalls.
     pub(crate) fn still(&self) -> Result<Still<'_>, &'static str> {
         let mut desk = self.shared.desk();
+        if desk.is_at_it_for(STALL_MS) {
+            // Nothing else is heard meanwhile: what is known is not waited for.
+            return Err(NOT_STILL);
+        }
         desk.is_still = true;
         let wait = self
             .shared
@@ -192,7 +207,7 @@ impl Scribe {
         let (desk, timeout) = wait.expect(UNHARMED);
         drop(desk);
         match timeout.timed_out() {
-            true => Err("the disk of its log does not answer"),
+            true => Err(NOT_STILL),
             false => Ok(still),
         }
     }
@@ -270,6 +285,7 @@ impl Desk {
         }
         match self.chunks.pop_front() {
             Some(chunk) => {
+                self.bytes -= CHUNK_BYTES;
                 if let Chunk::Text(_, bytes, _) = &chunk {
                     self.bytes -= bytes.len();
                 }
@@ -292,6 +308,9 @@ impl Shared {
             if let Some(work) = desk.work(waits, due) {
                 desk.busy_since = Some(boot_now());
                 return work;
+            }
+            if desk.busy_since.take().is_some() && desk.is_still {
+                self.changed.notify_all();
             }
             desk = match due.filter(|_| !desk.is_still) {
                 None => self.changed.wait(desk).expect(UNHARMED),

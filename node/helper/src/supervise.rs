@@ -533,8 +533,10 @@ impl Supervisor {
 
     fn open_session(&mut self, request: SessionRequest, descriptors: Vec<OwnedFd>) {
         let sandbox = self.sandbox.as_ref();
-        let still = self.output.as_ref().map(Output::still).transpose();
-        let task = self.life.may_enter().and_then(|()| {
+        let may_enter = self.life.may_enter();
+        let output = self.output.as_ref().filter(|_| may_enter.is_ok());
+        let still = output.map(Output::still).transpose();
+        let task = may_enter.and_then(|()| {
             let launched = &sandbox.ok_or("it has ended")?.launched;
             if let Err(why) = &still {
                 return Err(*why);
@@ -871,6 +873,11 @@ fn start_task(
     let limits = LogLimits::from(description.logs).within(description.disk_bytes);
     let log = LogWriter::open(&description.log_folder, limits)
         .map_err(|error| format!("the log can't be opened: {error}"))?;
+    // The host may have slept since the agent counted: somebody else may have
+    // the slot by now.
+    if boot_now() >= life.lease_until() {
+        return Err("its lease was over before it could start".into());
+    }
     let launched =
         launch(description, folder, life.lease_until()).map_err(|error| chain(&error))?;
     Ok((log, launched))

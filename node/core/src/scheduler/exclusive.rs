@@ -121,6 +121,14 @@ impl Scheduler {
         self.catalog.latest(job)?.change.exclusive
     }
 
+    /// Must the task be stopped before its next one is placed? Its own version
+    /// may have been exclusive when the newest is not, or the other way round.
+    pub(super) fn leaves_exclusively(&self, cluster: &Cluster, task: &Leaving) -> bool {
+        let report = self.picture.report(task.seat, task.node);
+        self.is_exclusive(task.seat.job)
+            || report.is_some_and(|report| self.ran_on_lease(cluster, task.seat, report))
+    }
+
     pub(super) fn is_exclusive(&self, job: JobId) -> bool {
         self.exclusive(job).is_some()
     }
@@ -155,6 +163,8 @@ impl Scheduler {
         let given = given.filter(|given| ended.is_none_or(|ended| ended < given.generation));
         let given = given.map(|given| given.until);
         let over = ended.is_some_and(|ended| ended >= record.generation);
+        // Of an earlier epoch there may have been later holders than it names.
+        let over = over && self.is_of_this_epoch(record.generation);
         let before = match over || self.is_of_this_reign(record.generation) {
             // Its award left in this reign, if at all: all renewals are known.
             true => None,
@@ -175,9 +185,12 @@ impl Scheduler {
 
     /// Nobody holds it by the log, which after a recovery may lack who does.
     fn lease_that_may_be(&self, cluster: &Cluster, seat: Seat) -> Option<Bound> {
-        if cluster.recovery().is_none() || self.began_here(seat.job) {
+        let ended = self.holdings.ended.get(&seat);
+        if cluster.recovery().is_none() || ended.is_some_and(|end| self.is_of_this_epoch(*end)) {
             return None;
         }
+        // Nor is a job that was accepted in this reign new for sure: the log
+        // that was lost may have had it.
         let own = self.exclusive(seat.job)?;
         Some(Bound {
             holder: None,
@@ -366,12 +379,11 @@ impl Scheduler {
     /// Is the lease of a silent host over? Then its task is, too, whatever
     /// became of the host.
     pub(super) fn has_lapsed(&self, cluster: &Cluster, seat: Seat, node: NodeId) -> bool {
-        self.is_exclusive(seat.job)
-            && !self.is_heard(node)
+        !self.is_heard(node)
             && self
                 .picture
                 .report(seat, node)
-                .is_some_and(|report| self.ran_on_lease(seat, report))
+                .is_some_and(|report| self.ran_on_lease(cluster, seat, report))
             && self.lease_of(cluster, seat).is_none()
     }
 
@@ -383,22 +395,26 @@ impl Scheduler {
         seat: Seat,
         node: NodeId,
     ) -> Option<Millis> {
-        if !self.is_exclusive(seat.job) || self.is_heard(node) {
+        if self.is_heard(node) {
             return None;
         }
         let bound = self.lease_of(cluster, seat)?;
         Some(bound.until.since(self.now))
     }
 
-    /// Was the task awarded as an exclusive one?
-    fn ran_on_lease(&self, seat: Seat, report: &SlotReport) -> bool {
-        self.lease_ms(seat.job, report.version).is_some()
+    /// Was the task awarded as an exclusive one? Of a version that the log
+    /// keeps no longer that is known only if the newest runs the same tasks.
+    fn ran_on_lease(&self, cluster: &Cluster, seat: Seat, report: &SlotReport) -> bool {
+        let job = &report.slot.job;
+        let version = self.catalog.of_task(cluster, seat.job, job, report.version);
+        let is_known = !is_unknown(cluster, job, report.version);
+        is_known && version.is_some_and(|job| job.change.exclusive.is_some())
     }
 
     /// Stops what holds an exclusive slot under an older award than the log's,
     /// or under one that the log never had or gave back.
     pub(super) fn stop_overtaken(&mut self, cluster: &Cluster, seat: Seat) {
-        if !self.is_exclusive(seat.job) {
+        if !self.is_exclusive(seat.job) && cluster.exclusive_at() == 0 {
             return;
         }
         let record = self
@@ -414,8 +430,7 @@ impl Scheduler {
                 });
                 let valid = record.is_some_and(|record| report.generation >= record)
                     && self.is_of_this_epoch(report.generation);
-                let known = !is_unknown(cluster, &report.slot.job, report.version);
-                let ran_on_lease = known && self.ran_on_lease(seat, report);
+                let ran_on_lease = self.ran_on_lease(cluster, seat, report);
                 self.is_heard(*node) && ran_on_lease && !awarded && !valid
             })
             .map(|(node, _)| node)

@@ -75,7 +75,7 @@ impl Scheduler {
                 self.leave_work(cluster, task, &mut survey, now);
                 continue;
             }
-            if self.is_exclusive(target.id()) {
+            if self.leaves_exclusively(cluster, &task) {
                 self.leave_exclusively(cluster, target, task, &mut survey, now);
                 continue;
             }

@@ -71,6 +71,9 @@ const SESSIONS_MAX: usize = 2 * SSH_CHANNELS_MAX;
 /// What a server may say for the node's log: the one line that it has.
 const WORDS_BYTES_MAX: u64 = 1_024;
 
+/// How long they are waited for: the server has ended, so they are there.
+const WORDS_WAIT: Duration = Duration::from_millis(100);
+
 /// How long sessions may take to be written down as ended when their
 /// connection is over. Their streams have ended then: a line to the disk each.
 const ENDING_LIMIT: Duration = Duration::from_secs(10);
@@ -282,8 +285,10 @@ async fn pass_on_words(server: &mut Child, session: &str) {
         return;
     };
     let mut words = Vec::new();
-    let read = stderr.take(WORDS_BYTES_MAX).read_to_end(&mut words).await;
-    if read.is_ok() && !words.is_empty() {
+    // The other end may have been handed to somebody who keeps it open.
+    let mut stderr = stderr.take(WORDS_BYTES_MAX);
+    let _ = timeout(WORDS_WAIT, stderr.read_to_end(&mut words)).await;
+    if !words.is_empty() {
         let words = String::from_utf8_lossy(&words);
         tracing::warn!(session, words = ?words.trim_end(), "a server of ssh had something to say");
     }

@@ -1,8 +1,9 @@
 //! Exclusive slots: what is waited for, by whom, and what people are told of
 //! it. That nothing ever runs twice is the simulator's to watch.
 
+use super::change::staged;
 use super::*;
-use potluck_specs::job::Exclusive;
+use potluck_specs::job::{Amount, Exclusive, StageSize};
 
 const LEASE: u64 = 10_000;
 
@@ -189,4 +190,36 @@ fn a_host_of_an_older_version_gets_none() {
     world.submit_job(&only(1));
     world.until("it runs", |world| !world.on(&slot(0)).is_empty());
     assert_eq!(world.on(&slot(0)), [node(2)]);
+}
+
+/// What runs decides how it leaves, not what the newest version says: a task
+/// with a lease can't have its next one beside it.
+#[test]
+fn a_version_that_is_exclusive_no_longer_takes_the_place_of_one_that_is() {
+    let (mut world, _) = running();
+    let mut next = only(2);
+    next.change.exclusive = None;
+    next.change.budget = Some(Amount::Count(0));
+    next.task.args = vec!["next".into()];
+    world.submit_job(&next);
+    world.until("the next runs", |world| world.serving("web", Some(2)) == 1);
+}
+
+/// Tasks of a version that the log keeps no longer are not taken for exclusive
+/// because the newest is.
+#[test]
+fn tasks_of_before_a_job_was_exclusive_are_left_to_its_rollout() {
+    let mut world = World::new("abc");
+    world.submit(1, 3, 400);
+    world.until("healthy", |world| world.healthy(3) == 3);
+    for version in 2..=crate::cluster::VERSIONS_KEPT as u64 + 2 {
+        let mut next = staged(version, 3, &[(StageSize::Count(1), 3_600_000)]);
+        next.change.exclusive = Some(Exclusive { lease_ms: LEASE });
+        world.submit_job(&next);
+        world.run(2_000);
+    }
+    let kept = &world.cluster.jobs()[&JobName::in_default("web")].versions;
+    assert!(kept.iter().all(|version| version.version != 1));
+    world.run(20_000);
+    assert_eq!(world.serving("web", Some(1)), 2, "{}", world.show());
 }
