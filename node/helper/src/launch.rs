@@ -613,7 +613,8 @@ fn clone_into(plan: &mut Plan, flags: c_int) -> Result<(Pid, OwnedFd), Errno> {
 /// refused by the system call filters of common container runtimes.
 ///
 /// # Safety
-/// The process has one thread, and the child never returns from its caller.
+/// No other thread of the process holds a lock: there is none, or it is still
+/// ([`crate::scribe::Still`]). The child never returns from its caller.
 pub(crate) unsafe fn clone_process(flags: c_int) -> Result<Option<(Pid, OwnedFd)>, Errno> {
     let flags = flags | libc::CLONE_PIDFD | libc::SIGCHLD;
     let mut pidfd: c_int = -1;

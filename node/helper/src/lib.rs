@@ -4,7 +4,7 @@
 //! This crate answers for the helper and for every byte that it leaves on
 //! disk or on its socket. What should run, when, and what follows an end is
 //! decided by the agent. There is no async runtime here: a helper is one
-//! thread, and there is one for each task of a host.
+//! thread for each task of a host, and one more that writes the task's log.
 
 pub mod archive;
 pub mod description;

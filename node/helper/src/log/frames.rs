@@ -116,8 +116,8 @@ impl OpenSegment {
         self.unflushed_lines = 0;
     }
 
-    /// Synced here only: a sync for each frame would hold up the helper's one
-    /// thread, and with it the lease, for as long as the disk likes.
+    /// Synced here only: a sync for each frame would keep lines in the queue, and
+    /// the task at its pipe, for as long as the disk likes.
     pub(super) fn finish(mut self) -> io::Result<()> {
         self.end_frame()?;
         self.file.sync_data()
