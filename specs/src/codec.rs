@@ -7,6 +7,7 @@
 //! versions: unknown fields are ignored. Both are given a limit.
 
 use serde::{Serialize, de::DeserializeOwned};
+use std::io;
 
 /// Why bytes were refused.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +42,36 @@ pub enum CodecError {
 /// Encodes a value. Types with a fallible `Serialize` don't belong on the wire.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     cbor4ii::serde::to_vec(Vec::new(), value).expect("our own types encode")
+}
+
+/// The same, if it comes to at most `bytes_max`; never takes much more memory.
+pub fn encode_within<T: Serialize>(value: &T, bytes_max: usize) -> Option<Vec<u8>> {
+    let mut bounded = Bounded {
+        bytes: Vec::new(),
+        bytes_max,
+    };
+    let encoded = cbor4ii::serde::to_writer(&mut bounded, value);
+    encoded.is_ok().then_some(bounded.bytes)
+}
+
+/// Takes so many bytes.
+struct Bounded {
+    bytes: Vec<u8>,
+    bytes_max: usize,
+}
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() > self.bytes_max - self.bytes.len() {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Decodes a message of at most `bytes_max`, ignoring fields that the type
@@ -88,10 +119,20 @@ mod tests {
     use super::*;
     use serde::Deserialize;
 
-    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Point {
         x: u32,
+    }
+
+    #[test]
+    fn what_is_too_long_is_not_encoded() {
+        let value = vec![Point { x: 1 }; 3];
+        let whole = encode(&value);
+        assert_eq!(encode_within(&value, whole.len()), Some(whole.clone()));
+        for bytes_max in 0..whole.len() {
+            assert_eq!(encode_within(&value, bytes_max), None);
+        }
     }
 
     #[test]

@@ -59,10 +59,10 @@ pub const UNSUPPORTED: &[Row] = &[
     row("task.devices", "asking for devices", |w| {
         !w.task.devices.is_empty()
     }),
-    row("task.adaptive", "requests that follow the use", |w| {
+    row("task.adaptive", "adapting requests to the use", |w| {
         w.task.adaptive.mode != AdaptiveMode::Off
     }),
-    row("task.services", "tags of services", |w| {
+    row("task.services", "a service with tags", |w| {
         w.task
             .services
             .iter()

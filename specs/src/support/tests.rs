@@ -26,10 +26,10 @@ const USES: &[(&str, Use)] = &[
     ("asking for devices", |d| {
         d.task.devices = [("gpu".into(), 1)].into()
     }),
-    ("requests that follow", |d| {
+    ("adapting requests", |d| {
         d.task.adaptive.mode = AdaptiveMode::Recommend
     }),
-    ("tags of services", |d| {
+    ("a service with tags", |d| {
         d.task.services = vec![ServiceSpec::new("web", "http")];
         d.task.services[0].tags.push("a".into());
     }),

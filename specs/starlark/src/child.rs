@@ -8,6 +8,7 @@ use crate::{
     protocol::{self, DOCUMENT_BYTES_MAX, Reply, Say, TalkError, Task},
 };
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
+use potluck_specs::codec;
 use std::{io, thread};
 
 /// Address space of the child: the program, [`STACK_BYTES`], and some 700 MiB
@@ -95,7 +96,8 @@ fn evaluate() -> Result<u8, ChildError> {
             continue;
         };
         let evaluated = Say::Done(Box::new(evaluator.evaluate(&label)));
-        if potluck_specs::codec::encode(&evaluated).len() as u64 > DOCUMENT_BYTES_MAX {
+        // Not encoded whole: that may take more memory than there is.
+        if codec::encode_within(&evaluated, DOCUMENT_BYTES_MAX as usize).is_none() {
             return Ok(EXIT_OUTPUT);
         }
         protocol::send(&mut io::stdout(), &evaluated)?;

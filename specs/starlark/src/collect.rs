@@ -29,6 +29,8 @@ pub(crate) struct Collector {
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     pub(crate) jobs: Vec<Declared>,
+    /// Of jobs with findings, what others see of them.
+    pub(crate) refused: Vec<Declared>,
     pub(crate) params: Vec<Parameter>,
     pub(crate) findings: Vec<Finding>,
 }
@@ -88,6 +90,11 @@ impl Collector {
         }
         jobs.push(job);
         Ok(())
+    }
+
+    /// Remembers a job that has findings, of which there are not too many.
+    pub(crate) fn refuse(&self, job: Declared) {
+        self.found.borrow_mut().refused.push(job);
     }
 
     /// Remembers a param; false if there is one of its name, declared in

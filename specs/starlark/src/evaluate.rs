@@ -270,10 +270,11 @@ impl<'f> Evaluator<'f> {
     fn conclude(&self, name: &str, found: Found, ended_early: bool) -> Evaluated {
         let Found {
             jobs,
+            refused,
             mut params,
             mut findings,
         } = found;
-        findings.extend(together(&jobs));
+        findings.extend(together(&jobs, &refused));
         if !ended_early {
             findings.extend(self.wanted.settings.unknown(&params));
         }
@@ -481,12 +482,14 @@ impl<'f> Evaluator<'f> {
     }
 }
 
-/// What is to be said about the jobs of a file together.
-fn together(jobs: &[Declared]) -> Vec<Finding> {
-    let drafts: Vec<JobDraft> = jobs.iter().map(|job| job.draft.clone()).collect();
+/// What is to be said about the jobs of a file together, also about those that
+/// are refused for something else.
+fn together(jobs: &[Declared], refused: &[Declared]) -> Vec<Finding> {
+    let all: Vec<&Declared> = jobs.iter().chain(refused).collect();
+    let drafts: Vec<JobDraft> = all.iter().map(|job| job.draft.clone()).collect();
     let found = validate::check_set(&drafts).into_iter();
     let told = found.map(|(index, found)| {
-        let call = &jobs[index].call;
+        let call = &all[index].call;
         let field = fields::argument(&found.path, call);
         let kind = match validate::is_stranger(&found) {
             true => FindingKind::UnknownJob,

@@ -15,7 +15,7 @@ use crate::{
 };
 use allocative::Allocative;
 use potluck_specs::{
-    job::{JobDraft, PortSpec},
+    job::{JobDraft, JobKind, PortSpec},
     validate,
 };
 use starlark::{
@@ -136,10 +136,26 @@ fn job(call: Call, collector: &Collector) -> Result<(), TooMany> {
         let message = format!("job {} stands twice", draft.name);
         return collector.tell(at(&call, &steps("name"), FindingKind::Invalid, message));
     }
-    match refused {
-        true => Ok(()),
-        false => collector.declare(Declared { draft, call }),
+    if !refused {
+        return collector.declare(Declared { draft, call });
     }
+    if !call.is_wrong(&steps("name")) {
+        let draft = known_by_others(draft);
+        collector.refuse(Declared { draft, call });
+    }
+    Ok(())
+}
+
+/// What other jobs see of a refused one: its name, and whom it waits for. How
+/// many tasks it has, and which ports, is not known.
+fn known_by_others(draft: JobDraft) -> JobDraft {
+    let mut known = JobDraft {
+        name: draft.name,
+        kind: JobKind::PerNode,
+        ..JobDraft::default()
+    };
+    known.change.depends_on = draft.change.depends_on;
+    known
 }
 
 /// The draft with the ports whose numbers are wrong: their names are known all

@@ -430,7 +430,11 @@ fn mend(kind: &Kind, value: Value) -> Option<String> {
             Some(format!("did you mean {near:?}?"))
         }
         Kind::Bytes if whole(value).is_none() && value.unpack_str().is_none() => {
-            number().map(|_| "that is more than any node has".into())
+            let number = UnpackFloat::unpack_value(value).ok().flatten()?.0;
+            Some(match number > (1u64 << 53) as f64 {
+                true => "that is more than any node has".into(),
+                false => "whole bytes, or with a unit: \"64MiB\"".into(),
+            })
         }
         Kind::Bytes => Some(write(units::meant_bytes(value.unpack_str()?)?)),
         Kind::Rate => Some(write(units::meant_rate(value.unpack_str()?)?)),

@@ -111,7 +111,7 @@ one in the same folder. A name that begins with `_` stays private. Links out of 
 from those of another tree. A package lies in the root folder, too; `--allow-outside` takes others. A loaded \
 file declares no jobs by itself: its functions do, when the spec calls them.
 - `None` means \"not given\", so that a function can hand on what it did not get.
-- Names that are not known are errors; so are values that make no sense. All of them are told at once.
+- Names that are not known are errors; so are values that make no sense. All of them are told at once; an error of syntax, or of an operation that can't be done, ends its file.
 - What nothing carries out yet is evaluated and shown, and refused by `potluck run`.
 
 ## Forms of values

@@ -74,13 +74,14 @@ pub(crate) fn cpu_millis_of_cores(cores: f64) -> Option<u32> {
 /// How a person would have to write what they probably meant by a text that is
 /// no quantity of ours.
 pub(crate) fn meant_bytes(text: &str) -> Option<String> {
-    let sizes: &[(&str, u64)] = &[
-        ("", 1),
-        ("b", 1),
+    let decimal: &[(&str, u64)] = &[
         ("k", 1_000),
         ("m", 1_000_000),
         ("g", 1_000_000_000),
         ("t", 1_000_000_000_000),
+    ];
+    let binary: &[(&str, u64)] = &[
+        ("b", 1),
         ("ki", 1 << 10),
         ("mi", 1 << 20),
         ("gi", 1 << 30),
@@ -92,7 +93,10 @@ pub(crate) fn meant_bytes(text: &str) -> Option<String> {
         .strip_suffix('b')
         .filter(|left| !left.is_empty())
         .unwrap_or(&unit);
-    Some(show_bytes(times(number, of_unit(sizes, unit)?)?))
+    if let Some(size) = of_unit(decimal, unit) {
+        return Some(show(times(number, size)?, &MEMORY_UNITS[..5]));
+    }
+    Some(show_bytes(times(number, of_unit(binary, unit)?)?))
 }
 
 /// The same for durations: `"1h30m"`, `"1.5s"`.
@@ -291,8 +295,10 @@ mod tests {
             ("256Mi", Some("\"256MiB\"")),
             ("256 MiB", Some("\"256MiB\"")),
             ("64mib", Some("\"64MiB\"")),
-            ("64", Some("\"64B\"")),
-            ("2G", Some("\"1953125KiB\"")),
+            ("64", None),
+            ("64M", Some("\"64MB\"")),
+            ("1500kb", Some("\"1500kB\"")),
+            ("2G", Some("\"2GB\"")),
             ("lots", None),
             ("-1MiB", None),
             ("1e400GiB", None),

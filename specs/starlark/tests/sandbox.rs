@@ -359,7 +359,7 @@ fn nested_value() -> String {
 }
 
 fn big_jobs() -> String {
-    "[job(name = 'a%d' % k, package = 'p', command = 'c', args = ['x' * 100000]) for k in range(60)]"
+    "[job(name = 'a%d' % k, package = 'p', command = 'c', args = ['x' * 100000]) for k in range(1000)]"
         .into()
 }
 
