@@ -80,9 +80,7 @@ fn circle(state: &Cluster, job: &Job, jobs: &[Job]) -> Option<Finding> {
     let next = circle.get(1)?;
     let needs = job.change.depends_on.iter();
     let position = needs.map(|needs| &needs.job).position(|on| on == next)?;
-    let path = FieldPath::of("change.depends_on")
-        .index(position)
-        .field("job");
+    let path = FieldPath::of("change.depends_on").index(position);
     let mut finding = Finding::error(path, circle_text(&circle));
     finding
         .why("each waits for the next, so none ever starts")

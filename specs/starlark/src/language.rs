@@ -114,7 +114,11 @@ fn job(call: Call, collector: &Collector) -> Result<(), TooMany> {
         call.is_wrong(field) || remarks.iter().any(same)
     };
     let (judged, knows_ports) = with_wrong_ports(&draft, &call);
-    for found in validate::check(&judged) {
+    let findings = match together::is_count_unknown(told) {
+        true => together::whatever_its_count(&judged),
+        false => validate::check(&judged),
+    };
+    for found in findings {
         if !knows_ports && together::is_about_ports(&found) {
             continue;
         }

@@ -2,10 +2,43 @@
 //! stands in for it must not make the other look wrong, too.
 
 use crate::{call::steps, place::Step};
-use potluck_specs::{finding::Finding, path::PathStep};
+use potluck_specs::{
+    finding::Finding,
+    job::{Batch, JobDraft, JobKind},
+    path::PathStep,
+    validate,
+};
 
 /// What says how many tasks there are.
 const COUNTS: &[&str] = &["replicas", "per_node", "batch"];
+
+/// What is wrong with a draft, however many tasks it has and of which kind:
+/// for one of which that is not known.
+pub(crate) fn whatever_its_count(draft: &JobDraft) -> Vec<Finding> {
+    let kinds = [
+        JobKind::service(1),
+        JobKind::service(1_000),
+        JobKind::PerNode,
+        JobKind::Batch(Batch::default()),
+    ];
+    let check = |kind| {
+        validate::check(&JobDraft {
+            kind,
+            ..draft.clone()
+        })
+    };
+    let mut findings = validate::check(draft);
+    for kind in kinds {
+        let other = check(kind);
+        findings.retain(|found| other.contains(found));
+    }
+    findings
+}
+
+/// Is one of the arguments that say how many tasks there are told as wrong?
+pub(crate) fn is_count_unknown(told: impl Fn(&[Step]) -> bool) -> bool {
+    COUNTS.iter().any(|argument| told(&steps(argument)))
+}
 
 /// An argument, and what it is judged together with. Of a list of calls the
 /// others are those of the same call.
@@ -14,11 +47,8 @@ const TOGETHER: &[(&str, &[&str])] = &[
     ("adaptive.cpu_min", &["cpu", "adaptive.cpu_max"]),
     ("adaptive.memory_max", &["memory", "adaptive.memory_min"]),
     ("adaptive.memory_min", &["memory", "adaptive.memory_max"]),
-    ("at_most", COUNTS),
     ("batch.completions", &["batch.gang"]),
     ("batch.parallelism", &["batch.completions", "batch.gang"]),
-    ("budget", COUNTS),
-    ("exclusive", COUNTS),
     ("exclusive.lease", &["maintenance"]),
     ("files", &["isolation"]),
     (
@@ -33,11 +63,8 @@ const TOGETHER: &[(&str, &[&str])] = &[
     ("mounts", &["isolation"]),
     ("mounts.size", &["memory", "limits"]),
     ("packages", &["isolation"]),
-    ("ports", COUNTS),
     ("restart.backoff_max", &["restart.backoff"]),
-    ("restart.on", COUNTS),
     ("stop.grace", &["maintenance", "exclusive"]),
-    ("update.stages", COUNTS),
 ];
 
 /// The fields that a field is judged together with.
