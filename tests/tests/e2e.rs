@@ -14,6 +14,7 @@ mod e2e {
     mod jobs;
     mod join;
     mod logs;
+    mod operate;
     mod packages;
     mod plan;
     mod quota;
