@@ -23,6 +23,7 @@ mod e2e {
     mod scenario;
     mod ssh;
     mod ssh_window;
+    mod testnet;
     mod versions;
     mod voters;
 }
