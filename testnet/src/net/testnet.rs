@@ -295,9 +295,20 @@ impl Testnet {
     }
 
     fn spawn(&self, name: &str, more: &[&str]) -> Result<(), NetError> {
-        self.node_command(name, more)?
+        let mut node = self
+            .node_command(name, more)?
             .spawn()
             .map_err(|source| io_error(&format!("can't start node {name}"), source))?;
+        // It is found by its command line, which is there a moment after this
+        // process may go on. One that has ended has none.
+        let line = format!("/proc/{}/cmdline", node.id());
+        until("the command line of a node", START_WAIT, || {
+            let is_there = fs::read(&line).is_ok_and(|line| !line.is_empty());
+            match is_there || matches!(node.try_wait(), Ok(Some(_))) {
+                true => Ok(()),
+                false => Err("it has none yet"),
+            }
+        })?;
         Ok(())
     }
 
