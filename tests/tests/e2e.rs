@@ -6,6 +6,7 @@ mod e2e {
     mod agent;
     mod batch;
     mod cli;
+    mod cut;
     mod debug;
     mod ending;
     mod exclusive;
