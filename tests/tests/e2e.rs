@@ -22,6 +22,7 @@ mod e2e {
     mod scenario;
     mod ssh;
     mod ssh_window;
+    mod testnet;
     mod versions;
     mod voters;
 }

@@ -60,6 +60,14 @@ pub enum NetError {
     /// Something did not come about.
     #[error(transparent)]
     TimedOut(#[from] TimedOut),
+    /// A node that was to come up has ended instead.
+    #[error("node {name} ended: {said}")]
+    Ended {
+        /// The node.
+        name: String,
+        /// The last that it logged.
+        said: String,
+    },
 }
 
 /// What a testnet is brought up with.
@@ -159,10 +167,11 @@ impl Testnet {
         let net = Testnet::found(options)?;
         let token = net.token(u32::from(options.nodes).max(1))?;
         let joined = usize::from(options.joined).max(1);
-        for node in net.layout.nodes.iter().take(joined).skip(1) {
-            net.start_joining(&node.name, &token)?;
+        let started = net.names().into_iter().take(joined).collect::<Vec<_>>();
+        for name in started.iter().skip(1) {
+            net.start_joining(name, &token)?;
         }
-        net.await_all_up()?;
+        net.await_up(&started)?;
         Ok(net)
     }
 
@@ -328,38 +337,57 @@ impl Testnet {
     /// Waits until a node answers on its socket.
     ///
     /// # Errors
-    /// [`NetError::TimedOut`].
+    /// [`NetError::TimedOut`]; [`NetError::Ended`] as soon as it runs no more.
     pub fn await_answer(&self, name: &str) -> Result<Value, NetError> {
         let client = self.client(name);
         let what = format!("an answer of node {name}");
-        Ok(until(&what, START_WAIT, || client.json(&["info"]))?)
+        until(&what, START_WAIT, || match client.json(&["info"]) {
+            Ok(info) => Ok(Ok(info)),
+            Err(failed) => self.unless_ended(name, failed.to_string()),
+        })?
+    }
+
+    /// What to wait for yet, unless the node has ended meanwhile.
+    fn unless_ended<T>(&self, name: &str, seen: String) -> Result<Result<T, NetError>, String> {
+        if self.processes(name).agent.is_some() {
+            return Err(seen);
+        }
+        let log = self.log(name);
+        let said = log.lines().rev().find(|line| line.starts_with("error: "));
+        let said = said
+            .or(log.lines().next_back())
+            .unwrap_or("it said nothing");
+        Ok(Err(NetError::Ended {
+            name: name.into(),
+            said: said.trim_start_matches("error: ").into(),
+        }))
     }
 
     /// Waits until the scheduler has a session with every node whose process
     /// runs.
     ///
     /// # Errors
-    /// [`NetError::TimedOut`].
+    /// [`NetError::TimedOut`]; [`NetError::Ended`] as soon as one runs no more.
     pub fn await_all_up(&self) -> Result<(), NetError> {
-        let names = self.names();
-        let running: Vec<&String> = names
-            .iter()
-            .filter(|name| self.processes(name).agent.is_some())
-            .collect();
+        let mut running = self.names();
+        running.retain(|name| self.processes(name).agent.is_some());
+        self.await_up(&running)
+    }
+
+    /// The same of these nodes.
+    fn await_up(&self, names: &[String]) -> Result<(), NetError> {
         until("a session with every node", GATHER_WAIT, || {
             let nodes = self.node_states().map_err(|error| error.to_string())?;
-            let up = |name: &&String| {
+            let is_up = |name: &&String| {
                 nodes
                     .iter()
                     .any(|(node, state)| node == *name && state == "up")
             };
-            if running.iter().all(up) {
-                Ok(())
-            } else {
-                Err(format!("{nodes:?}"))
+            match names.iter().find(|name| !is_up(name)) {
+                None => Ok(Ok(())),
+                Some(absent) => self.unless_ended(absent, format!("{nodes:?}")),
             }
-        })?;
-        Ok(())
+        })?
     }
 
     /// The name of every node that was admitted, with its state.
@@ -565,6 +593,12 @@ impl NetError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             NetError::TimedOut(_) => Some("the nodes' logs lie in the testnet's folder, NAME.log"),
+            NetError::Ended { said, .. } if said.contains("Address already in use") => Some(
+                "another testnet? `potluck testnet down`, then `up` with another --block (1 to 255)",
+            ),
+            NetError::Ended { .. } => Some(
+                "its log lies in the testnet's folder, NAME.log; `potluck testnet down` ends the others",
+            ),
             _ => None,
         }
     }
