@@ -890,7 +890,7 @@ impl Actor {
     }
 
     fn isolation_missing(&self, missing: &[MissingIsolation]) {
-        let kind = |one: &MissingIsolation| format!("{} namespace: {}", one.kind, one.why);
+        let kind = |one: &MissingIsolation| format!("{}: {}", one.kind, one.why);
         self.note_missing(missing.iter().map(kind).collect());
     }
 

@@ -401,7 +401,7 @@ impl Court<'_> {
                 }
                 self.ask(
                     to,
-                    Request::Stop(order),
+                    Request::Stop(*order),
                     ANSWER_WAIT,
                     move |answer| match answer {
                         Some(Response::Done) => Event::StopAnswered { node: to, slot },
@@ -424,7 +424,7 @@ impl Court<'_> {
                     },
                 );
             }
-            Effect::Propose { command } => self.propose(command),
+            Effect::Propose { command } => self.propose(*command),
             Effect::Publish { service } => {
                 self.published.put(self.scheduler.authority(), service);
             }
