@@ -203,11 +203,22 @@ fn exec(view: &View, program: &Program) -> Errno {
 }
 
 /// Supplementary groups go first, the user id last: it takes away the right
-/// to change the others.
+/// to change the others. The plain system calls: those of the C library have
+/// all threads of the process take the step, by a signal to each that it knows
+/// of; in a clone of a helper that is its log's thread, which is not there, and
+/// whose id may be another's by now.
 pub(crate) fn become_user(uid: Uid, gid: Gid) -> Result<(), Errno> {
-    nix::unistd::setgroups(&[])?;
-    nix::unistd::setresgid(gid, gid, gid)?;
-    nix::unistd::setresuid(uid, uid, uid)
+    let (uid, gid) = (uid.as_raw(), gid.as_raw());
+    let none = std::ptr::null::<libc::gid_t>();
+    // SAFETY: integers, and a list of no groups.
+    let done = unsafe { libc::syscall(libc::SYS_setgroups, 0_usize, none) };
+    Errno::result(done)?;
+    // SAFETY: integers only.
+    let done = unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) };
+    Errno::result(done)?;
+    // SAFETY: integers only.
+    let done = unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) };
+    Errno::result(done).map(drop)
 }
 
 /// A helper blocks signals, Rust ignores SIGPIPE and whoever started the agent

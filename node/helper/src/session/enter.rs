@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     archive,
+    descriptors::close_all_but,
     enter::{Trouble, become_user, confine, exit, limit_resources, reset_signals},
     inner::Step,
     launch::clone_process,
@@ -73,7 +74,8 @@ fn explain(plan: &SessionPlan<'_>, trouble: Trouble) -> (String, u8) {
 fn join(plan: &SessionPlan<'_>) -> Result<(), Trouble> {
     let at = Trouble::at;
     // Whatever else the helper has open would be held open here: its end
-    // would not be seen by init, nor by the agent.
+    // would not be seen by init, nor by the agent. This clone ends without
+    // dropping any of it.
     close_all_but(kept(plan)).map_err(at(Step::Enter))?;
     let user = plan
         .namespaces
@@ -107,27 +109,6 @@ fn kept(plan: &SessionPlan<'_>) -> Vec<RawFd> {
         kept.extend(pipes.iter().map(AsRawFd::as_raw_fd));
     }
     kept
-}
-
-/// Closes every descriptor that is not among these.
-fn close_all_but(mut kept: Vec<RawFd>) -> Result<(), Errno> {
-    kept.sort_unstable();
-    kept.dedup();
-    let mut first = 0;
-    for fd in kept {
-        if fd > first {
-            close_range(first, fd - 1)?;
-        }
-        first = fd + 1;
-    }
-    close_range(first, RawFd::MAX)
-}
-
-fn close_range(first: RawFd, last: RawFd) -> Result<(), Errno> {
-    // SAFETY: what is closed belongs to the helper's part of this clone,
-    // which ends without dropping any of it.
-    let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-    Errno::result(closed).map(drop)
 }
 
 /// Becomes the command, or does its part of a copy; says over `starting` why
