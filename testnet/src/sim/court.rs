@@ -204,14 +204,14 @@ impl World {
                     self.stats.happened(kind);
                 }
                 let then = Then::Stop(to, order.slot.clone());
-                self.court_asks(at, Request::Stop(order), ANSWER_WAIT, then);
+                self.court_asks(at, Request::Stop(*order), ANSWER_WAIT, then);
             }
             Effect::Probe { via, about } => {
                 let then = Then::Probe(via, about);
                 self.court_asks(at, Request::Probe(about), PROBE_WAIT, then);
             }
             Effect::Propose { command } => {
-                let command = self.bend_record(command);
+                let command = self.bend_record(*command);
                 let command = self.bend_proposal(at, command);
                 self.propose(at, command, Proposer::Scheduler);
             }
