@@ -17,12 +17,13 @@
 use super::{
     claims,
     discovery::Outbox,
-    recording::{Began, Recorder, TAP_BYTES_MAX, Wish},
+    recording::{Began, Recorder, TAP_BYTES_MAX},
     relay,
     shared::Shared,
 };
 use crate::{
     clock,
+    recording::Wish,
     spawn::spawn,
     wire::{Request, Response},
 };
@@ -490,6 +491,7 @@ fn log(note: &Note) {
         Note::Double { .. }
         | Note::Superseded { .. }
         | Note::Silent
+        | Note::VolumesLeft { .. }
         | Note::BadPair { .. }
         | Note::CrashLoop { .. } => {
             tracing::warn!(note = ?note, "scheduler");
