@@ -623,6 +623,8 @@ impl Actor {
             HelperMessage::Log(state) => self.log_is(run, state).await,
             // The connection answers pings, and a second greeting is nothing.
             HelperMessage::Ping { .. } | HelperMessage::Hello(_) => {}
+            // The agent orders none yet.
+            HelperMessage::Upgraded { .. } | HelperMessage::UpgradeRefused { .. } => {}
         }
     }
 

@@ -210,6 +210,16 @@ impl Scheduler {
                 node,
                 generation,
             });
+            let former = self.former_node(cluster, job, seat);
+            if let Some(from) = former.filter(|former| *former != node) {
+                self.tallies.leaves(seat, from, node);
+                let slot = self.names.slot(seat);
+                self.note(Note::VolumesLeft {
+                    slot,
+                    from,
+                    to: node,
+                });
+            }
             self.tallies.touch(seat);
             self.claim_used(node, &job.name);
             self.awards.insert(seat, pending);
