@@ -25,6 +25,7 @@ mod e2e {
     mod ssh;
     mod ssh_window;
     mod testnet;
+    mod upgrade;
     mod versions;
     mod voters;
 }
