@@ -26,6 +26,7 @@ mod e2e {
     mod ssh_window;
     mod testnet;
     mod upgrade;
+    mod usage;
     mod versions;
     mod voters;
 }
