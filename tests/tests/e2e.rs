@@ -13,6 +13,7 @@ mod e2e {
     mod hosts;
     mod jobs;
     mod join;
+    mod limits;
     mod logs;
     mod packages;
     mod plan;

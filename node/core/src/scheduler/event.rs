@@ -241,6 +241,15 @@ pub enum Note {
         /// Under which instruction.
         generation: Generation,
     },
+    /// A task is to become of this version while it runs.
+    Changed {
+        /// The slot.
+        slot: SlotId,
+        /// Where.
+        node: NodeId,
+        /// The version.
+        version: u64,
+    },
     /// A node refused an award.
     AwardRefused {
         /// The slot.
