@@ -6,6 +6,7 @@ mod e2e {
     mod agent;
     mod batch;
     mod cli;
+    mod cut;
     mod debug;
     mod ending;
     mod exclusive;
@@ -15,6 +16,7 @@ mod e2e {
     mod join;
     mod limits;
     mod logs;
+    mod operate;
     mod packages;
     mod plan;
     mod quota;
@@ -23,6 +25,7 @@ mod e2e {
     mod scenario;
     mod ssh;
     mod ssh_window;
+    mod testnet;
     mod versions;
     mod voters;
 }

@@ -19,8 +19,10 @@ mod link;
 mod logs;
 mod moved;
 mod places;
+mod pressure;
 mod process;
 mod program;
+mod recording;
 mod retention;
 mod sessions;
 mod texts;
@@ -34,7 +36,7 @@ pub use potluck_helper::log::Line;
 pub use retention::LogRetention;
 pub use sessions::{EnterError, Entrance, Pipe, SessionWish, TaskSession};
 
-use crate::{clock, spawn::spawn, wire::HeldJob};
+use crate::{clock, recording::Wish, spawn::spawn, wire::HeldJob};
 use actor::{Actor, COMMANDS_WAITING, Command, Running};
 use async_trait::async_trait;
 use cgroups::Cgroups;
@@ -214,6 +216,7 @@ pub async fn start(
     let usages = actor.usages.clone();
     retention::watch(actor.folders.clone(), config.logs, token.clone());
     let sampler = usages.sample(actor.cgroups.clone(), actor.folders.clone(), token.clone());
+    pressure::watch(commands.clone(), token.clone());
     let agent = Agent {
         commands,
         changed: changes,
@@ -321,6 +324,7 @@ fn prepare(
         missing: Arc::new(Mutex::new(missing)),
         usages: Usages::default(),
         lock,
+        recorder: None,
         running: Running::default(),
     };
     Ok((actor, listener, isolation))
@@ -463,6 +467,13 @@ impl Agent {
     /// [`AgentStopped`].
     pub async fn leave(&self) -> Result<(), AgentStopped> {
         self.tell(Command::Leave).await
+    }
+
+    /// Begins a recording of what goes into the host's decisions; one that is
+    /// under way ends. The wish is dropped if the agent has stopped.
+    pub(crate) async fn record(&self, wish: Wish) {
+        // Nobody waits for an agent that is gone.
+        let _ = self.tell(Command::Record(wish)).await;
     }
 
     /// The highest authority heard from anyone.

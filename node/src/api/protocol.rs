@@ -94,6 +94,13 @@ pub enum ApiRequest {
         /// At most so much.
         bytes_max: u64,
     },
+    /// What goes into this node's own decisions, in the same way.
+    RecordHost {
+        /// At most so long.
+        seconds: u64,
+        /// At most so much.
+        bytes_max: u64,
+    },
     /// Where is this service?
     Resolve {
         /// The namespace.

@@ -324,6 +324,10 @@ pub(super) struct NodeArgs {
     /// system but a tenth, at least 1024).
     #[arg(long, value_name = "MIB")]
     pub disk: Option<u64>,
+    /// Megabits a second out of this host that tasks may ask for (default:
+    /// none). They are counted; traffic is not shaped.
+    #[arg(long, value_name = "MBIT", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub uplink: Option<u64>,
     /// Something that jobs may ask for as `label.NAME`; may be repeated.
     #[arg(long = "label", value_name = "NAME=VALUE")]
     pub labels: Vec<Label>,
@@ -400,13 +404,26 @@ pub(super) enum ClusterCommand {
     },
 }
 
+/// Whose decisions are recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Recorded {
+    /// What the leader decides for the cluster.
+    Scheduler,
+    /// What a node decides for itself.
+    Host,
+}
+
 /// `potluck debug …`.
 #[derive(Debug, Subcommand)]
 pub(super) enum DebugCommand {
-    /// Write down all that goes into the scheduler of the asked node, which
-    /// must be the one that leads, without secrets. It begins a new reign:
-    /// placements pause until the hosts have told what they run.
+    /// Write down all that goes into decisions of the asked node, without
+    /// secrets. Of its scheduler, for which it must be the one that leads, it
+    /// begins a new reign: placements pause until the hosts have told what
+    /// they run. Of its host (bids, refusals, starts, stops) nothing pauses.
     Record {
+        /// Whose decisions.
+        #[arg(long, value_enum, default_value_t = Recorded::Scheduler)]
+        of: Recorded,
         /// For so long; sooner with Ctrl-C.
         #[arg(long, default_value_t = 60, value_name = "N",
             value_parser = clap::value_parser!(u64).range(1..=3_600))]

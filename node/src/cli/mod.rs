@@ -175,10 +175,11 @@ async fn dispatch(command: Command, global: &args::Global) -> Result<ExitCode, A
             cluster::recover(wish, global).await
         }
         Command::Debug(DebugCommand::Record {
+            of,
             seconds,
             size,
             file,
-        }) => debug::record(seconds, size << 20, &file, global).await,
+        }) => debug::record(of, (seconds, size << 20), &file, global).await,
         Command::Debug(DebugCommand::Replay { file, all }) => debug::replay(&file, all, global),
         Command::Leave { wait } => nodes::leave(wait, global).await,
         Command::InternalEvaluate

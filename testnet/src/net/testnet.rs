@@ -1,8 +1,9 @@
 //! A testnet: brought up, harmed, looked at and brought down.
 
 use super::{
-    layout::{self, Layout, NodePlace},
+    layout::{self, LOOPBACK, Layout, NodePlace, PRIVATE},
     process::{HostProcesses, adopt_orphans, host_processes, reap, runs},
+    wires::Wires,
 };
 use crate::{
     client::{Client, Failed},
@@ -19,6 +20,7 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -60,6 +62,14 @@ pub enum NetError {
     /// Something did not come about.
     #[error(transparent)]
     TimedOut(#[from] TimedOut),
+    /// A node that was to come up has ended instead.
+    #[error("node {name} ended: {said}")]
+    Ended {
+        /// The node.
+        name: String,
+        /// The last that it logged.
+        said: String,
+    },
 }
 
 /// What a testnet is brought up with.
@@ -80,6 +90,9 @@ pub struct TestnetOptions {
     pub block: u8,
     /// Further arguments of every `potluck node`.
     pub node_args: Vec<String>,
+    /// Each node in a network namespace of its own, with [`Wires`] between
+    /// them, for as long as this process has the testnet. Needs root.
+    pub wired: bool,
 }
 
 impl TestnetOptions {
@@ -93,6 +106,7 @@ impl TestnetOptions {
             joined: u8::MAX,
             block: 0,
             node_args: Vec::new(),
+            wired: false,
         }
     }
 }
@@ -115,6 +129,7 @@ pub struct Testnet {
     programs: PathBuf,
     layout: Layout,
     node_args: Vec<String>,
+    wires: Option<Arc<Wires>>,
 }
 
 impl Testnet {
@@ -132,11 +147,15 @@ impl Testnet {
         }
         let made = fs::create_dir_all(root);
         made.map_err(|source| io_error(&format!("can't make {}", root.display()), source))?;
+        let network = if options.wired { PRIVATE } else { LOOPBACK };
+        let layout = Layout::new(network, options.block, options.nodes, options.racks);
+        let wires = options.wired.then(|| Wires::lay(&layout)).transpose()?;
         let net = Testnet {
             root: root.clone(),
             programs: options.programs.clone(),
-            layout: Layout::new(options.block, options.nodes, options.racks),
+            layout,
             node_args: options.node_args.clone(),
+            wires: wires.map(Arc::new),
         };
         net.check_programs()?;
         let text = serde_json::to_string_pretty(&net.layout).expect("a layout has string keys");
@@ -159,10 +178,11 @@ impl Testnet {
         let net = Testnet::found(options)?;
         let token = net.token(u32::from(options.nodes).max(1))?;
         let joined = usize::from(options.joined).max(1);
-        for node in net.layout.nodes.iter().take(joined).skip(1) {
-            net.start_joining(&node.name, &token)?;
+        let started = net.names().into_iter().take(joined).collect::<Vec<_>>();
+        for name in started.iter().skip(1) {
+            net.start_joining(name, &token)?;
         }
-        net.await_all_up()?;
+        net.await_up(&started)?;
         Ok(net)
     }
 
@@ -181,7 +201,21 @@ impl Testnet {
             programs,
             layout,
             node_args: Vec::new(),
+            wires: None,
         })
+    }
+
+    /// The same with the wires of another value of this testnet, so that nodes
+    /// are started at their ends.
+    #[must_use]
+    pub fn with_wires_of(self, other: &Testnet) -> Testnet {
+        let wires = other.wires.clone();
+        Testnet { wires, ..self }
+    }
+
+    /// What is between its nodes, if it was brought up with it.
+    pub fn wires(&self) -> Option<&Wires> {
+        self.wires.as_deref()
     }
 
     /// Its folder.
@@ -286,9 +320,19 @@ impl Testnet {
     }
 
     fn spawn(&self, name: &str, more: &[&str]) -> Result<(), NetError> {
-        self.node_command(name, more)?
+        let mut node = self
+            .node_command(name, more)?
             .spawn()
             .map_err(|source| io_error(&format!("can't start node {name}"), source))?;
+        // It is found by its command line, which is there a moment after this
+        // process may go on. One that has ended has none.
+        until("a node that can be found", START_WAIT, || {
+            let is_there = self.processes(name).agent.is_some();
+            match is_there || matches!(node.try_wait(), Ok(Some(_))) {
+                true => Ok(()),
+                false => Err("it has no command line yet"),
+            }
+        })?;
         Ok(())
     }
 
@@ -305,7 +349,11 @@ impl Testnet {
             .open(layout::log(&self.root, name))
             .map_err(|source| io_error("can't open a node's log", source))?;
         adopt_orphans();
-        let mut command = Command::new(self.programs.join("potluck"));
+        let program = self.programs.join("potluck");
+        let mut command = match &self.wires {
+            Some(wires) => wires.inside(name, &program),
+            None => Command::new(program),
+        };
         command
             .arg("node")
             .args(["--name", name, "--rack", &place.rack])
@@ -328,38 +376,57 @@ impl Testnet {
     /// Waits until a node answers on its socket.
     ///
     /// # Errors
-    /// [`NetError::TimedOut`].
+    /// [`NetError::TimedOut`]; [`NetError::Ended`] as soon as it runs no more.
     pub fn await_answer(&self, name: &str) -> Result<Value, NetError> {
         let client = self.client(name);
         let what = format!("an answer of node {name}");
-        Ok(until(&what, START_WAIT, || client.json(&["info"]))?)
+        until(&what, START_WAIT, || match client.json(&["info"]) {
+            Ok(info) => Ok(Ok(info)),
+            Err(failed) => self.unless_ended(name, failed.to_string()),
+        })?
+    }
+
+    /// What to wait for yet, unless the node has ended meanwhile.
+    fn unless_ended<T>(&self, name: &str, seen: String) -> Result<Result<T, NetError>, String> {
+        if self.processes(name).agent.is_some() {
+            return Err(seen);
+        }
+        let log = self.log(name);
+        let said = log.lines().rev().find(|line| line.starts_with("error: "));
+        let said = said
+            .or(log.lines().next_back())
+            .unwrap_or("it said nothing");
+        Ok(Err(NetError::Ended {
+            name: name.into(),
+            said: said.trim_start_matches("error: ").into(),
+        }))
     }
 
     /// Waits until the scheduler has a session with every node whose process
     /// runs.
     ///
     /// # Errors
-    /// [`NetError::TimedOut`].
+    /// [`NetError::TimedOut`]; [`NetError::Ended`] as soon as one runs no more.
     pub fn await_all_up(&self) -> Result<(), NetError> {
-        let names = self.names();
-        let running: Vec<&String> = names
-            .iter()
-            .filter(|name| self.processes(name).agent.is_some())
-            .collect();
+        let mut running = self.names();
+        running.retain(|name| self.processes(name).agent.is_some());
+        self.await_up(&running)
+    }
+
+    /// The same of these nodes.
+    fn await_up(&self, names: &[String]) -> Result<(), NetError> {
         until("a session with every node", GATHER_WAIT, || {
             let nodes = self.node_states().map_err(|error| error.to_string())?;
-            let up = |name: &&String| {
+            let is_up = |name: &&String| {
                 nodes
                     .iter()
                     .any(|(node, state)| node == *name && state == "up")
             };
-            if running.iter().all(up) {
-                Ok(())
-            } else {
-                Err(format!("{nodes:?}"))
+            match names.iter().find(|name| !is_up(name)) {
+                None => Ok(Ok(())),
+                Some(absent) => self.unless_ended(absent, format!("{nodes:?}")),
             }
-        })?;
-        Ok(())
+        })?
     }
 
     /// The name of every node that was admitted, with its state.
@@ -565,6 +632,12 @@ impl NetError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             NetError::TimedOut(_) => Some("the nodes' logs lie in the testnet's folder, NAME.log"),
+            NetError::Ended { said, .. } if said.contains("Address already in use") => Some(
+                "another testnet? `potluck testnet down`, then `up` with another --block (1 to 255)",
+            ),
+            NetError::Ended { .. } => Some(
+                "its log lies in the testnet's folder, NAME.log; `potluck testnet down` ends the others",
+            ),
             _ => None,
         }
     }

@@ -528,9 +528,8 @@ impl World {
                     },
                 );
             }
-            Effect::Propose {
-                command: Command::RecordPlacements { .. },
-            } if self.records_wait => {}
+            Effect::Propose { command }
+                if self.records_wait && matches!(*command, Command::RecordPlacements { .. }) => {}
             Effect::Propose { command } => {
                 self.propose(&command);
             }
@@ -1256,9 +1255,11 @@ fn a_host_that_comes_back_gives_up_its_doubles() {
     let mut stops = 0;
     for (_, effect) in &world.seen {
         match effect {
-            Effect::Propose {
-                command: Command::RecordPlacements { filled, .. },
-            } => recorded.extend(filled.iter().map(|p| (p.slot.clone(), p.node))),
+            Effect::Propose { command } => {
+                if let Command::RecordPlacements { filled, .. } = &**command {
+                    recorded.extend(filled.iter().map(|p| (p.slot.clone(), p.node)));
+                }
+            }
             Effect::Stop { to, order } => {
                 assert_ne!(recorded.get(&order.slot), Some(to), "{order:?}");
                 stops += 1;

@@ -77,7 +77,7 @@ pub(super) static RESOURCES: Group = Group {
             "uplink",
             Kind::Rate,
             Is("\"0bit/s\""),
-            "Bandwidth out of the node.",
+            "Bandwidth out of the node, of what its operator has set with `--uplink`. It is counted, so that tasks that need it fit together; nobody holds a task to it.",
         ),
         param(
             "devices",
