@@ -79,6 +79,9 @@ fn volume(
         return Err(format!("{name:?} is no name of a volume"));
     }
     let folder = folders.volumes().join(slot_name(&run.slot)).join(name);
+    if !folder.exists() {
+        tracing::info!(%run, volume = name, "volume begins empty");
+    }
     let make = || -> io::Result<()> {
         fs::create_dir_all(&folder)?;
         match user.filter(|_| geteuid().is_root()) {

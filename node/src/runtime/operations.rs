@@ -258,7 +258,10 @@ async fn info(shared: &Arc<Shared>) -> Info {
     let authority = shared.control.read(Cluster::authority);
     let mut warnings = concerns::gather(shared).await;
     warnings.extend(shared.agent.isolation_missing());
-    warnings.extend(shared.agent.disk_concern().await);
+    // What the leader tells of this host already is not told twice.
+    let own = shared.own.concerns().into_iter();
+    let told = warnings.join("\n");
+    warnings.extend(own.filter(|concern| !told.contains(concern)));
     if let Some(rack) = rack_of_majority(&group) {
         warnings.push(format!("rack {rack} holds a majority of the voters"));
     }

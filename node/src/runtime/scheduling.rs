@@ -491,6 +491,7 @@ fn log(note: &Note) {
         Note::Double { .. }
         | Note::Superseded { .. }
         | Note::Silent
+        | Note::VolumesLeft { .. }
         | Note::BadPair { .. }
         | Note::CrashLoop { .. } => {
             tracing::warn!(note = ?note, "scheduler");

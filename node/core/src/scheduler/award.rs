@@ -201,6 +201,16 @@ impl Scheduler {
                 node,
                 generation,
             });
+            let former = self.former_node(cluster, job, *seat);
+            if let Some(from) = former.filter(|former| *former != node) {
+                self.tallies.leaves(*seat, from, node);
+                let slot = self.names.slot(*seat);
+                self.note(Note::VolumesLeft {
+                    slot,
+                    from,
+                    to: node,
+                });
+            }
             self.tallies.touch(*seat);
             self.claim_used(node, &job.name);
         }
@@ -287,7 +297,12 @@ impl Scheduler {
             let of_call = pending.call == call && seat.job == job && !pending.committed;
             // An exclusive slot may still be reported where its lease is over.
             let exclusive = self.lease_ms(seat.job, pending.version).is_some();
-            if !of_call || (!exclusive && self.is_held_elsewhere(seat, node)) {
+            if !of_call {
+                continue;
+            }
+            if !exclusive && self.is_held_elsewhere(seat, node) {
+                // Nothing would ever send it; it is decided anew.
+                needless.extend((pending.in_place && !pending.sent).then_some(seat));
                 continue;
             }
             if self.is_counted(cluster, seat) {

@@ -251,6 +251,16 @@ pub enum Note {
         /// The version.
         version: u64,
     },
+    /// A slot goes where its volumes are not: there they begin empty, or as
+    /// they were when it left that host before.
+    VolumesLeft {
+        /// The slot.
+        slot: SlotId,
+        /// Who has them.
+        from: NodeId,
+        /// Where it goes.
+        to: NodeId,
+    },
     /// A node refused an award.
     AwardRefused {
         /// The slot.

@@ -84,7 +84,9 @@ impl Scheduler {
             return false;
         }
         let heard = self.is_heard(node) && !self.is_late(node);
-        if self.waits_for_rollout(cluster, seat.job) || !heard {
+        // Of two holders one goes first: no award leaves until then.
+        let double = self.picture.holders(seat).nth(1).is_some();
+        if self.waits_for_rollout(cluster, seat.job) || !heard || double {
             self.wake(seat.job, now + LOOK_EVERY);
         } else if !self.awards.contains(seat) {
             let of = changes.tasks.entry((node, to.version)).or_default();

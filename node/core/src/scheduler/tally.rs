@@ -89,6 +89,15 @@ pub(super) struct Tallies {
     heavy: BTreeMap<u32, u32>,
     /// Where slots with volumes were last, by slot.
     former: SlotMap<NodeId>,
+    /// Slots that were awarded away from their volumes.
+    left: SlotMap<Left>,
+}
+
+/// Volumes stay on the host that a slot moves away from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Left {
+    from: NodeId,
+    to: NodeId,
 }
 
 impl Tallies {
@@ -110,6 +119,17 @@ impl Tallies {
     /// Where a slot with volumes was last.
     pub(super) fn former(&self, seat: Seat) -> Option<NodeId> {
         self.former.get(seat).copied()
+    }
+
+    /// A slot goes to another host than the one that has its volumes.
+    pub(super) fn leaves(&mut self, seat: Seat, from: NodeId, to: NodeId) {
+        self.left.insert(seat, Left { from, to });
+    }
+
+    /// Where the volumes stayed of a slot that is on this host now.
+    pub(super) fn left(&self, seat: Seat, now_on: NodeId) -> Option<NodeId> {
+        let left = self.left.get(seat)?;
+        (left.to == now_on).then_some(left.from)
     }
 
     /// Counts what was touched.

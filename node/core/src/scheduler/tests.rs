@@ -12,7 +12,7 @@ use crate::{
 };
 use potluck_specs::{
     ChangeId, Epoch, FleetId, Generation, Job, JobName, NodeName, PackageId, SlotId, Topology,
-    job::{JobKind, PortSpec, Resources, ServiceSpec, SignedJob, TaskTemplate},
+    job::{JobKind, Mount, MountSource, PortSpec, Resources, ServiceSpec, SignedJob, TaskTemplate},
     trust::{NodeCredential, NodeRole, PublicKey, Signed, UserCredential},
 };
 
@@ -773,6 +773,50 @@ fn a_dead_hosts_slots_are_healthy_elsewhere_in_eight_seconds() {
         assert_eq!(state, Some(SessionState::Dead));
         let gone = |w: &World| w.services["web"].iter().all(|e| e.node != node(victim));
         world.until("endpoints gone", gone);
+    }
+}
+
+#[test]
+fn a_slot_that_leaves_its_volumes_behind_says_so() {
+    let volume = Mount {
+        at: "/data".into(),
+        source: MountSource::Volume {
+            name: "data".into(),
+        },
+        read_only: false,
+    };
+    let mut keeping = job(1, 3, 500);
+    keeping.task.mounts.push(volume);
+    let told = |w: &World, index| {
+        let view = w.scheduler.slot(&w.cluster, &slot(index));
+        view.volumes_left
+    };
+    // By the scheduler that has seen it there, and by the next one, which has
+    // only the log's word for it.
+    for is_new in [false, true] {
+        let mut world = World::new("abcd");
+        world.submit_job(&keeping);
+        world.until("three healthy", |w| w.healthy(3) == 3);
+        world.run(5_000);
+        let before = world.on(&slot(0))[0];
+        assert!(
+            (0..3).all(|k| told(&world, k).is_none()),
+            "where they began"
+        );
+        if is_new {
+            world.reign(2);
+        }
+        world.hosts.get_mut(&before).expect("a host").alive = false;
+        world.until("told", |w| told(w, 0) == Some(before));
+        assert!((1..3).all(|k| told(&world, k).is_none()), "who stayed");
+        let is_note = |effect: &Effect| {
+            let Effect::Note { note } = effect else {
+                return false;
+            };
+            matches!(note, Note::VolumesLeft { slot: left, from, .. }
+                if *left == slot(0) && *from == before)
+        };
+        assert_eq!(world.count(is_note), 1);
     }
 }
 

@@ -163,3 +163,26 @@ fn a_forecast_tells_who_only_grows() {
     let moves = look(&world, 9 * GIB);
     assert_eq!((moves.restarts, moves.unplaced.len()), (2, 2), "{moves:?}");
 }
+
+/// Found by the simulator (seed 3025): no award leaves for a slot that another
+/// host has too, and its task was waited for, for ever.
+#[test]
+fn of_two_holders_the_kept_one_is_changed_when_the_other_is_gone() {
+    let mut world = World::new("abcabc");
+    world.submit(1, 6, 400);
+    world.until("healthy", |w| w.healthy(6) == 6);
+    let leads = node(1);
+    let away = (0..6).map(|index| world.on(&slot(index))[0]);
+    let away = away.into_iter().find(|holder| *holder != leads).unwrap();
+    world.hosts.get_mut(&away).unwrap().alive = false;
+    world.until("healed", |w| w.healthy(6) == 6);
+    world.run(1_000);
+    world.submit_job(&with_memory(2, 6, GIB));
+    // Its tasks of the version before come back, and are the older ones.
+    world.hosts.get_mut(&away).unwrap().alive = true;
+    world.until("all of the new version", |w| {
+        (0..6).all(|index| w.on(&slot(index)).len() == 1) && w.serving("web", Some(2)) == 6
+    });
+    world.until("done", |w| w.phase() == RolloutPhase::Done);
+    assert_eq!(world.grown(GIB), 6, "{}", world.show());
+}
