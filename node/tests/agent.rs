@@ -3,10 +3,20 @@
 //!
 //! Needs the helper's program: `cargo build -p potluck-helper`.
 
+#[path = "agent/apart.rs"]
+mod apart;
 #[path = "agent/daemon.rs"]
 mod daemon;
 #[path = "agent/disk.rs"]
 mod disk;
+#[path = "agent/faults.rs"]
+mod faults;
+#[path = "agent/greeting.rs"]
+mod greeting;
+#[path = "agent/journal.rs"]
+mod journal;
+#[path = "agent/killed.rs"]
+mod killed;
 
 use async_trait::async_trait;
 use potluck_core::{
@@ -16,7 +26,8 @@ use potluck_core::{
 };
 use potluck_node::agent::{self, Agent, AgentConfig, AgentError, LogQuery, PackageProvider};
 use potluck_specs::{
-    Epoch, FleetId, Generation, Job, JobName, NodeId, NodeName, PackageId, Reign, SlotId, Topology,
+    Epoch, FleetId, Generation, Job, JobName, Millis, NodeId, NodeName, PackageId, Reign, SlotId,
+    Topology,
     job::{
         HealthCheck, Hook, Mount, MountSource, PortSpec, RenderedFile, Resources, ServiceSpec,
         SignedJob, StopPolicy, TaskTemplate,
@@ -61,13 +72,13 @@ static NODES: AtomicU8 = AtomicU8::new(1);
 /// another run of this one.
 fn node_id(seed: u8) -> NodeId {
     let mut id = [seed; 32];
-    id[..4].copy_from_slice(&std::process::id().to_be_bytes());
+    id[..4].copy_from_slice(&apart::this_run().to_be_bytes());
     NodeId(id)
 }
 
 /// Tests run side by side, each on its own address.
 fn address(seed: u8) -> IpAddr {
-    let run = std::process::id().to_be_bytes()[3];
+    let run = apart::this_run().to_be_bytes()[3];
     Ipv4Addr::new(127, 200, run, seed).into()
 }
 
@@ -102,12 +113,12 @@ impl Node {
     }
 
     async fn start_on(data: TempDir, script: &str) -> Node {
-        let package = tempfile::tempdir().expect("a folder for the package");
-        let program = package.path().join("run");
-        fs::write(&program, script).expect("the script can be written");
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("its mode");
-        fs::set_permissions(package.path(), fs::Permissions::from_mode(0o755)).expect("a mode");
-        let seed = NODES.fetch_add(1, Ordering::Relaxed);
+        let (package, seed) = ground(script);
+        Node::on(data, package, seed).await
+    }
+
+    /// An agent on folders that another may have left.
+    async fn on(data: TempDir, package: TempDir, seed: u8) -> Node {
         let token = CancellationToken::new();
         let agent = launch(data.path(), package.path(), seed, &token)
             .await
@@ -205,29 +216,13 @@ impl Node {
             .join("work/token")
     }
 
-    /// Processes on this host that have this node's data folder in their
-    /// environment or command line: helpers and tasks.
+    /// Helpers and tasks of this node.
     fn processes(&self) -> Vec<i32> {
-        let needle = self.data.path().as_os_str().as_encoded_bytes().to_vec();
-        let has = |path: String| {
-            fs::read(path).is_ok_and(|text| text.windows(needle.len()).any(|part| part == needle))
-        };
-        let pids = fs::read_dir("/proc").expect("/proc is there");
-        pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .filter(|pid| {
-                has(format!("/proc/{pid}/environ")) || has(format!("/proc/{pid}/cmdline"))
-            })
-            .collect()
+        processes_of(self.data.path())
     }
 
     fn cgroups(&self) -> Vec<PathBuf> {
-        let node = node_id(self.seed).short();
-        let roots = ["memory", "cpu", "pids", "unified", "."].map(|part| {
-            Path::new("/sys/fs/cgroup")
-                .join(part)
-                .join("potluck")
-                .join(&node)
-        });
+        let roots = group_roots(self.seed);
         let groups = roots.iter().filter_map(|root| fs::read_dir(root).ok());
         let folders = groups.flatten().filter_map(|entry| {
             let entry = entry.ok()?;
@@ -250,16 +245,84 @@ impl Node {
         self.assert_nothing_left().await;
         self.token.cancel();
         self.agent.stopped().await;
+        poll("a descriptor is left", || {
+            open_files("self", self.data.path()).is_empty()
+        })
+        .await;
+        let left = group_roots(self.seed);
+        poll("the node's own control group is left", || {
+            left.iter().all(|root| !root.exists())
+        })
+        .await;
     }
+}
+
+/// Processes on this host that have this data folder in their environment or
+/// command line.
+fn processes_of(data: &Path) -> Vec<i32> {
+    let needle = data.as_os_str().as_encoded_bytes();
+    let has = |path: String| {
+        fs::read(path).is_ok_and(|text| text.windows(needle.len()).any(|part| part == needle))
+    };
+    let pids = fs::read_dir("/proc").expect("/proc is there");
+    pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| has(format!("/proc/{pid}/environ")) || has(format!("/proc/{pid}/cmdline")))
+        .collect()
+}
+
+/// Files below a folder that a process has open.
+fn open_files(pid: &str, folder: &Path) -> Vec<PathBuf> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd"));
+    let links = descriptors.into_iter().flatten();
+    let files = links.filter_map(|link| fs::read_link(link.ok()?.path()).ok());
+    files.filter(|file| file.starts_with(folder)).collect()
+}
+
+/// Where a node's control groups are, in each hierarchy that there may be.
+fn group_roots(seed: u8) -> [PathBuf; 5] {
+    let node = node_id(seed).short();
+    ["memory", "cpu", "pids", "unified", "."].map(|part| {
+        let root = Path::new("/sys/fs/cgroup").join(part);
+        root.join("potluck").join(&node)
+    })
+}
+
+/// A folder for a node's package, and the node's number.
+fn ground(script: &str) -> (TempDir, u8) {
+    let package = tempfile::tempdir().expect("a folder for the package");
+    let program = package.path().join("run");
+    fs::write(&program, script).expect("the script can be written");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("its mode");
+    fs::set_permissions(package.path(), fs::Permissions::from_mode(0o755)).expect("a mode");
+    (package, NODES.fetch_add(1, Ordering::Relaxed))
 }
 
 impl Drop for Node {
     /// A failed test leaves no processes behind.
     fn drop(&mut self) {
         self.token.cancel();
-        for pid in self.processes() {
-            let pid = nix::unistd::Pid::from_raw(pid);
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        sweep(self.data.path(), self.seed);
+    }
+}
+
+/// Kills what is left of a node's tasks, and removes their control groups.
+fn sweep(data: &Path, seed: u8) {
+    /// A killed process may take a moment, a group until it is empty.
+    const LOOKS: u32 = 100;
+    for pid in processes_of(data) {
+        let pid = nix::unistd::Pid::from_raw(pid);
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+    }
+    for root in group_roots(seed) {
+        for _ in 0..LOOKS {
+            for group in fs::read_dir(&root).into_iter().flatten().flatten() {
+                // Fails for the kernel's own files, and while someone is in it.
+                let _ = fs::remove_dir(group.path());
+            }
+            if !root.exists() || fs::remove_dir(&root).is_ok() {
+                break;
+            }
+            let _ = nix::poll::poll(&mut [], 10_u8);
         }
     }
 }
@@ -309,7 +372,7 @@ async fn launch(
         facts: Facts::default(),
         ports: 20_000..=20_019,
         helper: helper(),
-        lease: agent::LEASE,
+        lease: apart::lease(),
         logs: agent::LogRetention::DEFAULT,
         verify: Arc::new(|signed: &SignedJob| {
             signed.decode_unchecked().map_err(|error| error.to_string())

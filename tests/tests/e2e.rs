@@ -26,6 +26,8 @@ mod e2e {
     mod ssh;
     mod ssh_window;
     mod testnet;
+    mod upgrade;
+    mod usage;
     mod versions;
     mod voters;
 }

@@ -111,6 +111,13 @@ pub(super) enum Command {
         pid: i32,
         link: Link,
     },
+    /// A helper dialled that this agent can't work with; why, for people.
+    Refused {
+        run: Run,
+        why: &'static str,
+    },
+    /// A helper has said nothing for longer than its lease.
+    Silent(Run),
     /// A helper's connection ended.
     LinkLost {
         run: Run,
@@ -189,6 +196,8 @@ pub(super) struct Running {
     disks: BTreeMap<Run, JoinHandle<()>>,
     /// Runs that are being cleaned up after; once is enough.
     cleaning: BTreeSet<Run>,
+    /// Why the helper of a slot that was not found again was sent away.
+    refused: BTreeMap<SlotId, &'static str>,
     /// Leftovers of former lives have been looked for.
     swept: bool,
 }
@@ -309,6 +318,11 @@ impl Actor {
             } => self.fetched(slot, origin, trees).await,
             Command::Launched { run, launched } => self.launched(run, launched).await,
             Command::Hello { hello, pid, link } => self.greeted(hello, pid, link).await,
+            Command::Refused { run, why } => self.refused(run, why),
+            Command::Silent(run) => {
+                tracing::warn!(%run, "helper is silent beyond its lease and is given up");
+                self.kill(run);
+            }
             Command::LinkLost { run, id } => {
                 if let Some(helper) = self.running.helpers.get_mut(&run) {
                     helper.link.take_if(|link| link.id == id);
@@ -456,6 +470,7 @@ impl Actor {
             Effect::Lease { slot, until } => self.leases.set(slot, until),
             Effect::Forgotten(slot) => {
                 self.leases.forget(&slot);
+                self.running.refused.remove(&slot);
                 self.running.trees.retain(|(other, _), _| *other != slot);
                 self.tidy();
             }
@@ -584,6 +599,7 @@ impl Actor {
             };
             self.running.helpers.insert(run.clone(), helper);
         }
+        self.running.refused.remove(&run.slot);
         let helper = self.running.helpers.entry(run.clone()).or_default();
         helper.link = Some(link);
         self.isolation_missing(&hello.isolation_missing);
@@ -601,6 +617,16 @@ impl Actor {
                 self.stop_if_moved(&run);
             }
             Phase::Ended(end) => self.ended(run, end_of(&end)).await,
+        }
+    }
+
+    /// It ends its task and leaves; the slot is filled anew, and says why.
+    fn refused(&mut self, run: Run, why: &'static str) {
+        let mut helpers = self.running.helpers.keys();
+        let missed = !helpers.any(|other| other.slot == run.slot);
+        // At most one for each slot that is held.
+        if missed && self.held().contains(&run.slot) {
+            self.running.refused.insert(run.slot, why);
         }
     }
 
@@ -629,10 +655,10 @@ impl Actor {
             HelperMessage::Exited(exit) => self.ended(run, end_of_exit(&exit)).await,
             HelperMessage::LimitsSet { refused } => self.limits_are_set(run, refused).await,
             HelperMessage::Log(state) => self.log_is(run, state).await,
-            // Nobody asks for upgrades here.
-            HelperMessage::Upgraded { .. } | HelperMessage::UpgradeRefused { .. } => {}
             // The connection answers pings, and a second greeting is nothing.
             HelperMessage::Ping { .. } | HelperMessage::Hello(_) => {}
+            // The agent orders none yet.
+            HelperMessage::Upgraded { .. } | HelperMessage::UpgradeRefused { .. } => {}
         }
     }
 
@@ -671,13 +697,24 @@ impl Actor {
         self.step(Event::Troubled { run, trouble }).await;
     }
 
-    /// A helper reports the end, the first time or again.
+    /// A helper reports the end, the first time or again: an acknowledgement
+    /// may be lost with its connection.
     async fn ended(&mut self, run: Run, end: End) {
         let Some(helper) = self.running.helpers.get_mut(&run) else {
             return;
         };
         if !std::mem::replace(&mut helper.ended, true) {
             self.clean_up(run, end);
+        } else if !self.running.cleaning.contains(&run) {
+            self.acknowledge(&run);
+        }
+    }
+
+    /// The end is in the journal: the helper may leave.
+    fn acknowledge(&self, run: &Run) {
+        let helper = self.running.helpers.get(run);
+        if let Some(link) = helper.and_then(|helper| helper.link.as_ref()) {
+            link.send(AgentMessage::Ack);
         }
     }
 
@@ -709,10 +746,7 @@ impl Actor {
             end,
         };
         self.step(event).await;
-        let helper = self.running.helpers.get(&run);
-        if let Some(link) = helper.and_then(|helper| helper.link.as_ref()) {
-            link.send(AgentMessage::Ack);
-        }
+        self.acknowledge(&run);
     }
 
     /// A helper's process is gone: after its task's end, or for no good reason.
@@ -761,7 +795,8 @@ impl Actor {
             } else {
                 Duration::ZERO
             };
-            if timeout(patience, process.ended()).await.is_err() {
+            let ended = timeout(patience, process.ended()).await;
+            if !matches!(ended, Ok(Ok(()))) {
                 process.kill();
             }
         });
@@ -778,7 +813,10 @@ impl Actor {
         let cgroups = self.cgroups.clone();
         let commands = self.commands.clone();
         let latest = self.latest_start(&run);
-        let end = self.recorded_end(&latest).unwrap_or(End::HelperLost);
+        let refused = self.running.refused.remove(&run.slot);
+        let refused = refused.map(|why| End::Other(format!("helper refused: {why}")));
+        let end = refused.or_else(|| self.recorded_end(&latest));
+        let end = end.unwrap_or(End::HelperLost);
         let folders = self.folders.clone();
         spawn("kill lost", async move {
             for other in folders.runs(&run.slot) {

@@ -19,6 +19,7 @@ use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinitio
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -122,7 +123,7 @@ impl Journal {
             path: path.into(),
             source: Box::new(source),
         };
-        let database = Database::create(path).map_err(|error| fail(error.into()))?;
+        let database = open_or_make(path).map_err(fail)?;
         let (agent_generation, same_boot) = count_start(&database, boot_id).map_err(fail)?;
         let (highest, stored) = read_all(&database).map_err(fail)?;
         let unreadable = |source| JournalError::Entry {
@@ -171,7 +172,7 @@ impl Journal {
     fn try_write(&mut self, writes: &[Write], durable: bool) -> Result<(), redb::Error> {
         let database = match &self.database {
             Some(database) => database,
-            None => self.database.insert(Database::create(&self.path)?),
+            None => self.database.insert(Database::open(&self.path)?),
         };
         let mut transaction = database.begin_write()?;
         if !durable {
@@ -198,6 +199,23 @@ impl Journal {
         transaction.commit()?;
         Ok(())
     }
+}
+
+/// A new one is made under another name: under its own there is never a file
+/// without a journal in it, so that an empty one is known for a damaged one.
+fn open_or_make(path: &Path) -> Result<Database, redb::Error> {
+    if path.exists() {
+        return Ok(Database::open(path)?);
+    }
+    let new = path.with_extension("new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        // Of a start that was cut short.
+        _ => {}
+    }
+    let database = Database::create(&new)?;
+    fs::rename(&new, path)?;
+    Ok(database)
 }
 
 /// The generation of this start, and whether the last was in the same boot.

@@ -18,7 +18,7 @@ use std::{
 #[derive(Debug, Parser)]
 #[command(
     name = "potluck",
-    version,
+    version = crate::version::text(),
     max_term_width = 100,
     after_help = "Exit codes: 0 done, 1 failed for good (a damaged file, a full disk), \
                   2 bad request, 3 not found, 4 conflict, 5 unavailable or timed out (worth \

@@ -290,6 +290,7 @@ impl Node {
             node = %node.shared.me.node,
             name = node.shared.me.name,
             address = %settings.advertise,
+            version = crate::version::text(),
             "node runs",
         );
         Ok(node)

@@ -33,7 +33,7 @@ pub use exclusive::ExclusiveHolder;
 pub use feature::{FEATURE_LEVEL, LIVE_CHANGES_LEVEL, TooOld, level_of_tasks};
 pub use jobs::{JOBS_MAX, JobRecord, JobVersion, PackageRecord, SLOTS_MAX};
 pub use members::{MEMBERS_MAX, Member};
-pub use quotas::{Amounts, Countable, Demand, Excess, NamespaceView, QUOTAS_MAX, Quota};
+pub use quotas::{Amounts, Countable, Demand, Each, Excess, NamespaceView, QUOTAS_MAX, Quota};
 pub use recovery::{ORDER_BYTES_MAX, Recovery};
 pub use reply::{Refused, Reply, TokenRefusal};
 pub use rollouts::{Rollout, RolloutControl, RolloutPhase, RolloutStep};

@@ -65,8 +65,9 @@ const REPEATS_BEFORE_REPORTS: u32 = 3;
 #[derive(Debug, Default)]
 pub(super) struct Awards {
     by_slot: SlotMap<Pending>,
-    /// By host; a member keeps its list when that is empty, for the next.
-    on: HostMap<Vec<Seat>>,
+    /// By host, each with its call; a member keeps its list when that is empty, for
+    /// the next.
+    on: HostMap<Vec<(Seat, u64)>>,
     /// Those that wait for the log, and perhaps some that are over.
     unsent: BTreeSet<Seat>,
     /// Those that have no answer yet, and perhaps some that are over.
@@ -102,7 +103,7 @@ impl Awards {
     fn insert(&mut self, seat: Seat, pending: Pending) {
         self.remove(seat);
         let on = self.on.get_or_insert_with(pending.node, Vec::new);
-        on.push(seat);
+        on.push((seat, pending.call));
         if !pending.committed {
             self.unanswered.insert(seat);
         }
@@ -115,7 +116,7 @@ impl Awards {
         };
         self.unanswered.remove(&seat);
         if let Some(on) = self.on.get_mut(&pending.node) {
-            on.retain(|other| *other != seat);
+            on.retain(|(other, _)| *other != seat);
         }
     }
 
@@ -143,22 +144,19 @@ impl Awards {
 
     fn on(&self, node: NodeId) -> impl Iterator<Item = (Seat, &Pending)> {
         let seats = self.on.get(&node).into_iter().flatten();
-        seats.filter_map(|seat| Some((*seat, self.by_slot.get(*seat)?)))
+        seats.filter_map(|(seat, _)| Some((*seat, self.by_slot.get(*seat)?)))
     }
 
-    /// Those of one call to one node.
-    fn of_call(&self, node: NodeId, call: u64) -> Vec<Seat> {
-        self.on(node)
-            .filter(|(_, pending)| pending.call == call)
-            .map(|(seat, _)| seat)
-            .collect()
+    /// Those of one call to one node, all of which are of one job.
+    fn of_call(&self, node: NodeId, call: u64) -> impl Iterator<Item = Seat> + '_ {
+        let seats = self.on.get(&node).into_iter().flatten();
+        let of_call = seats.filter(move |(_, of)| *of == call);
+        of_call.map(|(seat, _)| *seat)
     }
 
-    /// The job that a call was for, if any award of it to the node is pending.
-    fn job_of_call(&self, node: NodeId, call: u64) -> Option<JobId> {
-        let mut on = self.on(node);
-        let of_call = on.find(|(_, pending)| pending.call == call);
-        of_call.map(|(seat, _)| seat.job)
+    /// Has the node any of this call?
+    pub(super) fn has_any_of_call(&self, node: NodeId, call: u64) -> bool {
+        self.of_call(node, call).next().is_some()
     }
 }
 
@@ -280,10 +278,6 @@ impl Scheduler {
         self.awards.by_slot.of_job(job)
     }
 
-    pub(super) fn awards_on(&self, node: NodeId) -> impl Iterator<Item = (Seat, &Pending)> {
-        self.awards.on(node)
-    }
-
     /// Sends what of a call's award is not answered yet. A slot that another
     /// host has shown to hold by now, or whose work is done, is left out: the
     /// award may still be committed, which the host's reports tell, but needs no
@@ -293,13 +287,11 @@ impl Scheduler {
         let mut waiting = Vec::new();
         let mut needless = Vec::new();
         let mut for_their_ends = Vec::new();
-        for (seat, pending) in self.awards_on(node) {
-            let of_call = pending.call == call && seat.job == job && !pending.committed;
+        let of_call = self.awards.of_call(node, call);
+        let of_call = of_call.filter_map(|seat| Some((seat, self.awards.get(seat)?)));
+        for (seat, pending) in of_call.filter(|(_, pending)| !pending.committed) {
             // An exclusive slot may still be reported where its lease is over.
             let exclusive = self.lease_ms(seat.job, pending.version).is_some();
-            if !of_call {
-                continue;
-            }
             if !exclusive && self.is_held_elsewhere(seat, node) {
                 // Nothing would ever send it; it is decided anew.
                 needless.extend((pending.in_place && !pending.sent).then_some(seat));
@@ -460,7 +452,7 @@ impl Scheduler {
         answer: AwardAnswer,
         now: Millis,
     ) {
-        let Some(job) = self.awards.job_of_call(node, call) else {
+        let Some(job) = self.awards.of_call(node, call).next().map(|seat| seat.job) else {
             return;
         };
         let reports = self.reports_of(node);
@@ -527,7 +519,8 @@ impl Scheduler {
     }
 
     pub(super) fn award_lost(&mut self, node: NodeId, call: u64) {
-        for seat in self.awards.of_call(node, call) {
+        let seats: Vec<Seat> = self.awards.of_call(node, call).collect();
+        for seat in seats {
             if let Some(pending) = self.awards.by_slot.get_mut(seat)
                 && !pending.committed
             {
@@ -558,7 +551,8 @@ impl Scheduler {
         }
         for ((node, call), job) in due {
             let reports = self.reports_of(node);
-            for seat in self.awards.of_call(node, call) {
+            let seats: Vec<Seat> = self.awards.of_call(node, call).collect();
+            for seat in seats {
                 if let Some(pending) = self.awards.by_slot.get_mut(seat)
                     && !pending.committed
                 {
@@ -696,9 +690,12 @@ mod tests {
         awards.insert(slot(1), pending(1, 8));
         // Awarded anew: the former host has it no longer.
         awards.insert(slot(0), pending(2, 9));
-        assert_eq!(awards.of_call(NodeId([1; 32]), 7), []);
-        assert_eq!(awards.of_call(NodeId([1; 32]), 8), [slot(1)]);
-        assert_eq!(awards.of_call(NodeId([2; 32]), 9), [slot(0)]);
+        let of_call = |awards: &Awards, host, call| -> Vec<Seat> {
+            awards.of_call(NodeId([host; 32]), call).collect()
+        };
+        assert_eq!(of_call(&awards, 1, 7), []);
+        assert_eq!(of_call(&awards, 1, 8), [slot(1)]);
+        assert_eq!(of_call(&awards, 2, 9), [slot(0)]);
         awards.remove(slot(1));
         let count = |host| awards.on(NodeId([host; 32])).count();
         assert_eq!((count(1), count(2)), (0, 1));

@@ -540,7 +540,7 @@ impl Scheduler {
     /// Ends a reservation, unless the call was awarded there: an award uses it
     /// or does without.
     pub(super) fn cancel_unawarded(&mut self, node: NodeId, call: u64) {
-        if !self.awards_on(node).any(|(_, award)| award.call == call) {
+        if !self.awards.has_any_of_call(node, call) {
             self.cancel(node, call);
         }
     }

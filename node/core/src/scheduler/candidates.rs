@@ -107,7 +107,7 @@ impl Scheduler {
             true => usize::MAX,
             false => (limit * GROUPS_PER_HOST).max(GROUPS_MIN),
         };
-        let mut turns = BinaryHeap::new();
+        let mut turns = BinaryHeap::with_capacity(enough.min(groups.len()));
         for (order, at) in walk(groups.len(), call).enumerate() {
             let group = &groups[at];
             if !group.may_have(&ask.need) {

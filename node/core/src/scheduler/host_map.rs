@@ -11,7 +11,7 @@
 //! Putting in and taking out moves all that follows: hosts come and go rarely.
 
 use potluck_specs::NodeId;
-use std::ops::Index;
+use std::{cmp::Ordering, ops::Index};
 
 /// First step away from the guess: ids that are spread evenly are found within a
 /// few of them.
@@ -109,13 +109,15 @@ impl<T> HostMap<T> {
     fn find(&self, node: &NodeId) -> Result<usize, usize> {
         let first = first_of(node);
         let mut at = self.first_from(first);
-        while self.firsts.get(at) == Some(&first) && self.entries[at].0 < *node {
-            at += 1;
+        // Those that begin alike, nearly always one.
+        while self.firsts.get(at) == Some(&first) {
+            match self.entries[at].0.cmp(node) {
+                Ordering::Less => at += 1,
+                Ordering::Equal => return Ok(at),
+                Ordering::Greater => break,
+            }
         }
-        match self.entries.get(at) {
-            Some((here, _)) if here == node => Ok(at),
-            _ => Err(at),
-        }
+        Err(at)
     }
 
     /// The place of the first that is not below.

@@ -345,6 +345,7 @@ impl Scheduler {
         self.tidy_names();
         if self.may_act(now) {
             self.even_out(cluster, now);
+            self.release_unwanted(cluster);
             self.repeat_awards(cluster, now);
             self.write_behind(cluster, now);
         }

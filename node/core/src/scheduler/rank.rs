@@ -12,10 +12,7 @@ use potluck_specs::{
     NodeId,
     job::{Level, Resources},
 };
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
-};
+use std::{cmp::Reverse, collections::BinaryHeap};
 
 /// Fewest hosts called, so that one or two that refuse cost no second round.
 const CANDIDATES_MIN: usize = 8;
@@ -49,17 +46,23 @@ impl Terms {
     }
 }
 
-/// Tasks given in this round, by place.
-#[derive(Debug, Default)]
-struct Given(BTreeMap<u32, u32>);
+/// Tasks given in this round, by place; places have small numbers.
+#[derive(Debug)]
+struct Given(Vec<u32>);
 
 impl Given {
+    /// Nothing is given to any of these yet.
+    fn nothing(offers: &[Offer]) -> Given {
+        let places = offers.iter().flat_map(|offer| offer.place).max();
+        Given(vec![0; places.map_or(0, |last| last as usize + 1)])
+    }
+
     fn at(&self, offer: &Offer, terms: &Terms, taken: u32) -> [u32; LEVELS] {
         let mut more = [0; LEVELS];
         more[Level::Node as usize] = taken;
         for (level, more) in more.iter_mut().enumerate().take(Level::Node as usize) {
             if terms.counts(level) {
-                *more = self.0.get(&offer.place[level]).copied().unwrap_or(0);
+                *more = self.0[offer.place[level] as usize];
             }
         }
         more
@@ -68,7 +71,7 @@ impl Given {
     fn add(&mut self, offer: &Offer, terms: &Terms) {
         let wider = offer.place[..Level::Node as usize].iter().enumerate();
         for (_, place) in wider.filter(|(level, _)| terms.counts(*level)) {
-            *self.0.entry(*place).or_default() += 1;
+            self.0[*place as usize] += 1;
         }
     }
 }
@@ -87,7 +90,7 @@ fn is_full(offer: &Offer, terms: &Terms, more: &[u32; LEVELS]) -> bool {
 /// asked anew, is still not above the next one's old price is the lowest, and
 /// few are asked anew for each slot.
 pub(super) fn assign(offers: &[Offer], terms: &Terms, wanted: usize) -> Vec<usize> {
-    let mut given = Given::default();
+    let mut given = Given::nothing(offers);
     let mut taken = vec![0u32; offers.len()];
     let none = [0; LEVELS];
     let mut queue: BinaryHeap<Reverse<(i64, u64, usize)>> = offers
@@ -145,6 +148,7 @@ pub(super) fn mix(number: u64, node: NodeId) -> u64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::BTreeMap;
 
     const NEED: Resources = Resources::new(100, 100 << 20);
     const TOTAL: Resources = Resources::new(1_000, 1_000 << 20);
@@ -308,7 +312,7 @@ mod tests {
     /// What `assign` is to give, found the slow way: all prices anew for each
     /// slot.
     fn assign_slowly(offers: &[Offer], terms: &Terms, wanted: usize) -> Vec<usize> {
-        let mut given = Given::default();
+        let mut given = Given::nothing(offers);
         let mut taken = vec![0u32; offers.len()];
         let mut chosen = Vec::new();
         while chosen.len() < wanted {

@@ -24,7 +24,7 @@ use crate::{
     cluster::Cluster,
     session::{SlotReport, TaskState},
 };
-use potluck_specs::{Millis, NodeId, trust::NodeRole};
+use potluck_specs::{Millis, NodeId, job::JobKind, trust::NodeRole};
 use std::cmp::Reverse;
 
 /// With no record of a slot's holder, all live members are waited for, but
@@ -34,7 +34,7 @@ pub(super) const ASK_LONGEST: Millis = Millis(10_000);
 /// More slots than this make a job large: it is looked at as a whole at most
 /// once in the time below. Ten looks a second at all slots of the largest job
 /// take some hundredths of a core.
-const LARGE: u32 = 100;
+const LARGE: usize = 100;
 const LOOK_EVERY: Millis = Millis(100);
 
 /// What a look at all slots of a job gives.
@@ -86,7 +86,12 @@ impl Scheduler {
         let Some(newest) = self.catalog.latest(job) else {
             return false;
         };
-        if newest.slots() <= LARGE {
+        let slots = match newest.kind {
+            // One on each host, or nearly.
+            JobKind::PerNode => self.picture.hosts.len(),
+            _ => newest.slots() as usize,
+        };
+        if slots <= LARGE {
             return false;
         }
         let work = self.work_of(job);
