@@ -14,6 +14,7 @@ mod e2e {
     mod hosts;
     mod jobs;
     mod join;
+    mod limits;
     mod logs;
     mod operate;
     mod packages;

@@ -240,7 +240,7 @@ pub fn bytes(bytes: u64) -> String {
 }
 
 /// Bits a second, for people.
-pub(crate) fn bits(bits: u64) -> String {
+pub fn bits(bits: u64) -> String {
     match bits {
         0..1_000 => format!("{bits} bit/s"),
         1_000..1_000_000 => format!("{} kbit/s", bits / 1_000),

@@ -23,6 +23,7 @@ use super::{
     recording::Recorder,
     sessions::{self, EnterError},
     trees::Trees,
+    usage::Usages,
 };
 use crate::{agent::PackageProvider, clock, recording::Wish, spawn::spawn, wire::HeldJob};
 use nix::fcntl::Flock;
@@ -84,6 +85,7 @@ pub(super) enum Command {
     Heartbeat(oneshot::Sender<Heartbeat>),
     HeartbeatAnswered(HeartbeatAnswer),
     SetDraining(bool),
+    SetPressure(u8),
     Leave,
     Slots(oneshot::Sender<Vec<SlotReport>>),
     /// The helper of a task that could be entered.
@@ -176,6 +178,7 @@ pub(super) struct Actor {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) changed: watch::Sender<u64>,
     pub(super) missing: Arc<Mutex<BTreeSet<String>>>,
+    pub(super) usages: Usages,
     /// Held while the actor lives.
     pub(super) lock: Flock<File>,
     /// Writes down what the host decides, while a person wants it.
@@ -275,6 +278,9 @@ impl Actor {
             }
             Command::SetDraining(draining) => {
                 self.step(Event::SetDraining(draining)).await;
+            }
+            Command::SetPressure(pressure) => {
+                self.step(Event::SetPressure(pressure)).await;
             }
             Command::Leave => {
                 self.step(Event::Leave).await;
@@ -459,6 +465,7 @@ impl Actor {
                 }
             }
             Effect::WatchDisk { run, bytes_max } => self.watch_disk(run, bytes_max),
+            Effect::SetLimits { run, job } => self.set_limits(&run, &job),
             Effect::ReportChanged => self.changed.send_modify(|count| *count += 1),
             Effect::Lease { slot, until } => self.leases.set(slot, until),
             Effect::Forgotten(slot) => {
@@ -519,8 +526,13 @@ impl Actor {
         self.running.helpers.insert(run.clone(), Helper::default());
         let launch = self.launch.clone();
         let commands = self.commands.clone();
+        let usages = self.usages.clone();
         spawn("helper start", async move {
-            let launched = spawn_blocking(move || launch.start(&start, &trees));
+            let launched = spawn_blocking(move || {
+                let launched = launch.start(&start, &trees)?;
+                usages.begin(&start.run, &launch.cgroups, &launch.folders);
+                Ok(launched)
+            });
             let launched = launched.await.expect("starting a helper does not panic");
             let _ = commands.send(Command::Launched { run, launched }).await;
         });
@@ -641,17 +653,33 @@ impl Actor {
             }
             HelperMessage::StartFailed { why } => self.ended(run, End::NotStarted(why)).await,
             HelperMessage::Exited(exit) => self.ended(run, end_of_exit(&exit)).await,
-            HelperMessage::LimitsSet { refused } => {
-                if !refused.is_empty() {
-                    tracing::warn!(slot = %run.slot, ?refused, "limits not as wanted");
-                }
-            }
+            HelperMessage::LimitsSet { refused } => self.limits_are_set(run, refused).await,
             HelperMessage::Log(state) => self.log_is(run, state).await,
             // The connection answers pings, and a second greeting is nothing.
             HelperMessage::Ping { .. } | HelperMessage::Hello(_) => {}
             // The agent orders none yet.
             HelperMessage::Upgraded { .. } | HelperMessage::UpgradeRefused { .. } => {}
         }
+    }
+
+    /// A helper whose connection is down is told when it has dialled anew.
+    fn set_limits(&self, run: &Run, job: &Job) {
+        let helper = self.running.helpers.get(run);
+        if let Some(link) = helper.and_then(|helper| helper.link.as_ref()) {
+            let task = &job.task;
+            let limits = self.cgroups.limits(&task.resources, &task.limits);
+            link.send(AgentMessage::SetLimits(limits));
+        }
+    }
+
+    /// What this host can't limit at all is known, and told of the node.
+    async fn limits_are_set(&mut self, run: Run, mut refused: Vec<String>) {
+        refused.retain(|why| !self.cgroups.is_missing(why));
+        match refused.is_empty() {
+            true => tracing::info!(slot = %run.slot, "limits changed while the task runs"),
+            false => tracing::warn!(slot = %run.slot, ?refused, "limits not as wanted"),
+        }
+        self.step(Event::LimitsSet { run, refused }).await;
     }
 
     /// A task's log gets to the disk, or does not: people are told, here and
@@ -697,7 +725,11 @@ impl Actor {
         }
         let cgroups = self.cgroups.clone();
         let commands = self.commands.clone();
+        let (usages, folders) = (self.usages.clone(), self.folders.clone());
         spawn("clean-up", async move {
+            let (ended, groups) = (run.clone(), cgroups.clone());
+            let last = spawn_blocking(move || usages.end(&ended, &groups, &folders));
+            last.await.expect("sampling does not panic");
             while !cgroups.destroy(&group_name(&run)).await {}
             let _ = commands.send(Command::Gone { run, end }).await;
         });

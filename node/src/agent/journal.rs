@@ -13,7 +13,7 @@ use potluck_core::{
 use potluck_specs::{
     Generation, NodeId, SlotId,
     codec::{self, CodecError},
-    job::{JOB_BYTES_MAX, SignedJob},
+    job::{JOB_BYTES_MAX, Resources, SignedJob},
 };
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
@@ -56,6 +56,8 @@ struct StoredEntry {
     stop: Option<StopReason>,
     #[serde(default)]
     ended: Option<Outcome>,
+    #[serde(default)]
+    limits_before: Option<Resources>,
 }
 
 /// A change of the journal.
@@ -262,6 +264,7 @@ fn write_entry(entry: &Entry) -> Vec<u8> {
         starts: entry.starts,
         stop: entry.stop,
         ended: entry.ended.clone(),
+        limits_before: entry.limits_before,
     })
 }
 
@@ -289,6 +292,7 @@ fn read_entry(bytes: &[u8]) -> Result<Result<Entry, u32>, CodecError> {
         starts: stored.starts,
         stop: stored.stop,
         ended: stored.ended,
+        limits_before: stored.limits_before,
     }))
 }
 
@@ -297,7 +301,7 @@ mod tests {
     use super::*;
     use potluck_specs::{
         Epoch, FleetId, Job, JobName, PackageId, Reign,
-        job::{Resources, TaskTemplate},
+        job::TaskTemplate,
         trust::{Context, PublicKey, SecretKey, Signed, UserCredential},
     };
 
@@ -353,6 +357,7 @@ mod tests {
             ended: Some(Outcome::Failed {
                 why: "exited with code 3".into(),
             }),
+            limits_before: Some(Resources::new(200, 2 << 20)),
         }
     }
 

@@ -5,6 +5,7 @@
 //! is the scheduler's; getting packages is the [`PackageProvider`]'s.
 
 mod actor;
+mod block_device;
 mod cgroups;
 pub mod disk;
 pub mod facts;
@@ -18,6 +19,7 @@ mod link;
 mod logs;
 mod moved;
 mod places;
+mod pressure;
 mod process;
 mod program;
 mod recording;
@@ -42,9 +44,12 @@ use folders::Folders;
 use journal::Journal;
 use launch::Launch;
 use link::Links;
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    unistd::{User, geteuid},
+};
 use potluck_core::{
-    attributes::Facts,
+    attributes::{Facts, NO, USERS, YES},
     auction::{Authority, Award, AwardAnswer, Call, CallAnswer, Refusal, StopOrder},
     host::{ADOPTION_LIMIT, Host, HostConfig, Run},
     session::{Heartbeat, HeartbeatAnswer, SlotReport},
@@ -208,9 +213,10 @@ pub async fn start(
     };
     spawn("helper listener", links.listen(listener));
     let stopped = CancellationToken::new();
-    let usages = Usages::default();
+    let usages = actor.usages.clone();
     retention::watch(actor.folders.clone(), config.logs, token.clone());
     let sampler = usages.sample(actor.cgroups.clone(), actor.folders.clone(), token.clone());
+    pressure::watch(commands.clone(), token.clone());
     let agent = Agent {
         commands,
         changed: changes,
@@ -224,6 +230,11 @@ pub async fn start(
     };
     let mut facts = config.facts;
     facts.attributes.insert(ISOLATION.into(), isolation);
+    for (name, can) in actor.cgroups.abilities() {
+        let value = if *can { YES } else { NO };
+        facts.attributes.insert((*name).into(), value.into());
+    }
+    facts.attributes.insert(USERS.into(), users());
     spawn("agent", async move {
         actor.introduce(facts).await;
         actor.run(inbox, token).await;
@@ -232,6 +243,18 @@ pub async fn start(
         stopped.cancel();
     });
     Ok(agent)
+}
+
+/// As whom tasks can run: anybody, or only as the node does.
+fn users() -> String {
+    let own = geteuid();
+    match own.is_root() {
+        true => YES.into(),
+        false => {
+            let found = User::from_uid(own).ok().flatten();
+            found.map_or_else(|| own.to_string(), |user| user.name)
+        }
+    }
 }
 
 /// All of a start that blocks.
@@ -254,7 +277,7 @@ fn prepare(
     let listener = Listener::bind(&folders.socket()).map_err(at(folders.socket()))?;
 
     let node = config.node.short();
-    let cgroups = Arc::new(Cgroups::detect(&node));
+    let cgroups = Arc::new(Cgroups::detect(&node, &config.data_dir));
     for missing in cgroups.missing() {
         tracing::warn!(missing, "isolation that this host does not give");
     }
@@ -299,6 +322,7 @@ fn prepare(
         commands,
         changed,
         missing: Arc::new(Mutex::new(missing)),
+        usages: Usages::default(),
         lock,
         recorder: None,
         running: Running::default(),

@@ -332,6 +332,10 @@ pub(super) struct NodeArgs {
     /// system but a tenth, at least 1024).
     #[arg(long, value_name = "MIB")]
     pub disk: Option<u64>,
+    /// Megabits a second out of this host that tasks may ask for (default:
+    /// none). They are counted; traffic is not shaped.
+    #[arg(long, value_name = "MBIT", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub uplink: Option<u64>,
     /// Something that jobs may ask for as `label.NAME`; may be repeated.
     #[arg(long = "label", value_name = "NAME=VALUE")]
     pub labels: Vec<Label>,

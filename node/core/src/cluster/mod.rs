@@ -30,7 +30,7 @@ mod versions;
 pub use command::{Admission, Command, Genesis, GossipKey, HeldPackage, Placement};
 pub use completions::{BatchEnd, BatchRecord, Failures, TaskEnd};
 pub use exclusive::ExclusiveHolder;
-pub use feature::{FEATURE_LEVEL, TooOld, level_of_tasks};
+pub use feature::{FEATURE_LEVEL, LIVE_CHANGES_LEVEL, TooOld, level_of_tasks};
 pub use jobs::{JOBS_MAX, JobRecord, JobVersion, PackageRecord, SLOTS_MAX};
 pub use members::{MEMBERS_MAX, Member};
 pub use quotas::{Amounts, Countable, Demand, Each, Excess, NamespaceView, QUOTAS_MAX, Quota};

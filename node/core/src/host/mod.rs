@@ -12,6 +12,7 @@ mod ends;
 mod history;
 mod lease;
 mod life;
+mod limits;
 pub mod message;
 mod ports;
 mod redacted;
@@ -32,7 +33,7 @@ use crate::{
 use history::{Ended, Failures};
 use ports::Ports;
 use potluck_specs::{
-    Generation, Job, JobName, Millis, NodeId, SlotId,
+    Generation, Job, JobName, Millis, NodeId, SlotId, diff,
     job::{Level, Resources, StopPolicy},
 };
 use reports::Reports;
@@ -225,6 +226,7 @@ impl Host {
                 self.health_changed(&run, healthy, &mut effects)
             }
             Event::Troubled { run, trouble } => self.troubled(&run, trouble, &mut effects),
+            Event::LimitsSet { run, refused } => self.limits_set(&run, &refused, &mut effects),
             Event::Tick => {}
         }
         self.tick(now, &mut effects);
@@ -480,11 +482,15 @@ impl Host {
                 self.adopt_generation(id, generation, effects);
                 return Ok(());
             }
+            if goes_on && !exclusive && diff::changes_live(&slot.entry.job, &offer.job) {
+                return self.change_live(id, generation, offer, now, effects);
+            }
         }
         self.takes_work()?;
         if let Some(refusal) = self.requires_too_much(&offer.job) {
             return Err(refusal);
         }
+        self.is_able(&offer.job)?;
         self.device_room(&offer.job.task.devices, Some(id))?;
         let need = offer.job.task.resources;
         let ports = self.choose_ports(id, &offer.job)?;
@@ -519,7 +525,7 @@ impl Host {
     }
 
     /// What is free for the slot if `need` replaces what fills it now.
-    fn check_room(&self, id: &SlotId, need: Resources) -> Result<(), Refusal> {
+    pub(super) fn check_room(&self, id: &SlotId, need: Resources) -> Result<(), Refusal> {
         let Some(slot) = self.slots.get(id) else {
             if self.slots.len() >= SLOTS_MAX {
                 return Err(Refusal::Busy);
@@ -662,6 +668,7 @@ impl Offer {
             starts: 0,
             stop: None,
             ended: None,
+            limits_before: None,
         }
     }
 }

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 
 mod ends;
 mod lease;
+mod limits;
 mod recording;
 
 fn authority(reign: u64) -> Authority {
@@ -995,6 +996,10 @@ enum Move {
     Confirm {
         reign: u64,
     },
+    LimitsSet {
+        pick: usize,
+        well: bool,
+    },
     RestartAgent,
     FindAll,
 }
@@ -1020,6 +1025,8 @@ fn moves() -> impl Strategy<Value = Move> {
         2 => Just(Move::Obey),
         3 => (0..4_000u64).prop_map(|ms| Move::Wait { ms }),
         2 => reign.prop_map(|reign| Move::Confirm { reign }),
+        2 => (0..8usize, any::<bool>())
+            .prop_map(|(pick, well)| Move::LimitsSet { pick, well }),
         1 => Just(Move::RestartAgent),
         2 => Just(Move::FindAll),
     ]
@@ -1046,12 +1053,10 @@ impl World {
             } => {
                 // The share belongs to the version: signed bytes don't change.
                 let share = share + version as u32;
-                let event = award(
-                    reign,
-                    call,
-                    &job("web", version, share),
-                    &[(index, sequence)],
-                );
+                let mut job = job("web", version, share);
+                // Of two versions the second differs in its share alone.
+                job.package = PackageId([version.div_ceil(2) as u8; 32]);
+                let event = award(reign, call, &job, &[(index, sequence)]);
                 let first = awarded(&self.step(event.clone()));
                 let before = self.host.clone();
                 let second = awarded(&self.step(event));
@@ -1127,6 +1132,15 @@ impl World {
                     forget,
                     renewals: None,
                 }));
+            }
+            Move::LimitsSet { pick, well } => {
+                if let Some(run) = self.alive.iter().nth(pick).cloned() {
+                    let refused = match well {
+                        true => vec![],
+                        false => vec!["no".into()],
+                    };
+                    self.step(Event::LimitsSet { run, refused });
+                }
             }
             Move::RestartAgent => self.restart_agent(),
             Move::FindAll => {

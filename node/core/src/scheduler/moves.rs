@@ -16,6 +16,7 @@
 use super::{
     Note, Scheduler,
     batch::ends,
+    live::LiveChanges,
     names::{JobId, Seat},
     reconcile::Survey,
     rollout::Target,
@@ -28,7 +29,7 @@ use potluck_specs::{Millis, NodeId, SlotId, job::JobKind};
 const SURGE_PATIENCE: Millis = Millis(30_000);
 
 /// Between two looks at a surge that found no place.
-const LOOK_EVERY: Millis = Millis(1_000);
+pub(super) const LOOK_EVERY: Millis = Millis(1_000);
 
 /// Most tasks of a job that are being doubled at once, where the budget is
 /// smaller: one at a time is always right.
@@ -70,7 +71,11 @@ impl Scheduler {
         leaving.sort_by_key(|task| (task.serves, task.seat));
         self.surges_end_except(target.id(), &leaving);
         let mut surging = Vec::new();
+        let mut changes = LiveChanges::default();
         for task in leaving {
+            if self.stays_changed(cluster, target, &task, &mut changes, now) {
+                continue;
+            }
             if ends(target.current()) {
                 self.leave_work(cluster, task, &mut survey, now);
                 continue;
@@ -96,6 +101,7 @@ impl Scheduler {
                 _ => self.send_away(cluster, target, task, &mut survey, &mut surging, now),
             }
         }
+        self.change_tasks(cluster, target, changes, now);
         surging
     }
 

@@ -88,6 +88,10 @@ fn event(event: &Event) -> String {
             Some(trouble) => format!("{run} is troubled: {trouble}"),
             None => format!("{run} is troubled no more"),
         },
+        Event::LimitsSet { run, refused } => match refused.is_empty() {
+            true => format!("the limits of {run} are set"),
+            false => format!("limits of {run} are not as wanted: {}", refused.join("; ")),
+        },
         Event::HealthChanged { run, healthy } => match healthy {
             true => format!("{run} is healthy"),
             false => format!("{run} is not healthy"),
@@ -129,6 +133,9 @@ fn told(effect: &Effect, now: Millis) -> Vec<String> {
         Effect::Kill(run) => format!("kill {run}"),
         Effect::KillLost(run) => format!("kill what is left of {run}, whose helper is lost"),
         Effect::Lease { slot, until } => format!("the lease of {slot} lasts {}", left(*until, now)),
+        Effect::SetLimits { run, job } => {
+            format!("{run} may use what version {} says", job.version)
+        }
         Effect::Forgotten(slot) => format!("forget {slot}"),
         Effect::JournalPut { .. }
         | Effect::JournalRemove(_)
