@@ -394,7 +394,7 @@ async fn lines(node: &Node, job: &Job, query: LogQuery) -> Vec<String> {
         .expect("there is a log");
     let mut lines = Vec::new();
     while let Some(batch) = batches.recv().await {
-        let texts = batch.lines.into_iter().map(|line| line.text);
+        let texts = batch.lines.into_iter().map(|read| read.line.text);
         lines.extend(texts.map(|text| String::from_utf8_lossy(&text).into_owned()));
     }
     lines
@@ -421,7 +421,7 @@ async fn until_line(node: &Node, job: &Job, wanted: &str) {
     let read = async {
         while let Some(batch) = batches.recv().await {
             let is = |text: &[u8]| String::from_utf8_lossy(text).contains(wanted);
-            if batch.lines.iter().any(|line| is(&line.text)) {
+            if batch.lines.iter().any(|read| is(&read.line.text)) {
                 return;
             }
         }

@@ -28,7 +28,7 @@ mod trees;
 mod usage;
 
 pub use journal::JournalError;
-pub use logs::{LogBatch, LogPlace, LogQuery, LogsError};
+pub use logs::{LogBatch, LogPlace, LogQuery, LogsError, ReadLine, TAIL_LINES_MAX};
 pub use potluck_helper::log::Line;
 pub use retention::LogRetention;
 pub use sessions::{EnterError, Entrance, Pipe, SessionWish, TaskSession};
