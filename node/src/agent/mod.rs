@@ -18,6 +18,7 @@ mod link;
 mod logs;
 mod moved;
 mod places;
+mod ports;
 mod process;
 mod program;
 mod retention;
@@ -107,6 +108,8 @@ pub struct AgentConfig {
     pub facts: Facts,
     /// Ports that may be chosen for tasks.
     pub ports: RangeInclusive<u16>,
+    /// Ports that the node itself listens on: no task is given these.
+    pub node_ports: BTreeSet<u16>,
     /// The helper program; copied into the data folder by content.
     pub helper: PathBuf,
     /// How long a task outlives its last contact with the agent.
@@ -294,6 +297,7 @@ fn prepare(
         launch,
         packages,
         address: config.address,
+        node_ports: config.node_ports,
         leases: leases::Leases::default(),
         commands,
         changed,
