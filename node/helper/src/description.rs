@@ -345,12 +345,15 @@ pub(crate) fn read_limited(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>>
 }
 
 #[cfg(test)]
+pub(crate) use tests::description as sample;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::protocol::TaskKey;
     use std::os::unix::fs::PermissionsExt;
 
-    fn description() -> TaskDescription {
+    pub(crate) fn description() -> TaskDescription {
         TaskDescription {
             version: DESCRIPTION_VERSION,
             key: TaskKey {

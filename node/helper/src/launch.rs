@@ -24,13 +24,14 @@ use nix::{
     unistd::{Pid, getegid, geteuid, pipe2},
 };
 use potluck_specs::Millis;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     ffi::{CString, NulError, c_char, c_int},
     fs::{self, File, OpenOptions},
     io,
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd},
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
         unix::fs::OpenOptionsExt,
     },
     path::{Component, Path, PathBuf},
@@ -76,6 +77,9 @@ pub(crate) enum LaunchError {
     /// Only root may run tasks as others.
     #[error("not running as root, so the task can't run as user {uid}")]
     User { uid: u32 },
+    /// A number that is no user.
+    #[error("{0}:{1} is no user and group: 4294967295 means nobody in particular")]
+    NoSuchUser(u32, u32),
     /// A pipe, a socket, or a process.
     #[error("{what} can't be made")]
     Kernel { what: &'static str, source: Errno },
@@ -117,6 +121,90 @@ pub(crate) struct Launched {
 pub(crate) struct Namespace {
     pub(crate) flag: c_int,
     pub(crate) file: File,
+}
+
+/// A sandbox between two programs of its helper ([`crate::resume`]).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SavedLaunched {
+    pidfd: RawFd,
+    control: RawFd,
+    out: RawFd,
+    err: RawFd,
+    kill_group: Option<RawFd>,
+    root_labels: Vec<String>,
+    has_root: bool,
+    /// Kinds, as the kernel's flags, and descriptors; or the kernel's word.
+    namespaces: Result<Vec<(c_int, RawFd)>, i32>,
+}
+
+impl SavedLaunched {
+    pub(crate) fn descriptors(&self) -> Vec<RawFd> {
+        let namespaces = self.namespaces.iter().flatten().map(|(_, fd)| *fd);
+        let all = [self.pidfd, self.control, self.out, self.err];
+        all.into_iter()
+            .chain(self.kill_group)
+            .chain(namespaces)
+            .collect()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn sample() -> SavedLaunched {
+        SavedLaunched {
+            pidfd: 10,
+            control: 11,
+            out: 12,
+            err: 13,
+            kill_group: Some(14),
+            root_labels: vec!["/usr".into()],
+            has_root: true,
+            namespaces: Ok(vec![(libc::CLONE_NEWPID, 15), (libc::CLONE_NEWNS, 16)]),
+        }
+    }
+}
+
+impl Launched {
+    /// What another program needs to go on with it.
+    pub(crate) fn save(&self) -> SavedLaunched {
+        let namespaces = self.namespaces.as_ref().map(|all| {
+            let pair = |one: &Namespace| (one.flag, one.file.as_raw_fd());
+            all.iter().map(pair).collect()
+        });
+        SavedLaunched {
+            pidfd: self.pidfd.as_raw_fd(),
+            control: self.control.as_raw_fd(),
+            out: self.out.as_raw_fd(),
+            err: self.err.as_raw_fd(),
+            kill_group: self.kill_group.as_ref().map(File::as_raw_fd),
+            root_labels: self.root_labels.clone(),
+            has_root: self.has_root,
+            namespaces: namespaces.map_err(|errno| *errno as i32),
+        }
+    }
+
+    /// Goes on with it.
+    ///
+    /// # Safety
+    /// The descriptors are open and nobody else's.
+    pub(crate) unsafe fn resume(saved: SavedLaunched) -> Launched {
+        // SAFETY: as the caller says.
+        let owned = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
+        let namespace = |(flag, fd)| Namespace {
+            flag,
+            file: owned(fd).into(),
+        };
+        let namespaces = saved.namespaces.map_err(Errno::from_raw);
+        Launched {
+            pidfd: owned(saved.pidfd),
+            control: owned(saved.control),
+            out: owned(saved.out),
+            err: owned(saved.err),
+            kill_group: saved.kill_group.map(|fd| owned(fd).into()),
+            missing: Vec::new(),
+            root_labels: saved.root_labels,
+            has_root: saved.has_root,
+            namespaces: namespaces.map(|all| all.into_iter().map(namespace).collect()),
+        }
+    }
 }
 
 /// What init needs; made before the clone.
@@ -407,6 +495,10 @@ pub(crate) fn host_name(description: &TaskDescription) -> String {
 pub(crate) fn user(description: &TaskDescription) -> Result<Option<UserIds>, LaunchError> {
     let own = geteuid();
     match description.user {
+        // To setresuid(2) it means: leave it as it is.
+        Some(user) if [user.uid, user.gid].contains(&u32::MAX) => {
+            Err(LaunchError::NoSuchUser(user.uid, user.gid))
+        }
         Some(user) if !own.is_root() && user.uid != own.as_raw() => {
             Err(LaunchError::User { uid: user.uid })
         }

@@ -22,6 +22,11 @@ impl Leases {
         Leases { agent, scheduler }
     }
 
+    /// Until when each lasts, as [`Self::new`] takes them.
+    pub(crate) fn both(&self) -> (Millis, Option<Millis>) {
+        (self.agent, self.scheduler)
+    }
+
     /// Until when the task may run.
     pub(crate) fn until(&self) -> Millis {
         let scheduler = self.scheduler.unwrap_or(self.agent);

@@ -8,6 +8,7 @@
 
 pub mod archive;
 pub mod description;
+mod descriptors;
 pub mod end;
 mod enter;
 pub mod group;
@@ -21,6 +22,7 @@ mod memory;
 mod output;
 pub mod probe;
 pub mod protocol;
+pub mod resume;
 mod sandbox;
 mod scribe;
 pub mod session;

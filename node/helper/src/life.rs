@@ -2,6 +2,12 @@
 //! to leave. Pure: it is told the time (boot-time clock) and says what is to
 //! be done; [`crate::supervise`] does it.
 
+mod saved;
+
+pub(crate) use saved::SavedLife;
+#[cfg(test)]
+pub(crate) use saved::tests as tests_saved;
+
 use crate::{
     end::{ExitReason, TaskEnd, TaskExit, WHY_BYTES_MAX},
     group::Limits,
@@ -10,6 +16,7 @@ use crate::{
     protocol::{AgentMessage, Hello, HelperMessage, MissingIsolation, PING_INTERVAL_MS, Phase},
 };
 use potluck_specs::{Millis, job::StopPolicy};
+use std::path::PathBuf;
 
 /// First pause before the agent is dialled again; doubles.
 const RETRY_MS: u64 = 50;
@@ -82,6 +89,8 @@ pub(crate) enum How {
     Silent,
     /// It never ran.
     NotStarted(String),
+    /// This helper could not go on, and killed it.
+    Abandoned(String),
 }
 
 /// What is to be done, in this order.
@@ -101,6 +110,8 @@ pub(crate) enum Effect {
     Say(String),
     /// Change what the task may use, and tell how that went.
     SetLimits(Limits),
+    /// Become this program, or tell why not.
+    Upgrade(PathBuf),
     /// Kill init and with it all of the task.
     Kill,
     /// Write the record; before anything else that follows.
@@ -122,7 +133,9 @@ pub(crate) enum Effect {
 /// Down -> Greeting -> Up        the connection, in every phase
 ///   ^--------+---------+
 /// ```
-#[derive(Debug)]
+///
+/// What of it an upgrade hands to the next program is in [`saved`].
+#[derive(Clone, Debug)]
 pub(crate) struct Life {
     hello: Hello,
     stop: StopPolicy,
@@ -251,6 +264,14 @@ impl Life {
             Phase::Running { .. } if self.killed.is_none() => Ok(()),
             Phase::Starting => Err("it is starting; try again in a moment"),
             Phase::Running { .. } | Phase::Ended(_) => Err("it has ended"),
+        }
+    }
+
+    /// Whoever is about to end ends as it is.
+    fn may_upgrade(&self) -> Result<(), &'static str> {
+        match self.is_ended() || self.killed.is_some() {
+            true => Err("its task has ended"),
+            false => Ok(()),
         }
     }
 
@@ -408,6 +429,13 @@ impl Life {
             }
             AgentMessage::Kill => self.kill(ExitReason::Killed, effects),
             AgentMessage::SetLimits(limits) => effects.push(Effect::SetLimits(limits)),
+            AgentMessage::Upgrade { program } => effects.push(match self.may_upgrade() {
+                Ok(()) => Effect::Upgrade(program),
+                Err(why) => {
+                    let why = why.to_string();
+                    Effect::Send(HelperMessage::UpgradeRefused { why })
+                }
+            }),
             AgentMessage::Ack if self.is_ended() => self.leave(effects),
             _ => {}
         }
@@ -484,6 +512,7 @@ impl Life {
     }
 
     fn end(&self, gone: Gone) -> TaskEnd {
+        let mut note = self.memory.clone().or_else(|| self.disk.clone());
         let own_end = if self.stopping {
             ExitReason::Stopped
         } else {
@@ -497,6 +526,10 @@ impl Life {
             }
             How::Signalled(signal) => (None, Some(signal), own_end),
             How::Starved => (None, Some(libc::SIGKILL), ExitReason::LeaseExpired),
+            How::Abandoned(why) => {
+                note = Some(why);
+                (None, Some(libc::SIGKILL), ExitReason::InitLost)
+            }
             How::Silent => {
                 let reason = self.killed.unwrap_or(ExitReason::InitLost);
                 (None, Some(libc::SIGKILL), reason)
@@ -514,7 +547,7 @@ impl Life {
             },
             at: gone.at,
             memory_peak_bytes: gone.memory_peak_bytes,
-            note: self.memory.clone().or_else(|| self.disk.clone()),
+            note,
         })
     }
 
@@ -560,6 +593,7 @@ mod tests {
             agent_generation: 5,
             phase: Phase::Starting,
             isolation_missing: Vec::new(),
+            hands_on: None,
         };
         Life::new(
             hello,

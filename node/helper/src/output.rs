@@ -45,7 +45,7 @@ const LOOK_MS: u64 = 500;
 /// What a task prints, and its log.
 pub(crate) struct Output {
     scribe: Scribe,
-    when_full: WhenFull,
+    policy: LogPolicy,
     buffer: Vec<u8>,
     /// Lines thrown away that the log was not told of.
     lost: Option<u64>,
@@ -59,7 +59,7 @@ impl Output {
     pub(crate) fn new(log: LogWriter, policy: LogPolicy) -> io::Result<Output> {
         Ok(Output {
             scribe: Scribe::begin(log, policy.keep_ms.is_some())?,
-            when_full: policy.when_full,
+            policy,
             buffer: Vec::new(),
             lost: None,
             look_at: None,
@@ -82,6 +82,22 @@ impl Output {
     /// It may not, for this reason.
     pub(crate) fn still(&self) -> Result<Still<'_>, &'static str> {
         self.scribe.still()
+    }
+
+    /// Has all that was taken be written, and ends the thread. The log, for
+    /// [`Self::go_on`] or for another program.
+    ///
+    /// # Errors
+    /// Why the log can't come to rest; all goes on as it was.
+    pub(crate) fn stop(&mut self) -> Result<LogWriter, String> {
+        self.tell_lost();
+        self.scribe.stop()
+    }
+
+    /// Goes on after a stop.
+    pub(crate) fn go_on(&mut self, log: LogWriter) -> io::Result<()> {
+        self.scribe = Scribe::begin(log, self.policy.keep_ms.is_some())?;
+        Ok(())
     }
 
     /// Reads a pipe, as long as there is room. Returns `false` when it is
@@ -173,7 +189,7 @@ impl Output {
 
     /// Nothing may be taken from the task now: its log waits for the disk.
     pub(crate) fn waits(&self) -> bool {
-        let drops = self.when_full == WhenFull::Drop && self.scribe.is_stalled();
+        let drops = self.policy.when_full == WhenFull::Drop && self.scribe.is_stalled();
         !drops && !self.scribe.has_room()
     }
 
@@ -183,7 +199,7 @@ impl Output {
         let Some(why) = self.scribe.refused().or_else(stalled) else {
             return LogState::Written;
         };
-        match self.when_full {
+        match self.policy.when_full {
             WhenFull::Block => LogState::Waits(why),
             WhenFull::Drop => LogState::Drops(why),
         }

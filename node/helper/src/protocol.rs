@@ -15,6 +15,8 @@
 //!   Started | StartFailed --------------->
 //!          <------------------------------  Stop, StopAtDiskLimit, Kill, SetLimits
 //!   LimitsSet --------------------------->       after each SetLimits
+//!          <------------------------------  Upgrade
+//!   Upgraded | UpgradeRefused ----------->       on the same connection
 //!   Exited, repeated after each Welcome ->
 //!          <------------------------------  Ack   (of Exited or StartFailed)
 //! ```
@@ -117,6 +119,10 @@ pub struct Hello {
     /// Namespaces that the host forbade, and other parts of the sandbox that
     /// could not be built. Complete once the phase is `Running`.
     pub isolation_missing: Vec<MissingIsolation>,
+    /// It can be upgraded: the version of what it would hand to the program
+    /// that takes its place. `None`: it is too old for that.
+    #[serde(default)]
+    pub hands_on: Option<u32>,
 }
 
 /// From helper to agent.
@@ -151,6 +157,18 @@ pub enum HelperMessage {
     /// The log is in another state than the one told last. After `Hello`,
     /// unless all is well.
     Log(LogState),
+    /// After an `Upgrade`: the same process runs the new program.
+    Upgraded {
+        /// As in [`Hello`], of the new program.
+        helper_version: String,
+        /// As in [`Hello`], of the new program.
+        hands_on: u32,
+    },
+    /// After an `Upgrade`: the helper goes on as it was.
+    UpgradeRefused {
+        /// For people.
+        why: String,
+    },
 }
 
 /// How a task's log is.
@@ -216,6 +234,13 @@ pub enum AgentMessage {
     SetLimits(Limits),
     /// Kill the task at once.
     Kill,
+    /// Run this program in the same process, and go on with the same task. The
+    /// agent has asked the program before whether it can (`--can-resume`, with
+    /// what the helper's `Hello` says).
+    Upgrade {
+        /// Absolute.
+        program: PathBuf,
+    },
     /// Open a session in the task. The descriptors that it speaks of come with
     /// the same packet; the answer goes over the session's own socket.
     Session(SessionRequest),

@@ -6,8 +6,10 @@
 //!            ◀─ bell: there is room again, or the disk has another state ─┘
 //! ```
 //!
-//! It answers for when lines are written, flushed and tried again. What is
-//! done while there is no room is decided in [`crate::output`].
+//! It answers for when lines are written, flushed and tried again, and for
+//! having the thread pause before a clone, and stop before the process becomes
+//! another program. What is done while there is no room is decided in
+//! [`crate::output`].
 
 use crate::{
     log::{FLUSH_INTERVAL_MS, LogWriter, Refused, Stream},
@@ -43,13 +45,25 @@ const NOT_STILL: &str = "the disk of its log does not answer";
 /// What is said of such a disk.
 pub(crate) const STALLED: &str = "the disk does not answer";
 
+/// And of one that answers, but not fast enough for the end of a log.
+const SLOW: &str = "the disk is too slow";
+
 /// How long a clone waits for the thread to pause: some writes of a disk that
 /// is well.
 const STILL_LIMIT: Duration = Duration::from_millis(500);
 
+/// How long the log's way to rest may take before an upgrade is put off: what
+/// the queue holds is written in some milliseconds by a disk that is well, and
+/// the helper hears nobody meanwhile.
+const STOP_LIMIT: Duration = Duration::from_secs(2);
+
 /// How long the end of a log waits for a disk that takes nothing: longer than a
 /// busy one needs to sync a segment. Nothing of the task is left by then.
 const FINISH_MS: u64 = 10_000;
+
+/// How long it waits for a disk that takes something now and then: queue and
+/// pipes hold 5 MiB at most, and whoever waits for the task's end waits too.
+const FINISH_ALL_MS: u64 = 30_000;
 
 /// Between looks whether an ending log gets on.
 const LOOK: Duration = Duration::from_millis(100);
@@ -66,7 +80,8 @@ const STACK_BYTES: usize = 256 << 10;
 /// The thread, as the supervisor has it.
 pub(crate) struct Scribe {
     shared: Arc<Shared>,
-    thread: JoinHandle<()>,
+    /// Until it is stopped or ended.
+    thread: Option<JoinHandle<()>>,
 }
 
 /// While it lives the thread does nothing, and holds no lock of the allocator:
@@ -90,7 +105,12 @@ struct Desk {
     refused: Option<String>,
     /// The supervisor wants to hear when there is room.
     wants_room: bool,
+    /// Something waits in the thread for its time to be flushed.
+    has_unflushed: bool,
     is_still: bool,
+    /// The log is to come to rest, and then to be put into `stopped`.
+    is_stopping: bool,
+    stopped: Option<LogWriter>,
     is_ending: bool,
     end: Option<Result<(), Refused>>,
 }
@@ -106,6 +126,7 @@ enum Work {
     Chunk(Chunk),
     /// Something is due.
     Tick,
+    Stop,
     End,
 }
 
@@ -130,7 +151,10 @@ impl Scribe {
             let written = catch_unwind(AssertUnwindSafe(|| write(&theirs, log, has_age)));
             written.unwrap_or_else(|_| std::process::abort());
         })?;
-        Ok(Scribe { shared, thread })
+        Ok(Scribe {
+            shared,
+            thread: Some(thread),
+        })
     }
 
     /// Readable when there may be news.
@@ -184,8 +208,7 @@ impl Scribe {
 
     /// Something is not written yet, so it may turn out to be stalled.
     pub(crate) fn is_busy(&self) -> bool {
-        let desk = self.shared.desk();
-        desk.busy_since.is_some() || !desk.chunks.is_empty()
+        self.shared.desk().is_busy()
     }
 
     /// Has the thread pause.
@@ -212,27 +235,69 @@ impl Scribe {
         }
     }
 
+    /// Has all be written and the thread end, so that this process may become
+    /// another program. The log, at rest.
+    ///
+    /// # Errors
+    /// The disk does not take it, and all goes on as it was.
+    pub(crate) fn stop(&mut self) -> Result<LogWriter, String> {
+        let mut desk = self.shared.desk();
+        if let Some(why) = &desk.refused {
+            return Err(why.clone());
+        }
+        desk.is_stopping = true;
+        self.shared.changed.notify_all();
+        let goes_on = |desk: &mut Desk| desk.stopped.is_none() && desk.refused.is_none();
+        let waited = self
+            .shared
+            .changed
+            .wait_timeout_while(desk, STOP_LIMIT, goes_on);
+        let mut desk = waited.expect(UNHARMED).0;
+        desk.is_stopping = false;
+        let Some(log) = desk.stopped.take() else {
+            return Err(desk.refused.clone().unwrap_or_else(|| STALLED.into()));
+        };
+        drop(desk);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        Ok(log)
+    }
+
     /// Ends the log.
     ///
     /// # Errors
     /// What of it is lost, and why.
     pub(crate) fn finish(self) -> Result<(), String> {
+        self.finish_within(FINISH_MS, FINISH_ALL_MS)
+    }
+
+    fn finish_within(mut self, silent_ms: u64, all_ms: u64) -> Result<(), String> {
+        let until = boot_now() + Millis(all_ms);
         let mut desk = self.shared.desk();
         desk.is_ending = true;
         self.shared.changed.notify_all();
-        while desk.end.is_none() && !desk.is_at_it_for(FINISH_MS) {
+        while desk.end.is_none() && !desk.is_at_it_for(silent_ms) && boot_now() < until {
             let waited = self.shared.changed.wait_timeout(desk, LOOK);
             desk = waited.expect(UNHARMED).0;
         }
         let Some(end) = desk.end.take() else {
-            let lines = desk.chunks.iter().map(Chunk::lines).sum::<u64>();
+            // What is said to be lost is not written a little later.
+            let left = std::mem::take(&mut desk.chunks);
+            let lines = left.iter().map(Chunk::lines).sum::<u64>();
+            let why = match desk.is_at_it_for(silent_ms) {
+                true => STALLED,
+                false => SLOW,
+            };
             return Err(format!(
-                "{STALLED}; at its end {lines} lines were lost, and what was on its way"
+                "{why}; at its end {lines} lines were lost, and what was on its way"
             ));
         };
         drop(desk);
         // It has nothing left to do.
-        let _ = self.thread.join();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
         end.map_err(|refused| {
             let Refused { why, lost, .. } = refused;
             format!("{why}; at its end {lost} lines were lost")
@@ -271,6 +336,10 @@ impl Desk {
             .is_some_and(|since| now.since(since).0 >= ms)
     }
 
+    fn is_busy(&self) -> bool {
+        self.busy_since.is_some() || !self.chunks.is_empty() || self.has_unflushed
+    }
+
     /// What to do now, if there is something. A log that waits for its disk
     /// takes nothing, unless its task has ended.
     fn work(&mut self, waits: bool, due: Option<Millis>) -> Option<Work> {
@@ -291,6 +360,7 @@ impl Desk {
                 }
                 Some(Work::Chunk(chunk))
             }
+            None if self.is_stopping => Some(Work::Stop),
             None => self.is_ending.then_some(Work::End),
         }
     }
@@ -324,12 +394,16 @@ impl Shared {
 
     /// It is done. Nothing is allocated or freed from here to the next wait,
     /// but for the disk's words.
-    fn done(&self, refused: Option<&str>) {
+    fn done(&self, refused: Option<&str>, has_unflushed: bool) {
         let mut desk = self.desk();
+        desk.has_unflushed = has_unflushed;
         let mut is_news = desk.is_at_it_for(STALL_MS);
         if desk.refused.as_deref() != refused {
             desk.refused = refused.map(String::from);
             is_news = true;
+            if desk.is_stopping {
+                self.changed.notify_all();
+            }
         }
         if desk.wants_room && desk.bytes <= QUEUE_BYTES / 2 {
             desk.wants_room = false;
@@ -415,14 +489,115 @@ fn write(shared: &Shared, mut log: LogWriter, has_age: bool) {
                 }
             }
             Work::Tick => due.tick(&mut log),
+            Work::Stop => match stop(shared, log) {
+                None => return,
+                Some(back) => log = back,
+            },
             Work::End => break,
         }
         due.note(&log);
-        shared.done(log.refused().map(|refused| refused.why.as_str()));
+        let refused = log.refused().map(|refused| refused.why.as_str());
+        shared.done(refused, due.flush.is_some());
     }
     let end = log.finish(unix_now().0);
     let mut desk = shared.desk();
     desk.end = Some(end);
     desk.busy_since = None;
     shared.changed.notify_all();
+}
+
+/// Puts the log on the desk, at rest; or gives it back, since the disk refuses
+/// or nobody waits for it any more.
+fn stop(shared: &Shared, mut log: LogWriter) -> Option<LogWriter> {
+    let is_well = log.rest(unix_now().0);
+    let mut desk = shared.desk();
+    if !is_well || !desk.is_stopping || !desk.chunks.is_empty() {
+        return Some(log);
+    }
+    desk.stopped = Some(log);
+    desk.busy_since = None;
+    shared.changed.notify_all();
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::{LogLimits, LogReader};
+
+    fn log(folder: &std::path::Path) -> LogWriter {
+        LogWriter::open(folder, LogLimits::default()).unwrap()
+    }
+
+    fn count(folder: &std::path::Path) -> u64 {
+        let mut reader = LogReader::new(folder, 0);
+        std::iter::from_fn(|| reader.next_line().unwrap()).count() as u64
+    }
+
+    #[test]
+    fn what_waits_to_be_flushed_is_not_done_with() {
+        let mut desk = Desk::default();
+        assert!(!desk.is_busy());
+        desk.has_unflushed = true;
+        assert!(desk.is_busy(), "else nobody looks when that stalls");
+    }
+
+    #[test]
+    fn a_stopped_log_is_whole_and_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut scribe = Scribe::begin(log(folder.path()), true).unwrap();
+        for _ in 0..1_000 {
+            scribe.give(
+                Stream::Out,
+                b"line
+",
+            );
+        }
+        scribe.give(Stream::Err, b"no ");
+        let stopped = scribe.stop().unwrap();
+        assert_eq!(count(folder.path()), 1_000);
+        let rest = stopped.hand_on();
+        let next = LogWriter::go_on(folder.path(), LogLimits::default(), rest);
+        let scribe = Scribe::begin(next, true).unwrap();
+        scribe.give(
+            Stream::Err,
+            b"end
+",
+        );
+        scribe.finish().unwrap();
+        assert_eq!(count(folder.path()), 1_001);
+    }
+
+    /// Lines that the slow disk is given, and what it takes for each.
+    const LINES: u64 = 40;
+    const PAUSE: Duration = Duration::from_millis(50);
+
+    #[test]
+    fn a_log_on_a_slow_disk_ends_all_the_same_and_says_what_is_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut slow = log(folder.path());
+        slow.pause_for_test(PAUSE);
+        let scribe = Scribe::begin(slow, false).unwrap();
+        for _ in 0..LINES {
+            scribe.give(
+                Stream::Out,
+                b"line
+",
+            );
+        }
+        let shared = scribe.shared.clone();
+        // It is never silent for so long.
+        let lost = scribe.finish_within(60_000, 300).unwrap_err();
+        assert!(lost.starts_with(SLOW), "{lost}");
+        let words = lost.split(' ').find_map(|word| word.parse::<u64>().ok());
+        let lost = words.unwrap();
+        assert!(lost > 0, "some are on the disk, not all");
+        // What was on its way comes, and nothing else.
+        let mut desk = shared.desk();
+        while desk.end.is_none() {
+            desk = shared.changed.wait(desk).unwrap();
+        }
+        drop(desk);
+        assert_eq!(count(folder.path()) + lost, LINES);
+    }
 }

@@ -3,6 +3,9 @@
 //!
 //! It waits for nothing else: the agent's socket never blocks it, and the disk
 //! under the log is waited for by a thread of its own ([`crate::scribe`]).
+//! How it becomes another program is in [`upgrade`].
+
+mod upgrade;
 
 use crate::{
     description::TaskDescription,
@@ -20,6 +23,7 @@ use crate::{
         AgentMessage, Channel, Hello, HelperMessage, LogState, MissingIsolation, PROTOCOL_VERSION,
         Phase, ReceiveError, SendError,
     },
+    resume::{self, CAN_RESUME, HANDS_ON, RESUME},
     session::{self, SessionRequest, Sessions},
     sweep,
 };
@@ -46,6 +50,9 @@ use std::{
     process::ExitCode,
 };
 
+/// For whoever lists processes.
+const NAME: &std::ffi::CStr = c"potluck-helper";
+
 /// Events taken at once; what is more comes at the next turn.
 const EVENTS: usize = 12;
 
@@ -61,15 +68,25 @@ const LISTEN_AGAIN_MS: u64 = 1_000;
 /// Longest file with a memory peak.
 const PEAK_BYTES_MAX: u64 = 64;
 
+/// What a helper says of itself.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// The life of a helper, from its arguments to its end.
 pub fn main(args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
-    let args: Vec<_> = args.skip(1).collect();
-    let file = match &args[..] {
+    let args: Vec<_> = args.collect();
+    let no_name = std::ffi::OsString::new();
+    let (program, args) = args.split_first().unwrap_or((&no_name, &[]));
+    let file = match args {
         [question, folder] if question == ISOLATION => return tell_isolation(Path::new(folder)),
+        [question, version] if question == CAN_RESUME => return resume::answer(version),
+        [file, resumes, handed @ ..] if resumes == RESUME => {
+            return upgrade::main(program, file, handed);
+        }
         [file] => file,
         _ => {
             eprintln!("usage: potluck-helper TASK_FILE");
             eprintln!("       potluck-helper {ISOLATION} EMPTY_FOLDER");
+            eprintln!("       potluck-helper {CAN_RESUME} VERSION");
             return ExitCode::from(2);
         }
     };
@@ -120,7 +137,7 @@ fn detach() -> io::Result<()> {
     // Refused to the leader of a process group, which is as good.
     let _ = setsid();
     chdir("/")?;
-    prctl::set_name(c"potluck-helper")?;
+    prctl::set_name(NAME)?;
     prctl::set_child_subreaper(true)?;
     share_one_heap();
     SigSet::all().thread_block()?;
@@ -194,6 +211,28 @@ struct Supervisor {
     tidy_at: Option<Millis>,
 }
 
+/// What the kernel wakes a supervisor by.
+struct Waits {
+    epoll: Epoll,
+    timer: TimerFd,
+    signals: SignalFd,
+}
+
+impl Waits {
+    fn new() -> io::Result<Waits> {
+        let mut mask = SigSet::empty();
+        mask.add(nix::sys::signal::Signal::SIGCHLD);
+        mask.add(nix::sys::signal::Signal::SIGTERM);
+        let timer = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+        let signals = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        Ok(Waits {
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            timer: TimerFd::new(ClockId::CLOCK_BOOTTIME, timer)?,
+            signals: SignalFd::with_flags(&mask, signals)?,
+        })
+    }
+}
+
 struct Sandbox {
     launched: Launched,
     /// From init's reports.
@@ -220,6 +259,11 @@ impl Pipe {
 }
 
 impl Sandbox {
+    /// Whoever is about to end is not upgraded.
+    fn is_ending(&self) -> bool {
+        self.init_ended || self.how.is_some()
+    }
+
     fn pipe(&mut self, stream: Stream) -> (&OwnedFd, &mut Pipe) {
         match stream {
             Stream::Out => (&self.launched.out, &mut self.out),
@@ -238,24 +282,22 @@ impl Supervisor {
             key: description.key.clone(),
             boot_id: boot_id.clone(),
             helper_pid: std::process::id() as i32,
-            helper_version: env!("CARGO_PKG_VERSION").into(),
+            helper_version: VERSION.into(),
             agent_generation: description.agent_generation,
             phase: Phase::Starting,
             isolation_missing: Vec::new(),
+            hands_on: Some(HANDS_ON),
         };
         let agent = now + Millis(description.lease_ms);
         let leases = Leases::new(agent, description.scheduler_lease_until);
         let life = Life::new(hello, description.stop, leases, now);
         // The task first: everything opened later stays out of its reach.
         let started = start_task(&description, folder, &life);
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
-        let timer = TimerFd::new(ClockId::CLOCK_BOOTTIME, flags)?;
-        let mut mask = SigSet::empty();
-        mask.add(nix::sys::signal::Signal::SIGCHLD);
-        mask.add(nix::sys::signal::Signal::SIGTERM);
-        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        let signals = SignalFd::with_flags(&mask, flags)?;
+        let Waits {
+            epoll,
+            timer,
+            signals,
+        } = Waits::new()?;
         let mut supervisor = Supervisor {
             folder: folder.into(),
             boot_id,
@@ -278,15 +320,14 @@ impl Supervisor {
         supervisor.listen(Source::Timer)?;
         supervisor.listen(Source::Signals)?;
         match started {
-            Ok((log, launched)) => supervisor.adopt(log, launched)?,
+            Ok((log, launched)) => supervisor.adopt(log, launched),
             Err(why) => supervisor.not_started(why),
         }
         Ok(supervisor)
     }
 
-    fn adopt(&mut self, log: LogWriter, mut launched: Launched) -> io::Result<()> {
+    fn adopt(&mut self, log: LogWriter, mut launched: Launched) {
         let missing = std::mem::take(&mut launched.missing);
-        self.output = Some(Output::new(log, self.description.logs)?);
         self.sandbox = Some(Sandbox {
             launched,
             task_pid: None,
@@ -295,27 +336,53 @@ impl Supervisor {
             out: Pipe::HEARD,
             err: Pipe::HEARD,
         });
-        for source in [
-            Source::Control,
-            Source::Init,
-            Source::Out,
-            Source::Err,
-            Source::Log,
-        ] {
-            self.listen(source)?;
-        }
         for one in missing {
             self.step(Event::Missing(one));
         }
-        self.watch_memory()
+        if let Err(error) = self.attend(log, false) {
+            self.abandon(How::NotStarted(format!(
+                "its helper can't watch it: {error}"
+            )));
+        }
     }
 
-    fn watch_memory(&mut self) -> io::Result<()> {
+    /// Begins to write the task's log and to listen to all of it.
+    fn attend(&mut self, log: LogWriter, memory_reached: bool) -> io::Result<()> {
+        self.output = Some(Output::new(log, self.description.logs)?);
+        let sandbox = self.sandbox.as_ref().expect("the caller has put it there");
+        let pipes = [(Source::Out, sandbox.out), (Source::Err, sandbox.err)];
+        let open = pipes.into_iter().filter(|(_, pipe)| pipe.is_heard);
+        let sources = [Source::Control, Source::Init, Source::Log];
+        for source in sources.into_iter().chain(open.map(|(source, _)| source)) {
+            self.listen(source)?;
+        }
+        self.watch_memory(memory_reached)
+    }
+
+    /// Ends a task that this helper can't go on with, and tells why.
+    fn abandon(&mut self, how: How) {
+        self.output = None;
+        if let Some(sandbox) = &mut self.sandbox {
+            for pipe in [&sandbox.launched.out, &sandbox.launched.err] {
+                // Nobody reads it any more.
+                let _ = self.epoll.delete(pipe);
+            }
+            sandbox.how = Some(how);
+            // It may be that nobody hears of init's end: the children's are
+            // enough then.
+            sandbox.init_ended = true;
+        }
+        self.kill();
+        self.finish_when_swept();
+    }
+
+    /// `reached`: the task was told to end for it already.
+    fn watch_memory(&mut self, reached: bool) -> io::Result<()> {
         let Some(watch) = &self.description.memory_watch else {
             return Ok(());
         };
         // Without events the kernel kills, which is seen at the end.
-        let Ok(guard) = MemoryGuard::begin(watch) else {
+        let Ok(guard) = MemoryGuard::resume(watch, reached) else {
             return Ok(());
         };
         self.memory = Some(guard);
@@ -366,7 +433,7 @@ impl Supervisor {
                 self.description.memory_watch = self.description.group.memory_watch(limits);
                 self.memory = None;
                 self.look_at = None;
-                if let Err(error) = self.watch_memory() {
+                if let Err(error) = self.watch_memory(false) {
                     refused.push(format!("memory can't be watched: {error}"));
                 }
             }
@@ -385,7 +452,7 @@ impl Supervisor {
 
     fn not_started(&mut self, why: String) {
         let how = How::NotStarted(why.chars().take(WHY_BYTES_MAX / 4).collect());
-        self.gone(how);
+        self.gone(how, unix_now());
     }
 
     fn run(&mut self) -> ExitCode {
@@ -476,6 +543,10 @@ impl Supervisor {
                 let refused = self.set_limits(&limits);
                 return self.send(&HelperMessage::LimitsSet { refused });
             }
+            Effect::Upgrade(program) => {
+                let why = self.upgrade(&program);
+                return self.send(&HelperMessage::UpgradeRefused { why });
+            }
             Effect::Kill => self.kill(),
             Effect::Record(end) => self.record(end),
             Effect::Leave => self.leaving = true,
@@ -549,9 +620,12 @@ impl Supervisor {
         });
         let opened = self.sessions.open(task, request, descriptors);
         drop(still);
-        let Some(number) = opened else {
-            return;
-        };
+        if let Some(number) = opened {
+            self.watch_session(number);
+        }
+    }
+
+    fn watch_session(&mut self, number: u64) {
         let event = EpollEvent::new(EpollFlags::EPOLLIN, SESSIONS_FROM + number);
         let watched = self
             .sessions
@@ -701,6 +775,8 @@ impl Supervisor {
         if !ended || !sweep::sweep() {
             return;
         }
+        // The log may take its time.
+        let at = unix_now();
         self.sessions.end_all();
         self.tidy_at = None;
         self.take_rest();
@@ -718,13 +794,13 @@ impl Supervisor {
             self.log_end = Some(lost.clone());
             self.send_and_step(&HelperMessage::Log(lost));
         }
-        self.gone(sandbox.how.unwrap_or(How::Silent));
+        self.gone(sandbox.how.unwrap_or(How::Silent), at);
     }
 
-    fn gone(&mut self, how: How) {
+    fn gone(&mut self, how: How, at: Millis) {
         let gone = Gone {
             how,
-            at: unix_now(),
+            at,
             memory_peak_bytes: self.memory_peak(),
             memory_kill: {
                 let watch = self.description.memory_watch.as_ref();

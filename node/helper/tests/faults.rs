@@ -38,24 +38,51 @@ struct Life {
     /// An argument of no other process.
     word: String,
     group: PathBuf,
+    /// The program that its helper is told to become.
+    next: Option<Next>,
+}
+
+/// A program that takes the helper's place, and the file that lets the task end
+/// when it has.
+struct Next {
+    program: PathBuf,
+    go: PathBuf,
 }
 
 impl Life {
-    fn new() -> Life {
+    fn new(is_upgraded: bool) -> Life {
         let number = LIVES.fetch_add(1, Ordering::Relaxed);
         let word = format!("9{number:06}.{}", std::process::id());
-        let mut task = Task::script(&format!("(setsid sleep {word} &) ; echo hi; exit {CODE}"));
+        let wait = match is_upgraded {
+            true => "while [ ! -e go ]; do sleep 0.02; done;",
+            false => "",
+        };
+        let script = format!("(setsid sleep {word} &) ; echo hi; {wait} exit {CODE}");
+        let mut task = Task::script(&script);
+        let next = is_upgraded.then(|| {
+            let program = task.folder.path().join("next/potluck-helper");
+            fs::create_dir(program.parent().unwrap()).unwrap();
+            fs::copy(env!("CARGO_BIN_EXE_potluck-helper"), &program).unwrap();
+            let go = task.description.task_folder.join("go");
+            Next { program, go }
+        });
         let group = group_folder(&word);
         fs::create_dir(&group).unwrap();
         task.description.cgroup_procs = vec![group.join("cgroup.procs")];
         task.description.kill_group = Some(group.clone());
-        Life { task, word, group }
+        Life {
+            task,
+            word,
+            group,
+            next,
+        }
     }
 
     /// To its end, or until it is killed; and the ends that its agent heard of.
     fn live(&mut self, whose: Whose, aim: Option<&Aim>) -> (Outcome, Vec<Option<TaskEnd>>) {
         let file = self.file();
         self.task.description.write(&file).unwrap();
+        let this = &*self;
         let mut command = Command::new(env!("CARGO_BIN_EXE_potluck-helper"));
         command.arg(&file);
         let listener = Listener::bind(&self.task.description.agent_socket).unwrap();
@@ -63,7 +90,7 @@ impl Life {
         let words = [(folder, "")];
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
-            let agent = scope.spawn(|| serve(&listener, &over));
+            let agent = scope.spawn(|| serve(&listener, this.next.as_ref(), &over));
             let outcome = run(&mut command, whose, None, &words, aim);
             over.store(true, Ordering::Relaxed);
             (outcome, agent.join().unwrap())
@@ -116,7 +143,7 @@ fn group_folder(word: &str) -> PathBuf {
 
 /// An agent that welcomes, answers pings and acknowledges, and notes the ends
 /// that it is told; `None` is a start that failed.
-fn serve(listener: &Listener, over: &AtomicBool) -> Vec<Option<TaskEnd>> {
+fn serve(listener: &Listener, next: Option<&Next>, over: &AtomicBool) -> Vec<Option<TaskEnd>> {
     const LOOK_MS: u8 = 20;
     let mut told = Vec::new();
     let mut channel: Option<Channel> = None;
@@ -154,6 +181,13 @@ fn serve(listener: &Listener, over: &AtomicBool) -> Vec<Option<TaskEnd>> {
                 told.push(None);
                 AgentMessage::Ack
             }
+            Ok(HelperMessage::Started { .. }) if next.is_some() => AgentMessage::Upgrade {
+                program: next.unwrap().program.clone(),
+            },
+            Ok(HelperMessage::Upgraded { .. }) => {
+                fs::write(&next.unwrap().go, "").unwrap();
+                continue;
+            }
             Ok(_) | Err(ReceiveError::WouldBlock) => continue,
             Err(_) => {
                 channel = None;
@@ -179,9 +213,13 @@ fn may_run() -> bool {
 }
 
 /// Kills at every step of a life that was watched first, and has each outcome
-/// judged.
-fn at_every_step(whose: Whose, judge: impl Fn(&Life, &Aim, &[Option<TaskEnd>]) + Sync) {
-    let mut whole = Life::new();
+/// judged. Of a life with an upgrade only those of it, and what follows.
+fn at_every_step(
+    whose: Whose,
+    is_upgraded: bool,
+    judge: impl Fn(&Life, &Aim, &[Option<TaskEnd>]) + Sync,
+) {
+    let mut whole = Life::new(is_upgraded);
     let (outcome, told) = whole.live(whose, None);
     assert!(!outcome.hit);
     assert!(
@@ -189,8 +227,17 @@ fn at_every_step(whose: Whose, judge: impl Fn(&Life, &Aim, &[Option<TaskEnd>]) +
         "{told:?}"
     );
     whole.assert_nothing_left(&("nothing".into(), 0));
-    let steps = outcome.steps;
-    assert!(steps.len() > 30, "only {steps:?}");
+    let mut steps = outcome.steps;
+    if is_upgraded {
+        // The log comes to rest shortly before its state is in memory.
+        const BEFORE: usize = 4;
+        let is_state = |(name, _): &Aim| name.contains("memfd");
+        let at = steps.iter().position(is_state).expect("a state in memory");
+        steps.drain(..at - BEFORE);
+        let is_exec = |(name, _): &Aim| name.starts_with("exec");
+        assert!(steps.iter().any(is_exec), "{steps:?}");
+    }
+    assert!(steps.len() > 20, "only {steps:?}");
     let (next, missed) = (Mutex::new(steps.iter()), Mutex::new(Vec::new()));
     thread::scope(|scope| {
         for _ in 0..AT_ONCE {
@@ -199,7 +246,7 @@ fn at_every_step(whose: Whose, judge: impl Fn(&Life, &Aim, &[Option<TaskEnd>]) +
                     let Some(aim) = next.lock().unwrap().next() else {
                         return;
                     };
-                    let mut life = Life::new();
+                    let mut life = Life::new(is_upgraded);
                     let (outcome, told) = life.live(whose, Some(aim));
                     if !outcome.hit {
                         missed.lock().unwrap().push(aim);
@@ -232,7 +279,7 @@ fn a_helper_killed_at_any_step_leaves_nothing_and_tells_no_lie() {
     if !may_run() {
         return skip("needs root and a cgroup v2 hierarchy that it may write to");
     }
-    at_every_step(Whose::Program, |life, aim, _| match life.record() {
+    at_every_step(Whose::Program, false, |life, aim, _| match life.record() {
         // It was not there any more to write one.
         None => {}
         Some(TaskEnd::Exited(exit)) => assert_eq!(exit.code, Some(CODE), "{aim:?}"),
@@ -245,7 +292,7 @@ fn an_init_killed_at_any_step_leaves_nothing_and_is_told() {
     if !may_run() {
         return skip("needs root and a cgroup v2 hierarchy that it may write to");
     }
-    at_every_step(Whose::Child, |life, aim, told| {
+    at_every_step(Whose::Child, false, |life, aim, told| {
         assert!(!told.is_empty(), "{aim:?}: nothing was told");
         match life.record() {
             Some(TaskEnd::Exited(exit)) => {
@@ -256,5 +303,17 @@ fn an_init_killed_at_any_step_leaves_nothing_and_is_told() {
             Some(TaskEnd::NotStarted { .. }) => {}
             None => panic!("{aim:?}: told {told:?}, and not recorded"),
         }
+    });
+}
+
+#[test]
+fn a_helper_killed_at_any_step_of_an_upgrade_leaves_nothing_and_tells_no_lie() {
+    if !may_run() {
+        return skip("needs root and a cgroup v2 hierarchy that it may write to");
+    }
+    at_every_step(Whose::Program, true, |life, aim, _| match life.record() {
+        None => {}
+        Some(TaskEnd::Exited(exit)) => assert_eq!(exit.code, Some(CODE), "{aim:?}"),
+        Some(other) => panic!("{aim:?}: {other:?}"),
     });
 }

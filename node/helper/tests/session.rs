@@ -14,7 +14,7 @@ use nix::{
     unistd::{Pid, pipe2, read, write},
 };
 use potluck_helper::{
-    AgentMessage, Channel, archive,
+    AgentMessage, Channel, HelperMessage, archive,
     description::{Isolation, Profile, UserIds},
     protocol::ReceiveError,
     session::{
@@ -931,4 +931,44 @@ fn a_debugger_attaches_where_the_profile_allows_it() {
     assert!(out.contains("not permitted"), "{out}");
     let (why, _) = with_debug(&running).failed();
     assert!(why.contains("strict"), "{why}");
+}
+
+#[test]
+fn sessions_go_on_while_their_helper_becomes_another_program() {
+    let group = KillGroup::make("upgrade");
+    let mut running = Running::start(|task| {
+        if let Some(group) = &group {
+            group.join(task);
+        }
+    });
+    let mut piped = running.run(&["cat"]);
+    piped.started();
+    let mut terminal = running.terminal(&["sh"]);
+    terminal.started();
+    // One that has ended, whose group may be left.
+    assert_eq!(running.script("exit 5").0, 5);
+
+    let program = running.task.folder.path().join("new/potluck-helper");
+    fs::create_dir(program.parent().unwrap()).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_potluck-helper"), &program).unwrap();
+    running.agent.send(&AgentMessage::Upgrade { program });
+    let told = running.agent.next();
+    assert!(matches!(told, HelperMessage::Upgraded { .. }), "{told:?}");
+
+    put_in(&piped, b"through\n");
+    piped.await_text("through");
+    piped.input = None;
+    assert_eq!(piped.ended(), 0);
+    terminal.say(b"echo an-$((1 + 1))-swer\r");
+    terminal.await_text("an-2-swer");
+    // New ones come in as before.
+    assert_eq!(running.script("exit 4").0, 4);
+    terminal.say(b"exit 6\r");
+    assert_eq!(terminal.ended(), 6);
+    nothing_is_left(&running, group.as_ref());
+}
+
+fn put_in(session: &Session, bytes: &[u8]) {
+    let written = write(session.input.as_ref().unwrap(), bytes).unwrap();
+    assert_eq!(written, bytes.len());
 }

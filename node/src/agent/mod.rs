@@ -21,6 +21,7 @@ mod places;
 mod ports;
 mod process;
 mod program;
+mod recording;
 mod retention;
 mod sessions;
 mod texts;
@@ -34,7 +35,7 @@ pub use potluck_helper::log::Line;
 pub use retention::LogRetention;
 pub use sessions::{EnterError, Entrance, Pipe, SessionWish, TaskSession};
 
-use crate::{clock, spawn::spawn, wire::HeldJob};
+use crate::{clock, recording::Wish, spawn::spawn, wire::HeldJob};
 use actor::{Actor, COMMANDS_WAITING, Command, Running};
 use async_trait::async_trait;
 use cgroups::Cgroups;
@@ -303,6 +304,7 @@ fn prepare(
         changed,
         missing: Arc::new(Mutex::new(missing)),
         lock,
+        recorder: None,
         running: Running::default(),
     };
     Ok((actor, listener, isolation))
@@ -445,6 +447,13 @@ impl Agent {
     /// [`AgentStopped`].
     pub async fn leave(&self) -> Result<(), AgentStopped> {
         self.tell(Command::Leave).await
+    }
+
+    /// Begins a recording of what goes into the host's decisions; one that is
+    /// under way ends. The wish is dropped if the agent has stopped.
+    pub(crate) async fn record(&self, wish: Wish) {
+        // Nobody waits for an agent that is gone.
+        let _ = self.tell(Command::Record(wish)).await;
     }
 
     /// The highest authority heard from anyone.

@@ -123,6 +123,11 @@ impl OpenSegment {
         self.file.sync_data()
     }
 
+    /// Ends it without waiting for the disk.
+    pub(super) fn close(mut self) -> io::Result<()> {
+        self.end_frame()
+    }
+
     /// After an error: cut to what readers can see, which may be nothing, so
     /// that what is tried again on a full disk leaves no files. The number of
     /// lines that go with it.

@@ -30,7 +30,7 @@ mod writer;
 
 pub use reader::{LogReader, ReadLogError};
 pub use segment::{SegmentFile, segments};
-pub use writer::{LogLimits, LogWriter, Refused};
+pub use writer::{LogLimits, LogRest, LogWriter, Refused};
 
 /// Longest text of one line; what is longer is cut and marked.
 pub const LINE_BYTES_MAX: usize = 64 << 10;

@@ -654,3 +654,46 @@ proptest! {
         read_from(folder.path(), 7);
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whoever reads can't tell how often the writer was another.
+    #[test]
+    fn a_log_that_is_handed_on_is_the_log_of_one_writer(
+        chunks in proptest::collection::vec(("[a-c\n]{0,200}", any::<bool>(), any::<bool>()), 1..30),
+    ) {
+        let (one, several) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut whole = LogWriter::open(one.path(), SMALL).unwrap();
+        let mut writer = LogWriter::open(several.path(), SMALL).unwrap();
+        for (at, (text, is_out, is_handed_on)) in chunks.iter().enumerate() {
+            let stream = if *is_out { Stream::Out } else { Stream::Err };
+            whole.write(stream, text.as_bytes(), at as u64);
+            writer.write(stream, text.as_bytes(), at as u64);
+            if *is_handed_on {
+                prop_assert!(writer.rest(at as u64));
+                let rest = potluck_specs::codec::encode(&writer.hand_on());
+                let rest = potluck_specs::codec::decode("rest", &rest, 1 << 20).unwrap();
+                writer = LogWriter::go_on(several.path(), SMALL, rest);
+            }
+        }
+        whole.finish(99).unwrap();
+        writer.finish(99).unwrap();
+        prop_assert_eq!(read_from(one.path(), 0), read_from(several.path(), 0));
+    }
+}
+
+#[test]
+fn a_log_whose_disk_refuses_is_not_handed_on_and_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut writer = LogWriter::open(folder.path(), LogLimits::default()).unwrap();
+    writer.write(Stream::Out, b"one\n", 1);
+    writer.refuse_for_test(2);
+    assert!(!writer.rest(3));
+    writer.retry(4);
+    assert!(writer.rest(5));
+    writer.write(Stream::Out, b"two\n", 6);
+    writer.finish(7).unwrap();
+    let texts = texts(&read_from(folder.path(), 0));
+    assert_eq!((&texts[0][..], &texts[2][..]), ("one", "two"));
+}

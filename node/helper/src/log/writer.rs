@@ -22,6 +22,7 @@ use super::{
     segment::{self, segments},
 };
 use potluck_specs::job::{LogPolicy, WhenFull};
+use serde::{Deserialize, Serialize};
 use std::{
     fs,
     io::{self, Write},
@@ -115,6 +116,24 @@ pub struct LogWriter {
     /// Ends of frames until one is refused.
     #[cfg(test)]
     refuse_after: Option<u32>,
+    /// What each line takes: a slow disk.
+    #[cfg(test)]
+    pause_for_test: Option<std::time::Duration>,
+}
+
+/// A log between two writers of the same start: what the next one can't read
+/// from the disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRest {
+    /// Of the next line.
+    next_seq: u64,
+    /// Of the next segment.
+    next_number: u64,
+    /// Output and errors: the line that has no end yet.
+    #[serde(with = "serde_bytes")]
+    unfinished_out: Vec<u8>,
+    #[serde(with = "serde_bytes")]
+    unfinished_err: Vec<u8>,
 }
 
 /// Lines in a row that no flush has brought to the file.
@@ -145,19 +164,57 @@ impl LogWriter {
     pub fn open(folder: &Path, limits: LogLimits) -> io::Result<LogWriter> {
         fs::create_dir_all(folder)?;
         let last = segment::list(folder)?.last().copied();
-        Ok(LogWriter {
-            folder: folder.into(),
-            limits,
+        let rest = LogRest {
             next_seq: next_seq(folder)?,
             next_number: last.map_or(0, |last| last.saturating_add(1)),
+            unfinished_out: Vec::new(),
+            unfinished_err: Vec::new(),
+        };
+        Ok(LogWriter::go_on(folder, limits, rest))
+    }
+
+    /// Continues where another writer of the same start came to rest. Touches
+    /// no disk.
+    pub fn go_on(folder: &Path, limits: LogLimits, rest: LogRest) -> LogWriter {
+        LogWriter {
+            folder: folder.into(),
+            limits,
+            next_seq: rest.next_seq,
+            next_number: rest.next_number,
             segment: None,
-            unfinished: [Vec::new(), Vec::new()],
+            unfinished: [rest.unfinished_out, rest.unfinished_err],
             record: Vec::new(),
             kept: Kept::default(),
             refused: None,
             #[cfg(test)]
             refuse_after: None,
-        })
+            #[cfg(test)]
+            pause_for_test: None,
+        }
+    }
+
+    /// Comes to rest: all lines are in files that readers read to their ends,
+    /// and no segment is open. It can be written to afterwards. `false` if the
+    /// disk refuses.
+    pub fn rest(&mut self, now: u64) -> bool {
+        self.flush(now);
+        match self.segment.take().map_or(Ok(()), OpenSegment::close) {
+            Ok(()) if self.refused.is_none() => self.kept.forget_before(self.next_seq),
+            Ok(()) => {}
+            Err(error) => self.refuse(&error, now),
+        }
+        self.refused.is_none()
+    }
+
+    /// What another writer needs to go on. Only for one at rest.
+    pub fn hand_on(&self) -> LogRest {
+        let [unfinished_out, unfinished_err] = self.unfinished.clone();
+        LogRest {
+            next_seq: self.next_seq,
+            next_number: self.next_number,
+            unfinished_out,
+            unfinished_err,
+        }
     }
 
     /// Takes bytes as the task wrote them; `now` is Unix time.
@@ -331,6 +388,8 @@ impl LogWriter {
 
     /// One line, one number, whether it can be written or not.
     fn append(&mut self, stream: Stream, partial: bool, text: &[u8], now: u64) {
+        #[cfg(test)]
+        self.pause();
         let seq = self.next_seq;
         self.next_seq += 1;
         let waits = self.limits.when_full == WhenFull::Block;
@@ -461,6 +520,21 @@ impl LogWriter {
     #[cfg(test)]
     pub(super) fn refuse_after_for_test(&mut self, frames: u32) {
         self.refuse_after = Some(frames);
+    }
+
+    /// As if the disk took so long for each line.
+    #[cfg(test)]
+    pub(crate) fn pause_for_test(&mut self, pause: std::time::Duration) {
+        self.pause_for_test = Some(pause);
+    }
+
+    #[cfg(test)]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "nothing is waited for: it is slow"
+    )]
+    fn pause(&self) {
+        std::thread::sleep(self.pause_for_test.unwrap_or_default());
     }
 
     /// As if the disk had refused the open segment's next bytes.

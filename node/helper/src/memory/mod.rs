@@ -63,6 +63,12 @@ impl MemoryGuard {
         })
     }
 
+    /// Goes on watching a task that was, or was not, told to end already.
+    pub(crate) fn resume(watch: &MemoryWatch, reached: bool) -> io::Result<MemoryGuard> {
+        let guard = MemoryGuard::begin(watch)?;
+        Ok(MemoryGuard { reached, ..guard })
+    }
+
     /// What to wait for: the first tells that it gets near, the second that
     /// the task waits for memory.
     pub(crate) fn sources(&self) -> [Option<(BorrowedFd<'_>, EpollFlags)>; 2] {

@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{
     archive,
-    enter::{Trouble, become_user, confine, exit, reset_signals},
+    descriptors::close_all_but,
+    enter::{Trouble, become_user, confine, exit, limit_resources, reset_signals},
     inner::Step,
     launch::clone_process,
     sftp,
@@ -73,7 +74,8 @@ fn explain(plan: &SessionPlan<'_>, trouble: Trouble) -> (String, u8) {
 fn join(plan: &SessionPlan<'_>) -> Result<(), Trouble> {
     let at = Trouble::at;
     // Whatever else the helper has open would be held open here: its end
-    // would not be seen by init, nor by the agent.
+    // would not be seen by init, nor by the agent. This clone ends without
+    // dropping any of it.
     close_all_but(kept(plan)).map_err(at(Step::Enter))?;
     let user = plan
         .namespaces
@@ -107,27 +109,6 @@ fn kept(plan: &SessionPlan<'_>) -> Vec<RawFd> {
         kept.extend(pipes.iter().map(AsRawFd::as_raw_fd));
     }
     kept
-}
-
-/// Closes every descriptor that is not among these.
-fn close_all_but(mut kept: Vec<RawFd>) -> Result<(), Errno> {
-    kept.sort_unstable();
-    kept.dedup();
-    let mut first = 0;
-    for fd in kept {
-        if fd > first {
-            close_range(first, fd - 1)?;
-        }
-        first = fd + 1;
-    }
-    close_range(first, RawFd::MAX)
-}
-
-fn close_range(first: RawFd, last: RawFd) -> Result<(), Errno> {
-    // SAFETY: what is closed belongs to the helper's part of this clone,
-    // which ends without dropping any of it.
-    let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-    Errno::result(closed).map(drop)
 }
 
 /// Becomes the command, or does its part of a copy; says over `starting` why
@@ -169,6 +150,7 @@ fn try_become(
     }
     chdir(plan.folder.as_c_str()).map_err(at(Step::WorkingDirectory))?;
     if let Some(confinement) = &plan.confinement {
+        limit_resources().map_err(at(Step::Privileges))?;
         match confinement.capabilities.bound() {
             // Not root and no user namespace: there is nothing to lose.
             Ok(()) | Err(Errno::EPERM) => {}
@@ -179,9 +161,11 @@ fn try_become(
         become_user(Uid::from_raw(user.uid), Gid::from_raw(user.gid)).map_err(at(Step::User))?;
     }
     if !plan.unconfined {
-        confine(plan.confinement.as_ref(), |_, errno| match plan.may_miss {
-            true => Ok(()),
-            false => Err(at(Step::Isolation)(errno)),
+        confine(plan.confinement.as_ref(), |part, errno| {
+            match plan.may_miss || !part.is_indispensable() {
+                true => Ok(()),
+                false => Err(at(Step::Isolation)(errno)),
+            }
         })?;
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(at(Step::Exec))?;

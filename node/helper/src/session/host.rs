@@ -8,11 +8,12 @@ use crate::{
     protocol::Channel,
 };
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::Write,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     path::PathBuf,
 };
 
@@ -39,7 +40,72 @@ pub(super) struct Group {
     kill: File,
 }
 
+/// The sessions of a task between two programs of its helper
+/// ([`crate::resume`]).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SavedSessions {
+    open: Vec<SavedSession>,
+    ending: Vec<SavedGroup>,
+    last: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct SavedSession {
+    number: u64,
+    tether: RawFd,
+    group: Option<SavedGroup>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct SavedGroup {
+    folder: PathBuf,
+    kill: RawFd,
+}
+
+impl SavedSessions {
+    pub(crate) fn descriptors(&self) -> Vec<RawFd> {
+        let groups = self.open.iter().filter_map(|one| one.group.as_ref());
+        let kills = groups.chain(&self.ending).map(|group| group.kill);
+        let tethers = self.open.iter().map(|one| one.tether);
+        tethers.chain(kills).collect()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn sample() -> SavedSessions {
+        let group = |number, kill| SavedGroup {
+            folder: format!("/sys/fs/cgroup/task/session-{number}").into(),
+            kill,
+        };
+        SavedSessions {
+            open: vec![SavedSession {
+                number: 3,
+                tether: 30,
+                group: Some(group(3, 31)),
+            }],
+            ending: vec![group(2, 32)],
+            last: 3,
+        }
+    }
+}
+
 impl Group {
+    fn save(&self) -> SavedGroup {
+        SavedGroup {
+            folder: self.folder.clone(),
+            kill: self.kill.as_raw_fd(),
+        }
+    }
+
+    /// # Safety
+    /// The descriptor is open and nobody else's.
+    unsafe fn resume(saved: SavedGroup) -> Group {
+        Group {
+            folder: saved.folder,
+            // SAFETY: as the caller says.
+            kill: unsafe { File::from_raw_fd(saved.kill) },
+        }
+    }
+
     /// `None` where the host gives none.
     fn make(description: &TaskDescription, number: u64) -> Option<Group> {
         let folder = description.kill_group.as_ref()?;
@@ -83,6 +149,52 @@ pub(crate) struct Task<'a> {
 }
 
 impl Sessions {
+    /// What another program needs to go on with them.
+    pub(crate) fn save(&self) -> SavedSessions {
+        let open = self.open.iter().map(|(number, session)| SavedSession {
+            number: *number,
+            tether: session.tether.as_raw_fd(),
+            group: session.group.as_ref().map(Group::save),
+        });
+        SavedSessions {
+            open: open.collect(),
+            ending: self.ending.iter().map(Group::save).collect(),
+            last: self.last,
+        }
+    }
+
+    /// Goes on with them.
+    ///
+    /// # Safety
+    /// The descriptors are open and nobody else's.
+    pub(crate) unsafe fn resume(saved: SavedSessions) -> Sessions {
+        let open = saved.open.into_iter().map(|one| {
+            // SAFETY: as the caller says.
+            let session = unsafe {
+                Session {
+                    tether: OwnedFd::from_raw_fd(one.tether),
+                    group: one.group.map(|group| Group::resume(group)),
+                }
+            };
+            (one.number, session)
+        });
+        // SAFETY: as the caller says.
+        let ending = saved
+            .ending
+            .into_iter()
+            .map(|one| unsafe { Group::resume(one) });
+        Sessions {
+            open: open.collect(),
+            ending: ending.collect(),
+            last: saved.last,
+        }
+    }
+
+    /// Their numbers.
+    pub(crate) fn numbers(&self) -> Vec<u64> {
+        self.open.keys().copied().collect()
+    }
+
     /// Begins a session, or tells the agent why not. Its number, if its
     /// [`Self::tether`] is to be watched.
     pub(crate) fn open(

@@ -35,7 +35,7 @@ pub mod stream;
 mod tools;
 mod warden;
 
-pub(crate) use host::{Sessions, Task};
+pub(crate) use host::{SavedSessions, Sessions, Task};
 
 use serde::{Deserialize, Serialize};
 
