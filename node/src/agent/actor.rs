@@ -17,7 +17,7 @@ use super::{
     launch::{Launch, Launched},
     leases::Leases,
     link::Link,
-    moved,
+    moved, ports,
     process::{Process, helpers_of},
     program,
     recording::Recorder,

@@ -298,7 +298,7 @@ fn prepare(
         launch,
         packages,
         address: config.address,
-        node_ports: config.node_ports,
+        node_ports: config.node_ports.clone(),
         leases: leases::Leases::default(),
         commands,
         changed,
