@@ -21,7 +21,7 @@ mod killed;
 use async_trait::async_trait;
 use potluck_core::{
     attributes::Facts,
-    auction::{Authority, Award, Call, CallAnswer, StopOrder, StopReason},
+    auction::{Authority, Award, Call, CallAnswer, PortUser, Refusal, StopOrder, StopReason},
     session::{HeartbeatAnswer, SlotReport, TaskState},
 };
 use potluck_node::agent::{self, Agent, AgentConfig, AgentError, LogQuery, PackageProvider};
@@ -35,7 +35,7 @@ use potluck_specs::{
     trust::{Context, PublicKey, SecretKey, Signed, UserCredential},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::{IpAddr, Ipv4Addr},
     os::unix::fs::PermissionsExt,
@@ -81,6 +81,10 @@ fn address(seed: u8) -> IpAddr {
     let run = apart::this_run().to_be_bytes()[3];
     Ipv4Addr::new(127, 200, run, seed).into()
 }
+
+/// What the nodes of these tests claim to listen on: one that tasks would be
+/// given otherwise.
+const NODE_PORT: u16 = 20_002;
 
 /// A folder that stands for every package.
 struct Folder(PathBuf);
@@ -148,6 +152,11 @@ impl Node {
     }
 
     async fn award(&self, job: &Job, slots: &[(u32, u64)]) {
+        let answers = self.try_award(job, slots).await;
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    }
+
+    async fn try_award(&self, job: &Job, slots: &[(u32, u64)]) -> Vec<Result<(), Refusal>> {
         let award = Award {
             authority: authority(),
             call: 1,
@@ -160,9 +169,8 @@ impl Node {
             holders: vec![],
         };
         let answer = self.agent.award(award).await.expect("the agent answers");
-        for (slot, result) in answer.slots {
-            assert_eq!(result, Ok(()), "{slot}");
-        }
+        let answers = answer.slots.into_iter().map(|(_, result)| result);
+        answers.collect()
     }
 
     async fn stop(&self, job: &Job, index: u32, sequence: u64) {
@@ -371,6 +379,7 @@ async fn launch(
         },
         facts: Facts::default(),
         ports: 20_000..=20_019,
+        node_ports: BTreeSet::from([NODE_PORT]),
         helper: helper(),
         lease: apart::lease(),
         logs: agent::LogRetention::DEFAULT,
@@ -457,7 +466,7 @@ async fn lines(node: &Node, job: &Job, query: LogQuery) -> Vec<String> {
         .expect("there is a log");
     let mut lines = Vec::new();
     while let Some(batch) = batches.recv().await {
-        let texts = batch.lines.into_iter().map(|line| line.text);
+        let texts = batch.lines.into_iter().map(|read| read.line.text);
         lines.extend(texts.map(|text| String::from_utf8_lossy(&text).into_owned()));
     }
     lines
@@ -484,7 +493,7 @@ async fn until_line(node: &Node, job: &Job, wanted: &str) {
     let read = async {
         while let Some(batch) = batches.recv().await {
             let is = |text: &[u8]| String::from_utf8_lossy(text).contains(wanted);
-            if batch.lines.iter().any(|line| is(&line.text)) {
+            if batch.lines.iter().any(|read| is(&read.line.text)) {
                 return;
             }
         }
@@ -729,6 +738,33 @@ async fn a_service_is_healthy_when_it_answers() {
     node.until_running(&job, 0).await;
     drop(listener);
     node.until(&job, 0, |report| !report.healthy).await;
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_gets_no_port_that_another_program_or_the_node_listens_on() {
+    let node = Node::start("#!/bin/sh\nexec sleep 1000\n").await;
+    let at = |port| (address(node.seed), port);
+    let tcp = tokio::net::TcpListener::bind(at(20_000)).await;
+    let tcp = tcp.expect("the address is this test's own");
+    let udp = tokio::net::UdpSocket::bind(at(20_001)).await;
+    let _udp = udp.expect("the address is this test's own");
+    let mut job = job(1);
+    node.award(&job, &[(0, 1), (1, 2)]).await;
+    let first = node.until(&job, 0, |report| report.starts > 0).await;
+    let second = node.until(&job, 1, |report| report.starts > 0).await;
+    assert_eq!(NODE_PORT, 20_002);
+    let chosen = [first.ports["http"], second.ports["http"]];
+    assert_eq!(chosen, [20_003, 20_004]);
+    // One that is wanted by number is refused, until it is free.
+    job.task.ports[0].number = Some(20_000);
+    job.name = JobName::in_default("fixed");
+    let answer = node.try_award(&job, &[(0, 3)]).await;
+    let by = PortUser::Program;
+    let refused = Refusal::PortTaken { port: 20_000, by };
+    assert_eq!(answer, [Err(refused)]);
+    drop(tcp);
+    node.award(&job, &[(0, 4)]).await;
     node.end().await;
 }
 

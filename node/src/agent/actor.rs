@@ -17,7 +17,7 @@ use super::{
     launch::{Launch, Launched},
     leases::Leases,
     link::Link,
-    moved,
+    moved, ports,
     process::{Process, helpers_of},
     program,
     recording::Recorder,
@@ -39,7 +39,8 @@ use potluck_helper::{
     protocol::{Hello, LogState, MissingIsolation, Phase},
 };
 use potluck_specs::{
-    Generation, Job, JobName, Millis, NodeId, PackageId, SlotId, job::HealthCheck,
+    Generation, Job, JobName, Millis, NodeId, PackageId, SlotId,
+    job::{HealthCheck, PortSpec},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -174,6 +175,8 @@ pub(super) struct Actor {
     pub(super) launch: Arc<Launch>,
     pub(super) packages: Arc<dyn PackageProvider>,
     pub(super) address: IpAddr,
+    /// Ports that the node itself listens on.
+    pub(super) node_ports: BTreeSet<u16>,
     pub(super) leases: Leases,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) changed: watch::Sender<u64>,
@@ -236,9 +239,30 @@ impl Actor {
         drop(self.lock);
     }
 
+    /// Has the host know which of the ports that it would give are used by
+    /// others.
+    async fn look_at_ports(&mut self, specs: &[PortSpec], tasks: u32) {
+        if specs.is_empty() {
+            return;
+        }
+        let mut in_use = ports::own(&self.node_ports);
+        for _ in 0..ports::LOOKS_MAX {
+            self.step(Event::PortsInUse(in_use.clone())).await;
+            let candidates = self.host.port_candidates(specs, tasks);
+            let found = ports::in_use(self.address, &candidates);
+            if found.is_empty() {
+                return;
+            }
+            in_use.extend(found);
+        }
+        self.step(Event::PortsInUse(in_use)).await;
+    }
+
     async fn obey(&mut self, command: Command) {
         match command {
             Command::Call(call, missing_bytes, reply) => {
+                // How many more could have theirs is found when they are given.
+                self.look_at_ports(&call.ports, 1).await;
                 let event = Event::Call {
                     call,
                     missing_bytes,
@@ -248,6 +272,10 @@ impl Actor {
                 }
             }
             Command::Award(award, job, reply) => {
+                if let Ok(job) = &job {
+                    let tasks = u32::try_from(award.slots.len()).unwrap_or(u32::MAX);
+                    self.look_at_ports(&job.task.ports, tasks).await;
+                }
                 if let Some(Answer::Award(answer)) = self.step(Event::Award { award, job }).await {
                     let _ = reply.send(answer);
                 }

@@ -19,6 +19,7 @@ mod link;
 mod logs;
 mod moved;
 mod places;
+mod ports;
 mod pressure;
 mod process;
 mod program;
@@ -31,7 +32,7 @@ mod trees;
 mod usage;
 
 pub use journal::JournalError;
-pub use logs::{LogBatch, LogPlace, LogQuery, LogsError};
+pub use logs::{LogBatch, LogPlace, LogQuery, LogsError, ReadLine, TAIL_LINES_MAX};
 pub use potluck_helper::log::Line;
 pub use retention::LogRetention;
 pub use sessions::{EnterError, Entrance, Pipe, SessionWish, TaskSession};
@@ -113,6 +114,8 @@ pub struct AgentConfig {
     pub facts: Facts,
     /// Ports that may be chosen for tasks.
     pub ports: RangeInclusive<u16>,
+    /// Ports that the node itself listens on: no task is given these.
+    pub node_ports: BTreeSet<u16>,
     /// The helper program; copied into the data folder by content.
     pub helper: PathBuf,
     /// How long a task outlives its last contact with the agent.
@@ -318,6 +321,7 @@ fn prepare(
         launch,
         packages,
         address: config.address,
+        node_ports: config.node_ports.clone(),
         leases: leases::Leases::default(),
         commands,
         changed,

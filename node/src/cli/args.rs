@@ -7,7 +7,7 @@ use crate::{
     api::logs::LogTarget,
 };
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
-use potluck_specs::{JobName, SlotId};
+use potluck_specs::{JobName, SlotId, ids::NameError};
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -255,8 +255,8 @@ pub(super) struct ExecArgs {
     /// Let it trace the task's processes, as gdb and strace do. For operators.
     #[arg(long)]
     pub debug: bool,
-    /// The task, for example web[0].
-    pub task: SlotId,
+    /// The task, for example web[0]; of a job with one task its name is enough.
+    pub task: LogTarget,
     /// The command and its arguments, after --.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<String>,
@@ -269,10 +269,22 @@ pub(super) struct SshArgs {
     #[arg(short, long)]
     pub tty: bool,
     /// The task, for example web[0].
+    #[arg(value_parser = parse_task)]
     pub task: SlotId,
     /// A command line for the task's shell, after --; a shell without it.
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+}
+
+/// A task, where a job's name would not do.
+fn parse_task(text: &str) -> Result<SlotId, String> {
+    text.parse().map_err(|error: NameError| {
+        let is_job = text.parse::<JobName>().is_ok();
+        match is_job {
+            true => format!("it names a job: name one of its tasks, as in '{text}[0]'"),
+            false => error.to_string(),
+        }
+    })
 }
 
 /// Where nodes listen, unless they are told otherwise.

@@ -5,7 +5,9 @@
 use super::encoded;
 use crate::{
     attributes::Facts,
-    auction::{Authority, Award, AwardAnswer, Call, CallAnswer, Refusal, StopOrder, StopReason},
+    auction::{
+        Authority, Award, AwardAnswer, Call, CallAnswer, PortUser, Refusal, StopOrder, StopReason,
+    },
     session::{Heartbeat, HeartbeatAnswer, Outcome},
 };
 use potluck_specs::{
@@ -153,6 +155,9 @@ pub enum Event {
     SetDraining(bool),
     /// What the node says of itself: after the start, and when it changed.
     SetFacts(Facts),
+    /// Ports that can't be had though no task has them, by who uses them: as
+    /// seen before a call or an award that wants ports.
+    PortsInUse(BTreeMap<u16, PortUser>),
     /// How hard the host works, in hundredths; see
     /// [`Heartbeat::pressure`].
     SetPressure(u8),

@@ -34,7 +34,7 @@ use history::{Ended, Failures};
 use ports::Ports;
 use potluck_specs::{
     Generation, Job, JobName, Millis, NodeId, SlotId, diff,
-    job::{Level, Resources, StopPolicy},
+    job::{Level, PortSpec, Resources, StopPolicy},
 };
 use reports::Reports;
 use reservations::{HOLDS, Reservation, Reservations};
@@ -214,6 +214,7 @@ impl Host {
                     effects.changed = true;
                 }
             }
+            Event::PortsInUse(in_use) => self.ports.set_in_use(in_use),
             Event::SetPressure(pressure) => self.pressure = pressure.min(100),
             Event::Leave => self.leave(now, &mut effects),
             Event::Fetched { slot, origin } => self.fetched(&slot, origin, now, &mut effects),
@@ -280,6 +281,15 @@ impl Host {
     /// Still waits for helpers of the agent's former life.
     pub fn adopting(&self) -> bool {
         self.adopt_until.is_some()
+    }
+
+    /// The port numbers that so many tasks with these ports would get now,
+    /// without those that tasks hold: whoever can look at the host looks if
+    /// they are free, see [`Event::PortsInUse`].
+    pub fn port_candidates(&self, ports: &[PortSpec], tasks: u32) -> BTreeSet<u16> {
+        let mut taken = self.taken_ports(None);
+        taken.extend(self.reservations.ports());
+        self.ports.candidates(ports, tasks, &taken)
     }
 
     /// What slots take.

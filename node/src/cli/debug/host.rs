@@ -76,6 +76,10 @@ fn event(event: &Event) -> String {
             false => "it may take work again".into(),
         },
         Event::SetFacts(_) => "what the node says of itself changes".into(),
+        Event::PortsInUse(ports) => {
+            let ports: Vec<String> = ports.keys().map(ToString::to_string).collect();
+            format!("ports that others use: {}", ports.join(", "))
+        }
         Event::SetPressure(pressure) => format!("the host's pressure is {pressure}/100"),
         Event::Leave => "the node leaves".into(),
         Event::Fetched { slot, .. } => format!("the packages of {slot} are here"),
