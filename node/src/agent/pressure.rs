@@ -102,6 +102,6 @@ mod tests {
             let text = format!("{load} 1.00 1.00 3/300 77\n");
             assert_eq!(of_load(&text, cores), expected, "{load}");
         }
-        assert!(look() <= 100 && look() % STEP == 0);
+        assert!(look() <= 100 && look().is_multiple_of(STEP));
     }
 }
