@@ -25,4 +25,5 @@ pub mod runtime;
 pub mod spawn;
 #[cfg(test)]
 mod testing;
+mod version;
 pub mod wire;

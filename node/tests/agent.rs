@@ -3,20 +3,31 @@
 //!
 //! Needs the helper's program: `cargo build -p potluck-helper`.
 
+#[path = "agent/apart.rs"]
+mod apart;
 #[path = "agent/daemon.rs"]
 mod daemon;
 #[path = "agent/disk.rs"]
 mod disk;
+#[path = "agent/faults.rs"]
+mod faults;
+#[path = "agent/greeting.rs"]
+mod greeting;
+#[path = "agent/journal.rs"]
+mod journal;
+#[path = "agent/killed.rs"]
+mod killed;
 
 use async_trait::async_trait;
 use potluck_core::{
     attributes::Facts,
-    auction::{Authority, Award, Call, CallAnswer, StopOrder, StopReason},
+    auction::{Authority, Award, Call, CallAnswer, PortUser, Refusal, StopOrder, StopReason},
     session::{HeartbeatAnswer, SlotReport, TaskState},
 };
 use potluck_node::agent::{self, Agent, AgentConfig, AgentError, LogQuery, PackageProvider};
 use potluck_specs::{
-    Epoch, FleetId, Generation, Job, JobName, NodeId, NodeName, PackageId, Reign, SlotId, Topology,
+    Epoch, FleetId, Generation, Job, JobName, Millis, NodeId, NodeName, PackageId, Reign, SlotId,
+    Topology,
     job::{
         HealthCheck, Hook, Mount, MountSource, PortSpec, RenderedFile, Resources, ServiceSpec,
         SignedJob, StopPolicy, TaskTemplate,
@@ -24,7 +35,7 @@ use potluck_specs::{
     trust::{Context, PublicKey, SecretKey, Signed, UserCredential},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::{IpAddr, Ipv4Addr},
     os::unix::fs::PermissionsExt,
@@ -61,15 +72,19 @@ static NODES: AtomicU8 = AtomicU8::new(1);
 /// another run of this one.
 fn node_id(seed: u8) -> NodeId {
     let mut id = [seed; 32];
-    id[..4].copy_from_slice(&std::process::id().to_be_bytes());
+    id[..4].copy_from_slice(&apart::this_run().to_be_bytes());
     NodeId(id)
 }
 
 /// Tests run side by side, each on its own address.
 fn address(seed: u8) -> IpAddr {
-    let run = std::process::id().to_be_bytes()[3];
+    let run = apart::this_run().to_be_bytes()[3];
     Ipv4Addr::new(127, 200, run, seed).into()
 }
+
+/// What the nodes of these tests claim to listen on: one that tasks would be
+/// given otherwise.
+const NODE_PORT: u16 = 20_002;
 
 /// A folder that stands for every package.
 struct Folder(PathBuf);
@@ -102,12 +117,12 @@ impl Node {
     }
 
     async fn start_on(data: TempDir, script: &str) -> Node {
-        let package = tempfile::tempdir().expect("a folder for the package");
-        let program = package.path().join("run");
-        fs::write(&program, script).expect("the script can be written");
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("its mode");
-        fs::set_permissions(package.path(), fs::Permissions::from_mode(0o755)).expect("a mode");
-        let seed = NODES.fetch_add(1, Ordering::Relaxed);
+        let (package, seed) = ground(script);
+        Node::on(data, package, seed).await
+    }
+
+    /// An agent on folders that another may have left.
+    async fn on(data: TempDir, package: TempDir, seed: u8) -> Node {
         let token = CancellationToken::new();
         let agent = launch(data.path(), package.path(), seed, &token)
             .await
@@ -137,6 +152,11 @@ impl Node {
     }
 
     async fn award(&self, job: &Job, slots: &[(u32, u64)]) {
+        let answers = self.try_award(job, slots).await;
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    }
+
+    async fn try_award(&self, job: &Job, slots: &[(u32, u64)]) -> Vec<Result<(), Refusal>> {
         let award = Award {
             authority: authority(),
             call: 1,
@@ -149,9 +169,8 @@ impl Node {
             holders: vec![],
         };
         let answer = self.agent.award(award).await.expect("the agent answers");
-        for (slot, result) in answer.slots {
-            assert_eq!(result, Ok(()), "{slot}");
-        }
+        let answers = answer.slots.into_iter().map(|(_, result)| result);
+        answers.collect()
     }
 
     async fn stop(&self, job: &Job, index: u32, sequence: u64) {
@@ -205,29 +224,13 @@ impl Node {
             .join("work/token")
     }
 
-    /// Processes on this host that have this node's data folder in their
-    /// environment or command line: helpers and tasks.
+    /// Helpers and tasks of this node.
     fn processes(&self) -> Vec<i32> {
-        let needle = self.data.path().as_os_str().as_encoded_bytes().to_vec();
-        let has = |path: String| {
-            fs::read(path).is_ok_and(|text| text.windows(needle.len()).any(|part| part == needle))
-        };
-        let pids = fs::read_dir("/proc").expect("/proc is there");
-        pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .filter(|pid| {
-                has(format!("/proc/{pid}/environ")) || has(format!("/proc/{pid}/cmdline"))
-            })
-            .collect()
+        processes_of(self.data.path())
     }
 
     fn cgroups(&self) -> Vec<PathBuf> {
-        let node = node_id(self.seed).short();
-        let roots = ["memory", "cpu", "pids", "unified", "."].map(|part| {
-            Path::new("/sys/fs/cgroup")
-                .join(part)
-                .join("potluck")
-                .join(&node)
-        });
+        let roots = group_roots(self.seed);
         let groups = roots.iter().filter_map(|root| fs::read_dir(root).ok());
         let folders = groups.flatten().filter_map(|entry| {
             let entry = entry.ok()?;
@@ -250,16 +253,84 @@ impl Node {
         self.assert_nothing_left().await;
         self.token.cancel();
         self.agent.stopped().await;
+        poll("a descriptor is left", || {
+            open_files("self", self.data.path()).is_empty()
+        })
+        .await;
+        let left = group_roots(self.seed);
+        poll("the node's own control group is left", || {
+            left.iter().all(|root| !root.exists())
+        })
+        .await;
     }
+}
+
+/// Processes on this host that have this data folder in their environment or
+/// command line.
+fn processes_of(data: &Path) -> Vec<i32> {
+    let needle = data.as_os_str().as_encoded_bytes();
+    let has = |path: String| {
+        fs::read(path).is_ok_and(|text| text.windows(needle.len()).any(|part| part == needle))
+    };
+    let pids = fs::read_dir("/proc").expect("/proc is there");
+    pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| has(format!("/proc/{pid}/environ")) || has(format!("/proc/{pid}/cmdline")))
+        .collect()
+}
+
+/// Files below a folder that a process has open.
+fn open_files(pid: &str, folder: &Path) -> Vec<PathBuf> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd"));
+    let links = descriptors.into_iter().flatten();
+    let files = links.filter_map(|link| fs::read_link(link.ok()?.path()).ok());
+    files.filter(|file| file.starts_with(folder)).collect()
+}
+
+/// Where a node's control groups are, in each hierarchy that there may be.
+fn group_roots(seed: u8) -> [PathBuf; 5] {
+    let node = node_id(seed).short();
+    ["memory", "cpu", "pids", "unified", "."].map(|part| {
+        let root = Path::new("/sys/fs/cgroup").join(part);
+        root.join("potluck").join(&node)
+    })
+}
+
+/// A folder for a node's package, and the node's number.
+fn ground(script: &str) -> (TempDir, u8) {
+    let package = tempfile::tempdir().expect("a folder for the package");
+    let program = package.path().join("run");
+    fs::write(&program, script).expect("the script can be written");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("its mode");
+    fs::set_permissions(package.path(), fs::Permissions::from_mode(0o755)).expect("a mode");
+    (package, NODES.fetch_add(1, Ordering::Relaxed))
 }
 
 impl Drop for Node {
     /// A failed test leaves no processes behind.
     fn drop(&mut self) {
         self.token.cancel();
-        for pid in self.processes() {
-            let pid = nix::unistd::Pid::from_raw(pid);
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        sweep(self.data.path(), self.seed);
+    }
+}
+
+/// Kills what is left of a node's tasks, and removes their control groups.
+fn sweep(data: &Path, seed: u8) {
+    /// A killed process may take a moment, a group until it is empty.
+    const LOOKS: u32 = 100;
+    for pid in processes_of(data) {
+        let pid = nix::unistd::Pid::from_raw(pid);
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+    }
+    for root in group_roots(seed) {
+        for _ in 0..LOOKS {
+            for group in fs::read_dir(&root).into_iter().flatten().flatten() {
+                // Fails for the kernel's own files, and while someone is in it.
+                let _ = fs::remove_dir(group.path());
+            }
+            if !root.exists() || fs::remove_dir(&root).is_ok() {
+                break;
+            }
+            let _ = nix::poll::poll(&mut [], 10_u8);
         }
     }
 }
@@ -308,8 +379,9 @@ async fn launch(
         },
         facts: Facts::default(),
         ports: 20_000..=20_019,
+        node_ports: BTreeSet::from([NODE_PORT]),
         helper: helper(),
-        lease: agent::LEASE,
+        lease: apart::lease(),
         logs: agent::LogRetention::DEFAULT,
         verify: Arc::new(|signed: &SignedJob| {
             signed.decode_unchecked().map_err(|error| error.to_string())
@@ -394,7 +466,7 @@ async fn lines(node: &Node, job: &Job, query: LogQuery) -> Vec<String> {
         .expect("there is a log");
     let mut lines = Vec::new();
     while let Some(batch) = batches.recv().await {
-        let texts = batch.lines.into_iter().map(|line| line.text);
+        let texts = batch.lines.into_iter().map(|read| read.line.text);
         lines.extend(texts.map(|text| String::from_utf8_lossy(&text).into_owned()));
     }
     lines
@@ -421,7 +493,7 @@ async fn until_line(node: &Node, job: &Job, wanted: &str) {
     let read = async {
         while let Some(batch) = batches.recv().await {
             let is = |text: &[u8]| String::from_utf8_lossy(text).contains(wanted);
-            if batch.lines.iter().any(|line| is(&line.text)) {
+            if batch.lines.iter().any(|read| is(&read.line.text)) {
                 return;
             }
         }
@@ -666,6 +738,33 @@ async fn a_service_is_healthy_when_it_answers() {
     node.until_running(&job, 0).await;
     drop(listener);
     node.until(&job, 0, |report| !report.healthy).await;
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_gets_no_port_that_another_program_or_the_node_listens_on() {
+    let node = Node::start("#!/bin/sh\nexec sleep 1000\n").await;
+    let at = |port| (address(node.seed), port);
+    let tcp = tokio::net::TcpListener::bind(at(20_000)).await;
+    let tcp = tcp.expect("the address is this test's own");
+    let udp = tokio::net::UdpSocket::bind(at(20_001)).await;
+    let _udp = udp.expect("the address is this test's own");
+    let mut job = job(1);
+    node.award(&job, &[(0, 1), (1, 2)]).await;
+    let first = node.until(&job, 0, |report| report.starts > 0).await;
+    let second = node.until(&job, 1, |report| report.starts > 0).await;
+    assert_eq!(NODE_PORT, 20_002);
+    let chosen = [first.ports["http"], second.ports["http"]];
+    assert_eq!(chosen, [20_003, 20_004]);
+    // One that is wanted by number is refused, until it is free.
+    job.task.ports[0].number = Some(20_000);
+    job.name = JobName::in_default("fixed");
+    let answer = node.try_award(&job, &[(0, 3)]).await;
+    let by = PortUser::Program;
+    let refused = Refusal::PortTaken { port: 20_000, by };
+    assert_eq!(answer, [Err(refused)]);
+    drop(tcp);
+    node.award(&job, &[(0, 4)]).await;
     node.end().await;
 }
 

@@ -21,6 +21,9 @@ pub enum Effect {
     None,
     /// Tasks keep running; some may come, go or move.
     InPlace,
+    /// Each task is changed while it runs, where its host has the room; a task
+    /// whose host has not is started again, as by [`Effect::RollingRestart`].
+    Live,
     /// Each task is started again, a few at a time.
     RollingRestart,
     /// All tasks end, then others begin: it is another kind of job.
@@ -67,6 +70,12 @@ pub fn diff(old: &Job, new: &Job) -> Vec<FieldChange> {
     for part in PARTS {
         changes.extend(part.changes(old, new));
     }
+    // The token and the lease of an exclusive task are what it was started with.
+    if old.change.exclusive.is_some() || new.change.exclusive.is_some() {
+        for change in changes.iter_mut().filter(|c| c.effect == Effect::Live) {
+            change.effect = Effect::RollingRestart;
+        }
+    }
     changes
 }
 
@@ -85,18 +94,38 @@ pub fn of_effects(changes: &[FieldChange]) -> JobChange {
     let most = changes.iter().map(|change| change.effect).max();
     match most {
         None => JobChange::Unchanged,
-        Some(Effect::None | Effect::InPlace) => JobChange::ChangedInPlace,
+        Some(Effect::None | Effect::InPlace | Effect::Live) => JobChange::ChangedInPlace,
         Some(Effect::RollingRestart) => JobChange::RollingRestart,
         Some(Effect::Replace) => JobChange::Replaced,
     }
 }
 
-/// Must a task of `old` be started again to be one of `new`? Whoever decides
-/// that asks here, so that what [`diff`] tells is what happens.
-pub fn needs_restart(old: &Job, new: &Job) -> bool {
-    let restarts = |change: &FieldChange| change.effect >= Effect::RollingRestart;
+/// Is a task of `old` another than one of `new`, so that it must be changed or
+/// started again? Whoever decides that asks here, so that what [`diff`] tells
+/// is what happens.
+pub fn changes_tasks(old: &Job, new: &Job) -> bool {
+    let changes = |change: &FieldChange| change.effect >= Effect::Live;
     let mut parts = PARTS.iter();
-    parts.any(|part| part.changes(old, new).iter().any(restarts))
+    parts.any(|part| part.changes(old, new).iter().any(changes))
+}
+
+/// Can a task of `old` become one of `new` while it runs, and must it be
+/// changed for that?
+pub fn changes_live(old: &Job, new: &Job) -> bool {
+    let most = diff(old, new).iter().map(|change| change.effect).max();
+    most == Some(Effect::Live)
+}
+
+/// The same of the first and the last of these versions, which are in order:
+/// not if one of those between was a wish to start again, since nothing else
+/// changed in it.
+pub fn changes_live_through<'j>(versions: impl IntoIterator<Item = &'j Job>) -> bool {
+    let versions: Vec<&Job> = versions.into_iter().collect();
+    let [first, .., last] = versions[..] else {
+        return false;
+    };
+    let again = |pair: &[&Job]| same_wish(pair[0], pair[1]);
+    changes_live(first, last) && !versions.windows(2).any(again)
 }
 
 /// Do both wish the same, whatever their versions are? Most jobs of a plan
@@ -178,8 +207,10 @@ const PARTS: &[Part] = &[
 /// What a change of a field does; the longest path that holds it counts.
 ///
 /// A host keeps the job that it was given with a task for as long as the task
-/// runs. So only what the scheduler alone goes by can change in place; all of
-/// `task` is a restart. Of the placement, wishes guide whoever is placed or
+/// runs. So only what the scheduler alone goes by can change in place. Of the
+/// task, what its control groups hold can change while it runs; the rest is a
+/// restart, disk too, since the log is given its part at the start. Of the
+/// placement, wishes guide whoever is placed or
 /// moved next, while bounds must hold of tasks that run, too.
 const EFFECTS: &[(&str, Effect)] = &[
     ("kind", Effect::Replace),
@@ -191,6 +222,10 @@ const EFFECTS: &[(&str, Effect)] = &[
     ("package", Effect::RollingRestart),
     ("packages", Effect::RollingRestart),
     ("task", Effect::RollingRestart),
+    ("task.resources.cpu_millis", Effect::Live),
+    ("task.resources.memory_bytes", Effect::Live),
+    ("task.resources.uplink_bits_per_s", Effect::Live),
+    ("task.limits", Effect::Live),
     ("placement", Effect::RollingRestart),
     ("placement.preferences", Effect::InPlace),
     ("placement.spread", Effect::InPlace),
@@ -224,12 +259,14 @@ const REASONS: &[(&str, &str)] = &[
     ("packages", "they are mounted when a task starts"),
     ("task", "a task gets it when it starts"),
     ("task.health", KEPT),
-    ("task.limits", "they are set when a task starts"),
+    ("task.limits", EXCLUSIVE),
     ("task.logs", KEPT),
     ("task.metrics", KEPT),
+    ("task.devices", "they are put into its sandbox at the start"),
+    ("task.resources", EXCLUSIVE),
     (
-        "task.resources",
-        "they are reserved and set when a task starts",
+        "task.resources.disk_bytes",
+        "its log is given its part of it at the start",
     ),
     ("task.restart", KEPT),
     ("task.services", KEPT),
@@ -247,11 +284,15 @@ const REASONS: &[(&str, &str)] = &[
 
 const KEPT: &str = "a node goes by what a task was started with, until it ends";
 
-/// Why a change of this field starts tasks anew; none if it does not.
-pub fn why_restart(path: &FieldPath) -> Option<&'static str> {
-    if effect_of(path) < Effect::RollingRestart {
+/// Why the others can change while a task runs, and these not.
+const EXCLUSIVE: &str = "an exclusive task keeps what it was given with its lease";
+
+/// Why this change starts tasks anew; none if it does not.
+pub fn why_restart(change: &FieldChange) -> Option<&'static str> {
+    if change.effect < Effect::RollingRestart {
         return None;
     }
+    let path = &change.path;
     let holding = REASONS
         .iter()
         .filter(|(field, _)| FieldPath::of(field).holds(path));

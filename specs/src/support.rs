@@ -51,11 +51,6 @@ pub const UNSUPPORTED: &[Row] = &[
         matches!(w.package, Some(PackageSource::Oci(_)))
     })
     .instead("unpack the image, and name the folder"),
-    row(
-        "task.resources.uplink_bits_per_s",
-        "asking for uplink",
-        |w| w.task.resources.uplink_bits_per_s > 0,
-    ),
     row("task.devices", "asking for devices", |w| {
         !w.task.devices.is_empty()
     }),

@@ -83,7 +83,11 @@ fn jobs() -> Vec<Value> {
             "cpu_millis": 500, "memory_bytes": 64 << 20, "disk_bytes": 1 << 30,
             "uplink_bits_per_s": 1_000_000,
         },
-        "limits": {"cpu_millis": 1000, "memory_bytes": 128 << 20},
+        "limits": {
+            "cpu_millis": 1000, "memory_bytes": 128 << 20, "cpu_burst_millis": 500, "pids": 99,
+            "io_weight": 200, "io_read_bytes_per_s": 10 << 20, "io_write_bytes_per_s": 5 << 20,
+            "io_read_ops_per_s": 100, "io_write_ops_per_s": 50,
+        },
         "devices": {"nvidia.com/gpu": 1},
         "adaptive": {
             "mode": "auto", "cpu_millis_min": 100, "cpu_millis_max": 1000,

@@ -127,6 +127,13 @@ fn full() -> Job {
     task.limits = Limits {
         cpu_millis: Some(1_000),
         memory_bytes: Some(2 << 30),
+        cpu_burst_millis: Some(500),
+        pids: Some(99),
+        io_weight: Some(200),
+        io_read_bytes_per_s: Some(10 << 20),
+        io_write_bytes_per_s: Some(5 << 20),
+        io_read_ops_per_s: Some(100),
+        io_write_ops_per_s: Some(50),
     };
     task.devices = BTreeMap::from([("gpu".into(), 2)]);
     task.adaptive = Adaptive {
@@ -246,14 +253,21 @@ fn change() -> Change {
 #[test]
 fn every_format_that_was_shipped_is_read() {
     let http = HealthCheck::http("http", "/healthz");
-    let mut before_logs = full();
+    let mut before_limits = full();
+    before_limits.task.limits = Limits {
+        cpu_millis: before_limits.task.limits.cpu_millis,
+        memory_bytes: before_limits.task.limits.memory_bytes,
+        ..Limits::default()
+    };
+    let mut before_logs = before_limits.clone();
     before_logs.task.logs = LogPolicy::default();
     for (name, expected) in [
         ("v0-full", of_format_0(http)),
         ("v0-tcp", of_format_0(HealthCheck::tcp("admin"))),
         ("v0-least", least()),
         ("v1-full", before_logs),
-        ("v1-full-logs", full()),
+        ("v1-full-logs", before_limits),
+        ("v1-full-limits", full()),
         ("v1-least", least()),
     ] {
         assert_eq!(Job::decode(&shipped(name)).expect(name), expected, "{name}");
@@ -262,7 +276,7 @@ fn every_format_that_was_shipped_is_read() {
 
 #[test]
 fn the_present_format_is_what_was_shipped() {
-    for (name, job) in [("v1-full-logs", full()), ("v1-least", least())] {
+    for (name, job) in [("v1-full-limits", full()), ("v1-least", least())] {
         let hex = HEXLOWER.encode(&job.encode());
         assert_eq!(hex, HEXLOWER.encode(&shipped(name)), "{name}");
     }

@@ -30,6 +30,12 @@ struct Script {
 impl Script {
     /// Six hosts, and the one task of an exclusive job on one of them.
     fn new(seed: u64) -> Script {
+        let mut script = Script::begun(seed);
+        script.run(BEGIN);
+        script
+    }
+
+    fn begun(seed: u64) -> Script {
         let options = Options {
             hosts: 6,
             ..Options::calm()
@@ -39,6 +45,27 @@ impl Script {
             seed,
         };
         script.submit(1_000);
+        script.run(BEGIN - 7_000);
+        script
+    }
+
+    /// The same; if it `moves`, another job is accepted and then the holder is
+    /// drained.
+    fn with_drain(seed: u64, moves: bool) -> Script {
+        let mut script = Script::begun(seed);
+        if moves {
+            let mark = Action::Submit {
+                name: "mark".into(),
+                replicas: 1,
+                cpu: 100,
+                directive: Directive::default(),
+            };
+            script.world.at(BEGIN - 6_000, mark);
+            let host = script.holder();
+            let draining = true;
+            let drain = Action::Drain { host, draining };
+            script.world.at(BEGIN - 4_000, drain);
+        }
         script.run(BEGIN);
         script
     }
@@ -69,7 +96,7 @@ impl Script {
     fn process(&self) -> Option<(usize, String)> {
         let machines = self.world.machines.iter().enumerate();
         let mut live = machines.flat_map(|(host, machine)| {
-            let live = machine.live();
+            let live = machine.live().filter(|one| one.run.slot.job.name == JOB);
             live.map(move |process| (host, process.generation.to_string()))
         });
         live.next()
@@ -148,17 +175,11 @@ fn whatever_happens_no_slot_is_filled_twice() {
     }
 }
 
-#[test]
-fn a_holder_that_is_cut_off_ends_by_its_lease_and_the_slot_moves_after() {
+/// Something befalls the holder for longer than its lease: its task is over
+/// before anybody else may begin, and is started elsewhere soon after.
+fn lets_go(befalls: impl Fn(usize) -> Action) {
     for (mut script, holder) in with_holder_apart() {
-        let apart = Action::Part {
-            side: only(holder),
-            inward: true,
-            outward: true,
-            ms: 60_000,
-        };
-        script.world.at(BEGIN, apart);
-        // It is over before anybody else may begin.
+        script.world.at(BEGIN, befalls(holder));
         script.run(BEGIN + LEASE_MS + 100);
         script.expect_nowhere("when its lease is over");
         script.run(BEGIN + MOVED_WITHIN);
@@ -168,16 +189,27 @@ fn a_holder_that_is_cut_off_ends_by_its_lease_and_the_slot_moves_after() {
 }
 
 #[test]
+fn a_holder_that_is_cut_off_ends_by_its_lease_and_the_slot_moves_after() {
+    lets_go(|holder| Action::Part {
+        side: only(holder),
+        inward: true,
+        outward: true,
+        ms: 60_000,
+    });
+}
+
+#[test]
 fn the_helper_goes_by_the_lease_when_its_agent_is_stopped() {
-    for (mut script, holder) in with_holder_apart() {
-        let whom = Whom::Host(holder);
-        script.world.at(BEGIN, Action::Pause { whom, ms: 40_000 });
-        script.run(BEGIN + LEASE_MS + 100);
-        script.expect_nowhere("when its lease is over");
-        script.run(BEGIN + MOVED_WITHIN);
-        script.expect_moved(holder);
-        script.healed();
-    }
+    lets_go(|holder| Action::Pause {
+        whom: Whom::Host(holder),
+        ms: 40_000,
+    });
+}
+
+/// It hears nobody and is heard by nobody, and runs on as if nothing were.
+#[test]
+fn a_holder_whose_agent_hangs_ends_by_its_lease_and_the_slot_moves_after() {
+    lets_go(|host| Action::Hang { host, ms: 40_000 });
 }
 
 #[test]
@@ -293,32 +325,70 @@ fn a_drain_and_a_new_version_stop_before_they_start_and_wait_for_no_lease() {
     }
 }
 
+/// Two of three voters die for good, and the third goes on from its log, which
+/// ends just before that job was accepted.
+fn recovers(script: &mut Script, without: &str) {
+    for host in [0, 1] {
+        let dies = Action::Crash {
+            whom: Whom::Host(host),
+            whole: true,
+            down_ms: 3_600_000,
+        };
+        script.world.at(BEGIN, dies);
+    }
+    let recover = Action::Recover {
+        survivor: 2,
+        without: without.into(),
+    };
+    script.world.at(BEGIN + 2_000, recover);
+}
+
+/// The task of the later epoch; fails if there is none.
+fn of_the_later_epoch(script: &mut Script) {
+    let (_, token) = match script.process() {
+        Some(process) => process,
+        None => script.fail("it runs nowhere"),
+    };
+    if !token.starts_with("2.") {
+        script.fail(&format!("its token {token} is of the epoch before"));
+    }
+}
+
 /// The log of the survivor may lack who holds what: nothing of the epoch
 /// before goes on, nothing begins while it may still run, and tokens rise.
 #[test]
 fn a_recovery_waits_for_what_its_log_may_lack() {
     for seed in 0..SEEDS {
         let mut script = Script::new(seed);
-        for (ms, host) in [(BEGIN, 0), (BEGIN, 1)] {
-            let dies = Action::Crash {
-                whom: Whom::Host(host),
-                whole: true,
-                down_ms: 3_600_000,
-            };
-            script.world.at(ms, dies);
-        }
-        let recover = Action::Recover {
-            survivor: 2,
-            without: "nothing".into(),
-        };
-        script.world.at(BEGIN + 2_000, recover);
+        recovers(&mut script, "nothing");
         script.run(BEGIN + 2_000 + 2_000 + MOVED_WITHIN);
-        let (_, token) = match script.process() {
-            Some(process) => process,
-            None => script.fail("it runs nowhere"),
-        };
-        if !token.starts_with("2.") {
-            script.fail(&format!("its token {token} is of the epoch before"));
+        of_the_later_epoch(&mut script);
+    }
+}
+
+/// The slot changed hands after what the survivor's log has, or the log has
+/// nothing of the job at all, and a person hands it in again at once.
+#[test]
+fn a_recovery_whose_log_lacks_the_holder_fills_nothing_twice() {
+    for seed in 0..SEEDS {
+        for moves in [false, true] {
+            let mut script = Script::with_drain(seed, moves);
+            let without = if moves { "mark" } else { JOB };
+            recovers(&mut script, without);
+            // The holder may be cut off as well, and runs on for a while.
+            let holder = script.holder();
+            if holder > 2 {
+                let apart = Action::Part {
+                    side: only(holder),
+                    inward: true,
+                    outward: true,
+                    ms: 20_000,
+                };
+                script.world.at(BEGIN, apart);
+            }
+            script.submit(BEGIN + 4_000);
+            script.run(BEGIN + 4_000 + 2_000 + 2 * MOVED_WITHIN);
+            of_the_later_epoch(&mut script);
         }
     }
 }

@@ -14,6 +14,7 @@ mod e2e {
     mod hosts;
     mod jobs;
     mod join;
+    mod limits;
     mod logs;
     mod operate;
     mod packages;
@@ -25,6 +26,8 @@ mod e2e {
     mod ssh;
     mod ssh_window;
     mod testnet;
+    mod upgrade;
+    mod usage;
     mod versions;
     mod voters;
 }

@@ -4,7 +4,10 @@
 //! they are. Leaves to the node what its attributes are, and to the scheduler
 //! the place of a node, which the log knows.
 
-use potluck_specs::job::{Operator, Requirement};
+use potluck_specs::{
+    Job,
+    job::{Operator, Requirement},
+};
 use serde::{Deserialize, Serialize};
 use std::{cmp::Ordering, collections::BTreeMap};
 
@@ -14,6 +17,7 @@ pub const ATTRIBUTES_MAX: usize = 128;
 /// What a node says of itself; changes rarely.
 ///
 /// `os`, `kernel`, `arch`, `isolation` (the strongest that it offers),
+/// `limits.NAME` and `users` (what it can hold a task to, and run it as),
 /// `label.NAME` as its owner set them, `attribute.NAME` as it found them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Facts {
@@ -42,6 +46,60 @@ impl Facts {
     pub fn get(&self, attribute: &str) -> Option<&str> {
         self.attributes.get(attribute).map(String::as_str)
     }
+}
+
+/// A host can hold a task to a quota of CPU.
+pub const LIMITS_CPU: &str = "limits.cpu";
+
+/// A host can hold a task to an amount of memory.
+pub const LIMITS_MEMORY: &str = "limits.memory";
+
+/// A host can hold processes and threads to a number.
+pub const LIMITS_PIDS: &str = "limits.pids";
+
+/// A host can let a quota of CPU be used later.
+pub const LIMITS_CPU_BURST: &str = "limits.cpu-burst";
+
+/// A host can hold a task to rates of the disk that holds its data.
+pub const LIMITS_IO: &str = "limits.io";
+
+/// A host can share its disks by weight.
+pub const LIMITS_IO_WEIGHT: &str = "limits.io-weight";
+
+/// A host can run tasks as any user; else the name of the only one.
+pub const USERS: &str = "users";
+
+/// A host can do what the attribute says.
+pub const YES: &str = "yes";
+
+/// It can't.
+pub const NO: &str = "no";
+
+/// What the job asks for by name and the host lacks: it is there or refused,
+/// never left out. A host that says nothing of what was there before these
+/// attributes is taken at its word when it gets the task.
+pub fn ability_lacks(job: &Job, facts: &Facts) -> Option<&'static str> {
+    let task = &job.task;
+    let limits = &task.limits;
+    let of_old = [
+        (limits.cpu_millis.is_some(), LIMITS_CPU),
+        (limits.memory_bytes.is_some(), LIMITS_MEMORY),
+    ];
+    let other_user = |user: &String| {
+        let only = facts.get(USERS).filter(|only| *only != YES);
+        only.is_some_and(|only| only != user)
+    };
+    let user = (task.user.as_ref().is_some_and(other_user), USERS);
+    let of_late = [
+        (limits.pids.is_some(), LIMITS_PIDS),
+        (limits.cpu_burst_millis.is_some(), LIMITS_CPU_BURST),
+        (limits.bounds_io(), LIMITS_IO),
+        (limits.io_weight.is_some(), LIMITS_IO_WEIGHT),
+    ];
+    let of_old = of_old.map(|(asked, name)| (asked && facts.get(name) == Some(NO), name));
+    let of_late = of_late.map(|(asked, name)| (asked && facts.get(name) != Some(YES), name));
+    let mut all = of_old.into_iter().chain([user]).chain(of_late);
+    all.find(|(lacks, _)| *lacks).map(|(_, name)| name)
 }
 
 /// Does an attribute of this value, or none, meet the requirement?
@@ -117,6 +175,66 @@ mod tests {
             attribute: "x".into(),
             operator,
             values: values.iter().map(|v| (*v).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_by_name_is_there_or_named() {
+        type Edit = fn(&mut potluck_specs::job::TaskTemplate);
+        let says = |pairs: &[(&str, &str)]| Facts::of(pairs);
+        let table: &[(Edit, Facts, Option<&str>)] = &[
+            (|_| (), says(&[(LIMITS_CPU, NO), (USERS, "ann")]), None),
+            // Hosts of before say nothing, and know these.
+            (|t| t.limits.cpu_millis = Some(500), says(&[]), None),
+            (|t| t.user = Some("bob".into()), says(&[]), None),
+            (
+                |t| t.limits.cpu_millis = Some(500),
+                says(&[(LIMITS_CPU, NO)]),
+                Some(LIMITS_CPU),
+            ),
+            (
+                |t| t.limits.memory_bytes = Some(1 << 30),
+                says(&[(LIMITS_CPU, YES), (LIMITS_MEMORY, NO)]),
+                Some(LIMITS_MEMORY),
+            ),
+            (
+                |t| t.user = Some("bob".into()),
+                says(&[(USERS, "ann")]),
+                Some(USERS),
+            ),
+            (
+                |t| t.user = Some("ann".into()),
+                says(&[(USERS, "ann")]),
+                None,
+            ),
+            (|t| t.user = Some("bob".into()), says(&[(USERS, YES)]), None),
+            // And not these.
+            (|t| t.limits.pids = Some(9), says(&[]), Some(LIMITS_PIDS)),
+            (
+                |t| t.limits.pids = Some(9),
+                says(&[(LIMITS_PIDS, YES)]),
+                None,
+            ),
+            (
+                |t| t.limits.cpu_burst_millis = Some(9),
+                says(&[(LIMITS_CPU_BURST, NO)]),
+                Some(LIMITS_CPU_BURST),
+            ),
+            (
+                |t| t.limits.io_read_ops_per_s = Some(9),
+                says(&[]),
+                Some(LIMITS_IO),
+            ),
+            (
+                |t| t.limits.io_weight = Some(9),
+                says(&[(LIMITS_IO, YES)]),
+                Some(LIMITS_IO_WEIGHT),
+            ),
+        ];
+        for (edit, facts, lacks) in table {
+            let mut job = Job::default();
+            edit(&mut job.task);
+            assert_eq!(ability_lacks(&job, facts), *lacks, "{:?}", job.task.limits);
         }
     }
 

@@ -145,10 +145,13 @@ pub enum Refusal {
         /// What it has instead.
         has: Option<String>,
     },
-    /// A fixed port is taken here.
+    /// A fixed port is taken here, or all that may be chosen.
     PortTaken {
-        /// Its number.
+        /// Its number; of those that may be chosen, the last.
         port: u16,
+        /// Who has it.
+        #[serde(default)]
+        by: PortUser,
     },
     /// The node takes no new work.
     Draining,
@@ -169,6 +172,19 @@ pub enum Refusal {
     /// A kind of refusal that a newer version knows.
     #[serde(other)]
     Other,
+}
+
+/// Who has a port of a host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum PortUser {
+    /// The node itself.
+    Node,
+    /// A program that is none of the node's business.
+    Program,
+    /// A task of the node, a bid, or one that a newer version knows.
+    #[default]
+    #[serde(other)]
+    Task,
 }
 
 impl fmt::Display for Refusal {
@@ -197,7 +213,13 @@ impl fmt::Display for Refusal {
                 Some(has) => write!(f, "requires {requirement}, it has {has:?}"),
                 None => write!(f, "requires {requirement}, it has none"),
             },
-            Refusal::PortTaken { port } => write!(f, "port {port} is taken"),
+            Refusal::PortTaken { port, by } => match by {
+                PortUser::Task => write!(f, "port {port} is taken"),
+                PortUser::Node => write!(f, "port {port} is the node's own"),
+                PortUser::Program => {
+                    write!(f, "port {port} is used by another program of this host")
+                }
+            },
             Refusal::Draining => f.write_str("it takes no new work"),
             Refusal::Adopting => f.write_str("it still looks for the tasks of its former life"),
             Refusal::Busy => f.write_str("too many calls are open there"),
@@ -240,7 +262,7 @@ pub fn bytes(bytes: u64) -> String {
 }
 
 /// Bits a second, for people.
-pub(crate) fn bits(bits: u64) -> String {
+pub fn bits(bits: u64) -> String {
     match bits {
         0..1_000 => format!("{bits} bit/s"),
         1_000..1_000_000 => format!("{} kbit/s", bits / 1_000),

@@ -106,7 +106,8 @@ pub struct Heartbeat {
     pub draining: bool,
     /// How hard the host works now, in hundredths: the worst share of time
     /// in which something waited for CPU, memory or disk (PSI `some`, 10 s).
-    /// 0 where it can't be measured.
+    /// Where the kernel does not count it, what the load says of processors;
+    /// 0 where nothing can be read.
     #[serde(default)]
     pub pressure: u8,
     /// What the node says of itself, with each full inventory. `None`:

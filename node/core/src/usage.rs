@@ -134,6 +134,12 @@ pub struct TaskUsage {
     pub memory_pressure: Histogram,
     /// When the five minutes that run began, Unix.
     pub peak_since: Millis,
+    /// Thousandths of the time in which some of it waited for a processor.
+    #[serde(default)]
+    pub cpu_pressure: Histogram,
+    /// The same, for disks.
+    #[serde(default)]
+    pub io_pressure: Histogram,
 }
 
 impl TaskUsage {
@@ -152,7 +158,21 @@ impl TaskUsage {
             io_bytes_per_s: Histogram::default(),
             memory_pressure: Histogram::default(),
             peak_since: now,
+            cpu_pressure: Histogram::default(),
+            io_pressure: Histogram::default(),
         }
+    }
+
+    /// Takes what came between the last sample and the end of a process, and a
+    /// peak of memory that no sample saw. What it used last stays told.
+    pub fn end(&mut self, now: Millis, last: Option<Rates>, peak_bytes: Option<u64>) {
+        if let Some(rates) = last {
+            let shown = self.now;
+            self.add(now, rates);
+            self.now = shown;
+        }
+        let peak = peak_bytes.unwrap_or_default();
+        self.memory_peak_bytes = self.memory_peak_bytes.max(peak);
     }
 
     /// Takes a sample.
@@ -165,7 +185,9 @@ impl TaskUsage {
             (&mut self.cpu_millis, rates.cpu_millis),
             (&mut self.pids, rates.pids),
             (&mut self.io_bytes_per_s, io),
+            (&mut self.cpu_pressure, rates.cpu_pressure),
             (&mut self.memory_pressure, rates.memory_pressure),
+            (&mut self.io_pressure, rates.io_pressure),
         ] {
             if let Some(value) = value {
                 histogram.add(value);
@@ -311,6 +333,32 @@ mod tests {
         assert_eq!(usage.memory_bytes, of(&[900]));
         assert_eq!(usage.memory_peak_bytes, 200);
         assert_eq!(usage.memory_peaks(), of(&[900, 200]));
+    }
+
+    #[test]
+    fn the_end_counts_and_a_peak_between_samples_too() {
+        let slot: SlotId = "web[0]".parse().unwrap();
+        let mut usage = TaskUsage::new(slot, Generation::default(), Millis(0));
+        let sampled = Rates {
+            cpu_millis: Some(10),
+            memory_bytes: Some(100),
+            ..Rates::default()
+        };
+        usage.add(Millis(1_000), sampled);
+        let last = Rates {
+            cpu_millis: Some(900),
+            io_pressure: Some(5),
+            cpu_pressure: Some(7),
+            ..Rates::default()
+        };
+        usage.end(Millis(2_000), Some(last), Some(700));
+        assert_eq!(usage.cpu_millis, of(&[10, 900]));
+        assert_eq!(usage.memory_peaks(), of(&[700]));
+        assert_eq!((usage.now, usage.at), (sampled, Millis(2_000)));
+        assert_eq!(usage.cpu_pressure, of(&[7]));
+        assert_eq!(usage.io_pressure, of(&[5]));
+        usage.end(Millis(3_000), None, None);
+        assert_eq!(usage.memory_peaks(), of(&[700]));
     }
 
     #[test]

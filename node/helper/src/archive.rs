@@ -38,6 +38,11 @@ pub enum ArchiveError {
     /// An entry that would be written elsewhere.
     #[error("the stream of files names {0}, which is not where it belongs")]
     Outside(PathBuf),
+    /// What is no file, folder or link was left out; all else was copied.
+    #[error(
+        "{0} of the files are devices, pipes or sockets and were left out; the rest was copied"
+    )]
+    LeftOut(u64),
     /// Nothing came.
     #[error("the stream of files is empty")]
     Empty,
@@ -52,11 +57,12 @@ fn file(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> ArchiveErr
 /// are, except that `path` itself may be one.
 ///
 /// # Errors
-/// Any [`ArchiveError`].
+/// Any [`ArchiveError`]; after [`ArchiveError::LeftOut`] the stream is whole.
 pub fn send(output: impl Write, path: &Path, name: &str) -> Result<(), ArchiveError> {
     let mut builder = Builder::new(output);
     let found = fs::metadata(path).map_err(file(path, "read"))?;
     let mut todo = vec![(path.to_path_buf(), PathBuf::from(name), found)];
+    let mut left_out = 0;
     while let Some((path, name, found)) = todo.pop() {
         append(&mut builder, &path, &name, &found)?;
         if !found.is_dir() {
@@ -67,7 +73,10 @@ pub fn send(output: impl Write, path: &Path, name: &str) -> Result<(), ArchiveEr
             let (path, name) = (entry.path(), name.join(entry.file_name()));
             match entry.metadata() {
                 // A socket of a running program must not spoil the copy.
-                Ok(found) if is_special(&found) => eprintln!("left out: {}", path.display()),
+                Ok(found) if is_special(&found) => {
+                    eprintln!("left out: {}", path.display());
+                    left_out += 1;
+                }
                 Ok(found) => todo.push((path, name, found)),
                 // It went while we looked.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -76,7 +85,11 @@ pub fn send(output: impl Write, path: &Path, name: &str) -> Result<(), ArchiveEr
         }
     }
     let mut output = builder.into_inner().map_err(ArchiveError::Stream)?;
-    output.flush().map_err(ArchiveError::Stream)
+    output.flush().map_err(ArchiveError::Stream)?;
+    match left_out {
+        0 => Ok(()),
+        some => Err(ArchiveError::LeftOut(some)),
+    }
 }
 
 fn is_special(found: &Metadata) -> bool {

@@ -17,12 +17,13 @@ use super::{
     launch::{Launch, Launched},
     leases::Leases,
     link::Link,
-    moved,
+    moved, ports,
     process::{Process, helpers_of},
     program,
     recording::Recorder,
     sessions::{self, EnterError},
     trees::Trees,
+    usage::Usages,
 };
 use crate::{agent::PackageProvider, clock, recording::Wish, spawn::spawn, wire::HeldJob};
 use nix::fcntl::Flock;
@@ -38,7 +39,8 @@ use potluck_helper::{
     protocol::{Hello, LogState, MissingIsolation, Phase},
 };
 use potluck_specs::{
-    Generation, Job, JobName, Millis, NodeId, PackageId, SlotId, job::HealthCheck,
+    Generation, Job, JobName, Millis, NodeId, PackageId, SlotId,
+    job::{HealthCheck, PortSpec},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -84,6 +86,7 @@ pub(super) enum Command {
     Heartbeat(oneshot::Sender<Heartbeat>),
     HeartbeatAnswered(HeartbeatAnswer),
     SetDraining(bool),
+    SetPressure(u8),
     Leave,
     Slots(oneshot::Sender<Vec<SlotReport>>),
     /// The helper of a task that could be entered.
@@ -109,6 +112,13 @@ pub(super) enum Command {
         pid: i32,
         link: Link,
     },
+    /// A helper dialled that this agent can't work with; why, for people.
+    Refused {
+        run: Run,
+        why: &'static str,
+    },
+    /// A helper has said nothing for longer than its lease.
+    Silent(Run),
     /// A helper's connection ended.
     LinkLost {
         run: Run,
@@ -165,10 +175,13 @@ pub(super) struct Actor {
     pub(super) launch: Arc<Launch>,
     pub(super) packages: Arc<dyn PackageProvider>,
     pub(super) address: IpAddr,
+    /// Ports that the node itself listens on.
+    pub(super) node_ports: BTreeSet<u16>,
     pub(super) leases: Leases,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) changed: watch::Sender<u64>,
     pub(super) missing: Arc<Mutex<BTreeSet<String>>>,
+    pub(super) usages: Usages,
     /// Held while the actor lives.
     pub(super) lock: Flock<File>,
     /// Writes down what the host decides, while a person wants it.
@@ -186,6 +199,8 @@ pub(super) struct Running {
     disks: BTreeMap<Run, JoinHandle<()>>,
     /// Runs that are being cleaned up after; once is enough.
     cleaning: BTreeSet<Run>,
+    /// Why the helper of a slot that was not found again was sent away.
+    refused: BTreeMap<SlotId, &'static str>,
     /// Leftovers of former lives have been looked for.
     swept: bool,
 }
@@ -224,9 +239,30 @@ impl Actor {
         drop(self.lock);
     }
 
+    /// Has the host know which of the ports that it would give are used by
+    /// others.
+    async fn look_at_ports(&mut self, specs: &[PortSpec], tasks: u32) {
+        if specs.is_empty() {
+            return;
+        }
+        let mut in_use = ports::own(&self.node_ports);
+        for _ in 0..ports::LOOKS_MAX {
+            self.step(Event::PortsInUse(in_use.clone())).await;
+            let candidates = self.host.port_candidates(specs, tasks);
+            let found = ports::in_use(self.address, &candidates);
+            if found.is_empty() {
+                return;
+            }
+            in_use.extend(found);
+        }
+        self.step(Event::PortsInUse(in_use)).await;
+    }
+
     async fn obey(&mut self, command: Command) {
         match command {
             Command::Call(call, missing_bytes, reply) => {
+                // How many more could have theirs is found when they are given.
+                self.look_at_ports(&call.ports, 1).await;
                 let event = Event::Call {
                     call,
                     missing_bytes,
@@ -236,6 +272,10 @@ impl Actor {
                 }
             }
             Command::Award(award, job, reply) => {
+                if let Ok(job) = &job {
+                    let tasks = u32::try_from(award.slots.len()).unwrap_or(u32::MAX);
+                    self.look_at_ports(&job.task.ports, tasks).await;
+                }
                 if let Some(Answer::Award(answer)) = self.step(Event::Award { award, job }).await {
                     let _ = reply.send(answer);
                 }
@@ -266,6 +306,9 @@ impl Actor {
             }
             Command::SetDraining(draining) => {
                 self.step(Event::SetDraining(draining)).await;
+            }
+            Command::SetPressure(pressure) => {
+                self.step(Event::SetPressure(pressure)).await;
             }
             Command::Leave => {
                 self.step(Event::Leave).await;
@@ -303,6 +346,11 @@ impl Actor {
             } => self.fetched(slot, origin, trees).await,
             Command::Launched { run, launched } => self.launched(run, launched).await,
             Command::Hello { hello, pid, link } => self.greeted(hello, pid, link).await,
+            Command::Refused { run, why } => self.refused(run, why),
+            Command::Silent(run) => {
+                tracing::warn!(%run, "helper is silent beyond its lease and is given up");
+                self.kill(run);
+            }
             Command::LinkLost { run, id } => {
                 if let Some(helper) = self.running.helpers.get_mut(&run) {
                     helper.link.take_if(|link| link.id == id);
@@ -445,10 +493,12 @@ impl Actor {
                 }
             }
             Effect::WatchDisk { run, bytes_max } => self.watch_disk(run, bytes_max),
+            Effect::SetLimits { run, job } => self.set_limits(&run, &job),
             Effect::ReportChanged => self.changed.send_modify(|count| *count += 1),
             Effect::Lease { slot, until } => self.leases.set(slot, until),
             Effect::Forgotten(slot) => {
                 self.leases.forget(&slot);
+                self.running.refused.remove(&slot);
                 self.running.trees.retain(|(other, _), _| *other != slot);
                 self.tidy();
             }
@@ -504,8 +554,13 @@ impl Actor {
         self.running.helpers.insert(run.clone(), Helper::default());
         let launch = self.launch.clone();
         let commands = self.commands.clone();
+        let usages = self.usages.clone();
         spawn("helper start", async move {
-            let launched = spawn_blocking(move || launch.start(&start, &trees));
+            let launched = spawn_blocking(move || {
+                let launched = launch.start(&start, &trees)?;
+                usages.begin(&start.run, &launch.cgroups, &launch.folders);
+                Ok(launched)
+            });
             let launched = launched.await.expect("starting a helper does not panic");
             let _ = commands.send(Command::Launched { run, launched }).await;
         });
@@ -572,6 +627,7 @@ impl Actor {
             };
             self.running.helpers.insert(run.clone(), helper);
         }
+        self.running.refused.remove(&run.slot);
         let helper = self.running.helpers.entry(run.clone()).or_default();
         helper.link = Some(link);
         self.isolation_missing(&hello.isolation_missing);
@@ -589,6 +645,16 @@ impl Actor {
                 self.stop_if_moved(&run);
             }
             Phase::Ended(end) => self.ended(run, end_of(&end)).await,
+        }
+    }
+
+    /// It ends its task and leaves; the slot is filled anew, and says why.
+    fn refused(&mut self, run: Run, why: &'static str) {
+        let mut helpers = self.running.helpers.keys();
+        let missed = !helpers.any(|other| other.slot == run.slot);
+        // At most one for each slot that is held.
+        if missed && self.held().contains(&run.slot) {
+            self.running.refused.insert(run.slot, why);
         }
     }
 
@@ -615,17 +681,33 @@ impl Actor {
             }
             HelperMessage::StartFailed { why } => self.ended(run, End::NotStarted(why)).await,
             HelperMessage::Exited(exit) => self.ended(run, end_of_exit(&exit)).await,
-            HelperMessage::LimitsSet { refused } => {
-                if !refused.is_empty() {
-                    tracing::warn!(slot = %run.slot, ?refused, "limits not as wanted");
-                }
-            }
+            HelperMessage::LimitsSet { refused } => self.limits_are_set(run, refused).await,
             HelperMessage::Log(state) => self.log_is(run, state).await,
             // The connection answers pings, and a second greeting is nothing.
             HelperMessage::Ping { .. } | HelperMessage::Hello(_) => {}
             // The agent orders none yet.
             HelperMessage::Upgraded { .. } | HelperMessage::UpgradeRefused { .. } => {}
         }
+    }
+
+    /// A helper whose connection is down is told when it has dialled anew.
+    fn set_limits(&self, run: &Run, job: &Job) {
+        let helper = self.running.helpers.get(run);
+        if let Some(link) = helper.and_then(|helper| helper.link.as_ref()) {
+            let task = &job.task;
+            let limits = self.cgroups.limits(&task.resources, &task.limits);
+            link.send(AgentMessage::SetLimits(limits));
+        }
+    }
+
+    /// What this host can't limit at all is known, and told of the node.
+    async fn limits_are_set(&mut self, run: Run, mut refused: Vec<String>) {
+        refused.retain(|why| !self.cgroups.is_missing(why));
+        match refused.is_empty() {
+            true => tracing::info!(slot = %run.slot, "limits changed while the task runs"),
+            false => tracing::warn!(slot = %run.slot, ?refused, "limits not as wanted"),
+        }
+        self.step(Event::LimitsSet { run, refused }).await;
     }
 
     /// A task's log gets to the disk, or does not: people are told, here and
@@ -643,13 +725,24 @@ impl Actor {
         self.step(Event::Troubled { run, trouble }).await;
     }
 
-    /// A helper reports the end, the first time or again.
+    /// A helper reports the end, the first time or again: an acknowledgement
+    /// may be lost with its connection.
     async fn ended(&mut self, run: Run, end: End) {
         let Some(helper) = self.running.helpers.get_mut(&run) else {
             return;
         };
         if !std::mem::replace(&mut helper.ended, true) {
             self.clean_up(run, end);
+        } else if !self.running.cleaning.contains(&run) {
+            self.acknowledge(&run);
+        }
+    }
+
+    /// The end is in the journal: the helper may leave.
+    fn acknowledge(&self, run: &Run) {
+        let helper = self.running.helpers.get(run);
+        if let Some(link) = helper.and_then(|helper| helper.link.as_ref()) {
+            link.send(AgentMessage::Ack);
         }
     }
 
@@ -660,7 +753,11 @@ impl Actor {
         }
         let cgroups = self.cgroups.clone();
         let commands = self.commands.clone();
+        let (usages, folders) = (self.usages.clone(), self.folders.clone());
         spawn("clean-up", async move {
+            let (ended, groups) = (run.clone(), cgroups.clone());
+            let last = spawn_blocking(move || usages.end(&ended, &groups, &folders));
+            last.await.expect("sampling does not panic");
             while !cgroups.destroy(&group_name(&run)).await {}
             let _ = commands.send(Command::Gone { run, end }).await;
         });
@@ -677,10 +774,7 @@ impl Actor {
             end,
         };
         self.step(event).await;
-        let helper = self.running.helpers.get(&run);
-        if let Some(link) = helper.and_then(|helper| helper.link.as_ref()) {
-            link.send(AgentMessage::Ack);
-        }
+        self.acknowledge(&run);
     }
 
     /// A helper's process is gone: after its task's end, or for no good reason.
@@ -729,7 +823,8 @@ impl Actor {
             } else {
                 Duration::ZERO
             };
-            if timeout(patience, process.ended()).await.is_err() {
+            let ended = timeout(patience, process.ended()).await;
+            if !matches!(ended, Ok(Ok(()))) {
                 process.kill();
             }
         });
@@ -746,7 +841,10 @@ impl Actor {
         let cgroups = self.cgroups.clone();
         let commands = self.commands.clone();
         let latest = self.latest_start(&run);
-        let end = self.recorded_end(&latest).unwrap_or(End::HelperLost);
+        let refused = self.running.refused.remove(&run.slot);
+        let refused = refused.map(|why| End::Other(format!("helper refused: {why}")));
+        let end = refused.or_else(|| self.recorded_end(&latest));
+        let end = end.unwrap_or(End::HelperLost);
         let folders = self.folders.clone();
         spawn("kill lost", async move {
             for other in folders.runs(&run.slot) {

@@ -8,14 +8,17 @@
 //!
 //! The helper moves the task into its groups; the helper itself stays out.
 
-use super::library;
+use super::{block_device::Disk, library};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use potluck_core::attributes::{
+    LIMITS_CPU, LIMITS_CPU_BURST, LIMITS_IO, LIMITS_IO_WEIGHT, LIMITS_MEMORY, LIMITS_PIDS,
+};
 use potluck_helper::{
     description::MemoryWatch,
-    group::{Controller, Hierarchies, Limits, PIDS_MAX, TaskGroup, Usage},
+    group::{Controller, DeviceLimit, Hierarchies, Limits, PIDS_MAX, TaskGroup, Usage},
 };
 use potluck_specs::job::{self, Resources};
 use std::{
@@ -44,6 +47,10 @@ pub(super) struct Cgroups {
     /// Controllers whose limits work.
     working: Vec<Controller>,
     missing: Vec<String>,
+    /// The disk that holds the node's data, if it is one.
+    disk: Option<Disk>,
+    /// Attributes of what can be limited.
+    abilities: Vec<(&'static str, bool)>,
 }
 
 /// What a helper needs to know of its task's groups.
@@ -60,13 +67,16 @@ pub(super) struct Made {
 }
 
 impl Cgroups {
-    /// Looks at what works on this host, by trying it.
-    pub(super) fn detect(node: &str) -> Cgroups {
+    /// Looks at what works on this host, by trying it. `data`: a folder on the
+    /// disk that tasks write to.
+    pub(super) fn detect(node: &str, data: &Path) -> Cgroups {
         let mut cgroups = Cgroups {
             base: Path::new("potluck").join(node),
             hierarchies: Hierarchies::detect(),
             working: Controller::ALL.to_vec(),
             missing: Vec::new(),
+            disk: Disk::of(data),
+            abilities: Vec::new(),
         };
         cgroups.probe();
         cgroups
@@ -75,7 +85,7 @@ impl Cgroups {
     fn probe(&mut self) {
         const MIB: u64 = 1 << 20;
         const PROBE: &str = "probe";
-        let limits = limits(&Resources::new(500, 64 * MIB), &job::Limits::default());
+        let limits = self.limits(&Resources::new(500, 64 * MIB), &job::Limits::default());
         let (group, missing) = self.make(PROBE, &limits);
         // A host without a controller of disks is none the worse for it.
         let matters = |why: &String| !why.starts_with(Controller::Io.name());
@@ -91,6 +101,7 @@ impl Cgroups {
             let new: Vec<String> = told.into_iter().filter(|why| !said(why)).collect();
             self.missing.extend(new);
         }
+        self.abilities = self.probe_abilities(&group);
         for folder in group.folders() {
             if !remove_group(&folder) {
                 tracing::debug!(folder = %folder.display(), "probe of control groups stays");
@@ -98,9 +109,82 @@ impl Cgroups {
         }
     }
 
+    /// Tries each limit that only some hosts can set.
+    fn probe_abilities(&self, group: &TaskGroup) -> Vec<(&'static str, bool)> {
+        let takes = |controller, more: job::Limits| {
+            let limits = self.limits(&Resources::default(), &more);
+            let there = group.place(controller).is_some();
+            there && group.set_one(controller, &limits).is_empty()
+        };
+        let none = job::Limits::default;
+        let burst = job::Limits {
+            cpu_millis: Some(500),
+            cpu_burst_millis: Some(100),
+            ..none()
+        };
+        let rates = job::Limits {
+            io_read_bytes_per_s: Some(1 << 30),
+            io_write_bytes_per_s: Some(1 << 30),
+            io_read_ops_per_s: Some(1 << 20),
+            io_write_ops_per_s: Some(1 << 20),
+            ..none()
+        };
+        let weight = job::Limits {
+            io_weight: Some(200),
+            ..none()
+        };
+        let disk = self.disk.as_ref();
+        let works = |controller| self.working.contains(&controller);
+        vec![
+            (LIMITS_CPU, works(Controller::Cpu)),
+            (LIMITS_MEMORY, works(Controller::Memory)),
+            (LIMITS_PIDS, works(Controller::Pids)),
+            (LIMITS_CPU_BURST, takes(Controller::Cpu, burst)),
+            (LIMITS_IO, disk.is_some() && takes(Controller::Io, rates)),
+            (
+                LIMITS_IO_WEIGHT,
+                disk.is_some_and(Disk::is_shared_by_weight) && takes(Controller::Io, weight),
+            ),
+        ]
+    }
+
+    /// Attributes of what this host can limit, and whether it can.
+    pub(super) fn abilities(&self) -> &[(&'static str, bool)] {
+        &self.abilities
+    }
+
     /// What this host can't limit, for people.
     pub(super) fn missing(&self) -> &[String] {
         &self.missing
+    }
+
+    /// Is it about a limit that this host can't set at all?
+    pub(super) fn is_missing(&self, why: &str) -> bool {
+        self.missing.iter().any(|said| same(said, why))
+    }
+
+    /// A share in proportion to the cores that were asked for; a cap only where
+    /// one is wanted, so that what nobody else needs may be used. Memory ends
+    /// at what was asked for, unless the spec allows more.
+    pub(super) fn limits(&self, need: &Resources, more: &job::Limits) -> Limits {
+        let rates = |disk: &Disk| DeviceLimit {
+            major: disk.major,
+            minor: disk.minor,
+            read_bytes_per_s: more.io_read_bytes_per_s,
+            write_bytes_per_s: more.io_write_bytes_per_s,
+            read_ops_per_s: more.io_read_ops_per_s,
+            write_ops_per_s: more.io_write_ops_per_s,
+        };
+        let disk = self.disk.as_ref().filter(|_| more.bounds_io());
+        Limits {
+            cpu_request_millis: need.cpu_millis,
+            cpu_quota_millis: more.cpu_millis,
+            cpu_burst_millis: more.cpu_burst_millis,
+            memory_bytes: memory_limit(need, more),
+            pids: Some(more.pids.map_or(PIDS_MAX, u64::from)),
+            io_weight: more.io_weight,
+            devices: disk.map(rates).into_iter().collect(),
+        }
     }
 
     /// The groups of a start, whether they exist or not.
@@ -125,11 +209,11 @@ impl Cgroups {
 
     /// Makes the groups of a start and sets their limits.
     pub(super) fn create(&self, name: &str, need: &Resources, more: &job::Limits) -> Made {
-        let limits = limits(need, more);
+        let limits = self.limits(need, more);
         let (mut group, mut missing) = self.make(name, &limits);
         let works = |controller| self.working.contains(&controller);
         group.places.retain(|place| works(place.controller));
-        missing.retain(|why| !self.missing.iter().any(|said| same(said, why)));
+        missing.retain(|why| !self.is_missing(why));
         for place in &group.places {
             missing.extend(group.set_one(place.controller, &limits));
         }
@@ -198,19 +282,6 @@ impl Cgroups {
     }
 }
 
-/// A share in proportion to the cores that were asked for; a cap only where
-/// one is wanted, so that what nobody else needs may be used. Memory ends at
-/// what was asked for, unless the spec allows more.
-fn limits(need: &Resources, more: &job::Limits) -> Limits {
-    Limits {
-        cpu_request_millis: need.cpu_millis,
-        cpu_quota_millis: more.cpu_millis,
-        memory_bytes: memory_limit(need, more),
-        pids: Some(PIDS_MAX),
-        ..Limits::default()
-    }
-}
-
 /// Never below the request, which is what the node has set aside.
 pub(super) fn memory_limit(need: &Resources, more: &job::Limits) -> Option<u64> {
     let asked = Some(need.memory_bytes).filter(|bytes| *bytes > 0);
@@ -269,7 +340,8 @@ mod tests {
     #[tokio::test]
     async fn limits_hold_or_are_missing_and_groups_end_with_all_in_them() {
         let node = format!("test-{}", std::process::id());
-        let cgroups = Cgroups::detect(&node);
+        let data = tempfile::tempdir().unwrap();
+        let cgroups = Cgroups::detect(&node, data.path());
         for controller in NEEDED {
             let works = cgroups.working.contains(&controller);
             let mut missing = cgroups.missing.iter();
@@ -280,6 +352,8 @@ mod tests {
         let more = job::Limits {
             cpu_millis: Some(1_500),
             memory_bytes: Some(96 << 20),
+            pids: Some(77),
+            ..job::Limits::default()
         };
         let group = cgroups.create(name, &NEED, &more);
         assert_eq!(group.missing, Vec::<String>::new());
@@ -304,6 +378,10 @@ mod tests {
             let mut found = quotas.iter().filter_map(|file| read(Controller::Cpu, file));
             assert!(found.next().unwrap().starts_with("150000"));
         }
+        if group.group.place(Controller::Pids).is_some() {
+            let most = read(Controller::Pids, "pids.max").unwrap();
+            assert_eq!(most.trim(), "77");
+        }
         if !group.procs.is_empty() {
             assert_eq!(cgroups.names(), [name]);
         } else {
@@ -320,17 +398,71 @@ mod tests {
 
     #[test]
     fn the_limit_of_memory_is_what_was_asked_for_or_more() {
-        let more = |memory_bytes| job::Limits {
-            cpu_millis: None,
-            memory_bytes,
+        let limit = |need, memory_bytes| {
+            let more = job::Limits {
+                memory_bytes,
+                ..job::Limits::default()
+            };
+            memory_limit(&need, &more)
         };
         let need = Resources::new(250, 100);
-        assert_eq!(limits(&need, &more(None)).memory_bytes, Some(100));
-        assert_eq!(limits(&need, &more(Some(300))).memory_bytes, Some(300));
-        assert_eq!(limits(&need, &more(Some(30))).memory_bytes, Some(100));
+        assert_eq!(limit(need, None), Some(100));
+        assert_eq!(limit(need, Some(300)), Some(300));
+        assert_eq!(limit(need, Some(30)), Some(100));
         let none = Resources::new(250, 0);
-        assert_eq!(limits(&none, &more(None)).memory_bytes, None);
-        assert_eq!(limits(&none, &more(Some(30))).memory_bytes, Some(30));
-        assert_eq!(limits(&none, &more(None)).cpu_quota_millis, None);
+        assert_eq!(limit(none, None), None);
+        assert_eq!(limit(none, Some(30)), Some(30));
+    }
+
+    /// What a host says that it can limit is set and read back, and nothing
+    /// else is set unasked.
+    #[tokio::test]
+    async fn abilities_are_what_can_be_set() {
+        let node = format!("test-abilities-{}", std::process::id());
+        let data = tempfile::tempdir_in("/var/tmp").unwrap();
+        let cgroups = Cgroups::detect(&node, data.path());
+        let can = |ability| cgroups.abilities().contains(&(ability, true));
+        let all = job::Limits {
+            cpu_millis: Some(500),
+            cpu_burst_millis: can(LIMITS_CPU_BURST).then_some(250),
+            pids: can(LIMITS_PIDS).then_some(50),
+            io_weight: can(LIMITS_IO_WEIGHT).then_some(300),
+            io_write_bytes_per_s: can(LIMITS_IO).then_some(1 << 20),
+            io_read_ops_per_s: can(LIMITS_IO).then_some(99),
+            ..job::Limits::default()
+        };
+        let made = cgroups.create("all", &NEED, &all);
+        assert_eq!(made.missing, Vec::<String>::new());
+        let read = |controller, files: [&str; 2]| {
+            let folder = &made.group.place(controller).unwrap().folder;
+            let mut texts = files
+                .iter()
+                .map(|file| fs::read_to_string(folder.join(file)));
+            texts.find_map(Result::ok).unwrap()
+        };
+        if can(LIMITS_CPU_BURST) {
+            let burst = read(Controller::Cpu, ["cpu.cfs_burst_us", "cpu.max.burst"]);
+            assert_eq!(burst.trim(), "25000");
+        }
+        if can(LIMITS_IO) {
+            let disk = cgroups.disk.as_ref().unwrap();
+            let device = format!("{}:{}", disk.major, disk.minor);
+            let file = ["blkio.throttle.write_bps_device", "io.max"];
+            let found = read(Controller::Io, file);
+            let line = found.lines().find(|line| line.starts_with(&device));
+            assert!(line.unwrap().contains("1048576"), "{found}");
+        } else {
+            assert_eq!(cgroups.limits(&NEED, &all).devices, []);
+        }
+        // The former limits are gone with the next ones.
+        let none = cgroups.limits(&NEED, &job::Limits::default());
+        assert_eq!(none.cpu_burst_millis, None);
+        assert_eq!(made.group.set(&none), Vec::<String>::new());
+        if can(LIMITS_IO) {
+            let file = ["blkio.throttle.write_bps_device", "io.max"];
+            assert!(!read(Controller::Io, file).contains("1048576"));
+        }
+        assert!(cgroups.destroy("all").await);
+        cgroups.leave();
     }
 }

@@ -13,12 +13,13 @@ use potluck_core::{
 use potluck_specs::{
     Generation, NodeId, SlotId,
     codec::{self, CodecError},
-    job::{JOB_BYTES_MAX, SignedJob},
+    job::{JOB_BYTES_MAX, Resources, SignedJob},
 };
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -55,6 +56,8 @@ struct StoredEntry {
     stop: Option<StopReason>,
     #[serde(default)]
     ended: Option<Outcome>,
+    #[serde(default)]
+    limits_before: Option<Resources>,
 }
 
 /// A change of the journal.
@@ -120,7 +123,7 @@ impl Journal {
             path: path.into(),
             source: Box::new(source),
         };
-        let database = Database::create(path).map_err(|error| fail(error.into()))?;
+        let database = open_or_make(path).map_err(fail)?;
         let (agent_generation, same_boot) = count_start(&database, boot_id).map_err(fail)?;
         let (highest, stored) = read_all(&database).map_err(fail)?;
         let unreadable = |source| JournalError::Entry {
@@ -169,7 +172,7 @@ impl Journal {
     fn try_write(&mut self, writes: &[Write], durable: bool) -> Result<(), redb::Error> {
         let database = match &self.database {
             Some(database) => database,
-            None => self.database.insert(Database::create(&self.path)?),
+            None => self.database.insert(Database::open(&self.path)?),
         };
         let mut transaction = database.begin_write()?;
         if !durable {
@@ -196,6 +199,23 @@ impl Journal {
         transaction.commit()?;
         Ok(())
     }
+}
+
+/// A new one is made under another name: under its own there is never a file
+/// without a journal in it, so that an empty one is known for a damaged one.
+fn open_or_make(path: &Path) -> Result<Database, redb::Error> {
+    if path.exists() {
+        return Ok(Database::open(path)?);
+    }
+    let new = path.with_extension("new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        // Of a start that was cut short.
+        _ => {}
+    }
+    let database = Database::create(&new)?;
+    fs::rename(&new, path)?;
+    Ok(database)
 }
 
 /// The generation of this start, and whether the last was in the same boot.
@@ -244,6 +264,7 @@ fn write_entry(entry: &Entry) -> Vec<u8> {
         starts: entry.starts,
         stop: entry.stop,
         ended: entry.ended.clone(),
+        limits_before: entry.limits_before,
     })
 }
 
@@ -271,6 +292,7 @@ fn read_entry(bytes: &[u8]) -> Result<Result<Entry, u32>, CodecError> {
         starts: stored.starts,
         stop: stored.stop,
         ended: stored.ended,
+        limits_before: stored.limits_before,
     }))
 }
 
@@ -279,7 +301,7 @@ mod tests {
     use super::*;
     use potluck_specs::{
         Epoch, FleetId, Job, JobName, PackageId, Reign,
-        job::{Resources, TaskTemplate},
+        job::TaskTemplate,
         trust::{Context, PublicKey, SecretKey, Signed, UserCredential},
     };
 
@@ -335,6 +357,7 @@ mod tests {
             ended: Some(Outcome::Failed {
                 why: "exited with code 3".into(),
             }),
+            limits_before: Some(Resources::new(200, 2 << 20)),
         }
     }
 

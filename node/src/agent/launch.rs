@@ -159,7 +159,8 @@ impl Launch {
         let told = [
             ("POTLUCK_JOB", run.slot.job.to_string()),
             ("POTLUCK_SLOT", run.slot.index.to_string()),
-            ("POTLUCK_NODE", self.node.short()),
+            ("POTLUCK_NODE", self.name.to_string()),
+            ("POTLUCK_NODE_ID", self.node.to_hex()),
             ("POTLUCK_GENERATION", start.generation.to_string()),
             (moved::ADDRESS, self.address.to_string()),
         ];

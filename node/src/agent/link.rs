@@ -3,7 +3,8 @@
 //! One actor listens; one actor per connection reads, writes and answers
 //! pings, so that tasks keep their lease however busy the agent is. Messages
 //! to a helper wait in a short queue; a helper that does not read loses its
-//! connection and dials again. All end with the agent.
+//! connection and dials again, and one that says nothing beyond its lease is
+//! given up. All end with the agent.
 
 use super::{actor::Command, leases::Leases};
 use crate::{clock, spawn::spawn};
@@ -20,7 +21,7 @@ use std::{
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::mpsc,
-    time::timeout,
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +31,15 @@ const MESSAGES_WAITING: usize = 8;
 
 /// How long a new connection may take to say whose helper it is.
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
+
+/// The oldest protocol that this agent speaks.
+const PROTOCOL_OLDEST: u32 = 1;
+
+/// How long a helper may be silent beyond its lease. It pings each second; two
+/// seconds after the lease its init has ended the task, so nothing is lost by
+/// giving up a helper that is stopped or stuck, and all that was told of the
+/// task since would be untrue.
+const SILENCE_BEYOND_LEASE: Duration = Duration::from_secs(3);
 
 /// How often a failed accept is tried again: it fails for want of descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
@@ -50,6 +60,8 @@ pub(super) struct Link {
     /// Tells connections of the same helper apart.
     pub(super) id: u64,
     to: mpsc::Sender<Outgoing>,
+    /// Cancelled when the queue is full.
+    overrun: CancellationToken,
 }
 
 /// A message with the descriptors that go with it.
@@ -72,7 +84,8 @@ impl Link {
             descriptors,
         };
         if let Err(error) = self.to.try_send(outgoing) {
-            tracing::debug!(%error, "message to a helper is lost");
+            tracing::debug!(%error, "message to a helper is lost, and so is its connection");
+            self.overrun.cancel();
         }
     }
 }
@@ -135,7 +148,12 @@ impl Links {
             return Err(io::Error::other("no hello"));
         };
         if let Err(why) = self.check(&hello, pid) {
-            tracing::warn!(task = %hello.key, why, "helper refused");
+            let (protocol, version) = (hello.protocol, &hello.helper_version);
+            tracing::warn!(task = %hello.key, why, protocol, version, "helper refused");
+            if hello.helper_pid == pid {
+                let run = super::run_of(&hello.key);
+                self.tell(Command::Refused { run, why }).await?;
+            }
             let agent_generation = self.agent_generation;
             let why = why.to_string();
             let refused = AgentMessage::Refused {
@@ -154,19 +172,30 @@ impl Links {
         .await?;
         let (to, messages) = mpsc::channel(MESSAGES_WAITING);
         let run = super::run_of(&hello.key);
-        let link = Link { id, to };
+        let overrun = CancellationToken::new();
+        let link = Link {
+            id,
+            to,
+            overrun: overrun.clone(),
+        };
         self.tell(Command::Hello { hello, pid, link }).await?;
-        let ended = self.exchange(&channel, messages, &run).await;
+        let ended = tokio::select! {
+            ended = self.exchange(&channel, messages, &run) => ended,
+            () = overrun.cancelled() => Err(io::Error::other("it does not read")),
+        };
         self.tell(Command::LinkLost { run, id }).await?;
         ended
     }
 
     fn check(&self, hello: &Hello, pid: i32) -> Result<(), &'static str> {
-        if hello.protocol > PROTOCOL_VERSION {
-            return Err("it speaks a later protocol");
-        }
         if hello.helper_pid != pid {
             return Err("it is not the process that it says");
+        }
+        if hello.protocol > PROTOCOL_VERSION {
+            return Err("it speaks a later protocol than this potluck");
+        }
+        if hello.protocol < PROTOCOL_OLDEST {
+            return Err("it speaks an earlier protocol than this potluck knows");
         }
         if hello.agent_generation > self.agent_generation {
             return Err("it knows a later agent");
@@ -180,8 +209,13 @@ impl Links {
         mut messages: mpsc::Receiver<Outgoing>,
         run: &potluck_core::host::Run,
     ) -> io::Result<()> {
+        let limit = Duration::from_millis(self.lease.0) + SILENCE_BEYOND_LEASE;
+        let mut silent_at = Instant::now() + limit;
         loop {
             tokio::select! {
+                // What waits in the socket comes first: an agent that was
+                // stopped itself has heard nothing, and its helpers spoke.
+                biased;
                 message = messages.recv() => match message {
                     Some(Outgoing { message, descriptors }) => {
                         send_with(channel, &message, &descriptors).await?;
@@ -189,7 +223,9 @@ impl Links {
                     // A later connection of the same helper took its place.
                     None => return Ok(()),
                 },
-                received = receive(channel) => match received? {
+                received = receive(channel) => {
+                    silent_at = Instant::now() + limit;
+                    match received? {
                     HelperMessage::Ping { sent_at } => {
                         let lease_ms = self.lease.0;
                         let scheduler_lease_ms = self.leases.left_ms(&run.slot, clock::boot_now());
@@ -204,7 +240,12 @@ impl Links {
                         let run = run.clone();
                         self.tell(Command::Helper { run, message }).await?;
                     }
-                },
+                    }
+                }
+                () = sleep_until(silent_at) => {
+                    self.tell(Command::Silent(run.clone())).await?;
+                    return Err(io::Error::other("it is silent beyond its lease"));
+                }
             }
         }
     }

@@ -18,7 +18,11 @@ use potluck_specs::{Generation, Millis, SlotId};
 use regex::bytes::Regex;
 use serde::{Deserialize, Serialize};
 use std::{collections::VecDeque, sync::Arc, time::Duration};
-use tokio::{sync::mpsc, task::spawn_blocking, time::sleep};
+use tokio::{
+    sync::mpsc,
+    task::spawn_blocking,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 /// Lines of one batch.
@@ -34,11 +38,14 @@ const LOOKED_AT_MAX: usize = 64 << 10;
 /// Batches that wait for a slow reader.
 pub(super) const BATCHES_WAITING: usize = 4;
 
-/// Largest `tail`; its lines are held in memory at once.
-const TAIL_LINES_MAX: u64 = 10_000;
+/// Most lines of a `tail`: they are held in memory at once.
+pub const TAIL_LINES_MAX: u64 = 10_000;
 
 /// Between looks for new lines.
 const FOLLOW_POLL: Duration = Duration::from_millis(100);
+
+/// How often a reader is told how far its log was searched in vain.
+const TELL_PLACE: Duration = Duration::from_secs(1);
 
 /// Looks in vain after which the agent is asked if the slot is still here.
 const POLLS_TO_ASK: u32 = 5;
@@ -48,12 +55,13 @@ const POLLS_TO_ASK: u32 = 5;
 pub struct LogQuery {
     /// Go on with new lines until the reader leaves or the slot has gone.
     pub follow: bool,
-    /// Only this many last lines; `None`: all that are kept.
+    /// Only this many last lines, at most [`TAIL_LINES_MAX`]; `None`: all that
+    /// are kept.
     pub tail: Option<u64>,
     /// The log of this origin; `None`: the latest.
     pub origin: Option<Generation>,
-    /// Only what comes behind this line: `tail` and `since` say nothing then.
-    pub after: Option<LogPlace>,
+    /// Only from this line on: `tail` says nothing then.
+    pub from: Option<LogPlace>,
     /// Only lines from this Unix time on.
     pub since: Option<Millis>,
     /// Only lines up to this Unix time.
@@ -81,13 +89,35 @@ pub struct LogPlace {
     pub sequence: u64,
 }
 
+impl LogPlace {
+    /// The place of the line behind it.
+    #[must_use]
+    pub fn behind(self) -> LogPlace {
+        let sequence = self.sequence.saturating_add(1);
+        LogPlace { sequence, ..self }
+    }
+}
+
 /// Some lines of one log, in order.
 #[derive(Clone, Debug)]
 pub struct LogBatch {
     /// See [`LogPlace::origin`].
     pub origin: Generation,
-    /// The lines.
-    pub lines: Vec<Line>,
+    /// The lines; none, if only the place has moved.
+    pub lines: Vec<ReadLine>,
+    /// The number of the line that comes next: all before it that is wanted
+    /// was sent.
+    pub next: u64,
+}
+
+/// A line, and what is missing before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadLine {
+    /// The line.
+    pub line: Line,
+    /// Lines between the one before and this one that were removed, by the
+    /// limits on kept logs, before the reader came to them.
+    pub removed_before: u64,
 }
 
 /// A log that can't be had.
@@ -108,9 +138,9 @@ pub(super) fn generation(
     query: &LogQuery,
 ) -> Result<Generation, LogsError> {
     let mut all = folders.generations(slot).into_iter();
-    let found = match (query.origin, query.after) {
+    let found = match (query.origin, query.from) {
         (Some(origin), _) => all.find(|one| *one == origin),
-        (None, Some(after)) => all.find(|one| *one >= after.origin),
+        (None, Some(from)) => all.find(|one| *one >= from.origin),
         (None, None) => all.next_back(),
     };
     found.ok_or_else(|| LogsError::Unknown(slot.clone()))
@@ -125,10 +155,19 @@ pub(super) struct Reading {
     pub(super) to: mpsc::Sender<LogBatch>,
 }
 
+/// A log, and what is missing before its next wanted line.
+struct Source {
+    log: LogReader,
+    removed: u64,
+    /// What is missing is told: of a reader that begins, the oldest lines are
+    /// gone and nobody asked for them.
+    tells_removed: bool,
+}
+
 /// What one look at a log brought.
 struct Looked {
-    reader: LogReader,
-    lines: Vec<Line>,
+    source: Source,
+    lines: Vec<ReadLine>,
     then: Then,
 }
 
@@ -157,19 +196,31 @@ impl Reading {
     }
 
     async fn read(mut self) -> Result<(), ReadLogError> {
-        let Some(mut reader) = self.begin().await? else {
+        let Some(mut source) = self.begin().await? else {
             return Ok(());
         };
+        // At once, so that a reader whose connection breaks before the first
+        // line goes on from here.
+        let mut told = source.log.position();
+        let mut told_at = Instant::now();
+        if !self.send(Vec::new(), told).await {
+            return Ok(());
+        }
         let mut polls = 0;
         let mut draining = false;
         loop {
-            let looked = look(reader, self.query.clone()).await?;
-            reader = looked.reader;
+            let looked = look(source, self.query.clone()).await?;
+            source = looked.source;
+            let next = source.log.position();
             if !looked.lines.is_empty() {
                 polls = 0;
-                if !self.send(looked.lines).await {
+            }
+            let is_news = next != told && source.removed == 0 && told_at.elapsed() >= TELL_PLACE;
+            if !looked.lines.is_empty() || is_news {
+                if !self.send(looked.lines, next).await {
                     return Ok(());
                 }
+                (told, told_at) = (next, Instant::now());
             }
             match looked.then {
                 Then::More => continue,
@@ -182,7 +233,7 @@ impl Reading {
                     return Ok(());
                 };
                 self.generation = later;
-                reader = LogReader::new(&self.folder(), 0);
+                source = Source::new(LogReader::new(&self.folder(), 0), true);
                 draining = false;
                 continue;
             }
@@ -195,9 +246,14 @@ impl Reading {
     }
 
     /// False if nobody reads any more.
-    async fn send(&self, lines: Vec<Line>) -> bool {
+    async fn send(&self, lines: Vec<ReadLine>, next: u64) -> bool {
         let origin = self.generation;
-        self.to.send(LogBatch { origin, lines }).await.is_ok()
+        let batch = LogBatch {
+            origin,
+            lines,
+            next,
+        };
+        self.to.send(batch).await.is_ok()
     }
 
     fn folder(&self) -> std::path::PathBuf {
@@ -228,14 +284,14 @@ impl Reading {
 
     /// Where the first wanted line may be. Of a tail, what is there has been
     /// sent, and nothing is returned if nothing can follow.
-    async fn begin(&self) -> Result<Option<LogReader>, ReadLogError> {
+    async fn begin(&self) -> Result<Option<Source>, ReadLogError> {
         let folder = self.folder();
-        if let Some(LogPlace { origin, sequence }) = self.query.after {
+        if let Some(LogPlace { origin, sequence }) = self.query.from {
             let from = match origin == self.generation {
-                true => sequence.saturating_add(1),
+                true => sequence,
                 false => 0,
             };
-            return Ok(Some(LogReader::new(&folder, from)));
+            return Ok(Some(Source::new(LogReader::new(&folder, from), true)));
         }
         let query = self.query.clone();
         let open = move || match (query.since, query.tail) {
@@ -245,25 +301,26 @@ impl Reading {
             }
             (None, _) => Ok(LogReader::new(&folder, 0)),
         };
-        let reader = spawn_blocking(open)
+        let log = spawn_blocking(open)
             .await
             .expect("opening a log does not panic")?;
+        let source = Source::new(log, false);
         match self.query.tail {
-            None => Ok(Some(reader)),
-            Some(tail) => self.send_tail(reader, tail.min(TAIL_LINES_MAX)).await,
+            None => Ok(Some(source)),
+            Some(tail) => self.send_tail(source, tail.min(TAIL_LINES_MAX)).await,
         }
     }
 
     /// Sends the last lines of those that are wanted.
     async fn send_tail(
         &self,
-        mut reader: LogReader,
+        mut source: Source,
         tail: u64,
-    ) -> Result<Option<LogReader>, ReadLogError> {
+    ) -> Result<Option<Source>, ReadLogError> {
         let mut last = VecDeque::new();
         let then = loop {
-            let looked = look(reader, self.query.clone()).await?;
-            reader = looked.reader;
+            let looked = look(source, self.query.clone()).await?;
+            source = looked.source;
             last.extend(looked.lines);
             let over = last.len().saturating_sub(tail as usize);
             last.drain(..over);
@@ -275,16 +332,38 @@ impl Reading {
         while !last.is_empty() {
             let rest = last.split_off(last.len().min(BATCH_LINES_MAX));
             let first = std::mem::replace(&mut last, rest);
-            if !self.send(first).await {
+            let next = first.last().map_or(0, |read| read.line.seq + 1);
+            if !self.send(first, next).await {
                 return Ok(None);
             }
         }
-        Ok((then == Then::End).then_some(reader))
+        Ok((then == Then::End).then_some(source))
+    }
+}
+
+impl Source {
+    fn new(log: LogReader, tells_removed: bool) -> Source {
+        Source {
+            log,
+            removed: 0,
+            tells_removed,
+        }
+    }
+
+    fn next_line(&mut self) -> Result<Option<Line>, ReadLogError> {
+        let Some(line) = self.log.next_line()? else {
+            return Ok(None);
+        };
+        let removed = self.log.take_removed();
+        if std::mem::replace(&mut self.tells_removed, true) {
+            self.removed += removed;
+        }
+        Ok(Some(line))
     }
 }
 
 /// Reads what is there and wanted, at most a batch of it.
-async fn look(mut reader: LogReader, query: Arc<LogQuery>) -> Result<Looked, ReadLogError> {
+async fn look(mut source: Source, query: Arc<LogQuery>) -> Result<Looked, ReadLogError> {
     let read = move || {
         let mut lines = Vec::new();
         let mut bytes = 0;
@@ -293,7 +372,7 @@ async fn look(mut reader: LogReader, query: Arc<LogQuery>) -> Result<Looked, Rea
             if lines.len() >= BATCH_LINES_MAX || bytes >= BATCH_BYTES_MAX {
                 break;
             }
-            let Some(line) = reader.next_line()? else {
+            let Some(line) = source.next_line()? else {
                 then = Then::End;
                 break;
             };
@@ -303,11 +382,15 @@ async fn look(mut reader: LogReader, query: Arc<LogQuery>) -> Result<Looked, Rea
             }
             if query.wants(&line) {
                 bytes += line.text.len();
-                lines.push(line);
+                let removed_before = std::mem::take(&mut source.removed);
+                lines.push(ReadLine {
+                    line,
+                    removed_before,
+                });
             }
         }
         Ok(Looked {
-            reader,
+            source,
             lines,
             then,
         })

@@ -5,6 +5,7 @@
 //! is the scheduler's; getting packages is the [`PackageProvider`]'s.
 
 mod actor;
+mod block_device;
 mod cgroups;
 pub mod disk;
 pub mod facts;
@@ -18,6 +19,8 @@ mod link;
 mod logs;
 mod moved;
 mod places;
+mod ports;
+mod pressure;
 mod process;
 mod program;
 mod recording;
@@ -29,7 +32,7 @@ mod trees;
 mod usage;
 
 pub use journal::JournalError;
-pub use logs::{LogBatch, LogPlace, LogQuery, LogsError};
+pub use logs::{LogBatch, LogPlace, LogQuery, LogsError, ReadLine, TAIL_LINES_MAX};
 pub use potluck_helper::log::Line;
 pub use retention::LogRetention;
 pub use sessions::{EnterError, Entrance, Pipe, SessionWish, TaskSession};
@@ -42,9 +45,12 @@ use folders::Folders;
 use journal::Journal;
 use launch::Launch;
 use link::Links;
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    unistd::{User, geteuid},
+};
 use potluck_core::{
-    attributes::Facts,
+    attributes::{Facts, NO, USERS, YES},
     auction::{Authority, Award, AwardAnswer, Call, CallAnswer, Refusal, StopOrder},
     host::{ADOPTION_LIMIT, Host, HostConfig, Run},
     session::{Heartbeat, HeartbeatAnswer, SlotReport},
@@ -108,6 +114,8 @@ pub struct AgentConfig {
     pub facts: Facts,
     /// Ports that may be chosen for tasks.
     pub ports: RangeInclusive<u16>,
+    /// Ports that the node itself listens on: no task is given these.
+    pub node_ports: BTreeSet<u16>,
     /// The helper program; copied into the data folder by content.
     pub helper: PathBuf,
     /// How long a task outlives its last contact with the agent.
@@ -208,9 +216,10 @@ pub async fn start(
     };
     spawn("helper listener", links.listen(listener));
     let stopped = CancellationToken::new();
-    let usages = Usages::default();
+    let usages = actor.usages.clone();
     retention::watch(actor.folders.clone(), config.logs, token.clone());
     let sampler = usages.sample(actor.cgroups.clone(), actor.folders.clone(), token.clone());
+    pressure::watch(commands.clone(), token.clone());
     let agent = Agent {
         commands,
         changed: changes,
@@ -224,6 +233,11 @@ pub async fn start(
     };
     let mut facts = config.facts;
     facts.attributes.insert(ISOLATION.into(), isolation);
+    for (name, can) in actor.cgroups.abilities() {
+        let value = if *can { YES } else { NO };
+        facts.attributes.insert((*name).into(), value.into());
+    }
+    facts.attributes.insert(USERS.into(), users());
     spawn("agent", async move {
         actor.introduce(facts).await;
         actor.run(inbox, token).await;
@@ -232,6 +246,18 @@ pub async fn start(
         stopped.cancel();
     });
     Ok(agent)
+}
+
+/// As whom tasks can run: anybody, or only as the node does.
+fn users() -> String {
+    let own = geteuid();
+    match own.is_root() {
+        true => YES.into(),
+        false => {
+            let found = User::from_uid(own).ok().flatten();
+            found.map_or_else(|| own.to_string(), |user| user.name)
+        }
+    }
 }
 
 /// All of a start that blocks.
@@ -254,7 +280,7 @@ fn prepare(
     let listener = Listener::bind(&folders.socket()).map_err(at(folders.socket()))?;
 
     let node = config.node.short();
-    let cgroups = Arc::new(Cgroups::detect(&node));
+    let cgroups = Arc::new(Cgroups::detect(&node, &config.data_dir));
     for missing in cgroups.missing() {
         tracing::warn!(missing, "isolation that this host does not give");
     }
@@ -295,10 +321,12 @@ fn prepare(
         launch,
         packages,
         address: config.address,
+        node_ports: config.node_ports.clone(),
         leases: leases::Leases::default(),
         commands,
         changed,
         missing: Arc::new(Mutex::new(missing)),
+        usages: Usages::default(),
         lock,
         recorder: None,
         running: Running::default(),

@@ -50,20 +50,12 @@ impl Process {
 
     /// Waits for its end. A child of ours must still be reaped.
     pub(super) async fn ended(&self) -> io::Result<()> {
-        let pidfd = Borrowed(self.pidfd.clone());
-        // SAFETY: the descriptor is open and stays the same while it is held.
+        // A descriptor for each who waits: the reactor takes none twice.
+        let pidfd = self.pidfd.try_clone()?;
+        // SAFETY: an owned descriptor is open and stays the same while it is held.
         let fd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
         fd.readable().await?.retain_ready();
         Ok(())
-    }
-}
-
-/// A descriptor that several watch.
-struct Borrowed(Arc<OwnedFd>);
-
-impl AsRawFd for Borrowed {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
     }
 }
 

@@ -6,10 +6,17 @@
 //! the last writing. It waits for nothing but time and its token. What is read
 //! goes away with the task's folders.
 
-use super::{actor::read_group_name, cgroups::Cgroups, folders::Folders};
+use super::{
+    actor::{group_name, read_group_name},
+    cgroups::Cgroups,
+    folders::Folders,
+};
 use crate::{clock, spawn::spawn};
-use potluck_core::usage::{Counters, TaskUsage};
-use potluck_helper::group::Usage;
+use potluck_core::{
+    host::Run,
+    usage::{Counters, TaskUsage},
+};
+use potluck_helper::{EndRecord, TaskEnd, end::ExitReason, group::Usage};
 use potluck_specs::{Generation, JobName, SlotId, codec};
 use std::{
     collections::BTreeMap,
@@ -32,7 +39,7 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 /// is half a minute.
 const WRITE_EVERY: u64 = 6;
 
-/// Longest file: five histograms of at most 976 buckets.
+/// Longest file: seven histograms of at most 976 buckets, of a dozen bytes each.
 const FILE_BYTES_MAX: usize = 128 << 10;
 
 type Key = (SlotId, Generation);
@@ -125,6 +132,52 @@ impl Usages {
         }
     }
 
+    /// A task is being started: what it uses counts from here.
+    pub(super) fn begin(&self, run: &Run, cgroups: &Cgroups, folders: &Folders) {
+        let before = counters(&cgroups.usage(&group_name(run)));
+        let key = (run.slot.clone(), run.origin);
+        let mut known = self.0.lock().expect("no one panics with this lock");
+        match known.get_mut(&key) {
+            Some(one) => one.add(run.start, before),
+            None => {
+                known.insert(key.clone(), begin(folders, key, run.start, before));
+            }
+        }
+    }
+
+    /// A task has ended; its groups are there still, and its record. What it
+    /// used since the last sample counts too.
+    pub(super) fn end(&self, run: &Run, cgroups: &Cgroups, folders: &Folders) {
+        let last = Counters {
+            // Those of a group that is empty.
+            memory_bytes: None,
+            pids: None,
+            ..counters(&cgroups.usage(&group_name(run)))
+        };
+        let exit = match EndRecord::read(&folders.start(run)) {
+            Ok(Some(EndRecord {
+                end: TaskEnd::Exited(exit),
+                ..
+            })) => Some(exit),
+            _ => None,
+        };
+        let key = (run.slot.clone(), run.origin);
+        let mut known = self.0.lock().expect("no one panics with this lock");
+        let Some(one) = known.get_mut(&key).filter(|one| one.start == run.start) else {
+            return;
+        };
+        // The kernel's peak counts every file that was read. It is told where
+        // the limit was reached, and of what was too short for a sample.
+        let peak = exit.filter(|exit| {
+            exit.reason == ExitReason::MemoryLimit || one.usage.memory_peaks().count() == 0
+        });
+        let peak = peak.and_then(|exit| exit.memory_peak_bytes);
+        let rates = last.since(&one.before);
+        one.before = last;
+        one.usage.end(clock::unix_now(), rates, peak);
+        write(folders, &one.usage);
+    }
+
     fn write(&self, folders: &Folders) {
         let all = self.0.lock().expect("no one panics with this lock").clone();
         all.values().for_each(|one| write(folders, &one.usage));
@@ -199,8 +252,7 @@ fn counters(usage: &Usage) -> Counters {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::actor::group_name;
-    use potluck_core::{host::Run, usage::Rates};
+    use potluck_core::usage::Rates;
 
     #[test]
     fn a_group_tells_whose_it_is() {

@@ -19,6 +19,7 @@ pub struct Client {
     pub welcome: Welcome,
     /// Called with each warning that comes beside an answer.
     pub on_warning: fn(&str),
+    is_lost: bool,
 }
 
 impl Client {
@@ -56,6 +57,7 @@ impl Client {
             stream,
             welcome,
             on_warning: |_| {},
+            is_lost: false,
         })
     }
 
@@ -64,7 +66,19 @@ impl Client {
     /// # Errors
     /// A lost connection.
     pub async fn send(&mut self, request: &ApiRequest) -> Result<(), ApiError> {
-        frame::write(&mut self.stream, request).await.map_err(lost)
+        let sent = frame::write(&mut self.stream, request).await;
+        sent.map_err(|error| self.lost(error))
+    }
+
+    /// The connection failed: whatever the last error was, it is not the
+    /// node's word.
+    pub fn is_lost(&self) -> bool {
+        self.is_lost
+    }
+
+    fn lost(&mut self, error: FrameError) -> ApiError {
+        self.is_lost = true;
+        lost(error)
     }
 
     /// The next frame of the present request. A failure frame is an error.
@@ -72,7 +86,8 @@ impl Client {
     /// # Errors
     /// The node's refusal, or a lost connection.
     pub async fn next(&mut self) -> Result<ApiFrame, ApiError> {
-        match frame::read(&mut self.stream).await.map_err(lost)? {
+        let frame = frame::read(&mut self.stream).await;
+        match frame.map_err(|error| self.lost(error))? {
             ApiFrame::Failure(error) => Err(error),
             ApiFrame::Unsupported => Err(ApiError::new(
                 ErrorCode::BadRequest,

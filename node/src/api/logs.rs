@@ -1,6 +1,7 @@
 //! What people ask of logs, and what they are told.
 
 use crate::agent::LogPlace;
+pub use crate::agent::TAIL_LINES_MAX;
 use potluck_specs::{Generation, JobName, Millis, SlotId, ids::NameError};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
@@ -19,6 +20,20 @@ pub struct LogsRequest {
     pub targets: Vec<LogTarget>,
     /// Which lines of each.
     pub select: LogSelection,
+    /// How far a reader has come whose connection was lost: it has everything
+    /// of these tasks before these lines, and nothing of any other task. At
+    /// most [`MERGED_MAX`]. Empty: a reader that begins.
+    #[serde(default)]
+    pub from: Vec<LogFrom>,
+}
+
+/// How far a reader has come in one task's logs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogFrom {
+    /// Whose.
+    pub slot: SlotId,
+    /// The line that comes next.
+    pub next: LogPlace,
 }
 
 /// A job's tasks, or one of them: `web`, `web[0]`.
@@ -35,7 +50,8 @@ pub struct LogTarget {
 pub struct LogSelection {
     /// Go on with new lines as they come, wherever the task moves.
     pub follow: bool,
-    /// Only the last so many lines, then what follows.
+    /// Only the last so many lines, then what follows; at most
+    /// [`TAIL_LINES_MAX`].
     pub tail: Option<u64>,
     /// Only lines from this Unix time on.
     pub since: Option<Millis>,
@@ -58,9 +74,37 @@ pub struct LogRead {
     pub select: LogSelection,
     /// The log of this origin; `None`: the latest.
     pub origin: Option<Generation>,
-    /// Only what comes behind this line: how a reader goes on where a lost
-    /// stream ended.
+    /// Only from this line on, whatever `tail` and `since` say: how a reader
+    /// goes on where a lost stream ended.
+    #[serde(default)]
+    pub from: Option<LogPlace>,
+    /// The line before it, for nodes that don't know `from` yet.
     pub after: Option<LogPlace>,
+}
+
+impl LogRead {
+    /// Of a reader that begins.
+    pub fn of(slot: SlotId, select: LogSelection) -> LogRead {
+        LogRead {
+            slot,
+            select,
+            origin: None,
+            from: None,
+            after: None,
+        }
+    }
+
+    /// Goes on with this line.
+    pub fn go_on(&mut self, next: LogPlace) {
+        let before = next.sequence.checked_sub(1);
+        self.after = before.map(|sequence| LogPlace { sequence, ..next });
+        self.from = Some(next);
+    }
+
+    /// The line to go on with, by whichever of the two says it.
+    pub fn next(&self) -> Option<LogPlace> {
+        self.from.or(self.after.map(LogPlace::behind))
+    }
 }
 
 /// Some lines of one task's log, in order.
@@ -68,8 +112,20 @@ pub struct LogRead {
 pub struct LogLines {
     /// Whose.
     pub slot: SlotId,
-    /// The lines.
+    /// The lines; none, if only the place has moved.
     pub lines: Vec<LogLine>,
+    /// The line that comes next: all that is wanted before it was told. From
+    /// it a reader goes on whose connection breaks. Nothing from older nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<LogPlace>,
+}
+
+impl LogLines {
+    /// From where a reader of these lines goes on.
+    pub fn next(&self) -> Option<LogPlace> {
+        let behind = |line: &LogLine| line.place().behind();
+        self.next.or_else(|| self.lines.last().map(behind))
+    }
 }
 
 /// One line of a log.
@@ -83,8 +139,23 @@ pub struct LogLine {
     pub at: Millis,
     /// From standard error rather than standard output.
     pub stderr: bool,
-    /// The text.
+    /// It goes on in the next line of the same stream: the whole is longer
+    /// than a line of a log may be (64 KiB).
+    #[serde(default)]
+    pub partial: bool,
+    /// Lines just before it that were removed, by the limits on kept logs,
+    /// before this reader came to them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub removed_before: u64,
+    /// The text. What is no UTF-8 is replaced.
     pub text: String,
+    /// The bytes, in base64, of a text that is no UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base64: Option<String>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl LogLine {
@@ -123,6 +194,37 @@ impl FromStr for LogTarget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use potluck_specs::codec;
+
+    /// The request as nodes of before know it.
+    #[derive(Serialize, Deserialize)]
+    struct OldRead {
+        slot: SlotId,
+        select: LogSelection,
+        origin: Option<Generation>,
+        after: Option<LogPlace>,
+    }
+
+    #[test]
+    fn readers_go_on_with_older_nodes_too() {
+        let place = |sequence| LogPlace {
+            origin: Generation::default(),
+            sequence,
+        };
+        for next in [0, 1, 7] {
+            let mut read = LogRead::of("web[0]".parse().unwrap(), LogSelection::default());
+            assert_eq!(read.next(), None);
+            read.go_on(place(next));
+            assert_eq!(read.next(), Some(place(next)));
+            let old: OldRead = codec::decode("read", &codec::encode(&read), 4_096).unwrap();
+            assert_eq!(
+                old.after.map(LogPlace::behind),
+                (next > 0).then_some(place(next))
+            );
+            let new: LogRead = codec::decode("read", &codec::encode(&old), 4_096).unwrap();
+            assert_eq!(new.next(), (next > 0).then_some(place(next)));
+        }
+    }
 
     #[test]
     fn targets_are_jobs_or_tasks() {

@@ -7,7 +7,7 @@ use crate::{
     api::logs::LogTarget,
 };
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
-use potluck_specs::{JobName, SlotId};
+use potluck_specs::{JobName, SlotId, ids::NameError};
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -18,7 +18,7 @@ use std::{
 #[derive(Debug, Parser)]
 #[command(
     name = "potluck",
-    version,
+    version = crate::version::text(),
     max_term_width = 100,
     after_help = "Exit codes: 0 done, 1 failed for good (a damaged file, a full disk), \
                   2 bad request, 3 not found, 4 conflict, 5 unavailable or timed out (worth \
@@ -255,8 +255,8 @@ pub(super) struct ExecArgs {
     /// Let it trace the task's processes, as gdb and strace do. For operators.
     #[arg(long)]
     pub debug: bool,
-    /// The task, for example web[0].
-    pub task: SlotId,
+    /// The task, for example web[0]; of a job with one task its name is enough.
+    pub task: LogTarget,
     /// The command and its arguments, after --.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<String>,
@@ -269,10 +269,22 @@ pub(super) struct SshArgs {
     #[arg(short, long)]
     pub tty: bool,
     /// The task, for example web[0].
+    #[arg(value_parser = parse_task)]
     pub task: SlotId,
     /// A command line for the task's shell, after --; a shell without it.
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+}
+
+/// A task, where a job's name would not do.
+fn parse_task(text: &str) -> Result<SlotId, String> {
+    text.parse().map_err(|error: NameError| {
+        let is_job = text.parse::<JobName>().is_ok();
+        match is_job {
+            true => format!("it names a job: name one of its tasks, as in '{text}[0]'"),
+            false => error.to_string(),
+        }
+    })
 }
 
 /// Where nodes listen, unless they are told otherwise.
@@ -332,6 +344,10 @@ pub(super) struct NodeArgs {
     /// system but a tenth, at least 1024).
     #[arg(long, value_name = "MIB")]
     pub disk: Option<u64>,
+    /// Megabits a second out of this host that tasks may ask for (default:
+    /// none). They are counted; traffic is not shaped.
+    #[arg(long, value_name = "MBIT", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub uplink: Option<u64>,
     /// Something that jobs may ask for as `label.NAME`; may be repeated.
     #[arg(long = "label", value_name = "NAME=VALUE")]
     pub labels: Vec<Label>,

@@ -16,6 +16,7 @@ use std::{
     io::{self, BufWriter, Read, Write},
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::atomic::{AtomicU64, Ordering},
 };
 use tokio::{sync::mpsc, task::spawn_blocking};
 
@@ -87,18 +88,25 @@ async fn put(from: PathBuf, slot: SlotId, to: String, global: &Global) -> Result
     let (to_session, input) = mpsc::channel(CHUNKS_WAITING);
     let (to_person, outputs) = mpsc::channel(CHUNKS_WAITING);
     let wish = Wish::copy(slot, Wanted::Receive(to));
+    let left_out = AtomicU64::new(0);
     let packing = async {
         let pack = move || {
             let writer = BufWriter::with_capacity(CHUNK_BYTES, Sent(to_session.clone()));
-            archive::send(writer, &whole, &name)?;
-            // If nobody takes it any more, the other side says why.
-            let _ = to_session.blocking_send(Input::End);
-            Ok::<_, ArchiveError>(())
+            let sent = archive::send(writer, &whole, &name);
+            if matches!(sent, Ok(()) | Err(ArchiveError::LeftOut(_))) {
+                // If nobody takes it any more, the other side says why.
+                let _ = to_session.blocking_send(Input::End);
+            }
+            sent
         };
         let packed = spawn_blocking(pack).await.expect("packing does not panic");
         match packed {
             // The other side may have more to say about it.
             Ok(()) | Err(ArchiveError::Stream(_)) => std::future::pending().await,
+            Err(ArchiveError::LeftOut(some)) => {
+                left_out.store(some, Ordering::Relaxed);
+                std::future::pending().await
+            }
             Err(error) => failed(&error),
         }
     };
@@ -106,7 +114,13 @@ async fn put(from: PathBuf, slot: SlotId, to: String, global: &Global) -> Result
     let carried = session::carry(session, wish, input, sizes, to_person);
     let listened = futures::future::join(carried, complaints(outputs, None));
     tokio::select! {
-        (end, complaints) = listened => conclude(end?, &complaints),
+        (end, complaints) = listened => {
+            conclude(end?, &complaints)?;
+            match left_out.into_inner() {
+                0 => Ok(()),
+                some => Err(failed(&ArchiveError::LeftOut(some))),
+            }
+        }
         // What came of it so far is no whole archive, and is refused there.
         error = packing => Err(error),
     }

@@ -201,6 +201,10 @@ fn decide_again(bytes: &[u8], all: bool) -> Result<Report, potluck_core::record:
             report.decisions.push(shown);
         }
     }
+    if replay.scheduler().is_none() && replay.host().is_none() {
+        // Something else, or cut short before its first record was whole.
+        return Err(potluck_core::record::RecordError::NoBegin);
+    }
     Ok(report)
 }
 

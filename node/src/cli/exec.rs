@@ -3,19 +3,23 @@
 
 use super::{
     args::{ExecArgs, Global},
-    connect::connect,
+    connect::{Session, connect},
     output,
     session::{self, End, Input, Output, Wish},
     terminal::{self, Raw},
 };
 use crate::{
     api::{
+        client::unexpected,
         error::{ApiError, ErrorCode},
         exec::{CHUNK_BYTES, Wanted},
+        logs::LogTarget,
+        protocol::{ApiAnswer, ApiRequest},
     },
     spawn::spawn,
 };
 use potluck_helper::session::{CODE_LOST, WindowSize};
+use potluck_specs::{JobName, SlotId};
 use std::{
     io::{IsTerminal, Read, Write},
     process::ExitCode,
@@ -44,9 +48,10 @@ pub(super) async fn exec(args: ExecArgs, global: &Global) -> Result<ExitCode, Ap
         return Err(ApiError::new(ErrorCode::BadRequest, message)
             .hint("leave -t away; -i alone passes standard input on"));
     }
-    let session = connect(global).await?;
+    let mut session = connect(global).await?;
+    let slot = the_task(&mut session, &args.task).await?;
     let wish = Wish {
-        slot: args.task.clone(),
+        slot: slot.clone(),
         work: Wanted::Command(args.command.clone()),
         terminal: args.tty.then(terminal::size),
         term: args.tty.then(|| std::env::var("TERM").ok()).flatten(),
@@ -84,7 +89,40 @@ pub(super) async fn exec(args: ExecArgs, global: &Global) -> Result<ExitCode, Ap
     // All output is out before the code says that it is.
     let _ = printed.await;
     drop(raw);
-    Ok(tell(end?, &args, global))
+    Ok(tell(end?, &slot, args.tools, global))
+}
+
+/// The task that is meant: of a job with one task, that one.
+async fn the_task(session: &mut Session, target: &LogTarget) -> Result<SlotId, ApiError> {
+    let LogTarget { job, index } = target.clone();
+    if let Some(index) = index {
+        return Ok(SlotId { job, index });
+    }
+    let asked = ApiRequest::Jobs {
+        job: Some(job.clone()),
+    };
+    match session.client.ask(&asked).await? {
+        ApiAnswer::Jobs(jobs) => {
+            let tasks = jobs.into_iter().flat_map(|job| job.tasks);
+            only(&job, tasks.map(|task| task.slot).collect())
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn only(job: &JobName, tasks: Vec<SlotId>) -> Result<SlotId, ApiError> {
+    match &tasks[..] {
+        [one] => Ok(one.clone()),
+        [] => Err(
+            ApiError::new(ErrorCode::NotFound, format!("job {job} has no tasks now"))
+                .hint(format!("see why with: potluck status {job}")),
+        ),
+        [first, ..] => {
+            let message = format!("job {job} has {} tasks: name one of them", tasks.len());
+            Err(ApiError::new(ErrorCode::BadRequest, message)
+                .hint(format!("for example: potluck exec '{first}' -- COMMAND")))
+        }
+    }
 }
 
 fn no_signal(error: &std::io::Error) -> ApiError {
@@ -94,14 +132,14 @@ fn no_signal(error: &std::io::Error) -> ApiError {
     )
 }
 
-fn tell(end: End, args: &ExecArgs, global: &Global) -> ExitCode {
+fn tell(end: End, slot: &SlotId, tools: bool, global: &Global) -> ExitCode {
     match end {
         End::Code(code) => ExitCode::from(code),
         // Nobody reads: as a program that writes into a closed pipe.
         End::Unwanted => ExitCode::from(128 + 13),
         End::Failed { why, code } => {
-            let mut error = ApiError::new(ErrorCode::Failed, format!("{}: {why}", args.task));
-            if code == potluck_helper::session::CODE_NOT_FOUND && !args.tools {
+            let mut error = ApiError::new(ErrorCode::Failed, format!("{slot}: {why}"));
+            if code == potluck_helper::session::CODE_NOT_FOUND && !tools {
                 error = error.hint(
                     "a task whose files have no such program can be given the node's: \
                      potluck exec --tools",
@@ -188,4 +226,22 @@ fn printer() -> (mpsc::Sender<Output>, tokio::task::JoinHandle<()>) {
 fn write(mut to: impl Write, bytes: &[u8]) -> std::io::Result<()> {
     to.write_all(bytes)?;
     to.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_jobs_name_stands_for_its_only_task() {
+        let job: JobName = "web".parse().unwrap();
+        let slots = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        let one = only(&job, slots(&["web[3]"])).unwrap();
+        assert_eq!(one.to_string(), "web[3]");
+        let none = only(&job, slots(&[])).unwrap_err();
+        assert_eq!(none.code, ErrorCode::NotFound);
+        let two = only(&job, slots(&["web[0]", "web[1]"])).unwrap_err();
+        assert_eq!(two.code, ErrorCode::BadRequest);
+        assert!(two.hint.unwrap().contains("'web[0]'"));
+    }
 }

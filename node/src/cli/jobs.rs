@@ -20,8 +20,11 @@ use potluck_specs::{JobName, Millis};
 use std::{process::ExitCode, time::Duration};
 
 /// Pause between two looks at a job that is waited for: short at first, since
-/// most of what people wait for is there within a second.
+/// most of what people wait for is there within a second. So what is there
+/// soon is seen late by an eighth of its time, and a look costs a millisecond.
+const POLL_FIRST: Duration = Duration::from_millis(2);
 const POLL: Duration = Duration::from_millis(20);
+const POLL_PART: u32 = 8;
 const POLL_SHORT_FOR: Duration = Duration::from_secs(2);
 
 /// And the longest, of what takes longer: work may be waited for for days, and
@@ -31,7 +34,7 @@ const POLL_LONGEST: Duration = Duration::from_millis(500);
 /// The pause after this one, that much after the first look.
 fn next_pause(pause: Duration, waited: Duration) -> Duration {
     match waited < POLL_SHORT_FOR {
-        true => POLL,
+        true => (waited / POLL_PART).clamp(POLL_FIRST, POLL),
         false => (pause * 2).min(POLL_LONGEST),
     }
 }
@@ -65,7 +68,7 @@ impl Session {
         let began = tokio::time::Instant::now();
         let end = began + limit;
         let mut seen = None;
-        let mut pause = POLL;
+        let mut pause = POLL_FIRST;
         loop {
             let lost = match self.jobs(Some(job.clone())).await {
                 Ok(found) => {
@@ -393,15 +396,19 @@ mod tests {
 
     #[test]
     fn looks_are_close_together_at_first_and_then_rare() {
-        let (mut waited, mut pause, mut looks) = (Duration::ZERO, POLL, 0);
+        let (mut waited, mut pause, mut looks) = (Duration::ZERO, POLL_FIRST, 0);
         while waited < Duration::from_secs(60) {
             waited += pause;
             looks += 1;
             pause = next_pause(pause, waited);
             assert!(pause <= POLL_LONGEST, "{pause:?}");
+            assert!(
+                pause <= (waited / POLL_PART).max(POLL_FIRST) || waited > POLL_SHORT_FOR,
+                "{pause:?} after {waited:?}"
+            );
         }
         assert_eq!(pause, POLL_LONGEST);
-        assert!(looks < 100 + 5 + 120, "{looks} in a minute");
+        assert!(looks < 100 + 20 + 5 + 120, "{looks} in a minute");
     }
 
     #[test]

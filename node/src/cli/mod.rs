@@ -42,6 +42,12 @@ use std::process::ExitCode;
 
 pub use exit::chain;
 
+/// As [`main`], for a program that is a build of its own: its version says so.
+pub fn main_of_build(build: &str) -> ExitCode {
+    crate::version::name_build(build);
+    main()
+}
+
 /// Reads the arguments, does what they say, and gives the exit code.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {

@@ -134,7 +134,8 @@ fn resolve(args: NodeArgs, global: &Global) -> Result<NodeSettings, ApiError> {
             cpu_millis: args.cpu.unwrap_or(host.cpu_millis),
             memory_bytes: args.memory.map_or(host.memory_bytes, |mib| mib << 20),
             disk_bytes: args.disk.map_or(host.disk_bytes, |mib| mib << 20),
-            ..Resources::ZERO
+            // What the wire gives can't be asked of the host.
+            uplink_bits_per_s: args.uplink.unwrap_or(0) * 1_000_000,
         },
         facts: facts(&args.labels, &args.devices),
         ports: parse_ports(&args.ports).ok_or_else(|| {

@@ -15,6 +15,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use potluck_core::auction::bits;
 use std::{process::ExitCode, time::Duration};
 
 /// Pause between two looks at a node that is being drained.
@@ -50,6 +51,7 @@ pub(super) async fn nodes(global: &Global) -> Result<ExitCode, ApiError> {
                 "FREE CPU",
                 "FREE MEMORY",
                 "FREE DISK",
+                "FREE UPLINK",
                 "ADDRESS",
             ],
             nodes.iter().map(node_row),
@@ -58,7 +60,7 @@ pub(super) async fn nodes(global: &Global) -> Result<ExitCode, ApiError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn node_row(node: &NodeStatus) -> [String; 9] {
+fn node_row(node: &NodeStatus) -> [String; 10] {
     let free = |show: fn(&potluck_specs::job::Resources) -> String| {
         node.free.as_ref().map_or_else(|| "-".into(), show)
     };
@@ -71,9 +73,19 @@ fn node_row(node: &NodeStatus) -> [String; 9] {
         free(|free| format!("{:.2}", f64::from(free.cpu_millis) / 1000.0)),
         free(|free| output::bytes(free.memory_bytes)),
         free(|free| output::bytes(free.disk_bytes)),
+        uplink(node),
         node.address
             .map_or_else(|| "-".into(), |address| address.to_string()),
     ]
+}
+
+/// Hosts whose operator has set none have none to give.
+fn uplink(node: &NodeStatus) -> String {
+    let has = node.total.is_some_and(|total| total.uplink_bits_per_s > 0);
+    match node.free.filter(|_| has) {
+        Some(free) => bits(free.uplink_bits_per_s),
+        None => "-".into(),
+    }
 }
 
 /// Its session, and what else keeps it from being like the others.

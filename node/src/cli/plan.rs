@@ -159,7 +159,7 @@ fn whole_document(told: &Told) -> Value {
         let mut shown = json!(job);
         let fields = job.fields.iter().map(|field| {
             let mut shown = document(field);
-            shown["why"] = why_restart(&field.path).into();
+            shown["why"] = why_restart(field).into();
             shown
         });
         shown["fields"] = fields.collect();
@@ -225,6 +225,7 @@ fn effect_text(effect: Effect) -> &'static str {
     match effect {
         Effect::None => "none",
         Effect::InPlace => "in place",
+        Effect::Live => "while it runs",
         Effect::RollingRestart => "rolling restart",
         Effect::Replace => "replaced",
     }
@@ -292,7 +293,7 @@ fn show_job(plan: &JobPlan) -> String {
 fn reasons(plan: &JobPlan) -> Vec<String> {
     let mut reasons: Vec<(&str, Vec<String>)> = Vec::new();
     for field in &plan.fields {
-        let Some(why) = why_restart(&field.path) else {
+        let Some(why) = why_restart(field) else {
             continue;
         };
         let name = written(&field.path);

@@ -48,7 +48,7 @@ use super::{
     gate::{Gated, Lane},
     link::{self, Event, LinkEvent, Open},
     peer,
-    shared::{Book, Links, Refusers, Shared, Totals},
+    shared::{self, Book, Links, Refusers, Shared, Totals},
 };
 use crate::spawn::spawn;
 
@@ -69,9 +69,9 @@ const JOINS_MAX: usize = 16;
 /// Connections of all peers: a leader's links to a cluster of 1,000.
 const CONNECTIONS_MAX: u32 = 2_048;
 
-/// Connections with one peer: both may dial at once, one for each lane, while
-/// old ones are ending.
-const CONNECTIONS_PER_PEER_MAX: u32 = 6;
+/// Connections of one key, whoever it is: twice what a person may have (see
+/// `link`), so that the next one too hears why it is refused.
+const CONNECTIONS_PER_KEY_MAX: u32 = 2 * shared::CONNECTIONS_PER_PERSON_MAX as u32;
 
 /// Handshakes in progress, each way: what a flood may cost in file descriptors.
 const PENDING_MAX: u32 = 256;
@@ -248,7 +248,7 @@ fn swarm(
     let limits = ConnectionLimits::default()
         .with_max_pending_incoming(Some(PENDING_MAX))
         .with_max_pending_outgoing(Some(PENDING_MAX))
-        .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER_MAX))
+        .with_max_established_per_peer(Some(CONNECTIONS_PER_KEY_MAX))
         .with_max_established(Some(CONNECTIONS_MAX));
     let ping = ping::Config::new()
         .with_interval(PING_INTERVAL)

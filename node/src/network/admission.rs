@@ -203,20 +203,21 @@ impl Gatekeeper {
         codec::decode("verdict", &verdict, VERDICT_BYTES_MAX as usize).map_err(io::Error::other)
     }
 
-    /// Reads what the peer shows and calls `decide`, which opens the gate, all
-    /// before the peer hears the verdict: it may use what it was promised.
+    /// Reads what the peer shows and calls `decide`, which opens the gate or has
+    /// reasons not to, all before the peer hears the verdict: it may use what it
+    /// was promised.
     pub(super) async fn judge(
         &self,
         peer: NodeId,
         mut stream: libp2p::Stream,
-        decide: impl FnOnce(&Result<Holder, Refusal>),
+        decide: impl FnOnce(Result<Holder, Refusal>) -> Result<Holder, Refusal>,
     ) -> io::Result<Result<(), Refusal>> {
         let hello = exchange::read_frame(&mut stream, HELLO_BYTES_MAX).await?;
         let checked = match codec::decode::<Hello>("hello", &hello, HELLO_BYTES_MAX as usize) {
             Ok(hello) => self.check(peer, &hello.credential),
             Err(error) => Err(Refusal::new(RefusalCode::Invalid, error.to_string())),
         };
-        decide(&checked);
+        let checked = decide(checked);
         let verdict = match &checked {
             Ok(_) => Verdict::Admitted,
             Err(refusal) => Verdict::Refused(refusal.clone()),

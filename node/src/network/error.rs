@@ -37,6 +37,8 @@ pub enum RefusalCode {
     Invalid,
     /// The holder is admitted, but not to this.
     NotAllowed,
+    /// The holder has as many connections as it may.
+    TooMany,
     /// A code of a newer version.
     #[serde(other)]
     Unknown,

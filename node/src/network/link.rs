@@ -183,6 +183,9 @@ impl Behaviour {
         if !dialled && self.shared.links.strangers() >= STRANGERS_MAX {
             return Err(ConnectionDenied::new("too many peers wait for admission"));
         }
+        if self.shared.links.has_enough(node) {
+            return Err(ConnectionDenied::new("enough connections with this node"));
+        }
         let (opener, opens) = mpsc::channel(OPENS_MAX);
         let gate = Arc::new(Gate::default());
         let link = Link {
@@ -364,7 +367,11 @@ impl Handler {
         let node = self.node;
         self.admission.push(Box::pin(async move {
             let judged = shared.gatekeeper.judge(node, stream, |checked| {
-                gate.set_holder(checked.as_ref().ok().cloned());
+                let admitted = checked.and_then(|holder| shared.links.admit(node, &gate, holder));
+                if admitted.is_err() {
+                    gate.set_holder(None);
+                }
+                admitted
             });
             match in_time(judged).await {
                 Ok(Ok(())) => Event::Admitted,

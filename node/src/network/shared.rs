@@ -17,12 +17,20 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Counters, InboundJoin, InboundRequest, InboundStream, PeerInfo, RefusalCode,
+    Counters, Holder, InboundJoin, InboundRequest, InboundStream, PeerInfo, Refusal, RefusalCode,
     admission::Gatekeeper,
     gate::{Gate, Lane},
     kept::Kept,
     link::Open,
 };
+
+/// Connections with one node: both may dial at once, one for each lane, while
+/// old ones are ending.
+const CONNECTIONS_PER_NODE_MAX: usize = 6;
+
+/// Connections of one person: each command that runs has one, and a script may
+/// start as many as a shell's loop does.
+pub(super) const CONNECTIONS_PER_PERSON_MAX: usize = 64;
 
 /// Addresses of one node that gossip may tell: a host with several networks.
 const ADDRESSES_MAX: usize = 8;
@@ -108,6 +116,42 @@ impl Links {
     pub(super) fn len(&self) -> usize {
         let links = self.0.read().expect("no holder panics");
         links.values().map(Vec::len).sum()
+    }
+
+    /// Opens the gate of a connection to whom it belongs.
+    ///
+    /// # Errors
+    /// The person has enough of them.
+    pub(super) fn admit(
+        &self,
+        node: NodeId,
+        gate: &Arc<Gate>,
+        holder: Holder,
+    ) -> Result<Holder, Refusal> {
+        // One at a time, so that two don't count without each other.
+        let links = self.0.write().expect("no holder panics");
+        let of_key = links.get(&node).into_iter().flatten();
+        let others = of_key.filter(|link| !Arc::ptr_eq(&link.gate, gate));
+        let open = others.filter(|link| link.gate.holder().is_some()).count();
+        if let Holder::User(person) = &holder
+            && open >= CONNECTIONS_PER_PERSON_MAX
+        {
+            let user = &person.user;
+            let text = format!("user {user:?} has {open} connections with this node already");
+            return Err(Refusal::new(RefusalCode::TooMany, text));
+        }
+        gate.set_holder(Some(holder.clone()));
+        Ok(holder)
+    }
+
+    /// Is one connection more with this node too many? Of a key that is not
+    /// admitted yet it is not known if it is a node's.
+    pub(super) fn has_enough(&self, node: NodeId) -> bool {
+        let links = self.0.read().expect("no holder panics");
+        links.get(&node).is_some_and(|links| {
+            links.len() >= CONNECTIONS_PER_NODE_MAX
+                && links.iter().any(|link| link.gate.admits_node())
+        })
     }
 
     /// Inbound connections of peers that are not admitted (yet).

@@ -564,6 +564,51 @@ async fn users_open_api_streams_only() {
 }
 
 #[tokio::test]
+async fn a_person_has_many_connections_and_hears_when_they_are_enough() {
+    let fleet = Fleet::new(31);
+    let host = fleet.start(1).await;
+    let mut open = Vec::new();
+    for _ in 0..shared::CONNECTIONS_PER_PERSON_MAX {
+        let one = Raw::dial(fleet.id(), &key(2), host.address()).await;
+        let verdict = one.show(fleet.user(&key(2))).await;
+        assert_eq!(verdict, admission::Verdict::Admitted, "{}", open.len());
+        open.push(one);
+    }
+    let more = Raw::dial(fleet.id(), &key(2), host.address()).await;
+    let admission::Verdict::Refused(refusal) = more.show(fleet.user(&key(2))).await else {
+        panic!("one too many is admitted");
+    };
+    assert_eq!(refusal.code, RefusalCode::TooMany);
+    assert!(refusal.text.contains("\"ada\" has 64"), "{refusal}");
+    // Another person is not in the way, and a command that ends makes room.
+    let other = Raw::dial(fleet.id(), &key(3), host.address()).await;
+    let verdict = other.show(fleet.user(&key(3))).await;
+    assert_eq!(verdict, admission::Verdict::Admitted);
+    drop((open.pop(), more));
+    let connections = || host.network.peers().len();
+    let left = shared::CONNECTIONS_PER_PERSON_MAX;
+    eventually("the ends are noticed", || connections() == left).await;
+    let next = Raw::dial(fleet.id(), &key(2), host.address()).await;
+    let verdict = next.show(fleet.user(&key(2))).await;
+    assert_eq!(verdict, admission::Verdict::Admitted);
+}
+
+#[tokio::test]
+async fn a_node_has_a_few_connections() {
+    let fleet = Fleet::new(32);
+    let host = fleet.start(1).await;
+    let mut open = Vec::new();
+    for _ in 0..6 {
+        let one = Raw::dial(fleet.id(), &key(2), host.address()).await;
+        let verdict = one.show(fleet.node(&key(2), |_| {})).await;
+        assert_eq!(verdict, admission::Verdict::Admitted);
+        open.push(one);
+    }
+    let more = Raw::dial(fleet.id(), &key(2), host.address()).await;
+    assert!(!more.is_served("/potluck/admit/1").await);
+}
+
+#[tokio::test]
 async fn sixty_four_streams_at_once_all_arrive() {
     let fleet = Fleet::new(13);
     let (a, mut b) = (fleet.start(1).await, fleet.start(2).await);

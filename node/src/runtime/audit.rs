@@ -8,8 +8,9 @@
 //! written, and synced, does not begin.
 
 use potluck_specs::Millis;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeSet,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     path::{Path, PathBuf},
@@ -24,6 +25,9 @@ const FILES_MAX: u32 = 8;
 
 /// Longest text of a person's in a line; the rest is cut and marked.
 const TEXT_CHARS_MAX: usize = 1_000;
+
+/// The file of those who entered.
+const SESSIONS: &str = "sessions.jsonl";
 
 /// What happened.
 #[derive(Clone, Debug, Serialize)]
@@ -110,6 +114,20 @@ struct Line<'a> {
     event: &'a Event,
 }
 
+/// What is read again of a line about a beginning.
+#[derive(Deserialize)]
+struct Begun {
+    at_ms: u64,
+    event: String,
+    session: String,
+}
+
+impl Begun {
+    fn is_beginning(&self) -> bool {
+        matches!(&self.event[..], "exec_begin" | "ssh_begin")
+    }
+}
+
 /// The record of one node.
 #[derive(Debug)]
 pub(super) struct Audit {
@@ -123,9 +141,33 @@ impl Audit {
         let folder = data.join("audit");
         let of = |name: &str| Mutex::new(Rotated::new(&folder, name, FILE_BYTES_MAX));
         Audit {
-            entries: of("sessions.jsonl"),
+            entries: of(SESSIONS),
             denials: of("denied.jsonl"),
         }
+    }
+
+    /// Sessions and connections of ssh that began at `since` or later, by the
+    /// names in their lines: what a node that starts knows of its former life.
+    /// Blocks. Lines that can't be read, as one that was cut short, are none.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub(super) fn begun(data: &Path, since: Millis) -> io::Result<BTreeSet<String>> {
+        let file = data.join("audit").join(SESSIONS);
+        let mut begun = BTreeSet::new();
+        // More than two files' worth in minutes is more than a node carries.
+        for path in [aside(&file, 1), file] {
+            let text = match fs::read(&path) {
+                Ok(text) => text,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            let lines = text.split(|byte| *byte == b'\n');
+            let lines = lines.filter_map(|line| serde_json::from_slice::<Begun>(line).ok());
+            let recent = lines.filter(|line| line.at_ms >= since.0 && line.is_beginning());
+            begun.extend(recent.map(|line| line.session));
+        }
+        Ok(begun)
     }
 
     /// Writes and syncs a line. Blocks.
@@ -204,11 +246,7 @@ impl Rotated {
 
     fn rotate(&mut self) -> io::Result<()> {
         self.open = None;
-        let aside = |number: u32| {
-            let mut path = self.path.clone().into_os_string();
-            path.push(format!(".{number}"));
-            PathBuf::from(path)
-        };
+        let aside = |number| aside(&self.path, number);
         for number in (1..FILES_MAX - 1).rev() {
             match fs::rename(aside(number), aside(number + 1)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -217,6 +255,13 @@ impl Rotated {
         }
         fs::rename(&self.path, aside(1))
     }
+}
+
+/// Where a file goes when it is full.
+fn aside(path: &Path, number: u32) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(format!(".{number}"));
+    PathBuf::from(path)
 }
 
 #[cfg(test)]
@@ -257,6 +302,43 @@ mod tests {
         assert_eq!(line["at_ms"], 5);
         let line: serde_json::Value = serde_json::from_str(&read("denied.jsonl")).unwrap();
         assert_eq!(line["event"], "exec_denied");
+    }
+
+    #[test]
+    fn what_began_lately_is_known_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let begun = |since| Audit::begun(folder.path(), Millis(since)).unwrap();
+        assert!(begun(0).is_empty(), "there is no file yet");
+        let audit = Audit::new(folder.path());
+        let began = |session: &str| Event::Began {
+            session: session.into(),
+            what: "sh".into(),
+            terminal: false,
+            debug: false,
+            ssh: None,
+        };
+        let ssh = Event::SshBegan {
+            session: "ssh".into(),
+        };
+        let ended = Event::SshEnded {
+            session: "over".into(),
+            how: "ended".into(),
+            sessions: 1,
+            took_ms: 1,
+        };
+        for (at, event) in [(5, began("old")), (6, began("s")), (7, ssh), (8, ended)] {
+            audit.write(Millis(at), &about(), &event).unwrap();
+        }
+        // A file that was set aside counts, a line that was cut short does not.
+        audit.entries.lock().unwrap().rotate().unwrap();
+        audit.write(Millis(9), &about(), &began("t")).unwrap();
+        let mut file = OpenOptions::new()
+            .append(true)
+            .open(folder.path().join("audit").join(SESSIONS))
+            .unwrap();
+        file.write_all(b"{\"at_ms\":9,\"event\":\"exec_be").unwrap();
+        let names = ["s", "ssh", "t"].map(String::from);
+        assert_eq!(begun(6), BTreeSet::from(names));
     }
 
     #[test]

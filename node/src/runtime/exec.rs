@@ -30,7 +30,7 @@ use enter::{Session, Visit, judge, open};
 use potluck_specs::{ChangeId, Millis, NodeId, trust::UserCertificate};
 use record::Record;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
@@ -49,6 +49,10 @@ const SESSIONS_MAX: usize = 128;
 /// send the request that it announced.
 const ASK_WAIT: Duration = Duration::from_secs(10);
 
+/// How long a request is remembered: twice what it is valid, since it may be
+/// signed as far in the future as in the past.
+const REMEMBERED: Millis = Millis(2 * EXEC_AGE_MAX.0);
+
 /// Requests that are remembered: a hundred a second for as long as a request
 /// is valid. When there are more, new ones wait until some are too old.
 const SEEN_MAX: usize = 12_000;
@@ -65,10 +69,16 @@ impl Exec {
     /// Of the node with this data folder; with the program that speaks ssh, if
     /// the operator has switched that on.
     pub(super) fn new(data: &Path, ssh: Option<PathBuf>) -> Exec {
+        let now = clock::unix_now();
+        let since = Millis(now.0.saturating_sub(REMEMBERED.0));
+        let begun = Audit::begun(data, since).unwrap_or_else(|error| {
+            tracing::error!(%error, "audit log can't be read, sessions of before may be repeated");
+            BTreeSet::new()
+        });
         Exec {
             audit: Arc::new(Audit::new(data)),
             places: Arc::new(Semaphore::new(SESSIONS_MAX)),
-            seen: Mutex::default(),
+            seen: Mutex::new(Seen::after(begun, now)),
             ssh: ssh.map(ssh::Servers::new),
         }
     }
@@ -106,24 +116,41 @@ impl Exec {
 /// Requests that have been here, so that one that was overheard by a node on
 /// the way is not carried out twice.
 #[derive(Debug, Default)]
-struct Seen(BTreeMap<[u8; 16], Millis>);
+struct Seen {
+    ids: BTreeMap<[u8; 16], Millis>,
+    /// Of the process before, by their names in the audit log, which has each
+    /// before anything happens in a task. Bounded by its files.
+    before: BTreeSet<String>,
+    /// When those are all too old.
+    before_until: Millis,
+}
 
 impl Seen {
+    /// Of a process that starts now.
+    fn after(before: BTreeSet<String>, now: Millis) -> Seen {
+        Seen {
+            ids: BTreeMap::new(),
+            before,
+            before_until: now + REMEMBERED,
+        }
+    }
+
     /// True the first time; `None` if too many came to tell.
     fn is_new(&mut self, id: ChangeId, now: Millis) -> Option<bool> {
-        if self.0.len() >= SEEN_MAX {
-            // Older ones are refused for their age. Twice, since a request may
-            // be signed as far in the future as in the past.
-            let age = Millis(2 * EXEC_AGE_MAX.0);
-            self.0.retain(|_, at| now.since(*at) <= age);
+        if self.ids.len() >= SEEN_MAX {
+            // Older ones are refused for their age.
+            self.ids.retain(|_, at| now.since(*at) <= REMEMBERED);
         }
-        if self.0.contains_key(&id.0) {
+        if now > self.before_until {
+            self.before.clear();
+        }
+        if self.ids.contains_key(&id.0) || self.before.contains(&record::name_of(id)) {
             return Some(false);
         }
-        if self.0.len() >= SEEN_MAX {
+        if self.ids.len() >= SEEN_MAX {
             return None;
         }
-        self.0.insert(id.0, now);
+        self.ids.insert(id.0, now);
         Some(true)
     }
 }
@@ -297,7 +324,19 @@ mod tests {
         }
         assert_eq!(seen.is_new(id(SEEN_MAX), Millis(2)), None, "bounded");
         assert_eq!(seen.is_new(id(5), Millis(2)), Some(false), "still known");
-        let later = Millis(2 * EXEC_AGE_MAX.0 + 2);
+        let later = Millis(REMEMBERED.0 + 2);
         assert_eq!(seen.is_new(id(SEEN_MAX), later), Some(true));
+    }
+
+    #[test]
+    fn a_request_is_not_new_to_the_process_after() {
+        let id = ChangeId([7; 16]);
+        let begun = BTreeSet::from([record::name_of(id)]);
+        let mut seen = Seen::after(begun, Millis(1_000));
+        assert_eq!(seen.is_new(id, Millis(1_001)), Some(false));
+        assert_eq!(seen.is_new(ChangeId([8; 16]), Millis(1_001)), Some(true));
+        let later = Millis(1_001 + REMEMBERED.0);
+        seen.is_new(ChangeId([9; 16]), later);
+        assert!(seen.before.is_empty(), "too old to be valid");
     }
 }

@@ -271,7 +271,7 @@ async fn info(shared: &Arc<Shared>) -> Info {
         node: me.node,
         name: me.name.clone(),
         topology: me.topology.clone(),
-        version: env!("CARGO_PKG_VERSION").into(),
+        version: crate::version::text().into(),
         leader: shared.leader().map(|node| shared.directory.name(node)),
         voters: voters
             .iter()

@@ -13,7 +13,7 @@ use potluck_core::{
 };
 use potluck_specs::{
     Job, JobName, Millis, NodeId, codec,
-    diff::JobChange,
+    diff::{Effect, JobChange},
     finding::Finding,
     job::Level,
     path::FieldPath,
@@ -122,6 +122,7 @@ fn plan_job(
         plan.stages.clear();
     }
     plan.findings = validate::check_job(job);
+    let is_live = plan.fields.iter().any(|field| field.effect == Effect::Live);
     let more = plan.fields.len().saturating_sub(FIELDS_MAX);
     if more > 0 {
         plan.fields.truncate(FIELDS_MAX);
@@ -131,12 +132,15 @@ fn plan_job(
     }
     if plan.change != JobChange::Unchanged {
         let keep = state.would_keep_tasks_of(job);
-        // A version that failed is tried again even if little changes.
-        if plan.change == JobChange::ChangedInPlace && keep.is_none() {
-            plan.change = JobChange::RollingRestart;
-            plan.stages = plan::stages(&job.change.update, job.slots());
-        }
         let forecast = scheduler.forecast(state, job, keep, room, now);
+        if plan.change == JobChange::ChangedInPlace && keep.is_none() {
+            plan.stages = plan::stages(&job.change.update, job.slots());
+            // A version that failed is tried again even if little changes, and
+            // what has no room to grow where it is starts again.
+            if !is_live || forecast.restarts > 0 {
+                plan.change = JobChange::RollingRestart;
+            }
+        }
         plan.forecast = Some(shown(state, &forecast));
     }
     Some(plan)

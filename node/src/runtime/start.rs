@@ -290,6 +290,7 @@ impl Node {
             node = %node.shared.me.node,
             name = node.shared.me.name,
             address = %settings.advertise,
+            version = crate::version::text(),
             "node runs",
         );
         Ok(node)
@@ -619,6 +620,7 @@ fn agent_config(settings: &NodeSettings, admitted: &Admitted, helper: PathBuf) -
         total: settings.total,
         facts: settings.facts.clone(),
         ports: settings.ports.clone(),
+        node_ports: BTreeSet::from([settings.listen.port(), settings.advertise.port()]),
         helper,
         lease: settings.agent_lease,
         logs: settings.logs,

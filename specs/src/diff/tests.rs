@@ -82,18 +82,32 @@ const ROWS: &[Row] = &[
     (
         |j| j.task.resources = Resources::new(1_500, 2 << 30),
         &[
+            ("task.resources.cpu_millis", "0.1", "1.5", Effect::Live),
+            ("task.resources.memory_bytes", "64MiB", "2GiB", Effect::Live),
+        ],
+    ),
+    (
+        |j| j.task.resources.disk_bytes = 1 << 30,
+        &[(
+            "task.resources.disk_bytes",
+            "0B",
+            "1GiB",
+            Effect::RollingRestart,
+        )],
+    ),
+    (
+        |j| {
+            j.task.limits.pids = Some(50);
+            j.task.limits.io_write_bytes_per_s = Some(1 << 20);
+        },
+        &[
             (
-                "task.resources.cpu_millis",
-                "0.1",
-                "1.5",
-                Effect::RollingRestart,
+                "task.limits.io_write_bytes_per_s",
+                "-",
+                "1MiB",
+                Effect::Live,
             ),
-            (
-                "task.resources.memory_bytes",
-                "64MiB",
-                "2GiB",
-                Effect::RollingRestart,
-            ),
+            ("task.limits.pids", "-", "50", Effect::Live),
         ],
     ),
     (
@@ -241,8 +255,9 @@ fn each_change_is_told_with_its_values_and_its_effect() {
                 );
             }
         }
-        let restart = expected.iter().any(|(.., e)| *e >= Effect::RollingRestart);
-        assert_eq!(needs_restart(&old, &new), restart);
+        let most = expected.iter().map(|(.., effect)| *effect).max();
+        assert_eq!(changes_tasks(&old, &new), most >= Some(Effect::Live));
+        assert_eq!(changes_live(&old, &new), most == Some(Effect::Live));
         assert_eq!(diff(&old, &new).is_empty(), expected.is_empty());
     }
 }
@@ -339,17 +354,64 @@ fn units_are_exact() {
 /// Whatever restarts tasks says why, and nothing else does.
 #[test]
 fn a_restart_has_a_reason() {
+    let change = |path: FieldPath, effect| FieldChange {
+        path,
+        old: None,
+        new: None,
+        effect,
+    };
     for (field, effect) in EFFECTS {
-        let path = FieldPath::of(field);
         assert_eq!(
-            why_restart(&path).is_some(),
+            why_restart(&change(FieldPath::of(field), *effect)).is_some(),
             *effect >= Effect::RollingRestart,
             "{field}"
         );
     }
+    let restart = Effect::RollingRestart;
     for (field, _) in REASONS {
-        assert!(why_restart(&FieldPath::of(field)).is_some(), "{field}");
+        let change = change(FieldPath::of(field), restart);
+        assert!(why_restart(&change).is_some(), "{field}");
     }
     let interval = FieldPath::of("task.health").index(0).field("interval_ms");
-    assert_eq!(why_restart(&interval), Some(KEPT));
+    assert_eq!(why_restart(&change(interval, restart)), Some(KEPT));
+}
+
+#[test]
+fn an_exclusive_task_is_never_changed_while_it_runs() {
+    let mut old = job();
+    old.change.exclusive = Some(Default::default());
+    let mut new = old.clone();
+    new.task.resources.memory_bytes += 1 << 20;
+    let changes = diff(&old, &new);
+    assert_eq!(of_effects(&changes), JobChange::RollingRestart);
+    assert_eq!(why_restart(&changes[0]), Some(EXCLUSIVE));
+    assert!(!changes_live(&old, &new));
+    assert!(changes_tasks(&old, &new));
+}
+
+#[test]
+fn a_wish_to_start_again_is_not_passed_over() {
+    let first = job();
+    let mut grown = first.clone();
+    grown.task.resources.cpu_millis += 1;
+    let mut replicas = first.clone();
+    replicas.kind = JobKind::service(4);
+    let mut other = grown.clone();
+    other.task.command = "x".into();
+    let table: &[(&[&Job], bool)] = &[
+        (&[], false),
+        (&[&first], false),
+        (&[&first, &grown], true),
+        (&[&first, &replicas, &grown], true),
+        // Back and forth through another program is the same program.
+        (&[&first, &other, &grown], true),
+        (&[&first, &first, &grown], false),
+        (&[&first, &grown, &grown], false),
+        (&[&first, &grown, &first], false),
+        (&[&first, &other], false),
+    ];
+    for (versions, live) in table {
+        let found = changes_live_through(versions.iter().copied());
+        assert_eq!(found, *live, "{} versions", versions.len());
+    }
 }

@@ -200,9 +200,9 @@ fn with_unit(field: &str, number: Option<u64>, plain: String) -> String {
     let ends = |unit: &str| field.ends_with(unit) || field.contains(&format!("{unit}_m"));
     if ends("_ms") {
         duration(number)
-    } else if field == "bytes" || ends("_bytes") {
+    } else if field == "bytes" || ends("_bytes") || ends("_bytes_per_s") {
         size(number)
-    } else if ends("cpu_millis") {
+    } else if ends("cpu_millis") || field == "cpu_burst_millis" {
         cores(number)
     } else if field == "mode" {
         format!("{number:o}")

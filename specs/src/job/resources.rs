@@ -105,6 +105,35 @@ record! {
         pub cpu_millis: Option<u32> = None,
         /// Memory at which the task is killed; without one, what it asked for.
         pub memory_bytes: Option<u64> = None,
+        /// What of an unused quota may be used later, in thousandths of a core
+        /// within a tenth of a second; at most the quota. Without it nothing.
+        pub cpu_burst_millis: Option<u32> = None,
+        /// Processes and threads; without a number, 4,096.
+        pub pids: Option<u32> = None,
+        /// Share of the disks while they are busy, 1 to 1,000; everybody
+        /// else has 100.
+        pub io_weight: Option<u16> = None,
+        /// Bytes a second read from the disk that holds the node's data.
+        pub io_read_bytes_per_s: Option<u64> = None,
+        /// Bytes a second written to it.
+        pub io_write_bytes_per_s: Option<u64> = None,
+        /// Reads a second.
+        pub io_read_ops_per_s: Option<u64> = None,
+        /// Writes a second.
+        pub io_write_ops_per_s: Option<u64> = None,
+    }
+}
+
+impl Limits {
+    /// Is a rate of the disk bounded?
+    pub fn bounds_io(&self) -> bool {
+        let rates = [
+            self.io_read_bytes_per_s,
+            self.io_write_bytes_per_s,
+            self.io_read_ops_per_s,
+            self.io_write_ops_per_s,
+        ];
+        rates.iter().any(Option::is_some)
     }
 }
 

@@ -204,6 +204,19 @@ fn task() -> Vec<Rule> {
             vec![
                 ("cpu_millis", at_least(1)),
                 ("memory_bytes", at_least(MEMORY_BYTES_MIN)),
+                ("cpu_burst_millis", at_least(1)),
+                ("pids", range(PIDS_MIN, PIDS_MAX)),
+                ("io_weight", range(1, IO_WEIGHT_MAX)),
+                (
+                    "io_read_bytes_per_s",
+                    range(IO_BYTES_PER_S_MIN, IO_PER_S_MAX),
+                ),
+                (
+                    "io_write_bytes_per_s",
+                    range(IO_BYTES_PER_S_MIN, IO_PER_S_MAX),
+                ),
+                ("io_read_ops_per_s", range(IO_OPS_PER_S_MIN, IO_PER_S_MAX)),
+                ("io_write_ops_per_s", range(IO_OPS_PER_S_MIN, IO_PER_S_MAX)),
             ],
         ),
         rule(

@@ -20,9 +20,6 @@ const USES: &[(&str, Use)] = &[
     ("a package from a registry", |d| {
         d.package = PackageSource::Oci("x".into())
     }),
-    ("asking for uplink", |d| {
-        d.task.resources.uplink_bits_per_s = 1
-    }),
     ("asking for devices", |d| {
         d.task.devices = [("gpu".into(), 1)].into()
     }),
@@ -89,6 +86,7 @@ fn what_is_executed_is_not_refused() {
         ..HealthCheck::tcp("http")
     });
     draft.task.resources.disk_bytes = 1 << 30;
+    draft.task.resources.uplink_bits_per_s = 1;
     draft.task.restart.backoff_ms = 1_000;
     draft.task.restart.attempts = Some(5);
     draft.task.restart.on = RestartOn::Never;
@@ -121,7 +119,7 @@ fn work_that_ends_is_not_refused() {
 #[test]
 fn a_bound_job_is_refused_as_its_draft() {
     let mut draft = draft();
-    draft.task.resources.uplink_bits_per_s = 1;
+    draft.task.devices = [("gpu".into(), 1)].into();
     let before = unsupported(&draft);
     let job = draft.bind(FleetId([0; 32]), "main", 1, PackageId([0; 32]), &[]);
     assert_eq!(unsupported_job(&job), before);

@@ -24,6 +24,26 @@ pub const MEMORY_BYTES_MIN: u64 = 1 << 20;
 /// Least disk, where any is asked for: the smallest log takes a third of it.
 pub const DISK_BYTES_MIN: u64 = 4 << 20;
 
+/// Fewest processes and threads: the task, and one more for its start.
+pub const PIDS_MIN: u32 = 2;
+
+/// Most processes and threads: all that a 64-bit kernel numbers.
+pub const PIDS_MAX: u32 = 4_194_304;
+
+/// Largest share of the disks: the kernel's scheduler knows no larger one.
+pub const IO_WEIGHT_MAX: u16 = 1_000;
+
+/// Least bytes a second of a disk: below it one block of a program takes
+/// longer than anybody waits.
+pub const IO_BYTES_PER_S_MIN: u64 = 64 << 10;
+
+/// Least operations a second of a disk: with fewer no program starts.
+pub const IO_OPS_PER_S_MIN: u64 = 4;
+
+/// Most bytes or operations a second of a disk: beyond any disk, and within
+/// what the kernel's files take.
+pub const IO_PER_S_MAX: u64 = 1 << 40;
+
 /// Longest path that Linux takes (`PATH_MAX`): of a command, a mount, a file,
 /// a health check.
 pub const PATH_BYTES_MAX: usize = 4_096;

@@ -88,6 +88,81 @@ fn check_limits(path: &FieldPath, limits: &Limits, need: &Resources, findings: &
             )
             .why("the task would be killed before it used what is set aside for it");
     }
+    check_burst(path, limits, findings);
+    let counts = [
+        ("pids", limits.pids, PIDS_MIN, PIDS_MAX, "processes"),
+        (
+            "io_weight",
+            limits.io_weight.map(u32::from),
+            1,
+            IO_WEIGHT_MAX.into(),
+            "the weight of disks",
+        ),
+    ];
+    for (field, value, min, max, what) in counts {
+        if value.is_some_and(|value| !(min..=max).contains(&value)) {
+            let message = format!("{what} is a number from {min} to {max}");
+            findings.error(&path.field(field), message);
+        }
+    }
+    check_io(path, limits, findings);
+}
+
+fn check_burst(path: &FieldPath, limits: &Limits, findings: &mut Findings) {
+    let Some(burst) = limits.cpu_burst_millis else {
+        return;
+    };
+    let path = path.field("cpu_burst_millis");
+    match limits.cpu_millis {
+        None => {
+            findings
+                .error(&path, "a burst needs a quota")
+                .why("it is what of an unused quota may be used later")
+                .hint("limits(cpu = 1, cpu_burst = 0.5)");
+        }
+        Some(quota) if burst > quota => {
+            let (burst, quota) = (cores(burst.into()), cores(quota.into()));
+            let message = format!("the burst of {burst} cores is above the quota of {quota}");
+            findings
+                .error(&path, message)
+                .why("the kernel keeps no more than one period's quota");
+        }
+        Some(_) if burst == 0 => {
+            findings
+                .error(&path, "a burst is at least 0.001 cores")
+                .hint("leave it out for none");
+        }
+        Some(_) => {}
+    }
+}
+
+fn check_io(path: &FieldPath, limits: &Limits, findings: &mut Findings) {
+    let bytes = [
+        ("io_read_bytes_per_s", limits.io_read_bytes_per_s),
+        ("io_write_bytes_per_s", limits.io_write_bytes_per_s),
+    ];
+    for (field, value) in bytes {
+        if value.is_some_and(|value| !(IO_BYTES_PER_S_MIN..=IO_PER_S_MAX).contains(&value)) {
+            findings
+                .error(
+                    &path.field(field),
+                    "a disk is limited to 64 KiB to 1 TiB a second",
+                )
+                .hint("a number counts bytes; write \"10MiB\"");
+        }
+    }
+    let ops = [
+        ("io_read_ops_per_s", limits.io_read_ops_per_s),
+        ("io_write_ops_per_s", limits.io_write_ops_per_s),
+    ];
+    for (field, value) in ops {
+        if value.is_some_and(|value| !(IO_OPS_PER_S_MIN..=IO_PER_S_MAX).contains(&value)) {
+            let message = format!(
+                "operations a second of a disk are from {IO_OPS_PER_S_MIN} to {IO_PER_S_MAX}"
+            );
+            findings.error(&path.field(field), message);
+        }
+    }
 }
 
 fn check_devices(task: &TaskTemplate, findings: &mut Findings) {

@@ -284,6 +284,13 @@ fn limits_themselves_are_allowed() {
     edge.task.limits = Limits {
         cpu_millis: Some(RESOURCES_MAX.cpu_millis),
         memory_bytes: Some(RESOURCES_MAX.memory_bytes),
+        cpu_burst_millis: Some(RESOURCES_MAX.cpu_millis),
+        pids: Some(PIDS_MAX),
+        io_weight: Some(IO_WEIGHT_MAX),
+        io_read_bytes_per_s: Some(IO_PER_S_MAX),
+        io_write_bytes_per_s: Some(IO_BYTES_PER_S_MIN),
+        io_read_ops_per_s: Some(IO_PER_S_MAX),
+        io_write_ops_per_s: Some(IO_OPS_PER_S_MIN),
     };
     edge.task.user = Some("65534:65534".into());
     edge.task.stop = StopPolicy {

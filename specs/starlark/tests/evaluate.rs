@@ -29,7 +29,10 @@ job(
     disk = "2GiB",
     uplink = "10Mbit/s",
     devices = {"nvidia.com/gpu": 1},
-    limits = limits(cpu = 2, memory = "2GiB"),
+    limits = limits(
+        cpu = 2, memory = "2GiB", cpu_burst = 1, pids = 99, io_weight = 200,
+        io_read = "10MiB", io_write = "5MiB", io_read_ops = 100, io_write_ops = 50,
+    ),
     adaptive = adaptive("auto", cpu_min = "100m", cpu_max = 4, memory_min = "64MiB", memory_max = "4GiB"),
     ports = {"http": 0, "admin": 8080},
     services = [service("web", "http", tags = ["v2"])],
@@ -129,6 +132,13 @@ job(
             limits: Limits {
                 cpu_millis: Some(2_000),
                 memory_bytes: Some(2 << 30),
+                cpu_burst_millis: Some(1_000),
+                pids: Some(99),
+                io_weight: Some(200),
+                io_read_bytes_per_s: Some(10 << 20),
+                io_write_bytes_per_s: Some(5 << 20),
+                io_read_ops_per_s: Some(100),
+                io_write_ops_per_s: Some(50),
             },
             devices: [("nvidia.com/gpu".to_owned(), 1)].into(),
             adaptive: Adaptive {

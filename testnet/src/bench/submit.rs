@@ -49,7 +49,7 @@ pub(super) fn one(options: &Options) -> Outcome<Vec<Figure>> {
     let process = Spread::of_times(&process).in_unit("ms");
     Ok(vec![
         Figure {
-            what: "submit to running, warm package, as `potluck run` returns (it looks every 20 ms)",
+            what: "submit to running, warm package, as `potluck run` returns (it looks after 2 ms, then after an eighth more)",
             target: "30 ms median",
             measured: Spread::of_times(&seen).in_unit("ms"),
             beside: format!("`potluck info`: {info}"),

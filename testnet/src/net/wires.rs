@@ -117,7 +117,7 @@ impl Wires {
     /// The wire between these two is whole again.
     ///
     /// # Errors
-    /// [`NetError::Io`].
+    /// [`NetError::Io`], also if it was not cut.
     ///
     /// # Panics
     /// If one is not of this testnet.
@@ -128,6 +128,35 @@ impl Wires {
                 .ip(&["neighbour", "delete", &address, "dev", to])?;
         }
         Ok(())
+    }
+
+    /// From now on nothing passes between this node and any other.
+    ///
+    /// # Errors
+    /// [`NetError::Io`].
+    ///
+    /// # Panics
+    /// If it is not of this testnet.
+    pub fn cut_off(&self, name: &str) -> Result<(), NetError> {
+        self.others(name)
+            .try_for_each(|other| self.cut(name, other))
+    }
+
+    /// All wires of this node are whole again.
+    ///
+    /// # Errors
+    /// [`NetError::Io`], also if one was not cut.
+    ///
+    /// # Panics
+    /// If it is not of this testnet.
+    pub fn join(&self, name: &str) -> Result<(), NetError> {
+        self.others(name)
+            .try_for_each(|other| self.mend(name, other))
+    }
+
+    fn others<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        let names = self.0.keys().map(String::as_str);
+        names.filter(move |other| *other != name)
     }
 
     fn end(&self, name: &str) -> &End {

@@ -11,7 +11,10 @@ use super::{
     world::{Due, World},
 };
 use potluck_core::host::{Answer, Effect, End, Event as HostEvent, Run, Start};
-use potluck_specs::{Generation, SlotId, job::JobKind};
+use potluck_specs::{
+    Generation, SlotId,
+    job::{JobKind, Resources},
+};
 
 /// Between two pings of a helper.
 const PING: u64 = SECOND;
@@ -25,6 +28,8 @@ pub(super) enum HostDue {
     Beat(u64),
     /// A fetch ends.
     Fetched(SlotId, Generation, bool),
+    /// A helper has set what its task may use.
+    LimitsSet(Run, Resources),
     /// A check of a task's health.
     Health(Run, bool),
     /// A helper of a former life dials.
@@ -103,6 +108,17 @@ impl World {
                         false => HostEvent::FetchFailed { slot, origin, why },
                     };
                     self.step_host(at, event);
+                }
+            }
+            HostDue::LimitsSet(run, resources) => {
+                let number = self.machines[at].process_of(&run);
+                let processes = &mut self.machines[at].processes;
+                if let Some(process) = number.and_then(|number| processes.get_mut(&number))
+                    && process.linked
+                {
+                    process.resources = resources;
+                    let refused = Vec::new();
+                    self.step_host(at, HostEvent::LimitsSet { run, refused });
                 }
             }
             HostDue::Health(run, healthy) => {
@@ -305,6 +321,11 @@ impl World {
                 self.machines[at].watched.insert(run.clone());
                 let wait = self.rng.between(5, 300) * MS;
                 let due = HostDue::Health(run, true);
+                self.queue.after(wait, Due::Host { at, life, due });
+            }
+            Effect::SetLimits { run, job } => {
+                let wait = self.rng.between(1, 20) * MS;
+                let due = HostDue::LimitsSet(run, job.task.resources);
                 self.queue.after(wait, Due::Host { at, life, due });
             }
             // Virtual tasks write nothing.

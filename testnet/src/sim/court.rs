@@ -16,6 +16,7 @@ use potluck_core::{
     session::HeartbeatAnswer,
 };
 use potluck_specs::Millis;
+use std::time::{Duration, Instant};
 
 const TICK: u64 = 100 * MS;
 
@@ -38,6 +39,8 @@ pub struct Court {
     pub began: u64,
     /// Whose sessions are carried by whom.
     pub(super) vias: Vias,
+    /// How long its steps took in real time: the world's stands still meanwhile.
+    pub busy: Duration,
     /// How many slices it has published.
     pub(super) slices: u64,
     ticked_at: u64,
@@ -68,6 +71,7 @@ impl World {
             scheduler,
             began: now,
             vias: Vias::default(),
+            busy: Duration::ZERO,
             slices: 0,
             ticked_at: now,
         };
@@ -146,7 +150,9 @@ impl World {
         let event = self.bend_news(event);
         let court = self.courts.get_mut(&at)?;
         let cluster = &self.control.replicas[&at].cluster;
+        let begun = Instant::now();
         let effects = court.scheduler.step(cluster, event, clock);
+        court.busy += begun.elapsed();
         self.stats.steps += 1;
         let effects = self.bend_effects(effects);
         self.see(&Seen::Decided {

@@ -1,7 +1,8 @@
 //! An exclusive slot on real processes: its task ends by the helper's clock
-//! when its agent is stopped, its successor starts after that, and the one
-//! that comes back starts nothing.
+//! when its agent is stopped or cut off from all others, its successor starts
+//! after that, and the one that comes back starts nothing.
 
+use super::cut::wired;
 use nix::sys::signal::Signal;
 use potluck_testnet::wait::until;
 use potluck_tests::fleet::{Fleet, WAIT};
@@ -70,17 +71,36 @@ fn node_of(fleet: &Fleet, asker: &str) -> Result<String, String> {
 #[test]
 fn a_task_whose_agent_is_stopped_ends_by_its_lease_before_its_successor_starts() {
     let fleet = Fleet::up(3, 3);
+    ends_by_its_lease(
+        &fleet,
+        |holder| fleet.signal_agent(holder, Signal::SIGSTOP).unwrap(),
+        |holder| fleet.signal_agent(holder, Signal::SIGCONT).unwrap(),
+    );
+}
+
+#[test]
+fn a_task_whose_host_is_cut_off_ends_by_its_lease_before_its_successor_starts() {
+    let Some(fleet) = wired(3, 3) else { return };
+    ends_by_its_lease(
+        &fleet,
+        |holder| fleet.wires().cut_off(holder).unwrap(),
+        |holder| fleet.wires().join(holder).unwrap(),
+    );
+}
+
+/// The holder's agent is lost by one and comes back by the other.
+fn ends_by_its_lease(fleet: &Fleet, lose: impl Fn(&str), find: impl Fn(&str)) {
     fleet.voters(3, &[]);
     let shared = fleet.shared_folder();
-    fleet.run("r1h1", &counter(&fleet, &shared));
-    let holder = node_of(&fleet, "r1h1").unwrap();
+    fleet.run("r1h1", &counter(fleet, &shared));
+    let holder = node_of(fleet, "r1h1").unwrap();
     until("some beats", WAIT, || match beats(&shared).len() {
         0..20 => Err("too few"),
         _ => Ok(()),
     })
     .unwrap();
     let asker = fleet.other(&[&holder]);
-    fleet.signal_agent(&holder, Signal::SIGSTOP).unwrap();
+    lose(&holder);
     let stopped_at = boot_s();
     let first = beats(&shared)[0].token;
 
@@ -97,7 +117,7 @@ fn a_task_whose_agent_is_stopped_ends_by_its_lease_before_its_successor_starts()
     })
     .unwrap();
     let next = until("the task elsewhere", WAIT, || {
-        let node = node_of(&fleet, &asker)?;
+        let node = node_of(fleet, &asker)?;
         match node == holder {
             true => Err(format!("still on {node}")),
             false => Ok(node),
@@ -112,7 +132,7 @@ fn a_task_whose_agent_is_stopped_ends_by_its_lease_before_its_successor_starts()
     .unwrap();
 
     // The former holder goes on, and learns that it holds nothing.
-    fleet.signal_agent(&holder, Signal::SIGCONT).unwrap();
+    find(&holder);
     fleet.await_up(&holder);
     until("a former holder without tasks", WAIT, || {
         let processes = fleet.processes(&holder);
@@ -122,7 +142,7 @@ fn a_task_whose_agent_is_stopped_ends_by_its_lease_before_its_successor_starts()
         }
     })
     .unwrap();
-    assert_eq!(node_of(&fleet, &asker), Ok(next));
+    assert_eq!(node_of(fleet, &asker), Ok(next));
 
     let all = beats(&shared);
     let mut tokens: Vec<_> = all.iter().map(|beat| beat.token).collect();

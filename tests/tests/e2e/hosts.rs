@@ -1,13 +1,21 @@
 //! Hosts that die: what ran there runs elsewhere, what ran elsewhere is left
 //! alone.
 
-use nix::sys::signal::Signal;
+use super::exec::skip;
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::{signal::Signal, statvfs::statvfs},
+};
 use potluck_testnet::wait::until;
 use potluck_tests::{
     fleet::{Fleet, WAIT},
     status::{Task, all_answer, await_healthy, await_resolved, healthy, pids},
 };
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
 
 /// The nodes of `tasks` without `lost`.
 fn survivors<'a>(tasks: &'a [Task], lost: &str) -> Vec<&'a str> {
@@ -150,4 +158,77 @@ fn a_host_with_another_address_serves_under_it() {
     fleet.kill(&moved).unwrap();
     // The testnet may have taken its end in.
     let _ = child.wait();
+}
+
+/// Memory in the place of a node's disk, gone again with the test.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Nothing where it can't be mounted.
+    fn mount(at: &Path, bytes: u64) -> Option<SmallDisk> {
+        fs::create_dir_all(at).expect("a folder of the testnet");
+        let options = format!("size={bytes}");
+        let (none, flags): (Option<&str>, _) = (None, MsFlags::empty());
+        let mounted = mount(none, at, Some("tmpfs"), flags, Some(options.as_str()));
+        mounted.is_ok().then(|| SmallDisk(at.into()))
+    }
+
+    /// Leaves so much free.
+    fn fill(&self, left: u64) -> PathBuf {
+        let free = statvfs(&self.0).expect("a file system");
+        let free = free.blocks_available() * free.fragment_size();
+        let path = self.0.join("ballast");
+        let ballast = vec![7; free.saturating_sub(left) as usize];
+        fs::write(&path, ballast).expect("as much as is free");
+        path
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // The node may still write to it.
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+#[test]
+fn a_disk_that_is_nearly_full_is_told_of_by_every_node() {
+    const MIB: u64 = 1 << 20;
+    let fleet = Fleet::found(2, 2);
+    let Some(disk) = SmallDisk::mount(&fleet.data("r2h1"), 256 * MIB) else {
+        return skip("hosts", "mounting a small disk needs root");
+    };
+    let token = fleet.token(1).unwrap();
+    fleet.start_joining("r2h1", &token).unwrap();
+    fleet.await_up("r2h1");
+    let client = fleet.client("r1h1");
+    let until_told = |wanted: bool| {
+        until("the other host's disk to be told of", WAIT, || {
+            let info = client.json(&["info"]).map_err(|error| error.to_string())?;
+            let told = info["warnings"].as_array().is_some_and(|warnings| {
+                let mut texts = warnings.iter().filter_map(|text| text.as_str());
+                texts.any(|text| text.starts_with("r2h1: ") && text.contains("are left"))
+            });
+            match told == wanted {
+                true => Ok(()),
+                false => Err(info["warnings"].to_string()),
+            }
+        })
+        .unwrap();
+    };
+    until_told(false);
+    let ballast = disk.fill(4 * MIB);
+    until_told(true);
+    // With every question, and by the node itself once.
+    let shown = client.command(&["nodes"]).output().expect("potluck runs");
+    let warned = String::from_utf8_lossy(&shown.stderr).into_owned();
+    assert!(
+        warned.contains("r2h1: ") && warned.contains("of 256 MiB are left"),
+        "{warned}"
+    );
+    let own = fleet.client("r2h1").json(&["info"]).unwrap();
+    let texts = own["warnings"].to_string();
+    assert_eq!(texts.matches("are left").count(), 1, "{texts}");
+    fs::remove_file(ballast).unwrap();
+    until_told(false);
 }

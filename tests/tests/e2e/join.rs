@@ -9,7 +9,11 @@ use std::{
     net::{TcpListener, UdpSocket},
     path::Path,
     process::Child,
+    time::Duration,
 };
+
+/// For the end of the shortest token that can be made, of a minute.
+const TOKEN_WAIT: Duration = Duration::from_secs(120);
 
 /// Exit code of a refusal that stays one.
 const DENIED: i32 = 77;
@@ -80,10 +84,17 @@ fn a_used_token_is_refused() {
 #[test]
 fn an_expired_token_is_refused() {
     let fleet = Fleet::found(2, 2);
-    let made = fleet
-        .client("r1h1")
-        .json(&["token", "create", "--ttl", "0"])
-        .unwrap();
+    let client = fleet.client("r1h1");
+    let made = client.json(&["token", "create", "--ttl", "1"]).unwrap();
+    until("the token's end", TOKEN_WAIT, || {
+        let tokens = client.text(&["token", "list"]);
+        let tokens = tokens.map_err(|error| error.to_string())?;
+        match tokens.contains(" ended ") {
+            true => Ok(()),
+            false => Err(tokens),
+        }
+    })
+    .unwrap();
     let token = made["token"].as_str().unwrap();
     let (code, said) = fleet.refused("r2h1", token);
     assert_eq!(code, DENIED, "{said}");

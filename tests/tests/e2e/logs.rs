@@ -3,7 +3,7 @@
 
 use potluck_testnet::{client::Client, demo::get, wait::until};
 use potluck_tests::{
-    fleet::{Fleet, WAIT, failure},
+    fleet::{Fleet, WAIT, exit_code, failure},
     status::{Task, await_healthy},
 };
 use std::{
@@ -33,7 +33,7 @@ fn a_followed_log_goes_on_over_the_death_of_the_agent() {
     let leader = fleet.leader().unwrap();
     let tasks = await_healthy(&fleet.client(&leader), "steady", &[]);
     let task = tasks.iter().find(|task| task.node != leader).unwrap();
-    let mut follower = Follower::start(&fleet, &leader, &task.slot);
+    let mut follower = Follower::start(&fleet, &leader, &[&task.slot]);
     ask(task);
     follower.await_lines(REQUESTS);
     fleet.kill_agent(&task.node).unwrap();
@@ -41,6 +41,143 @@ fn a_followed_log_goes_on_over_the_death_of_the_agent() {
     fleet.start(&task.node).unwrap();
     ask(task);
     follower.await_lines(3 * REQUESTS);
+}
+
+/// Waits until the node's agent reads a log for somebody: its helper writes it,
+/// the agent opens it to read only.
+fn await_reader(fleet: &Fleet, node: &str) {
+    let agent = fleet.processes(node).agent.expect("it runs");
+    let reads = || {
+        let open = std::fs::read_dir(format!("/proc/{agent}/fd")).into_iter();
+        let mut links = open
+            .flatten()
+            .flatten()
+            .filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        match links.any(|path| path.to_string_lossy().ends_with(".log.zst")) {
+            true => Ok(()),
+            false => Err("no log is open".to_owned()),
+        }
+    };
+    until("somebody reads the log", WAIT, reads).unwrap();
+}
+
+#[test]
+fn a_follower_that_was_shown_nothing_yet_loses_nothing() {
+    let fleet = Fleet::up(3, 3);
+    fleet.run("r1h1", &fleet.hello("steady", 3));
+    fleet.voters(3, &[]);
+    let leader = fleet.leader().unwrap();
+    let tasks = await_healthy(&fleet.client(&leader), "steady", &[]);
+    let task = tasks.iter().find(|task| task.node != leader).unwrap();
+    ask(task);
+    let wanted = "^(11[0-9]|12[0-9]) ";
+    let args = ["--tail", "0", "--grep", wanted, &task.slot];
+    let mut follower = Follower::start(&fleet, &leader, &args);
+    follower.last = 109;
+    await_reader(&fleet, &task.node);
+    // The connection breaks before a line that matches, which come while there
+    // is none; what comes behind them does not match.
+    fleet.kill_agent(&task.node).unwrap();
+    ask(task);
+    ask(task);
+    ask(task);
+    fleet.start(&task.node).unwrap();
+    follower.await_lines(128);
+    assert_eq!(follower.last, 129);
+}
+
+#[test]
+fn a_follower_goes_on_over_the_death_of_the_asked_node() {
+    let fleet = Fleet::up(3, 3);
+    fleet.run("r1h1", &fleet.hello("steady", 3));
+    fleet.voters(3, &[]);
+    let client = fleet.client("r1h1");
+    let tasks = await_healthy(&client, "steady", &[]);
+    let task = tasks.iter().find(|task| task.node != "r1h1").unwrap();
+    let mut follower = Follower::start(&fleet, "r1h1", &[&task.slot]);
+    ask(task);
+    follower.await_lines(REQUESTS);
+    fleet.kill_agent("r1h1").unwrap();
+    ask(task);
+    fleet.start("r1h1").unwrap();
+    ask(task);
+    follower.await_lines(3 * REQUESTS);
+}
+
+#[test]
+fn a_follower_goes_on_where_a_lost_host_s_task_begins_again() {
+    let fleet = Fleet::up(4, 4);
+    let asker = "r1h1";
+    fleet.run(asker, &fleet.hello("steady", 1));
+    fleet.voters(3, &[]);
+    let client = fleet.client(asker);
+    let mut tasks = await_healthy(&client, "steady", &[]);
+    if tasks[0].node == asker {
+        client.json(&["drain", asker]).unwrap();
+        tasks = await_healthy(&client, "steady", &[asker]);
+    }
+    let task = &tasks[0];
+    ask(task);
+    // One sees all, the other only what is new: all of the next task's log.
+    let mut all = Follower::start(&fleet, asker, &[&task.slot]);
+    let mut new = Follower::start(&fleet, asker, &["--tail", "0", &task.slot]);
+    all.await_lines(REQUESTS);
+    await_reader(&fleet, &task.node);
+    fleet.kill(&task.node).unwrap();
+    let moved = await_healthy(&client, "steady", &[&task.node]);
+    ask(&moved[0]);
+    let last = all.await_restart();
+    assert_eq!(last, REQUESTS + 1, "what was told before");
+    all.await_lines(REQUESTS);
+    new.await_lines(REQUESTS);
+}
+
+#[test]
+fn a_followed_job_shows_tasks_that_come_later_and_ends_with_it() {
+    let fleet = Fleet::up(3, 3);
+    fleet.run("r1h1", &fleet.hello("web", 1));
+    let client = fleet.client("r2h1");
+    let first = await_healthy(&client, "web", &[]);
+    let mut follower = client.start(&["logs", "-f", "--tail", "0", "web"]).unwrap();
+    let output = follower.stdout.take().unwrap();
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    await_reader(&fleet, &first[0].node);
+    fleet.run("r1h1", &fleet.hello("web", 2));
+    let tasks = await_healthy(&client, "web", &[]);
+    let later = tasks
+        .iter()
+        .find(|task| task.slot.ends_with("[1]"))
+        .unwrap();
+    ask(later);
+    let mut seen = 0;
+    let come = until("lines of the later task", WAIT, || {
+        seen += lines
+            .try_iter()
+            .filter(|line| line.starts_with("web[1]"))
+            .count() as u64;
+        match seen {
+            // Its first line says that it listens.
+            seen if seen == REQUESTS + 1 => Ok(()),
+            seen => Err(format!("{seen} lines")),
+        }
+    });
+    // Before the follower may wait for an end that does not come.
+    let stopped = client.json(&["stop", "web"]);
+    let code = exit_code(follower);
+    come.unwrap();
+    stopped.unwrap();
+    assert_eq!(code, 0, "it ends with its job");
+    // What is kept of it can still be read by the job's name.
+    let kept = client.text(&["logs", "web"]).unwrap();
+    let of_later = kept.lines().filter(|line| line.starts_with("web[1]"));
+    assert!(of_later.count() as u64 > REQUESTS, "{kept}");
 }
 
 /// Lines that a task of [`NUMBERS`] writes as fast as it can: more than one
@@ -93,7 +230,7 @@ fn no_line_is_lost_or_told_twice() {
     let client = fleet.client(&leader);
     let node = node_of(&client, "numbers");
     let asker = fleet.other(&[&node]);
-    let mut follower = Follower::start(&fleet, &asker, "numbers[0]");
+    let mut follower = Follower::start(&fleet, &asker, &["numbers[0]"]);
     // In the burst, over the rotation of the log, the agent dies.
     follower.await_lines(1_000);
     fleet.kill_agent(&node).unwrap();
@@ -155,6 +292,7 @@ fn logs_are_merged_and_selected() {
     assert!(named.lines().all(|line| line.contains("] | ")), "{named}");
     for (args, code, words) in [
         (&["logs", "--grep", "(", "web"][..], 2, "--grep"),
+        (&["logs", "--tail", "20000", "web"], 2, "--tail 20000"),
         (&["logs", "nothing"], 3, "nothing"),
         (&["logs", "web[7]"], 3, "web[7]"),
         (
@@ -172,6 +310,55 @@ fn logs_are_merged_and_selected() {
     // What a stopped task said can still be read.
     client.json(&["stop", "web"]).unwrap();
     assert_eq!(rounds(&one).len(), 7);
+    assert_eq!(rounds(&["web"]).len(), 20);
+}
+
+/// A line longer than a log's lines may be, and one that is no text.
+const LONG: &str = r#"#!/bin/sh
+head -c 150000 /dev/zero | tr '\0' x
+echo
+printf 'a\377b\n'
+exec sleep 100000
+"#;
+
+#[test]
+fn long_lines_are_one_and_bytes_are_not_lost() {
+    let fleet = Fleet::up(1, 1);
+    let spec = fleet.spec(
+        "long",
+        "job(name = \"long\", package = \"long.sh\", command = \"long.sh\",\n\
+         cpu = 0.05, memory = \"64MiB\")\n",
+    );
+    let script = Path::new(&spec).with_file_name("long.sh");
+    std::fs::write(&script, LONG).unwrap();
+    std::fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+    fleet.run("r1h1", &spec);
+    let client = fleet.client("r1h1");
+    let lines = || -> Vec<serde_json::Value> {
+        let text = client.text(&["logs", "-o", "json", "long[0]"]).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        lines.collect()
+    };
+    let all = until("all lines", WAIT, || match lines() {
+        all if all.len() == 4 => Ok(all),
+        all => Err(format!("{} lines", all.len())),
+    });
+    let all = all.unwrap();
+    let partial: Vec<_> = all.iter().map(|line| &line["partial"]).collect();
+    assert_eq!(partial, [true, true, false, false]);
+    assert_eq!(all[3]["base64"], "Yf9i");
+    assert!(all[0].get("base64").is_none());
+    let text = client.text(&["logs", "long[0]"]).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "the long one is one");
+    assert_eq!(lines[0].len(), 150_000);
+    // A job with one task needs no index, an empty command is a bad request.
+    let said = client.text(&["exec", "long", "--", "echo", "hello"]);
+    assert_eq!(said.unwrap(), "hello\n");
+    let failed = failure(&client, &["exec", "long", "--", ""]);
+    assert_eq!(failed.code, Some(2), "{failed}");
+    let failed = failure(&client, &["ssh", "long"]);
+    assert!(failed.to_string().contains("long[0]"), "{failed}");
 }
 
 fn rfc3339(ms: u64) -> String {
@@ -188,8 +375,9 @@ struct Follower {
 }
 
 impl Follower {
-    fn start(fleet: &Fleet, asker: &str, slot: &str) -> Follower {
-        let mut child = fleet.client(asker).start(&["logs", "-f", slot]).unwrap();
+    fn start(fleet: &Fleet, asker: &str, args: &[&str]) -> Follower {
+        let args = [&["logs", "-f"], args].concat();
+        let mut child = fleet.client(asker).start(&args).unwrap();
         let output = child.stdout.take().unwrap();
         let (sender, lines) = channel();
         // Ends with its pipe, which ends with the child.

@@ -15,12 +15,16 @@
 use super::{Cluster, Command, Member, RolloutStep};
 use potluck_specs::{
     Job, NodeId, NodeName,
-    job::{JobKind, StageSize},
+    job::{JobKind, Limits, StageSize},
 };
 
 /// The level of this version. 0: all that the first version knew, and nodes
 /// that have not said.
-pub const FEATURE_LEVEL: u32 = 3;
+pub const FEATURE_LEVEL: u32 = 4;
+
+/// From this level on a host changes a task while it runs. An older one would
+/// start it again without asking the job's budget.
+pub const LIVE_CHANGES_LEVEL: u32 = 4;
 
 /// A node that can't apply a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,8 +52,14 @@ impl Command {
                 .map_or(0, |job| level_of_job(&job).max(level_of_tasks(&job))),
             // Who does not know a quota accepts what the others refuse.
             Command::SetQuota { .. } => 2,
-            // What pins fewer packages drops what runs.
-            Command::SubmitJob { further, .. } if !further.is_empty() => 1,
+            Command::SubmitJob { job, further, .. } => {
+                let job = job.decode_unchecked();
+                match job.is_ok_and(|job| has_further_limits(&job)) {
+                    true => LIVE_CHANGES_LEVEL,
+                    // What pins fewer packages drops what runs.
+                    false => u32::from(!further.is_empty()),
+                }
+            }
             Command::Batch { commands } => {
                 let levels = commands.iter().map(Command::feature_level);
                 levels.max().unwrap_or(0)
@@ -62,7 +72,6 @@ impl Command {
             | Command::RenewCertificate { .. }
             | Command::Revoke { .. }
             | Command::SealIssuer { .. }
-            | Command::SubmitJob { .. }
             | Command::StopJob { .. }
             | Command::RecordPlacements { .. }
             | Command::RecordPackageHolders { .. }
@@ -81,6 +90,9 @@ impl Command {
 
 /// The level that a job's life takes of the nodes that follow the log.
 fn level_of_job(job: &Job) -> u32 {
+    if has_further_limits(job) {
+        return LIVE_CHANGES_LEVEL;
+    }
     if job.change.exclusive.is_some() {
         // Their holders are recorded before each award.
         return 3;
@@ -98,10 +110,24 @@ fn level_of_job(job: &Job) -> u32 {
     u32::from(is_batch || sizes.any(by_places))
 }
 
+/// Does the job ask for limits that versions before 4 did not know? They can't
+/// read it.
+fn has_further_limits(job: &Job) -> bool {
+    let known = Limits {
+        cpu_millis: job.task.limits.cpu_millis,
+        memory_bytes: job.task.limits.memory_bytes,
+        ..Limits::default()
+    };
+    job.task.limits != known
+}
+
 /// The level that a node needs to run tasks of the job: an older one would
 /// start work again after each end, or start a task without its further
 /// packages.
 pub fn level_of_tasks(job: &Job) -> u32 {
+    if has_further_limits(job) {
+        return LIVE_CHANGES_LEVEL;
+    }
     if job.change.exclusive.is_some() {
         // It would run without a lease.
         return 3;

@@ -74,24 +74,31 @@ fn mebibytes(amount: u64) -> u64 {
     amount.div_ceil(1 << 20)
 }
 
-/// An amount of each.
+/// One value for each countable thing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Amounts {
+#[serde(default)]
+pub struct Each<T> {
     /// Jobs that are not stopped.
-    pub jobs: u64,
+    pub jobs: T,
     /// Tasks that may run at once.
-    pub tasks: u64,
+    pub tasks: T,
     /// Thousandths of a core.
-    pub cpu_millis: u64,
+    pub cpu_millis: T,
     /// Bytes of memory.
-    pub memory_bytes: u64,
+    pub memory_bytes: T,
     /// Bytes on disk.
-    pub disk_bytes: u64,
+    pub disk_bytes: T,
 }
 
-impl Amounts {
-    /// How much of it.
-    pub fn of(&self, what: Countable) -> u64 {
+/// An amount of each.
+pub type Amounts = Each<u64>;
+
+/// What a namespace may ask for; what is not named is not limited.
+pub type Quota = Each<Option<u64>>;
+
+impl<T: Copy> Each<T> {
+    /// The one of it.
+    pub fn of(&self, what: Countable) -> T {
         match what {
             Countable::Jobs => self.jobs,
             Countable::Tasks => self.tasks,
@@ -100,7 +107,9 @@ impl Amounts {
             Countable::Disk => self.disk_bytes,
         }
     }
+}
 
+impl Amounts {
     fn plus(self, other: Amounts) -> Amounts {
         Amounts {
             jobs: self.jobs.saturating_add(other.jobs),
@@ -112,32 +121,10 @@ impl Amounts {
     }
 }
 
-/// What a namespace may ask for; what is not named is not limited.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Quota {
-    /// Jobs that are not stopped.
-    pub jobs: Option<u64>,
-    /// Tasks that may run at once.
-    pub tasks: Option<u64>,
-    /// Thousandths of a core.
-    pub cpu_millis: Option<u64>,
-    /// Bytes of memory.
-    pub memory_bytes: Option<u64>,
-    /// Bytes on disk.
-    pub disk_bytes: Option<u64>,
-}
-
 impl Quota {
     /// The limit of it, if it has one.
     pub fn limit(&self, what: Countable) -> Option<u64> {
-        match what {
-            Countable::Jobs => self.jobs,
-            Countable::Tasks => self.tasks,
-            Countable::Cpu => self.cpu_millis,
-            Countable::Memory => self.memory_bytes,
-            Countable::Disk => self.disk_bytes,
-        }
+        self.of(what)
     }
 
     /// Does it limit nothing?

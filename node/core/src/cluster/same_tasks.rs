@@ -83,7 +83,7 @@ impl Cluster {
         let mut candidates = comes.into_iter().chain([runs]);
         candidates.find(|candidate| {
             let kept = record.version(*candidate);
-            kept.is_some_and(|kept| is_of(kept, |old, new| !diff::needs_restart(old, new)))
+            kept.is_some_and(|kept| is_of(kept, |old, new| !diff::changes_tasks(old, new)))
         })
     }
 

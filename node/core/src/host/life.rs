@@ -5,6 +5,7 @@ use super::{
     Effects, Host,
     ends::{After, after},
     lease::is_exclusive,
+    limits,
     message::{Effect, End, Entry, Run, Start},
     slot::{Before, Slot, State},
 };
@@ -167,7 +168,10 @@ impl Host {
                 return;
             }
             State::Starting { .. } if slot.is(&run) => goes_on(slot, now, effects),
-            State::Running { .. } if slot.is(&run) => return,
+            State::Running { .. } if slot.is(&run) => {
+                limits::tell_again(slot, effects);
+                return;
+            }
             State::Stopping { process: true, .. } if slot.is(&run) => {
                 let stop = slot.entry.job.task.stop;
                 effects.then.push(signal(&run, stop.signal, stop.grace_ms));
@@ -403,6 +407,7 @@ fn start(slot: &mut Slot, lease_until: Option<Millis>, now: Millis, effects: &mu
     slot.entry.starts += 1;
     slot.start = slot.entry.starts;
     slot.trouble = None;
+    limits::begin(slot);
     let kill_at = now + START_LIMIT;
     set(slot, State::Starting { kill_at }, now);
     effects.then.push(put(slot, false));
@@ -431,6 +436,7 @@ fn goes_on(slot: &mut Slot, now: Millis, effects: &mut Effects) {
     if bytes_max > 0 {
         effects.then.push(Effect::WatchDisk { run, bytes_max });
     }
+    limits::tell_again(slot, effects);
 }
 
 fn tell_to_stop(slot: &mut Slot, now: Millis, effects: &mut Effects) {

@@ -5,12 +5,14 @@
 use super::encoded;
 use crate::{
     attributes::Facts,
-    auction::{Authority, Award, AwardAnswer, Call, CallAnswer, Refusal, StopOrder, StopReason},
+    auction::{
+        Authority, Award, AwardAnswer, Call, CallAnswer, PortUser, Refusal, StopOrder, StopReason,
+    },
     session::{Heartbeat, HeartbeatAnswer, Outcome},
 };
 use potluck_specs::{
     Generation, Job, Millis, NodeId, PackageId, SlotId,
-    job::{HealthCheck, SignedJob},
+    job::{HealthCheck, Resources, SignedJob},
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, sync::Arc};
@@ -60,6 +62,19 @@ pub struct Entry {
     pub stop: Option<StopReason>,
     /// How it ended, if it is not started again here.
     pub ended: Option<Outcome>,
+    /// The job was changed while the task ran, and its helper has not said yet
+    /// that all of it is set: the most that the process may have by the
+    /// versions of before. It stays reserved until then.
+    #[serde(default)]
+    pub limits_before: Option<Resources>,
+}
+
+impl Entry {
+    /// What a process of it takes from the node.
+    pub fn needs(&self) -> Resources {
+        let before = self.limits_before.unwrap_or_default();
+        self.job.task.resources.max(before)
+    }
 }
 
 /// How a task's process ended.
@@ -140,6 +155,9 @@ pub enum Event {
     SetDraining(bool),
     /// What the node says of itself: after the start, and when it changed.
     SetFacts(Facts),
+    /// Ports that can't be had though no task has them, by who uses them: as
+    /// seen before a call or an award that wants ports.
+    PortsInUse(BTreeMap<u16, PortUser>),
     /// How hard the host works, in hundredths; see
     /// [`Heartbeat::pressure`].
     SetPressure(u8),
@@ -177,6 +195,13 @@ pub enum Event {
         run: Run,
         /// What, for people.
         trouble: Option<String>,
+    },
+    /// A helper has set, and read back, what [`Effect::SetLimits`] asked for.
+    LimitsSet {
+        /// Which.
+        run: Run,
+        /// What is not as wanted, for people.
+        refused: Vec<String>,
     },
     /// The result of a health check changed.
     HealthChanged {
@@ -264,6 +289,14 @@ pub enum Effect {
         run: Run,
         /// Its folder, volumes and logs together.
         bytes_max: u64,
+    },
+    /// Change what the task may use to what this job says, while it runs;
+    /// [`Event::LimitsSet`] follows.
+    SetLimits {
+        /// Which.
+        run: Run,
+        /// The job.
+        job: Arc<Job>,
     },
     /// The lease of an exclusive slot lasts until then, on the boot clock: its
     /// helpers are told what is left of it with each ping.

@@ -12,6 +12,7 @@ mod ends;
 mod history;
 mod lease;
 mod life;
+mod limits;
 pub mod message;
 mod ports;
 mod redacted;
@@ -32,8 +33,8 @@ use crate::{
 use history::{Ended, Failures};
 use ports::Ports;
 use potluck_specs::{
-    Generation, Job, JobName, Millis, NodeId, SlotId,
-    job::{Level, Resources, StopPolicy},
+    Generation, Job, JobName, Millis, NodeId, SlotId, diff,
+    job::{Level, PortSpec, Resources, StopPolicy},
 };
 use reports::Reports;
 use reservations::{HOLDS, Reservation, Reservations};
@@ -213,6 +214,7 @@ impl Host {
                     effects.changed = true;
                 }
             }
+            Event::PortsInUse(in_use) => self.ports.set_in_use(in_use),
             Event::SetPressure(pressure) => self.pressure = pressure.min(100),
             Event::Leave => self.leave(now, &mut effects),
             Event::Fetched { slot, origin } => self.fetched(&slot, origin, now, &mut effects),
@@ -225,6 +227,7 @@ impl Host {
                 self.health_changed(&run, healthy, &mut effects)
             }
             Event::Troubled { run, trouble } => self.troubled(&run, trouble, &mut effects),
+            Event::LimitsSet { run, refused } => self.limits_set(&run, &refused, &mut effects),
             Event::Tick => {}
         }
         self.tick(now, &mut effects);
@@ -278,6 +281,15 @@ impl Host {
     /// Still waits for helpers of the agent's former life.
     pub fn adopting(&self) -> bool {
         self.adopt_until.is_some()
+    }
+
+    /// The port numbers that so many tasks with these ports would get now,
+    /// without those that tasks hold: whoever can look at the host looks if
+    /// they are free, see [`Event::PortsInUse`].
+    pub fn port_candidates(&self, ports: &[PortSpec], tasks: u32) -> BTreeSet<u16> {
+        let mut taken = self.taken_ports(None);
+        taken.extend(self.reservations.ports());
+        self.ports.candidates(ports, tasks, &taken)
     }
 
     /// What slots take.
@@ -480,11 +492,15 @@ impl Host {
                 self.adopt_generation(id, generation, effects);
                 return Ok(());
             }
+            if goes_on && !exclusive && diff::changes_live(&slot.entry.job, &offer.job) {
+                return self.change_live(id, generation, offer, now, effects);
+            }
         }
         self.takes_work()?;
         if let Some(refusal) = self.requires_too_much(&offer.job) {
             return Err(refusal);
         }
+        self.is_able(&offer.job)?;
         self.device_room(&offer.job.task.devices, Some(id))?;
         let need = offer.job.task.resources;
         let ports = self.choose_ports(id, &offer.job)?;
@@ -519,7 +535,7 @@ impl Host {
     }
 
     /// What is free for the slot if `need` replaces what fills it now.
-    fn check_room(&self, id: &SlotId, need: Resources) -> Result<(), Refusal> {
+    pub(super) fn check_room(&self, id: &SlotId, need: Resources) -> Result<(), Refusal> {
         let Some(slot) = self.slots.get(id) else {
             if self.slots.len() >= SLOTS_MAX {
                 return Err(Refusal::Busy);
@@ -662,6 +678,7 @@ impl Offer {
             starts: 0,
             stop: None,
             ended: None,
+            limits_before: None,
         }
     }
 }

@@ -5,7 +5,7 @@
 //! a while, since clients may still know it as another task's.
 
 use super::message::Entry;
-use crate::auction::Refusal;
+use crate::auction::{PortUser, Refusal};
 use potluck_specs::{Millis, job::PortSpec};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +22,8 @@ pub(super) struct Ports {
     /// By number: until when it rests. Bounded by the range and by the fixed
     /// numbers of the tasks that ran in the last minute.
     resting: BTreeMap<u16, Millis>,
+    /// Numbers that no task has and that can't be had. Bounded by who looks.
+    in_use: BTreeMap<u16, PortUser>,
 }
 
 impl Ports {
@@ -30,7 +32,40 @@ impl Ports {
             first,
             last,
             resting: BTreeMap::new(),
+            in_use: BTreeMap::new(),
         }
+    }
+
+    /// What a look at the host shows, instead of the look before.
+    pub(super) fn set_in_use(&mut self, in_use: BTreeMap<u16, PortUser>) {
+        self.in_use = in_use;
+    }
+
+    fn taken(&self, port: u16) -> Refusal {
+        let by = self.in_use.get(&port).copied().unwrap_or_default();
+        Refusal::PortTaken { port, by }
+    }
+
+    /// The numbers that so many tasks of `specs` would get, as far as there
+    /// are any.
+    pub(super) fn candidates(
+        &self,
+        specs: &[PortSpec],
+        tasks: u32,
+        taken: &BTreeSet<u16>,
+    ) -> BTreeSet<u16> {
+        let mut used = taken.clone();
+        used.extend(self.in_use.keys());
+        let fixed = specs.iter().filter_map(|spec| spec.number);
+        let mut candidates: BTreeSet<u16> = fixed.filter(|port| used.insert(*port)).collect();
+        let each = specs.iter().filter(|spec| spec.number.is_none()).count();
+        let free = (self.first..=self.last).filter(|port| !used.contains(port));
+        let (mut resting, rested): (Vec<u16>, Vec<u16>) =
+            free.partition(|port| self.resting.contains_key(port));
+        resting.sort_by_key(|port| self.resting.get(port));
+        let chosen = rested.into_iter().chain(resting);
+        candidates.extend(chosen.take(each.saturating_mul(tasks as usize)));
+        candidates
     }
 
     /// Numbers for `specs`, none of them in `taken`, and only fixed ones in
@@ -42,20 +77,29 @@ impl Ports {
         own: &BTreeSet<u16>,
     ) -> Result<BTreeMap<String, u16>, Refusal> {
         let mut used = taken.clone();
+        let others = self.in_use.keys().filter(|port| !own.contains(port));
+        used.extend(others);
         let mut chosen = BTreeMap::new();
         for spec in specs {
             if let Some(port) = spec.number {
                 if !used.insert(port) {
-                    return Err(Refusal::PortTaken { port });
+                    return Err(match taken.contains(&port) {
+                        true => Refusal::PortTaken {
+                            port,
+                            by: PortUser::Task,
+                        },
+                        false => self.taken(port),
+                    });
                 }
                 chosen.insert(spec.name.clone(), port);
             }
         }
         used.extend(own);
         for spec in specs.iter().filter(|spec| spec.number.is_none()) {
-            let port = self
-                .lowest(&used)
-                .ok_or(Refusal::PortTaken { port: self.last })?;
+            let port = self.lowest(&used).ok_or(Refusal::PortTaken {
+                port: self.last,
+                by: PortUser::Task,
+            })?;
             used.insert(port);
             chosen.insert(spec.name.clone(), port);
         }
@@ -84,7 +128,7 @@ impl Ports {
         }
         let each = specs.len();
         let free = (self.first..=self.last)
-            .filter(|port| !taken.contains(port))
+            .filter(|port| !taken.contains(port) && !self.in_use.contains_key(port))
             .count();
         Ok(free
             .checked_div(each)
@@ -121,6 +165,57 @@ mod tests {
         }
     }
 
+    fn taken_by_task(port: u16) -> Refusal {
+        let by = PortUser::Task;
+        Refusal::PortTaken { port, by }
+    }
+
+    #[test]
+    fn what_other_programs_use_is_left_to_them_and_said() {
+        let mut ports = Ports::new(100, 104);
+        let program = PortUser::Program;
+        let in_use = [
+            (100, program),
+            (101, program),
+            (80, PortUser::Node),
+            (103, program),
+        ];
+        ports.set_in_use(in_use.into());
+        let none = BTreeSet::new();
+        let http = [spec("http", None)];
+        let chosen = ports.choose(&http, &none, &none).unwrap();
+        assert_eq!(chosen["http"], 102);
+        assert_eq!(ports.room(&http, &none), Ok(2));
+        let refused = |port, by| Err(Refusal::PortTaken { port, by });
+        let api = |port| [spec("api", Some(port))];
+        assert_eq!(
+            ports.choose(&api(80), &none, &none),
+            refused(80, PortUser::Node)
+        );
+        assert_eq!(ports.choose(&api(103), &none, &none), refused(103, program));
+        let taken = BTreeSet::from([102]);
+        assert_eq!(
+            ports.choose(&api(102), &taken, &none),
+            refused(102, PortUser::Task)
+        );
+        // What it has itself it may keep, whoever is seen there.
+        let own = BTreeSet::from([103]);
+        assert_eq!(ports.choose(&api(103), &none, &own).unwrap()["api"], 103);
+        ports.set_in_use(BTreeMap::new());
+        assert_eq!(ports.choose(&http, &none, &none).unwrap()["http"], 100);
+    }
+
+    #[test]
+    fn candidates_are_what_would_be_chosen() {
+        let mut ports = Ports::new(100, 103);
+        ports.set_in_use([(101, PortUser::Program)].into());
+        let taken = BTreeSet::from([80]);
+        let specs = [spec("a", None), spec("b", Some(80)), spec("c", Some(81))];
+        let candidates = |tasks| ports.candidates(&specs, tasks, &taken);
+        assert_eq!(candidates(1), BTreeSet::from([81, 100]));
+        assert_eq!(candidates(9), BTreeSet::from([81, 100, 102, 103]));
+    }
+
     #[test]
     fn lowest_free_first_and_fixed_ones_as_they_are() {
         let ports = Ports::new(100, 103);
@@ -144,16 +239,16 @@ mod tests {
         let taken = BTreeSet::from([100, 80]);
         assert_eq!(
             ports.choose(&[spec("a", Some(80))], &taken, &BTreeSet::new()),
-            Err(Refusal::PortTaken { port: 80 })
+            Err(taken_by_task(80))
         );
         assert_eq!(
             ports.choose(&[spec("a", None)], &taken, &BTreeSet::new()),
-            Err(Refusal::PortTaken { port: 100 })
+            Err(taken_by_task(100))
         );
         let twice = [spec("a", Some(9)), spec("b", Some(9))];
         assert_eq!(
             ports.choose(&twice, &taken, &BTreeSet::new()),
-            Err(Refusal::PortTaken { port: 9 })
+            Err(taken_by_task(9))
         );
     }
 

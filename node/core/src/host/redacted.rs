@@ -52,6 +52,7 @@ impl Effect {
         match &mut copy {
             Effect::JournalPut { entry, .. } => redact(entry),
             Effect::StartHelper(start) => start.job = bare(&start.job),
+            Effect::SetLimits { job, .. } => *job = bare(job),
             _ => {}
         }
         copy

@@ -85,6 +85,12 @@ pub(super) struct Slot {
     pub(super) last_end: Option<String>,
     /// Of the present start.
     pub(super) trouble: Option<String>,
+    /// Orders to change limits that its helper has not answered.
+    #[serde(default)]
+    pub(super) limits_told: u32,
+    /// What of the last one it could not set, for people.
+    #[serde(default)]
+    pub(super) limits_refused: Option<String>,
     pub(super) since: Millis,
     /// The number of its last change.
     pub(super) changed: u64,
@@ -101,6 +107,8 @@ impl Slot {
             failures_in_row: 0,
             last_end: None,
             trouble: None,
+            limits_told: 0,
+            limits_refused: None,
             since: now,
             changed: 0,
         }
@@ -152,14 +160,15 @@ impl Slot {
     fn fill_needs(&self) -> Resources {
         match self.state {
             State::Stopped | State::Ended => Resources::default(),
+            _ if self.has_process() => self.entry.needs(),
             _ => self.entry.job.task.resources,
         }
     }
 
     fn before_needs(&self) -> Resources {
-        self.before.as_ref().map_or(Resources::default(), |before| {
-            before.entry.job.task.resources
-        })
+        self.before
+            .as_ref()
+            .map_or(Resources::default(), |before| before.entry.needs())
     }
 
     /// What the slot would take if `need` replaced what fills it.
@@ -231,14 +240,23 @@ impl Slot {
             state: self.task_state(),
             healthy: self.healthy,
             ports: self.entry.ports.clone(),
-            resources: self.entry.job.task.resources,
+            resources: match self.has_process() {
+                true => self.entry.needs(),
+                false => self.entry.job.task.resources,
+            },
             starts: self.entry.starts,
             failures: self.failures_in_row,
             last_end: self.last_end.clone(),
             since: self.since + unix_offset,
             ended: self.entry.ended.clone(),
-            trouble: self.trouble.clone(),
+            trouble: self.troubles(),
         }
+    }
+
+    fn troubles(&self) -> Option<String> {
+        let both = [&self.trouble, &self.limits_refused];
+        let told: Vec<&str> = both.into_iter().flatten().map(String::as_str).collect();
+        (!told.is_empty()).then(|| told.join("; "))
     }
 
     pub(super) fn glance(&self) -> super::Glance<'_> {

@@ -2,7 +2,10 @@
 //! world that carries effects out.
 
 use super::*;
-use crate::{auction::StopReason, session::TaskState};
+use crate::{
+    auction::{PortUser, StopReason},
+    session::TaskState,
+};
 use potluck_specs::{
     Epoch, FleetId, JobName, PackageId, Reign,
     job::{HealthCheck, JobKind, MountedPackage, PortSpec, ServiceSpec, SignedJob, TaskTemplate},
@@ -12,6 +15,7 @@ use proptest::prelude::*;
 
 mod ends;
 mod lease;
+mod limits;
 mod recording;
 
 fn authority(reign: u64) -> Authority {
@@ -363,6 +367,30 @@ fn a_bid_reserves_and_an_award_uses_it() {
 }
 
 #[test]
+fn ports_of_other_programs_are_left_to_them_until_they_are_free() {
+    let mut world = World::new();
+    let mut web = job("web", 1, 100);
+    web.task.ports[0].number = Some(7_400);
+    let wanted = &web.task.ports;
+    let candidates = world.host.port_candidates(wanted, 1);
+    assert_eq!(candidates, BTreeSet::from([7_400]));
+    for by in [PortUser::Node, PortUser::Program] {
+        world.step(Event::PortsInUse([(7_400, by)].into()));
+        let refused = Refusal::PortTaken { port: 7_400, by };
+        let answer = bid(&world.step(call(1, 1, &web, 5)));
+        assert_eq!(answer, CallAnswer::Refusal(refused.clone()));
+        let answer = awarded(&world.step(award(1, 1, &web, &[(0, 1)])));
+        assert_eq!(answer, [Err(refused)]);
+    }
+    world.step(Event::PortsInUse(BTreeMap::new()));
+    let answer = awarded(&world.step(award(1, 1, &web, &[(0, 1)])));
+    assert_eq!(answer, [Ok(())]);
+    // What a task has is the host's own affair.
+    let candidates = world.host.port_candidates(wanted, 1);
+    assert_eq!(candidates, BTreeSet::new());
+}
+
+#[test]
 fn a_fixed_port_is_promised_once() {
     let mut world = World::new();
     let mut web = job("web", 1, 100);
@@ -371,7 +399,8 @@ fn a_fixed_port_is_promised_once() {
         panic!("the port is free");
     };
     assert_eq!(first.slots, 1, "two can't have the same port");
-    let taken = Refusal::PortTaken { port: 80 };
+    let by = PortUser::Task;
+    let taken = Refusal::PortTaken { port: 80, by };
     let second = bid(&world.step(call(1, 2, &web, 5)));
     assert_eq!(second, CallAnswer::Refusal(taken.clone()));
     let without_bid = awarded(&world.step(award(1, 9, &web, &[(0, 1)])));
@@ -995,6 +1024,10 @@ enum Move {
     Confirm {
         reign: u64,
     },
+    LimitsSet {
+        pick: usize,
+        well: bool,
+    },
     RestartAgent,
     FindAll,
 }
@@ -1020,6 +1053,8 @@ fn moves() -> impl Strategy<Value = Move> {
         2 => Just(Move::Obey),
         3 => (0..4_000u64).prop_map(|ms| Move::Wait { ms }),
         2 => reign.prop_map(|reign| Move::Confirm { reign }),
+        2 => (0..8usize, any::<bool>())
+            .prop_map(|(pick, well)| Move::LimitsSet { pick, well }),
         1 => Just(Move::RestartAgent),
         2 => Just(Move::FindAll),
     ]
@@ -1046,12 +1081,10 @@ impl World {
             } => {
                 // The share belongs to the version: signed bytes don't change.
                 let share = share + version as u32;
-                let event = award(
-                    reign,
-                    call,
-                    &job("web", version, share),
-                    &[(index, sequence)],
-                );
+                let mut job = job("web", version, share);
+                // Of two versions the second differs in its share alone.
+                job.package = PackageId([version.div_ceil(2) as u8; 32]);
+                let event = award(reign, call, &job, &[(index, sequence)]);
                 let first = awarded(&self.step(event.clone()));
                 let before = self.host.clone();
                 let second = awarded(&self.step(event));
@@ -1127,6 +1160,15 @@ impl World {
                     forget,
                     renewals: None,
                 }));
+            }
+            Move::LimitsSet { pick, well } => {
+                if let Some(run) = self.alive.iter().nth(pick).cloned() {
+                    let refused = match well {
+                        true => vec![],
+                        false => vec!["no".into()],
+                    };
+                    self.step(Event::LimitsSet { run, refused });
+                }
             }
             Move::RestartAgent => self.restart_agent(),
             Move::FindAll => {

@@ -29,6 +29,7 @@ use super::{
     Effect, Note, Scheduler, SessionState,
     call::package_bytes,
     host_map::HostMap,
+    live::RefusedLive,
     names::{JobId, Seat, SlotMap},
     picture::Host,
 };
@@ -37,7 +38,10 @@ use crate::{
     cluster::{Cluster, Placement},
     session::TaskState,
 };
-use potluck_specs::{Generation, Job, Millis, NodeId, job::SignedJob};
+use potluck_specs::{
+    Generation, Job, Millis, NodeId,
+    job::{Resources, SignedJob},
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -172,6 +176,8 @@ pub(super) struct Pending {
     repeats: u32,
     /// The host said that it has committed it.
     pub(super) committed: bool,
+    /// It changes the task that runs in the slot, which keeps running.
+    in_place: bool,
     /// Reports taken from the host by then.
     reports: u64,
 }
@@ -186,41 +192,25 @@ impl Scheduler {
         seats: &[Seat],
         now: Millis,
     ) {
-        let reports = self.reports_of(node);
         for seat in seats {
-            let seat = *seat;
-            self.sequence += 1;
-            let generation = self.authority.generation(self.sequence);
-            let pending = Pending {
-                node,
-                generation,
-                call,
-                version: job.version,
-                sent: false,
-                at: now,
-                lost: false,
-                repeats: 0,
-                committed: false,
-                reports,
-            };
+            let generation = self.promise_slot((*seat, node), call, job, false, now);
             self.note(Note::Placed {
-                slot: self.names.slot(seat),
+                slot: self.names.slot(*seat),
                 node,
                 generation,
             });
-            let former = self.former_node(cluster, job, seat);
+            let former = self.former_node(cluster, job, *seat);
             if let Some(from) = former.filter(|former| *former != node) {
-                self.tallies.leaves(seat, from, node);
-                let slot = self.names.slot(seat);
+                self.tallies.leaves(*seat, from, node);
+                let slot = self.names.slot(*seat);
                 self.note(Note::VolumesLeft {
                     slot,
                     from,
                     to: node,
                 });
             }
-            self.tallies.touch(seat);
+            self.tallies.touch(*seat);
             self.claim_used(node, &job.name);
-            self.awards.insert(seat, pending);
         }
         let all = (seats.len() as u64).try_into().unwrap_or(u32::MAX);
         self.index
@@ -228,6 +218,56 @@ impl Scheduler {
         if let Some(first) = seats.first() {
             self.send_award(cluster, node, call, first.job);
         }
+    }
+
+    /// Awards tasks to the host that has them: they become of this version
+    /// while they run. `more`: what they take of the host beyond what they have.
+    pub(super) fn award_in_place(
+        &mut self,
+        cluster: &Cluster,
+        (node, number): (NodeId, u32),
+        job: &Job,
+        seats: &[Seat],
+        more: Resources,
+        now: Millis,
+    ) {
+        // No host has a bid of this number.
+        self.last_call += 1;
+        let call = self.last_call;
+        for seat in seats {
+            self.promise_slot((*seat, node), call, job, true, now);
+        }
+        self.index.promise(number, node, more);
+        if let Some(first) = seats.first() {
+            self.send_award(cluster, node, call, first.job);
+        }
+    }
+
+    fn promise_slot(
+        &mut self,
+        (seat, node): (Seat, NodeId),
+        call: u64,
+        job: &Job,
+        in_place: bool,
+        now: Millis,
+    ) -> Generation {
+        self.sequence += 1;
+        let generation = self.authority.generation(self.sequence);
+        let pending = Pending {
+            node,
+            generation,
+            call,
+            version: job.version,
+            sent: false,
+            at: now,
+            lost: false,
+            repeats: 0,
+            committed: false,
+            in_place,
+            reports: self.reports_of(node),
+        };
+        self.awards.insert(seat, pending);
+        generation
     }
 
     fn reports_of(&self, node: NodeId) -> u64 {
@@ -253,6 +293,8 @@ impl Scheduler {
             // An exclusive slot may still be reported where its lease is over.
             let exclusive = self.lease_ms(seat.job, pending.version).is_some();
             if !exclusive && self.is_held_elsewhere(seat, node) {
+                // Nothing would ever send it; it is decided anew.
+                needless.extend((pending.in_place && !pending.sent).then_some(seat));
                 continue;
             }
             if self.is_counted(cluster, seat) {
@@ -443,6 +485,11 @@ impl Scheduler {
     }
 
     fn award_refused(&mut self, seat: Seat, node: NodeId, refusal: Refusal, now: Millis) {
+        let in_place = self.awards.get(seat).filter(|pending| pending.in_place);
+        let refused = in_place.map(|pending| RefusedLive {
+            node,
+            version: pending.version,
+        });
         self.awards.remove(seat);
         match &refusal {
             Refusal::StaleAuthority { highest } => self.heard_of(*highest),
@@ -455,10 +502,18 @@ impl Scheduler {
             }
             _ => {}
         }
-        let work = self.work_of(seat.job);
-        work.avoid(node, Some(&refusal), now);
-        work.refusals.insert(node, refusal);
-        work.retry_at = now;
+        match refused {
+            // The task leaves as any of an older version does.
+            Some(refused) => {
+                self.refused_live.insert(seat, refused);
+            }
+            None => {
+                let work = self.work_of(seat.job);
+                work.avoid(node, Some(&refusal), now);
+                work.refusals.insert(node, refusal);
+                work.retry_at = now;
+            }
+        }
         let slot = self.names.slot(seat);
         self.note(Note::AwardRefused { slot, node });
     }
@@ -601,6 +656,7 @@ mod tests {
                 lost: false,
                 repeats,
                 committed,
+                in_place: false,
                 reports: 5,
             };
             let row = (complete, reports, after, committed, repeats);
@@ -626,6 +682,7 @@ mod tests {
             lost: false,
             repeats: 0,
             committed: false,
+            in_place: false,
             reports: 0,
         };
         let mut awards = Awards::default();

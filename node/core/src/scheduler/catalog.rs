@@ -193,6 +193,20 @@ impl Catalog {
         self.kept(id, version).map(|kept| &kept.job)
     }
 
+    /// Versions after the one and before the other that the log still keeps, in
+    /// order.
+    pub(super) fn between(&self, id: JobId, from: u64, to: u64) -> impl Iterator<Item = &Job> {
+        let known = self.jobs.get(id).into_iter();
+        let kept = known.flat_map(move |known| {
+            let after = known
+                .kept
+                .iter()
+                .filter(move |(version, _)| **version > from);
+            after.take_while(move |(version, _)| **version < to)
+        });
+        kept.map(|(_, kept)| &*kept.job)
+    }
+
     /// The newest version, whether or not it should run.
     pub(super) fn latest(&self, id: JobId) -> Option<&Arc<Job>> {
         self.version(id, self.jobs.get(id)?.current)

@@ -67,15 +67,7 @@ impl Scheduler {
             for victim in victims {
                 self.decide_stop(victim.seat, node, StopReason::Preempted);
             }
-            let (kinds, fixed) = (job.task.devices.iter(), job.task.ports.iter());
-            let claim = Claim {
-                job: job.name.clone(),
-                need: job.task.resources.times(tasks),
-                devices: kinds.map(|(kind, n)| (kind.clone(), n * tasks)).collect(),
-                ports: fixed.filter_map(|port| port.number).collect(),
-                until,
-            };
-            self.claims.insert(node, claim);
+            self.claims.insert(node, Claim::of(job, tasks, until));
         }
     }
 

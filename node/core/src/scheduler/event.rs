@@ -242,6 +242,15 @@ pub enum Note {
         /// Under which instruction.
         generation: Generation,
     },
+    /// A task is to become of this version while it runs.
+    Changed {
+        /// The slot.
+        slot: SlotId,
+        /// Where.
+        node: NodeId,
+        /// The version.
+        version: u64,
+    },
     /// A slot goes where its volumes are not: there they begin empty, or as
     /// they were when it left that host before.
     VolumesLeft {

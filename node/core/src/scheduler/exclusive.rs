@@ -24,8 +24,6 @@ use super::{
     award::Pending,
     moves::Leaving,
     names::{JobId, Seat},
-    reconcile::Survey,
-    rollout::Target,
     unknown::is_unknown,
 };
 use crate::{
@@ -52,8 +50,8 @@ const PROPOSE_AGAIN: Millis = Millis(2_000);
 /// message.
 const BATCH: usize = 500;
 
-/// Between two looks at a task that is to leave and can't yet.
-const LOOK_EVERY: Millis = Millis(1_000);
+/// Between two looks for records that nobody needs: they cost some bytes each.
+const TIDY_EVERY: Millis = Millis(10_000);
 
 /// How long a lease is waited for after the last renewal.
 fn wait(lease: Millis) -> Millis {
@@ -75,6 +73,8 @@ pub(super) struct Holdings {
     by_node: BTreeMap<NodeId, Vec<Seat>>,
     /// The log's index up to which it is followed.
     followed: u64,
+    /// When records that nobody needs were looked for.
+    tidied_at: Millis,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -296,6 +296,31 @@ impl Scheduler {
         }
     }
 
+    /// Gives back slots that nobody wants and whose holder is not there to tell
+    /// their end: once the lease is over there was one. Due with each tick.
+    pub(super) fn release_unwanted(&mut self, cluster: &Cluster) {
+        let is_due = self.now.since(self.holdings.tidied_at) >= TIDY_EVERY;
+        if cluster.exclusive_at() == 0 || !self.asked || !is_due {
+            return;
+        }
+        self.holdings.tidied_at = self.now;
+        for record in cluster.exclusive_holders() {
+            let seat = self.names.meet_slot(&record.slot);
+            let target = self.target(cluster, seat.job);
+            let wanted = target.is_some_and(|target| self.is_wanted(&target, seat.index));
+            if (wanted && self.is_exclusive(seat.job))
+                || self.is_heard(record.node)
+                || self.awards.contains(seat)
+                || self.lease_of(cluster, seat).is_some()
+            {
+                continue;
+            }
+            let generation = record.generation;
+            let release = self.holdings.releases.entry(seat);
+            release.or_insert((generation, None)).0 = generation;
+        }
+    }
+
     /// The end of an exclusive task stays with its host until the log has it:
     /// the next scheduler would wait for its lease.
     pub(super) fn keep_unreleased(
@@ -444,52 +469,6 @@ impl Scheduler {
     pub(super) fn wake_at_lease_end(&mut self, cluster: &Cluster, seat: Seat) {
         if let Some(bound) = self.lease_of(cluster, seat) {
             self.wake(seat.job, bound.until);
-        }
-    }
-
-    /// How the task of an exclusive slot leaves its host: it is stopped before
-    /// its next one is placed, one slot at a time at least, whatever the
-    /// budget: there is no other way.
-    pub(super) fn leave_exclusively(
-        &mut self,
-        cluster: &Cluster,
-        target: &Target,
-        task: Leaving,
-        survey: &mut Survey,
-        now: Millis,
-    ) {
-        let job = task.seat.job;
-        // Of a time when it was not exclusive.
-        self.surges.remove(task.seat);
-        let limit = survey.ledger.budget.max(1);
-        let risked = match task.serves {
-            true => survey.ledger.used.len() as u32,
-            false => survey.in_flight,
-        };
-        let has_room = risked + survey.unsettled < limit && self.is_heard(task.node);
-        let goes = match task.reason {
-            StopReason::Drained if self.drain_is_over(cluster, task.node, now) => true,
-            StopReason::Replaced => has_room && !self.waits_for_rollout(cluster, job),
-            StopReason::Failing => {
-                let elsewhere = has_room && self.may_try_elsewhere(cluster, target.name(), now);
-                if elsewhere {
-                    self.tried_elsewhere(target.name(), now);
-                }
-                elsewhere
-            }
-            // Somebody has to be there to take it.
-            _ => {
-                has_room && {
-                    let own = self.index.of(task.node).map(|entry| entry.place);
-                    let wanted = target.job_for(task.seat.index);
-                    let takers = self.takers(cluster, wanted, None, own.as_ref(), now);
-                    takers.iter().any(|taker| *taker != task.node)
-                }
-            }
-        };
-        match goes {
-            true => self.stop_now(task, survey),
-            false => self.wake(job, now + LOOK_EVERY),
         }
     }
 }

@@ -13,7 +13,7 @@ use super::{
     score::Offer,
 };
 use crate::{
-    attributes::text,
+    attributes::{USERS, text},
     auction::{Refusal, bits, bytes, cores},
     cluster::Cluster,
 };
@@ -348,6 +348,12 @@ impl fmt::Display for Obstacle {
             },
             Obstacle::Isolation { has } => {
                 write!(f, "must be kept apart strictly, it offers {has:?}")
+            }
+            Obstacle::Ability { attribute } if attribute == USERS => {
+                f.write_str("it can't run tasks as another user (users)")
+            }
+            Obstacle::Ability { attribute } => {
+                write!(f, "it can't set a limit that is asked for ({attribute})")
             }
             Obstacle::AtMost {
                 level,

@@ -16,7 +16,7 @@ use super::{
     tally::{Tallies, Tally},
 };
 use crate::{
-    attributes::{Facts, meets},
+    attributes::{Facts, ability_lacks, meets},
     cluster::{Cluster, level_of_tasks},
     session::{SlotReport, TaskState},
 };
@@ -88,6 +88,11 @@ pub enum Obstacle {
     Isolation {
         /// What it can.
         has: String,
+    },
+    /// It can't set a limit, or run as a user, that the job asks for.
+    Ability {
+        /// The attribute that it lacks.
+        attribute: String,
     },
     /// Its place has as many tasks of the job as it may.
     AtMost {
@@ -259,7 +264,8 @@ impl<'a> Ask<'a> {
             .iter()
             .filter(|requirement| requirement.attribute != NODE)
             .all(|requirement| meets(requirement, value(&requirement.attribute)));
-        if !met || isolation_lacks(self.job, facts).is_some() {
+        let lacks = isolation_lacks(self.job, facts).is_some();
+        if !met || lacks || ability_lacks(self.job, facts).is_some() {
             return Suits::No;
         }
         let preferred = placement
@@ -592,6 +598,10 @@ impl Scheduler {
         }
         if let Some(has) = isolation_lacks(ask.job, &facts) {
             found.push(Obstacle::Isolation { has });
+        }
+        if let Some(attribute) = ability_lacks(ask.job, &facts) {
+            let attribute = attribute.to_owned();
+            found.push(Obstacle::Ability { attribute });
         }
         found.extend(lacks(&ask.need, entry));
         found.extend(self.lacking_device(ask.job, entry));

@@ -17,7 +17,10 @@ use super::{
     rollout::Target,
     score::Offer,
 };
-use crate::cluster::Cluster;
+use crate::{
+    attributes::ability_lacks,
+    cluster::{Cluster, LIVE_CHANGES_LEVEL},
+};
 use potluck_specs::{
     Job, Millis, NodeId,
     job::{Level, Resources},
@@ -147,8 +150,18 @@ impl Scheduler {
             let kept = record.zip(keep);
             kept.is_some_and(|(record, keep)| record.runs_same_tasks(version, keep))
         };
-        let (moved, stay): (Vec<_>, Vec<_>) = held
+        let (moved, mut stay): (Vec<_>, Vec<_>) = held
             .partition(|(_, (node, version))| !is_kept(*version) || self.gives_up(cluster, *node));
+        let mut becomes: BTreeMap<u64, bool> = BTreeMap::new();
+        let (changed, moved): (Vec<_>, Vec<_>) =
+            moved.into_iter().partition(|(index, (node, version))| {
+                let id = self.names.id(&job.name);
+                let can = becomes.entry(*version);
+                *can.or_insert_with(|| self.can_become(id, *version, job))
+                    && !self.gives_up(cluster, *node)
+                    && self.grows_in_place(job, *index, *node, room)
+            });
+        stay.extend(changed);
         let mut forecast = Forecast {
             not_looked_at: (all - looked_at.len()) as u32,
             restarts: moved.len() as u32,
@@ -179,6 +192,24 @@ impl Scheduler {
         forecast.unplaced.sort_unstable();
         forecast.tasks.sort_by_key(|task| task.index);
         forecast
+    }
+
+    /// Would the host have the room to change the task while it runs? Takes it.
+    fn grows_in_place(&self, job: &Job, index: u32, node: NodeId, room: &mut Room) -> bool {
+        let report = self.picture.report(self.seat_of(job, index), node);
+        let (Some(report), Some(entry)) = (report, self.index.of(node)) else {
+            return false;
+        };
+        let facts = self.index.facts_on(entry);
+        let limits = facts.is_some_and(|facts| ability_lacks(job, facts).is_none());
+        let more = job.task.resources.minus(report.resources);
+        let fits = limits && entry.level >= LIVE_CHANGES_LEVEL && room.free(entry).fits(&more);
+        if fits {
+            let taken = room.taken.entry(node).or_default();
+            *taken = taken.plus(more);
+            room.give(node, report.resources.minus(job.task.resources));
+        }
+        fits
     }
 
     /// Slots that are filled or awarded: those that are wanted, and the others.

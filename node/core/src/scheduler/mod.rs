@@ -34,6 +34,7 @@ mod gang;
 mod host_map;
 mod index;
 mod ledger;
+mod live;
 mod moves;
 mod names;
 mod notable;
@@ -151,6 +152,8 @@ pub struct Scheduler {
     recorded_on: BTreeMap<NodeId, Vec<Seat>>,
     /// Slots whose next task is started before the present one ends.
     surges: names::SlotMap<moves::Surge>,
+    /// Slots whose hosts would not change the task while it runs.
+    refused_live: names::SlotMap<live::RefusedLive>,
     backoff: backoff::Backoff,
     rebalance: rebalance::Rebalance,
     /// Room that was made for a job, by host.
@@ -226,6 +229,7 @@ impl Scheduler {
             stops_due: false,
             recorded_on: BTreeMap::new(),
             surges: names::SlotMap::default(),
+            refused_live: names::SlotMap::default(),
             backoff: backoff::Backoff::default(),
             rebalance: rebalance::Rebalance::default(),
             claims: BTreeMap::new(),
@@ -341,6 +345,7 @@ impl Scheduler {
         self.tidy_names();
         if self.may_act(now) {
             self.even_out(cluster, now);
+            self.release_unwanted(cluster);
             self.repeat_awards(cluster, now);
             self.write_behind(cluster, now);
         }

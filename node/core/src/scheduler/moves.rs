@@ -16,6 +16,7 @@
 use super::{
     Note, Scheduler,
     batch::ends,
+    live::LiveChanges,
     names::{JobId, Seat},
     reconcile::Survey,
     rollout::Target,
@@ -28,7 +29,7 @@ use potluck_specs::{Millis, NodeId, SlotId, job::JobKind};
 const SURGE_PATIENCE: Millis = Millis(30_000);
 
 /// Between two looks at a surge that found no place.
-const LOOK_EVERY: Millis = Millis(1_000);
+pub(super) const LOOK_EVERY: Millis = Millis(1_000);
 
 /// Most tasks of a job that are being doubled at once, where the budget is
 /// smaller: one at a time is always right.
@@ -70,7 +71,11 @@ impl Scheduler {
         leaving.sort_by_key(|task| (task.serves, task.seat));
         self.surges_end_except(target.id(), &leaving);
         let mut surging = Vec::new();
+        let mut changes = LiveChanges::default();
         for task in leaving {
+            if self.stays_changed(cluster, target, &task, &mut changes, now) {
+                continue;
+            }
             if ends(target.current()) {
                 self.leave_work(cluster, task, &mut survey, now);
                 continue;
@@ -96,6 +101,7 @@ impl Scheduler {
                 _ => self.send_away(cluster, target, task, &mut survey, &mut surging, now),
             }
         }
+        self.change_tasks(cluster, target, changes, now);
         surging
     }
 
@@ -172,6 +178,52 @@ impl Scheduler {
         }
     }
 
+    /// How the task of an exclusive slot leaves its host: it is stopped before
+    /// its next one is placed, one slot at a time at least, whatever the
+    /// budget: there is no other way.
+    fn leave_exclusively(
+        &mut self,
+        cluster: &Cluster,
+        target: &Target,
+        task: Leaving,
+        survey: &mut Survey,
+        now: Millis,
+    ) {
+        let job = task.seat.job;
+        // Of a time when it was not exclusive.
+        self.surges.remove(task.seat);
+        let limit = survey.ledger.budget.max(1);
+        let risked = match task.serves {
+            true => survey.ledger.used.len() as u32,
+            false => survey.in_flight,
+        };
+        let has_room = risked + survey.unsettled < limit && self.is_heard(task.node);
+        let goes = match task.reason {
+            StopReason::Drained if self.drain_is_over(cluster, task.node, now) => true,
+            StopReason::Replaced => has_room && !self.waits_for_rollout(cluster, job),
+            StopReason::Failing => {
+                let elsewhere = has_room && self.may_try_elsewhere(cluster, target.name(), now);
+                if elsewhere {
+                    self.tried_elsewhere(target.name(), now);
+                }
+                elsewhere
+            }
+            // Somebody has to be there to take it.
+            _ => {
+                has_room && {
+                    let own = self.index.of(task.node).map(|entry| entry.place);
+                    let wanted = target.job_for(task.seat.index);
+                    let takers = self.takers(cluster, wanted, None, own.as_ref(), now);
+                    takers.iter().any(|taker| *taker != task.node)
+                }
+            }
+        };
+        match goes {
+            true => self.stop_now(task, survey),
+            false => self.wake(job, now + LOOK_EVERY),
+        }
+    }
+
     pub(super) fn stop_now(&mut self, task: Leaving, survey: &mut Survey) {
         let (node, reason) = (task.node, task.reason);
         if self.decide_stop(task.seat, node, reason) {
@@ -218,10 +270,17 @@ impl Scheduler {
     }
 
     /// As [`Self::surge_from`], if the reason holds still: a drain may have
-    /// been ended since.
+    /// been ended since, and what failed may serve by now.
     pub(super) fn surge_that_holds(&self, cluster: &Cluster, seat: Seat) -> Option<NodeId> {
         let surge = self.surges.get(seat)?;
-        let holds = surge.reason != StopReason::Drained || self.gives_up(cluster, surge.from);
+        let holds = match surge.reason {
+            StopReason::Drained => self.gives_up(cluster, surge.from),
+            StopReason::Failing => {
+                let report = self.picture.report(seat, surge.from);
+                report.is_some_and(|report| self.fails_here(report))
+            }
+            _ => true,
+        };
         holds.then_some(surge.from)
     }
 

@@ -56,6 +56,20 @@ pub(super) struct Claim {
     pub(super) until: Millis,
 }
 
+impl Claim {
+    /// Room for so many tasks of the job.
+    pub(super) fn of(job: &Job, tasks: u32, until: Millis) -> Claim {
+        let (kinds, ports) = (job.task.devices.iter(), job.task.ports.iter());
+        Claim {
+            job: job.name.clone(),
+            need: job.task.resources.times(tasks),
+            devices: kinds.map(|(kind, n)| (kind.clone(), n * tasks)).collect(),
+            ports: ports.filter_map(|port| port.number).collect(),
+            until,
+        }
+    }
+}
+
 /// A task that could make room.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Victim {
@@ -142,6 +156,11 @@ impl Scheduler {
         missing: usize,
         now: Millis,
     ) {
+        // Room may be where nobody has told of it yet; and orders to stop wait
+        // for the same, when what is down now, and costs nothing, may serve.
+        if !self.asked {
+            return;
+        }
         self.claims.retain(|_, claim| now < claim.until);
         if is_gang(job) {
             if self.catalog.has_lower(job.priority) {
@@ -305,13 +324,7 @@ impl Scheduler {
         for victim in sacrifice.victims {
             self.decide_stop(victim.seat, sacrifice.node, StopReason::Preempted);
         }
-        let claim = Claim {
-            job: ask.job.name.clone(),
-            need: ask.need,
-            devices: ask.job.task.devices.clone(),
-            ports: ask.ports.iter().copied().collect(),
-            until: now + CLAIM,
-        };
+        let claim = Claim::of(ask.job, 1, now + CLAIM);
         self.claims.insert(sacrifice.node, claim);
     }
 

@@ -6,10 +6,13 @@
 //! the changed job. Only what passes is told.
 
 use super::{Obstacle, Resource, Scheduler, explanation::amount_text, index::Place};
-use crate::{attributes::text, cluster::Cluster};
+use crate::{
+    attributes::{USERS, text},
+    cluster::Cluster,
+};
 use potluck_specs::{
     Job, JobName, Millis, NodeId,
-    job::{AtMost, Isolation, Level, Requirement},
+    job::{AtMost, Isolation, Level, Limits, Requirement},
 };
 use std::{collections::BTreeMap, fmt};
 
@@ -56,6 +59,10 @@ pub enum Relaxation {
     },
     /// Give up strict isolation.
     WeakerIsolation,
+    /// Give up limits that not every host can set.
+    WithoutLimits,
+    /// Run as whom the node is set to.
+    WithoutUser,
     /// Allow more tasks in a place.
     AtMost {
         /// Of which level.
@@ -161,6 +168,8 @@ impl Scheduler {
                 requirement: requirement.clone(),
             },
             Obstacle::Isolation { .. } => Relaxation::WeakerIsolation,
+            Obstacle::Ability { attribute } if attribute == USERS => Relaxation::WithoutUser,
+            Obstacle::Ability { .. } => Relaxation::WithoutLimits,
             Obstacle::AtMost { level, tasks, .. } => Relaxation::AtMost {
                 level: *level,
                 to: tasks + 1,
@@ -186,7 +195,9 @@ fn price(job: &Job, change: &Relaxation) -> u64 {
         }
         Relaxation::AnyPort { .. } => ANY_PORT,
         Relaxation::WithoutRequirement { .. } => WITHOUT_REQUIREMENT,
-        Relaxation::WeakerIsolation => WEAKER_ISOLATION,
+        Relaxation::WeakerIsolation | Relaxation::WithoutLimits | Relaxation::WithoutUser => {
+            WEAKER_ISOLATION
+        }
         Relaxation::AtMost { .. } => MORE_IN_PLACE,
         Relaxation::WithoutApart { .. } | Relaxation::WithoutTogether { .. } => WITHOUT_NEIGHBOUR,
         Relaxation::OpenHost { .. } => OPEN_HOST,
@@ -214,6 +225,8 @@ fn apply(mut job: Job, change: &Relaxation) -> Job {
             placement.requirements.retain(|kept| kept != requirement);
         }
         Relaxation::WeakerIsolation => job.task.isolation = Isolation::Default,
+        Relaxation::WithoutLimits => job.task.limits = Limits::default(),
+        Relaxation::WithoutUser => job.task.user = None,
         Relaxation::AtMost { level, to } => {
             placement.at_most.retain(|limit| limit.level != *level);
             placement.at_most.push(AtMost {
@@ -245,6 +258,8 @@ impl fmt::Display for Relaxation {
                 write!(f, "not requiring {}", text(requirement))
             }
             Relaxation::WeakerIsolation => f.write_str("the node's own isolation"),
+            Relaxation::WithoutLimits => f.write_str("no limits of its own"),
+            Relaxation::WithoutUser => f.write_str("the node's own user"),
             Relaxation::AtMost { level, to } => write!(f, "at most {to} in a {}", level.name()),
             Relaxation::WithoutApart { job, other: false } => write!(f, "not apart from {job}"),
             Relaxation::WithoutApart { job, other: true } => {

@@ -23,6 +23,7 @@ mod feasible;
 mod forecast;
 mod gang;
 mod in_place;
+mod live;
 mod preempt;
 mod rebalance;
 mod recovery;
@@ -58,6 +59,8 @@ struct FakeHost {
     facts: Facts,
     /// Of each slot: devices by kind, and fixed ports.
     extras: BTreeMap<SlotId, (BTreeMap<String, u32>, BTreeSet<u16>)>,
+    /// What fills each slot.
+    jobs: BTreeMap<SlotId, Job>,
 }
 
 struct World {
@@ -138,7 +141,8 @@ fn job(version: u64, replicas: u32, cpu_millis: u32) -> Job {
         kind: JobKind::service(replicas),
         package: PackageId([4; 32]),
         task: TaskTemplate {
-            command: "bin/x".into(),
+            // Amounts alone would be changed while tasks run.
+            command: format!("bin/x{cpu_millis}"),
             resources: Resources::new(cpu_millis, GIB / 8),
             ports: vec![PortSpec {
                 name: "http".into(),
@@ -179,7 +183,34 @@ impl FakeHost {
             highest: Authority::default(),
             facts: Facts::default(),
             extras: BTreeMap::new(),
+            jobs: BTreeMap::new(),
         }
+    }
+
+    /// As [`crate::host::Host`] does, a task whose amounts alone change keeps
+    /// running. `None`: it is another change.
+    fn change_live(
+        &mut self,
+        slot: &SlotId,
+        generation: Generation,
+        job: &Job,
+    ) -> Option<Result<(), Refusal>> {
+        let more = job.task.resources.minus(*self.resources.get(slot)?);
+        let fits = self.free().fits(&more);
+        let report = self.slots.get_mut(slot)?;
+        let before = self.jobs.get(slot)?;
+        if !potluck_specs::diff::changes_live(before, job) {
+            return None;
+        }
+        if !fits {
+            return Some(Err(Refusal::Memory { need: 2, free: 1 }));
+        }
+        report.generation = generation;
+        report.version = job.version;
+        report.resources = job.task.resources;
+        self.resources.insert(slot.clone(), job.task.resources);
+        self.jobs.insert(slot.clone(), job.clone());
+        Some(Ok(()))
     }
 
     fn total() -> Resources {
@@ -573,6 +604,11 @@ impl World {
             {
                 continue;
             }
+            if let Some(answer) = host.change_live(slot, *generation, &job) {
+                slots.last_mut().unwrap().1 = answer;
+                continue;
+            }
+            host.jobs.insert(slot.clone(), job.clone());
             let report = SlotReport {
                 slot: slot.clone(),
                 generation: *generation,

@@ -42,6 +42,10 @@ pub struct LogReader {
     /// Lines before it are not wanted.
     from_seq: u64,
     current: Option<SegmentReader>,
+    /// Segments before the present one are gone that had wanted lines.
+    is_behind_gap: bool,
+    /// Wanted lines that were in them, not yet told.
+    removed: u64,
 }
 
 impl LogReader {
@@ -52,6 +56,8 @@ impl LogReader {
             folder: folder.into(),
             from_seq,
             current: None,
+            is_behind_gap: false,
+            removed: 0,
         }
     }
 
@@ -92,18 +98,31 @@ impl LogReader {
         })
     }
 
+    /// The number of the line that comes next, if it is kept until it is read:
+    /// all before it were returned, or are not there.
+    pub fn position(&self) -> u64 {
+        self.from_seq
+    }
+
+    /// How many lines were removed with their segments before this reader came
+    /// to them, since it was asked last. Lines that the disk refused are not
+    /// among them: the log itself says so.
+    pub fn take_removed(&mut self) -> u64 {
+        std::mem::take(&mut self.removed)
+    }
+
     fn try_next_line(&mut self) -> io::Result<Option<Line>> {
         loop {
             let Some(current) = &mut self.current else {
-                self.current = first_segment(&self.folder, self.from_seq)?;
-                if self.current.is_none() {
+                let Some(first) = first_segment(&self.folder, self.from_seq)? else {
                     return Ok(None);
-                }
+                };
+                self.is_behind_gap = !first.has_wanted;
+                self.current = Some(first.segment);
                 continue;
             };
             if let Some(line) = next_wanted(current, self.from_seq)? {
-                self.from_seq = line.seq.saturating_add(1);
-                return Ok(Some(line));
+                return Ok(Some(self.passed(line)));
             }
             let Some(newer) = next_segment(&self.folder, current.number)? else {
                 return Ok(None);
@@ -111,12 +130,27 @@ impl LogReader {
             // Between the end of this segment and the look into the folder
             // the writer may have finished it and opened the newer one.
             if let Some(line) = next_wanted(current, self.from_seq)? {
-                self.from_seq = line.seq.saturating_add(1);
-                return Ok(Some(line));
+                return Ok(Some(self.passed(line)));
             }
+            self.is_behind_gap |= newer.number > current.number.saturating_add(1);
             self.current = Some(newer);
         }
     }
+
+    fn passed(&mut self, line: Line) -> Line {
+        if std::mem::take(&mut self.is_behind_gap) {
+            self.removed += line.seq.saturating_sub(self.from_seq);
+        }
+        self.from_seq = line.seq.saturating_add(1);
+        line
+    }
+}
+
+/// Where a reader begins.
+struct First {
+    segment: SegmentReader,
+    /// It begins at or before the first wanted line.
+    has_wanted: bool,
 }
 
 fn next_wanted(segment: &mut SegmentReader, from_seq: u64) -> io::Result<Option<Line>> {
@@ -129,7 +163,7 @@ fn next_wanted(segment: &mut SegmentReader, from_seq: u64) -> io::Result<Option<
 }
 
 /// The segment with line `from_seq`, else the oldest.
-fn first_segment(folder: &Path, from_seq: u64) -> io::Result<Option<SegmentReader>> {
+fn first_segment(folder: &Path, from_seq: u64) -> io::Result<Option<First>> {
     let mut oldest = None;
     for number in segment::list(folder)?.into_iter().rev() {
         let Some(mut reader) = SegmentReader::open(folder, number)? else {
@@ -139,11 +173,20 @@ fn first_segment(folder: &Path, from_seq: u64) -> io::Result<Option<SegmentReade
         reader.file.seek(SeekFrom::Start(0))?;
         if first.is_some_and(|header| header.first_seq <= from_seq) {
             reader.seek(|header| header.first_seq <= from_seq)?;
-            return Ok(Some(reader));
+            let segment = reader;
+            let has_wanted = true;
+            return Ok(Some(First {
+                segment,
+                has_wanted,
+            }));
         }
         oldest = Some(reader);
     }
-    Ok(oldest)
+    let has_wanted = false;
+    Ok(oldest.map(|segment| First {
+        segment,
+        has_wanted,
+    }))
 }
 
 /// The oldest segment after `number`. It may be gone before it is opened.

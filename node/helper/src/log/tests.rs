@@ -255,6 +255,41 @@ fn old_segments_go_by_size_and_by_number() {
 }
 
 #[test]
+fn a_reader_hears_how_many_lines_went_before_it_came() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = LogLimits {
+        total_bytes: 5_000,
+        ..SMALL
+    };
+    let mut writer = LogWriter::open(folder.path(), limits).unwrap();
+    let write = |writer: &mut LogWriter, range: std::ops::Range<u64>| {
+        for index in range {
+            let line = format!("{index} {}\n", noise(3, index));
+            writer.write(Stream::Out, line.as_bytes(), 10);
+        }
+        writer.flush(10);
+    };
+    let mut reader = LogReader::new(folder.path(), 0);
+    write(&mut writer, 0..5);
+    assert_eq!(read_all(&mut reader).len(), 5);
+    assert_eq!((reader.position(), reader.take_removed()), (5, 0));
+    write(&mut writer, 5..1_000);
+    // One who waits where he was, and one who comes back.
+    for mut reader in [reader, LogReader::new(folder.path(), 5)] {
+        let mut next = reader.position();
+        let mut removed = 0;
+        while let Some(line) = reader.next_line().unwrap() {
+            let gone = reader.take_removed();
+            assert_eq!(line.seq, next + gone);
+            (next, removed) = (line.seq + 1, removed + gone);
+        }
+        assert_eq!(next, 1_000);
+        assert!(removed > 0, "nothing was removed");
+    }
+    writer.finish(10).unwrap();
+}
+
+#[test]
 fn the_log_of_a_task_has_its_part_of_the_tasks_disk() {
     const MIB: u64 = 1 << 20;
     let usual = LogLimits::default();

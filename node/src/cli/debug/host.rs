@@ -76,6 +76,10 @@ fn event(event: &Event) -> String {
             false => "it may take work again".into(),
         },
         Event::SetFacts(_) => "what the node says of itself changes".into(),
+        Event::PortsInUse(ports) => {
+            let ports: Vec<String> = ports.keys().map(ToString::to_string).collect();
+            format!("ports that others use: {}", ports.join(", "))
+        }
         Event::SetPressure(pressure) => format!("the host's pressure is {pressure}/100"),
         Event::Leave => "the node leaves".into(),
         Event::Fetched { slot, .. } => format!("the packages of {slot} are here"),
@@ -87,6 +91,10 @@ fn event(event: &Event) -> String {
         Event::Troubled { run, trouble } => match trouble {
             Some(trouble) => format!("{run} is troubled: {trouble}"),
             None => format!("{run} is troubled no more"),
+        },
+        Event::LimitsSet { run, refused } => match refused.is_empty() {
+            true => format!("the limits of {run} are set"),
+            false => format!("limits of {run} are not as wanted: {}", refused.join("; ")),
         },
         Event::HealthChanged { run, healthy } => match healthy {
             true => format!("{run} is healthy"),
@@ -129,6 +137,9 @@ fn told(effect: &Effect, now: Millis) -> Vec<String> {
         Effect::Kill(run) => format!("kill {run}"),
         Effect::KillLost(run) => format!("kill what is left of {run}, whose helper is lost"),
         Effect::Lease { slot, until } => format!("the lease of {slot} lasts {}", left(*until, now)),
+        Effect::SetLimits { run, job } => {
+            format!("{run} may use what version {} says", job.version)
+        }
         Effect::Forgotten(slot) => format!("forget {slot}"),
         Effect::JournalPut { .. }
         | Effect::JournalRemove(_)

@@ -19,7 +19,7 @@ use crate::{
 };
 use potluck_helper::{
     description::Profile,
-    session::{COMMAND_BYTES_MAX, Work},
+    session::{CODE_LOST, COMMAND_BYTES_MAX, Work},
 };
 use potluck_specs::{ChangeId, SlotId, trust::UserCertificate};
 use std::sync::Arc;
@@ -150,6 +150,10 @@ fn may(author: &UserCertificate, visit: &Visit, is_isolated: bool) -> Result<(),
 
 fn bounded(wish: &SessionWish) -> Result<(), ApiError> {
     if let Work::Command(words) = &wish.work {
+        if words.first().is_some_and(String::is_empty) {
+            return Err(ApiError::new(ErrorCode::BadRequest, "the command is empty")
+                .hint("name a program, as in: potluck exec 'web[0]' -- sh -c 'echo $HOME'"));
+        }
         // What a word costs beside its letters.
         let bytes: usize = words.iter().map(|word| word.len() + 3).sum();
         if bytes > COMMAND_BYTES_MAX {
@@ -164,6 +168,13 @@ fn bounded(wish: &SessionWish) -> Result<(), ApiError> {
 fn refusal(slot: &SlotId, error: EnterError) -> ApiFrame {
     let text = chain(&error);
     let (code, hint) = match error {
+        // It never began, so that nothing was lost.
+        EnterError::Refused {
+            code: CODE_LOST, ..
+        } => (
+            ErrorCode::Unavailable,
+            "sessions that end make room; the log of the task's node says more".into(),
+        ),
         EnterError::Refused { why, code } => {
             return ApiFrame::Session(SessionOutput::Failed { why, code });
         }
@@ -192,4 +203,51 @@ fn refusal(slot: &SlotId, error: EnterError) -> ApiFrame {
         ),
     };
     ApiFrame::Failure(ApiError::new(code, text).hint(hint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command(words: &[&str]) -> SessionWish {
+        SessionWish {
+            work: Work::Command(words.iter().map(ToString::to_string).collect()),
+            terminal: None,
+            term: None,
+            tools: false,
+            debug: false,
+            env: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_command_without_a_name_is_a_bad_request() {
+        for bad in [&[""][..], &["", "x"]] {
+            let error = bounded(&command(bad)).unwrap_err();
+            assert_eq!(error.code, ErrorCode::BadRequest, "{error:?}");
+        }
+        // A login shell, and an argument that is empty.
+        for good in [&[][..], &["echo", ""]] {
+            bounded(&command(good)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_session_that_never_began_was_not_lost() {
+        let slot: SlotId = "web[0]".parse().unwrap();
+        let refused = |why: &str, code| {
+            let why = why.into();
+            refusal(&slot, EnterError::Refused { why, code })
+        };
+        let ApiFrame::Failure(full) = refused("it has 16 sessions", CODE_LOST) else {
+            panic!("its end is not that of a command");
+        };
+        assert_eq!(full.code, ErrorCode::Unavailable);
+        assert_eq!(full.message, "it has 16 sessions");
+        let missing = refused("no such program", 127);
+        let ApiFrame::Session(SessionOutput::Failed { code, .. }) = missing else {
+            panic!("a command that is not there has a code");
+        };
+        assert_eq!(code, 127);
+    }
 }

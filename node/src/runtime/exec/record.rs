@@ -9,7 +9,7 @@ use crate::{
         shared::Shared,
     },
 };
-use potluck_specs::trust::UserCertificate;
+use potluck_specs::{ChangeId, trust::UserCertificate};
 use std::sync::Arc;
 use tokio::task::spawn_blocking;
 
@@ -36,10 +36,9 @@ impl Record {
         author: &UserCertificate,
         via: Option<&str>,
     ) -> Record {
-        let session = visit.id.0[..8].iter();
         Record {
             audit: shared.exec.audit.clone(),
-            session: session.map(|byte| format!("{byte:02x}")).collect(),
+            session: name_of(visit.id),
             what: cut(&visit.asked),
             ssh: visit.ssh.clone(),
             about: audit::About {
@@ -122,6 +121,12 @@ impl Record {
             .await
             .expect("writing a line does not panic")
     }
+}
+
+/// The name of a request in its lines: enough of its id to tell it apart.
+pub(super) fn name_of(id: ChangeId) -> String {
+    let bytes = id.0[..8].iter();
+    bytes.map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn note(written: std::io::Result<()>) {

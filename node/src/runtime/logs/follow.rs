@@ -6,16 +6,17 @@
 //!    └────────────── a pause ───────────────┘
 //! ```
 //!
-//! A follower goes on behind the last line that it had, on the same node or on
-//! the next. Logs have the generation as their name, so that no line comes
-//! twice, and a node's log is read to its end before the next one's.
+//! A follower goes on at the place that it was told last, with lines or without,
+//! on the same node or on the next. Logs have the generation as their name, so
+//! that no line comes twice, and a node's log is read to its end before the
+//! next one's.
 
-use super::{here, merge::Lines};
+use super::{here, merge::Part};
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
         frame::{self, FrameError},
-        logs::{LogLine, LogRead},
+        logs::LogRead,
         protocol::ApiFrame,
         server::Frames,
     },
@@ -62,7 +63,7 @@ pub(super) struct Follower<'a> {
     pub(super) shared: &'a Arc<Shared>,
     pub(super) read: LogRead,
     /// Where its lines go.
-    pub(super) to: mpsc::Sender<Lines>,
+    pub(super) to: mpsc::Sender<Part>,
     /// Where a person is told what happens.
     pub(super) notes: &'a Frames,
     /// Whom it read from last.
@@ -74,19 +75,20 @@ impl Follower<'_> {
     ///
     /// # Errors
     /// If the log can't be had, or no longer.
-    pub(super) async fn run(mut self) -> Result<(), ApiError> {
+    pub(super) async fn run(&mut self) -> Result<(), ApiError> {
         if self.read.select.previous {
             return self.previous().await;
         }
         let mut lost_at = None;
         loop {
-            let before = self.read.after;
+            let before = self.read.next();
             let outcome = self.once().await;
+            self.begin_if_new(&outcome);
             let is_over = !self.read.select.follow
                 || self.at.is_none()
                 || self.to.is_closed()
                 || matches!(outcome, Ok(Read::Over));
-            if self.read.after != before {
+            if self.read.next() != before {
                 lost_at = None;
             }
             let since = *lost_at.get_or_insert_with(Instant::now);
@@ -97,6 +99,14 @@ impl Follower<'_> {
                 tracing::debug!(slot = %self.read.slot, %node, error = %chain(error), "log lost");
             }
             tokio::time::sleep(LOST_PAUSE).await;
+        }
+    }
+
+    /// A log that was not there yet holds nothing but news.
+    fn begin_if_new(&mut self, outcome: &Result<Read, ApiError>) {
+        let is_missing = |error: &ApiError| error.code == ErrorCode::NotFound;
+        if self.read.next().is_none() && outcome.as_ref().is_err_and(is_missing) {
+            self.read.select.tail = None;
         }
     }
 
@@ -209,7 +219,7 @@ impl Follower<'_> {
 async fn pass_on(
     stream: &mut (impl AsyncRead + Unpin),
     read: &mut LogRead,
-    to: &mpsc::Sender<Lines>,
+    to: &mpsc::Sender<Part>,
 ) -> Result<Result<(), ApiError>, FrameError> {
     loop {
         let next = tokio::select! {
@@ -220,8 +230,12 @@ async fn pass_on(
             ApiFrame::End => return Ok(Ok(())),
             ApiFrame::Failure(error) => return Ok(Err(error)),
             ApiFrame::Lines(part) => {
-                read.after = part.lines.last().map(LogLine::place).or(read.after);
-                if to.send(part.lines).await.is_err() {
+                let next = part.next();
+                if let Some(next) = next {
+                    read.go_on(next);
+                }
+                let lines = part.lines;
+                if to.send(Part { lines, next }).await.is_err() {
                     return Ok(Ok(()));
                 }
             }
@@ -233,7 +247,7 @@ async fn pass_on(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::logs::{LogLines, LogSelection};
+    use crate::api::logs::{LogLine, LogLines, LogSelection};
     use potluck_specs::{Epoch, Millis, Reign};
     use tokio::{io::duplex, time::timeout};
 
@@ -250,7 +264,10 @@ mod tests {
             sequence,
             at: Millis(7),
             stderr: false,
+            partial: false,
+            removed_before: 0,
             text: "hello".into(),
+            base64: None,
         }
     }
 
@@ -259,26 +276,47 @@ mod tests {
         let (mut other, mut stream) = duplex(4_096);
         let (to, mut reader) = mpsc::channel(4);
         let slot: SlotId = "web[0]".parse().unwrap();
-        let mut read = LogRead {
-            slot: slot.clone(),
-            select: LogSelection::default(),
-            origin: None,
-            after: None,
-        };
+        let mut read = LogRead::of(slot.clone(), LogSelection::default());
         let lines = vec![line(4), line(5)];
-        let lines = ApiFrame::Lines(LogLines { slot, lines });
+        let next = None;
+        let lines = ApiFrame::Lines(LogLines { slot, lines, next });
         frame::write(&mut other, &lines).await.unwrap();
         let passed = async {
             let outcome = pass_on(&mut stream, &mut read, &to).await;
             outcome.unwrap().unwrap();
         };
         let received = async {
-            assert_eq!(reader.recv().await.unwrap().len(), 2);
+            assert_eq!(reader.recv().await.unwrap().lines.len(), 2);
             drop(reader);
         };
         let both = futures::future::join(passed, received);
         timeout(LIMIT, both).await.expect("it ends");
         // Where a further reader would go on.
-        assert_eq!(read.after, Some(line(5).place()));
+        assert_eq!(read.next(), Some(line(6).place()));
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_got_no_line_goes_on_where_its_log_was_searched() {
+        let (mut other, mut stream) = duplex(4_096);
+        let (to, mut reader) = mpsc::channel(4);
+        let slot: SlotId = "web[0]".parse().unwrap();
+        let mut read = LogRead::of(slot.clone(), LogSelection::default());
+        for sequence in [0, 106] {
+            let next = Some(line(sequence).place());
+            let lines = Vec::new();
+            let slot = slot.clone();
+            let moved = ApiFrame::Lines(LogLines { slot, lines, next });
+            frame::write(&mut other, &moved).await.unwrap();
+        }
+        drop(other);
+        let lost = pass_on(&mut stream, &mut read, &to).await;
+        lost.expect_err("the connection broke");
+        assert_eq!(read.next(), Some(line(106).place()));
+        let told = reader.recv().await.unwrap();
+        assert_eq!(
+            told.next,
+            Some(line(0).place()),
+            "the person's end knows too"
+        );
     }
 }

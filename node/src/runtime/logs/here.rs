@@ -1,18 +1,20 @@
 //! Logs of this node: read for its own people, and served to other nodes.
 
-use super::merge::Lines;
+use super::merge::Part;
 use crate::{
-    agent::{LogBatch, LogQuery},
+    agent::{LogBatch, LogPlace, LogQuery, ReadLine},
     api::{
         error::{ApiError, ErrorCode},
         frame,
-        logs::{LogLine, LogLines, LogRead, LogSelection, PATTERN_BYTES_MAX},
+        logs::{LogLine, LogLines, LogRead, LogSelection, PATTERN_BYTES_MAX, TAIL_LINES_MAX},
         protocol::ApiFrame,
     },
     cli::chain,
     runtime::shared::Shared,
 };
-use potluck_specs::{Millis, SlotId};
+use data_encoding::BASE64;
+use potluck_helper::log::{LINE_BYTES_MAX, Stream};
+use potluck_specs::{Generation, Millis, SlotId};
 use regex::bytes::{Regex, RegexBuilder};
 use std::sync::Arc;
 use tokio::{
@@ -32,6 +34,21 @@ const TEXT_PER_FRAME_MAX: usize = 128 << 10;
 /// Memory for a compiled pattern, and again for its search: patterns of people
 /// need some kilobytes, and somebody's may be meant to cost.
 const PATTERN_MEMORY_MAX: usize = 1 << 20;
+
+/// Refuses a tail that no node holds in memory.
+///
+/// # Errors
+/// What may be asked instead.
+pub(super) fn check_tail(select: &LogSelection) -> Result<(), ApiError> {
+    match select.tail {
+        Some(tail) if tail > TAIL_LINES_MAX => {
+            let message = format!("--tail {tail}: at most {TAIL_LINES_MAX} lines");
+            Err(ApiError::new(ErrorCode::BadRequest, message)
+                .hint("leave it out for all lines, or use --since 1h"))
+        }
+        _ => Ok(()),
+    }
+}
 
 /// The pattern that lines are searched for.
 ///
@@ -64,13 +81,13 @@ pub(super) fn pattern(select: &LogSelection) -> Result<Option<Regex>, ApiError> 
 pub(super) async fn read(
     shared: &Arc<Shared>,
     read: &mut LogRead,
-    to: &mpsc::Sender<Lines>,
+    to: &mpsc::Sender<Part>,
 ) -> Result<(), ApiError> {
     let query = LogQuery {
         follow: read.select.follow,
         tail: read.select.tail,
         origin: read.origin,
-        after: read.after,
+        from: read.next(),
         since: read.select.since,
         until: read.select.until,
         grep: pattern(&read.select)?,
@@ -88,7 +105,7 @@ pub(super) async fn read(
 async fn forward(
     batches: &mut mpsc::Receiver<LogBatch>,
     read: &mut LogRead,
-    to: &mpsc::Sender<Lines>,
+    to: &mpsc::Sender<Part>,
 ) {
     loop {
         // A follower that has left is noticed even while the log is quiet.
@@ -97,39 +114,72 @@ async fn forward(
             () = to.closed() => return,
         };
         let Some(batch) = batch else { return };
-        for lines in split(batch) {
-            read.after = lines.last().map(LogLine::place);
-            if to.send(lines).await.is_err() {
+        for part in split(batch) {
+            if let Some(next) = part.next {
+                read.go_on(next);
+            }
+            if to.send(part).await.is_err() {
                 return;
             }
         }
     }
 }
 
-/// Cuts a batch into frames.
-fn split(batch: LogBatch) -> Vec<Lines> {
-    let mut parts: Vec<Lines> = Vec::new();
+/// Cuts a batch into frames. The last says where the batch ends, which may be
+/// behind its last line.
+fn split(batch: LogBatch) -> Vec<Part> {
+    let mut parts: Vec<Vec<LogLine>> = vec![Vec::new()];
     let mut bytes = 0;
-    let origin = batch.origin;
-    for line in batch.lines {
-        let line = LogLine {
-            origin,
-            sequence: line.seq,
-            at: Millis(line.ms),
-            stderr: line.stream == potluck_helper::log::Stream::Err,
-            text: String::from_utf8_lossy(&line.text).into_owned(),
-        };
-        let fits = bytes + line.text.len() <= TEXT_PER_FRAME_MAX;
-        bytes += line.text.len();
-        match parts.last_mut() {
-            Some(part) if fits && part.len() < LINES_PER_FRAME_MAX => part.push(line),
-            _ => {
-                bytes = line.text.len();
-                parts.push(vec![line]);
-            }
+    let LogBatch {
+        origin,
+        lines,
+        next,
+    } = batch;
+    for line in lines {
+        let line = shown(origin, line);
+        let size = line.text.len() + line.base64.as_ref().map_or(0, String::len);
+        let part = parts.last_mut().expect("there is always one");
+        bytes += size;
+        let fits = bytes <= TEXT_PER_FRAME_MAX && part.len() < LINES_PER_FRAME_MAX;
+        if fits || part.is_empty() {
+            part.push(line);
+        } else {
+            bytes = size;
+            parts.push(vec![line]);
         }
     }
+    let mut parts: Vec<Part> = parts.into_iter().map(Part::from).collect();
+    let last = parts.last_mut().expect("there is always one");
+    last.next = Some(LogPlace {
+        origin,
+        sequence: next,
+    });
     parts
+}
+
+/// A line as people and programs get it.
+fn shown(origin: Generation, read: ReadLine) -> LogLine {
+    let line = read.line;
+    // The last line of a task may end without a line feed: nothing follows.
+    let partial = line.partial && line.text.len() >= LINE_BYTES_MAX;
+    let (text, base64) = match String::from_utf8(line.text) {
+        Ok(text) => (text, None),
+        Err(error) => {
+            let bytes = error.as_bytes();
+            let text = String::from_utf8_lossy(bytes).into_owned();
+            (text, Some(BASE64.encode(bytes)))
+        }
+    };
+    LogLine {
+        origin,
+        sequence: line.seq,
+        at: Millis(line.ms),
+        stderr: line.stream == Stream::Err,
+        partial,
+        removed_before: read.removed_before,
+        text,
+        base64,
+    }
 }
 
 /// Serves another node that reads a log for a person.
@@ -151,7 +201,7 @@ pub(in crate::runtime) async fn serve(
 async fn serve_reader<F>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send,
     slot: SlotId,
-    work: impl FnOnce(mpsc::Sender<Lines>) -> F,
+    work: impl FnOnce(mpsc::Sender<Part>) -> F,
 ) where
     F: Future<Output = Result<(), ApiError>>,
 {
@@ -160,9 +210,9 @@ async fn serve_reader<F>(
     let served = async {
         let out = &mut write;
         let written = async move {
-            while let Some(lines) = queue.recv().await {
+            while let Some(Part { lines, next }) = queue.recv().await {
                 let slot = slot.clone();
-                let frame = ApiFrame::Lines(LogLines { slot, lines });
+                let frame = ApiFrame::Lines(LogLines { slot, lines, next });
                 frame::write(out, &frame).await?;
             }
             Ok(())
@@ -187,8 +237,7 @@ async fn serve_reader<F>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{agent::Line, agent::LogPlace, spawn::spawn};
-    use potluck_specs::Generation;
+    use crate::{agent::Line, spawn::spawn};
     use std::time::Duration;
     use tokio::{io::duplex, sync::oneshot, time::timeout};
 
@@ -196,25 +245,30 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(20);
 
     fn request() -> LogRead {
-        LogRead {
-            slot: "web[0]".parse().unwrap(),
-            select: LogSelection::default(),
-            origin: None,
-            after: None,
-        }
+        LogRead::of("web[0]".parse().unwrap(), LogSelection::default())
     }
 
     fn batch(numbers: std::ops::Range<u64>, text: &str) -> LogBatch {
-        let line = |seq| Line {
-            seq,
-            ms: 7,
-            stream: potluck_helper::log::Stream::Out,
-            partial: false,
-            text: text.into(),
-        };
+        let next = numbers.end + 3;
+        let lines = numbers.map(|seq| read_line(seq, false, text.as_bytes()));
         LogBatch {
             origin: Generation::default(),
-            lines: numbers.map(line).collect(),
+            lines: lines.collect(),
+            next,
+        }
+    }
+
+    fn read_line(seq: u64, partial: bool, text: &[u8]) -> ReadLine {
+        let line = Line {
+            seq,
+            ms: 7,
+            stream: Stream::Out,
+            partial,
+            text: text.into(),
+        };
+        ReadLine {
+            line,
+            removed_before: 0,
         }
     }
 
@@ -222,13 +276,58 @@ mod tests {
     fn frames_are_small_and_nothing_is_lost() {
         for text in ["", "short", &"x".repeat(64 << 10)] {
             let parts = split(batch(0..1_000, text));
-            let bytes = |part: &Lines| part.iter().map(|line| line.text.len()).sum::<usize>();
+            let bytes = |part: &Part| part.lines.iter().map(|line| line.text.len()).sum::<usize>();
             assert!(parts.iter().all(|part| bytes(part) <= TEXT_PER_FRAME_MAX));
-            assert!(parts.iter().all(|part| part.len() <= LINES_PER_FRAME_MAX));
-            let numbers = parts.iter().flatten().map(|line| line.sequence);
-            assert!(numbers.eq(0..1_000));
+            let lines = |part: &Part| part.lines.len();
+            assert!(parts.iter().all(|part| lines(part) <= LINES_PER_FRAME_MAX));
+            let all = parts.iter().flat_map(|part| &part.lines);
+            assert!(all.map(|line| line.sequence).eq(0..1_000));
+            // Each says where a reader of it goes on.
+            for (part, later) in parts.iter().zip(&parts[1..]) {
+                let next = later.lines[0].place();
+                assert_eq!(part.next, Some(next));
+            }
+            let end = parts.last().and_then(|part| part.next);
+            assert_eq!(end.map(|place| place.sequence), Some(1_003));
         }
-        assert!(split(batch(0..0, "")).is_empty());
+        let [nothing] = &split(batch(0..0, ""))[..] else {
+            panic!("a place is told without lines too");
+        };
+        assert!(nothing.lines.is_empty() && nothing.next.is_some());
+    }
+
+    #[test]
+    fn parts_of_lines_and_bytes_that_are_no_text_are_marked() {
+        let shown =
+            |partial, text: &[u8]| shown(Generation::default(), read_line(0, partial, text));
+        let long = "x".repeat(LINE_BYTES_MAX);
+        assert!(shown(true, long.as_bytes()).partial);
+        assert!(!shown(false, long.as_bytes()).partial);
+        assert!(!shown(true, b"the end").partial, "nothing follows it");
+        assert_eq!(shown(false, "grün".as_bytes()).base64, None);
+        let bytes = shown(false, b"a\xffb");
+        assert_eq!(bytes.text, "a\u{fffd}b");
+        assert_eq!(bytes.base64.as_deref(), Some("Yf9i"));
+        // The worst line fits a frame.
+        let worst = shown(true, &[0xff; LINE_BYTES_MAX]);
+        let lines = LogLines {
+            slot: "web[0]".parse().unwrap(),
+            lines: vec![worst],
+            next: None,
+        };
+        frame::framed(&ApiFrame::Lines(lines)).expect("it fits");
+    }
+
+    #[test]
+    fn a_tail_is_bounded_in_words() {
+        let select = |tail| LogSelection {
+            tail: Some(tail),
+            ..LogSelection::default()
+        };
+        check_tail(&select(TAIL_LINES_MAX)).unwrap();
+        let error = check_tail(&select(TAIL_LINES_MAX + 1)).unwrap_err();
+        assert_eq!(error.code, ErrorCode::BadRequest);
+        assert!(error.message.contains("10000"), "{error:?}");
     }
 
     #[test]
@@ -265,12 +364,12 @@ mod tests {
         drop(log);
         let mut request = request();
         forward(&mut batches, &mut request, &to).await;
-        assert_eq!(reader.recv().await.unwrap().len(), 3);
-        let last = LogPlace {
+        assert_eq!(reader.recv().await.unwrap().lines.len(), 3);
+        let next = LogPlace {
             origin: Generation::default(),
-            sequence: 5,
+            sequence: 9,
         };
-        assert_eq!(request.after, Some(last));
+        assert_eq!(request.next(), Some(next));
     }
 
     #[tokio::test]
@@ -295,8 +394,8 @@ mod tests {
         let served = spawn(
             "test server",
             serve_reader(stream, request().slot, |to| async move {
-                let lines = split(batch(1..2, "x")).remove(0);
-                to.send(lines).await.unwrap();
+                let part = split(batch(1..2, "x")).remove(0);
+                to.send(part).await.unwrap();
                 Ok(())
             }),
         );

@@ -191,6 +191,45 @@ pub(super) const BROKEN: &[Row] = &[
         "killed",
     ),
     (
+        |d| d.task.limits.cpu_burst_millis = Some(100),
+        "task.limits.cpu_burst_millis",
+        "needs a quota",
+        "unused quota",
+    ),
+    (
+        |d| {
+            d.task.limits.cpu_millis = Some(200);
+            d.task.limits.cpu_burst_millis = Some(201);
+        },
+        "task.limits.cpu_burst_millis",
+        "0.201 cores is above the quota of 0.2",
+        "one period",
+    ),
+    (
+        |d| d.task.limits.pids = Some(1),
+        "task.limits.pids",
+        "from 2 to",
+        "",
+    ),
+    (
+        |d| d.task.limits.io_weight = Some(1_001),
+        "task.limits.io_weight",
+        "from 1 to 1000",
+        "",
+    ),
+    (
+        |d| d.task.limits.io_write_bytes_per_s = Some(1_000),
+        "task.limits.io_write_bytes_per_s",
+        "64 KiB to 1 TiB",
+        "",
+    ),
+    (
+        |d| d.task.limits.io_read_ops_per_s = Some(0),
+        "task.limits.io_read_ops_per_s",
+        "from 4 to",
+        "",
+    ),
+    (
         |d| d.task.devices = [("gpu".into(), 0)].into(),
         "task.devices[\"gpu\"]",
         "from 1",

@@ -154,10 +154,22 @@ fn action(call: &Call) -> HealthAction {
 }
 
 fn limits(call: &Call) -> Limits {
-    let limits = call.made("limits");
+    let Some(limits) = call.made("limits") else {
+        return Limits::default();
+    };
+    let count = |name| limits.count_if(name).map(u64::from);
     Limits {
-        cpu_millis: limits.and_then(|limits| limits.cpu_if("cpu")),
-        memory_bytes: limits.and_then(|limits| limits.bytes_if("memory")),
+        cpu_millis: limits.cpu_if("cpu"),
+        memory_bytes: limits.bytes_if("memory"),
+        cpu_burst_millis: limits.cpu_if("cpu_burst"),
+        pids: limits.count_if("pids"),
+        io_weight: limits
+            .count_if("io_weight")
+            .map(|weight| weight.try_into().unwrap_or(u16::MAX)),
+        io_read_bytes_per_s: limits.bytes_if("io_read"),
+        io_write_bytes_per_s: limits.bytes_if("io_write"),
+        io_read_ops_per_s: count("io_read_ops"),
+        io_write_ops_per_s: count("io_write_ops"),
     }
 }
 

@@ -77,7 +77,7 @@ pub(super) static RESOURCES: Group = Group {
             "uplink",
             Kind::Rate,
             Is("\"0bit/s\""),
-            "Bandwidth out of the node.",
+            "Bandwidth out of the node, of what its operator has set with `--uplink`. It is counted, so that tasks that need it fit together; nobody holds a task to it.",
         ),
         param(
             "devices",
@@ -203,7 +203,7 @@ pub(super) static FILES: Group = Group {
 
 pub(super) static LIMITS: Function = Function {
     name: "limits",
-    doc: "Beyond what a task may not go.",
+    doc: "Beyond what a task may not go. A change of limits, and of `cpu`, `memory` and `uplink` of a job, reaches tasks while they run; where a host lacks the room, or of an exclusive job, they start again.",
     groups: &[&Group {
         title: "",
         params: &[
@@ -218,6 +218,48 @@ pub(super) static LIMITS: Function = Function {
                 Kind::Bytes,
                 Absent("what the job asks for"),
                 "Memory at which the task is killed.",
+            ),
+            param(
+                "cpu_burst",
+                Kind::Cpu,
+                Absent("nothing"),
+                "What of an unused quota may be used later, at most the quota: for work that comes in bursts of less than a second.",
+            ),
+            param(
+                "pids",
+                Kind::Count,
+                Absent("4096"),
+                "Processes and threads.",
+            ),
+            param(
+                "io_weight",
+                Kind::Count,
+                Absent("100, as everybody has"),
+                "Share of the disks while they are busy, 1 to 1000. Needs a node whose disks have a scheduler with weights (attribute `limits.io-weight`).",
+            ),
+            param(
+                "io_read",
+                Kind::Bytes,
+                Absent("no limit"),
+                "Bytes read a second, from the disk that holds the node's data. This and the next three need a node that can limit it (attribute `limits.io`).",
+            ),
+            param(
+                "io_write",
+                Kind::Bytes,
+                Absent("no limit"),
+                "Bytes written a second. With cgroup v1 what is written past the page cache alone.",
+            ),
+            param(
+                "io_read_ops",
+                Kind::Count,
+                Absent("no limit"),
+                "Reads a second.",
+            ),
+            param(
+                "io_write_ops",
+                Kind::Count,
+                Absent("no limit"),
+                "Writes a second.",
             ),
         ],
     }],

@@ -46,15 +46,18 @@ impl Exclusive {
 
     fn stepped(&mut self, world: &World, at: usize) -> Result<(), Violation> {
         for process in world.machines[at].live() {
-            if process.lease_until.is_none() {
+            let (slot, token) = (&process.run.slot, process.generation);
+            if !is_exclusive(&slot.job) {
                 continue;
             }
-            let (slot, token) = (&process.run.slot, process.generation);
+            if process.lease_until.is_none() {
+                return broken(NAME, format!("h{at} runs {slot} without a lease"));
+            }
             let others = world.machines.iter().enumerate();
             let mut others = others.filter(|(other, _)| *other != at);
             if let Some((other, _)) = others.find(|(_, machine)| {
                 let mut live = machine.live();
-                live.any(|other| other.run.slot == *slot && other.lease_until.is_some())
+                live.any(|other| other.run.slot == *slot)
             }) {
                 return broken(NAME, format!("{slot} runs on h{at} and on h{other}"));
             }

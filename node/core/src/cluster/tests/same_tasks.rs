@@ -249,17 +249,17 @@ proptest! {
             let newest = versions.all.last().unwrap();
             for like in versions.like_newest() {
                 let earlier = &versions.all[like as usize - 1];
-                prop_assert!(!diff::needs_restart(earlier, newest), "{like}");
+                prop_assert!(!diff::changes_tasks(earlier, newest), "{like}");
             }
             let last = &versions.all[before - 1];
             if versions.all.len() == before || diff::same_wish(last, newest) {
                 continue;
             }
-            if coming && !diff::needs_restart(last, newest) {
+            if coming && !diff::changes_tasks(last, newest) {
                 prop_assert!(versions.like_newest().contains(&last.version));
             } else if let Some(runs) = runs
                 && versions.cluster.jobs()[&web()].version(runs).is_some()
-                && !diff::needs_restart(&versions.all[runs as usize - 1], newest)
+                && !diff::changes_tasks(&versions.all[runs as usize - 1], newest)
             {
                 prop_assert!(versions.like_newest().contains(&runs), "{runs}");
                 prop_assert_eq!(&versions.rollout().phase, &RolloutPhase::Done);

@@ -223,3 +223,22 @@ fn tasks_of_before_a_job_was_exclusive_are_left_to_its_rollout() {
     world.run(20_000);
     assert_eq!(world.serving("web", Some(1)), 2, "{}", world.show());
 }
+
+#[test]
+fn what_a_dead_host_held_of_a_stopped_job_is_given_back_when_its_lease_is_over() {
+    let (mut world, holder) = running();
+    world.host(holder).alive = false;
+    let other = (1..=3).find(|k| *k != holder).expect("three hosts");
+    world.reign(other);
+    world.propose(&Command::StopJob {
+        change: potluck_specs::ChangeId([9; 16]),
+        job: JobName::in_default("web"),
+        author: "ada".into(),
+        now: Millis(1),
+    });
+    world.run(WAIT - BEAT);
+    assert!(world.cluster.exclusive_holder(&slot(0)).is_some());
+    world.until("it is given back", |world| {
+        world.cluster.exclusive_holder(&slot(0)).is_none()
+    });
+}

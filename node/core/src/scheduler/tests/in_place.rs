@@ -6,7 +6,7 @@ use potluck_specs::job::StageSize;
 
 impl World {
     /// What runs where, with what would tell that it was started again.
-    fn tasks(&self) -> BTreeMap<SlotId, (NodeId, Generation, u32)> {
+    pub(super) fn tasks(&self) -> BTreeMap<SlotId, (NodeId, Generation, u32)> {
         let hosts = self.hosts.iter().filter(|(_, host)| host.alive);
         let reports = hosts.flat_map(|(node, host)| {
             let slots = host.slots.values();

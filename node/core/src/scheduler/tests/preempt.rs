@@ -104,3 +104,24 @@ fn nobody_goes_for_a_device_that_no_host_has() {
         .expect("runs");
     assert!(why.used.is_empty(), "{why:?}");
 }
+
+/// Room may be on a host that has not told yet; and an order to stop would leave
+/// when that is known, long after it was decided.
+#[test]
+fn a_new_scheduler_asks_before_it_puts_anybody_out() {
+    let mut world = full(6, |_| {});
+    world.host(6).alive = false;
+    world.reign(2);
+    world.submit_job(&important(1, 3_500));
+    let put_out = |world: &World| {
+        let ledger = world.scheduler.ledger(&world.cluster, &web());
+        let used = ledger.map(|ledger| ledger.used).unwrap_or_default();
+        let mut used = used.into_values();
+        used.any(|why| matches!(why, Use::Stopping { .. }))
+    };
+    while !world.scheduler.has_asked() {
+        assert!(!put_out(&world));
+        world.run(100);
+    }
+    world.until("it has its room", |w| w.serving("paying", None) == 1);
+}
