@@ -1561,3 +1561,24 @@ proptest::proptest! {
         proptest::prop_assert!(web.iter().all(|e| e.healthy));
     }
 }
+
+#[test]
+fn a_job_with_a_task_on_each_of_many_hosts_rests_between_looks() {
+    let mut world = World::new(&"abcd".repeat(30));
+    let mut each = job(1, 1, 100);
+    each.kind = potluck_specs::job::JobKind::PerNode;
+    world.submit_job(&each);
+    let mut looks = BTreeSet::new();
+    let end = world.now + 60_000;
+    while world.healthy(120) < 120 {
+        let job = world.scheduler.names.id(&each.name);
+        looks.extend(world.scheduler.works.get(job).and_then(|w| w.looked_at));
+        world.run(HOP);
+        assert!(world.now < end, "{}", world.show());
+    }
+    let looks: Vec<Millis> = looks.into_iter().collect();
+    assert!(looks.len() > 2, "{looks:?}");
+    for two in looks.windows(2) {
+        assert!(two[1].since(two[0]) >= Millis(100), "{looks:?}");
+    }
+}
