@@ -137,8 +137,15 @@ impl Awards {
         self.unsent.iter().copied()
     }
 
-    /// Nodes that have any, or may.
+    /// Nodes that have any.
+    #[cfg(test)]
     pub(super) fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let on = self.on.iter().filter(|(_, on)| !on.is_empty());
+        on.map(|(node, _)| *node)
+    }
+
+    /// Nodes that have a list, empty or not.
+    pub(super) fn listed(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.on.keys().copied()
     }
 

@@ -441,7 +441,7 @@ impl Scheduler {
     fn drop_awards_of_strangers(&mut self) {
         let strangers: BTreeSet<NodeId> = self
             .awards
-            .nodes()
+            .listed()
             .filter(|node| !self.picture.hosts.contains_key(node))
             .collect();
         for node in strangers {
