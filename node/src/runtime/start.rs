@@ -612,6 +612,7 @@ fn agent_config(settings: &NodeSettings, admitted: &Admitted, helper: PathBuf) -
         facts: settings.facts.clone(),
         ports: settings.ports.clone(),
         helper,
+        upgrade_helpers: settings.upgrade_helpers,
         lease: settings.agent_lease,
         logs: settings.logs,
         verify: Arc::new(move |signed: &SignedJob| {
