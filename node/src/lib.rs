@@ -20,6 +20,7 @@ pub mod clock;
 pub mod control;
 pub mod identity;
 pub mod network;
+mod recording;
 pub mod runtime;
 pub mod spawn;
 #[cfg(test)]

@@ -10,7 +10,7 @@ use potluck_core::{
 };
 use potluck_dht::slice::{SliceRequest, SliceResponse};
 use potluck_specs::{
-    Epoch, Generation, JobName, NodeId, PackageId, SlotId,
+    Epoch, Generation, JobName, Millis, NodeId, PackageId, SlotId,
     job::{Resources, SignedJob},
     trust::NodeCredential,
 };
@@ -46,6 +46,9 @@ pub enum Request {
         /// The sending process: random, new with each start. Two of one node
         /// show that its data folder was copied.
         process: u64,
+        /// How the host is; `None`: one of before it was told.
+        #[serde(default)]
+        condition: Option<Condition>,
     },
     /// A scheduler calls.
     Call(Call),
@@ -123,6 +126,15 @@ pub enum Request {
         /// What it runs.
         slots: Vec<SlotVersion>,
     },
+}
+
+/// How a host is, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// What its wall clock says, Unix time.
+    pub unix_at: Millis,
+    /// What is wrong with it.
+    pub concerns: Vec<String>,
 }
 
 /// What the log should know of a node.

@@ -98,8 +98,11 @@ enum Command {
     },
     /// Measure what docs/performance.md lists.
     Bench {
-        /// Only measurements whose name holds this.
+        /// Only the measurement of this name, or those that have it in theirs.
         only: Option<String>,
+        /// Nodes of the testnets that have several.
+        #[arg(long, default_value_t = bench::NODES, value_parser = clap::value_parser!(u8).range(3..=i64::from(bench::NODES_MAX)))]
+        nodes: u8,
     },
 }
 
@@ -243,7 +246,10 @@ fn run(cli: &Cli) -> Result<(), Box<dyn Error>> {
             programs: None,
         }
         .run()?,
-        Command::Bench { only } => bench::run(only.as_deref())?,
+        Command::Bench { only, nodes } => bench::run(&bench::Options {
+            only: only.clone(),
+            nodes: *nodes,
+        })?,
     }
     Ok(())
 }

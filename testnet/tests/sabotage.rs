@@ -74,6 +74,13 @@ is_noticed! {
     awarding_before_the_record: AwardsBeforeRecord in Exclusive by "exclusive holders are in the log first" within 2;
     taking_death_for_the_end_of_a_lease: TakesDeathForTheEnd in Exclusive by "no exclusive slot twice" within 20;
     forgetting_earlier_leases: ForgetsEarlierLeases in Exclusive by "no exclusive slot twice" within 100;
+    gossip_alone_kills: GossipAloneKills in Random by "dead needs three" within 10;
+    not_asking_who_reaches_it: IgnoresProbes in Random by "dead needs three" within 20;
+    not_asking_gossip: IgnoresGossip in Random by "dead needs three" within 10;
+    waiting_for_ever: WaitsForEver in Random by "one hung host blocks nobody" within 10;
+    taking_records_for_reports: TakesRecordsForReports in LeaderLoss by "no slot twice for lack of asking" within 60;
+    taking_old_slices: TakesOldSlices in LeaderLoss by "all heals" within 20;
+    keeping_the_younger: KeepsTheYounger in Churn by "the better double stays" within 5;
     accepting_early: AcceptsEarly in LeaderLoss by "no accepted job is lost" within 50;
 }
 

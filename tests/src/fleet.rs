@@ -3,7 +3,7 @@
 
 use potluck_testnet::{
     client::{Client, Failed},
-    net::{Testnet, TestnetOptions},
+    net::{Testnet, TestnetOptions, Wires},
     wait::until,
 };
 use std::{
@@ -107,24 +107,36 @@ impl Deref for Fleet {
 impl Fleet {
     /// `nodes` nodes over `racks` racks, all up.
     pub fn up(nodes: u8, racks: u8) -> Fleet {
-        Fleet::make(nodes, racks, &[], Testnet::up)
+        Fleet::make(nodes, racks, &[], false, Testnet::up)
+    }
+
+    /// The same, with wires between the nodes that can be cut. Needs what
+    /// [`Wires::missing`] names.
+    pub fn wired(nodes: u8, racks: u8) -> Fleet {
+        Fleet::make(nodes, racks, &[], true, Testnet::up)
+    }
+
+    /// What is between the nodes of a [`Fleet::wired`].
+    pub fn wires(&self) -> &Wires {
+        self.net.wires().expect("a fleet with wires")
     }
 
     /// The same with more arguments of each node's; a node that is started
     /// again later has them not.
     pub fn up_with(nodes: u8, racks: u8, node_args: &[&str]) -> Fleet {
-        Fleet::make(nodes, racks, node_args, Testnet::up)
+        Fleet::make(nodes, racks, node_args, false, Testnet::up)
     }
 
     /// The same, but only the first node is started.
     pub fn found(nodes: u8, racks: u8) -> Fleet {
-        Fleet::make(nodes, racks, &[], Testnet::found)
+        Fleet::make(nodes, racks, &[], false, Testnet::found)
     }
 
     fn make<E: fmt::Display>(
         nodes: u8,
         racks: u8,
         node_args: &[&str],
+        wired: bool,
         bring_up: impl Fn(&TestnetOptions) -> Result<Testnet, E>,
     ) -> Fleet {
         let turn = Turn::take();
@@ -139,10 +151,14 @@ impl Fleet {
             racks,
             block: block.number,
             node_args: node_args.iter().copied().map(String::from).collect(),
+            wired,
             ..TestnetOptions::new(root.path())
         };
         let outcome = bring_up(&options).map_err(|error| error.to_string());
-        let opened = Testnet::open(root.path());
+        let opened = Testnet::open(root.path()).map(|net| match &outcome {
+            Ok(same) => net.with_wires_of(same),
+            Err(_) => net,
+        });
         let fleet = Fleet {
             // What came up so far goes down with the fixture.
             net: opened.unwrap_or_else(|error| panic!("{error}; {:?}", outcome.as_ref().err())),

@@ -6,6 +6,7 @@ mod e2e {
     mod agent;
     mod batch;
     mod cli;
+    mod cut;
     mod debug;
     mod ending;
     mod exclusive;
@@ -14,6 +15,7 @@ mod e2e {
     mod jobs;
     mod join;
     mod logs;
+    mod operate;
     mod packages;
     mod plan;
     mod quota;

@@ -1,17 +1,18 @@
-//! Recordings: all that went into a scheduler, so that any run of it can be
-//! decided again, elsewhere and later, with its reasons in view.
+//! Recordings: all that went into a scheduler or a host, so that any run of
+//! it can be decided again, elsewhere and later, with its reasons in view.
 //!
 //! Answers for the format and for deciding again. Leaves to its caller where
 //! recordings are kept, when they are begun, and showing what comes out.
 //!
 //! A recording is a row of frames: the length of a record in four bytes,
-//! lowest first, then the record in CBOR. It begins with [`Record::Began`]; a
-//! file may hold several in a row. A torn end is a recording that was cut
-//! short by a crash, and is no error.
+//! lowest first, then the record in CBOR. It begins with [`Record::Began`] or
+//! [`Record::HostBegan`]; a file may hold several in a row. A torn end is a
+//! recording that was cut short by a crash, and is no error.
 
 use crate::{
     auction::Authority,
     cluster::{Cluster, Command},
+    host::{self, Host},
     scheduler::{Effect, Event, Scheduler, SchedulerConfig},
 };
 use potluck_specs::{
@@ -21,18 +22,21 @@ use potluck_specs::{
 use serde::{Deserialize, Serialize};
 
 /// Of the format. Old readers refuse newer recordings: a record that is left
-/// out would make all that follows wrong.
-pub const VERSION: u32 = 1;
+/// out would make all that follows wrong. 2: those of hosts.
+pub const VERSION: u32 = 2;
+
+/// What recordings of schedulers say: nothing of them has changed since.
+pub const SCHEDULER_VERSION: u32 = 1;
 
 /// Largest record: the state of a full cluster with 10,000 jobs.
 pub const RECORD_BYTES_MAX: usize = 256 << 20;
 
-/// What went into a scheduler, in order.
+/// What went into a scheduler or a host, in order.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Record {
     /// A reign began.
     Began {
-        /// [`VERSION`].
+        /// [`SCHEDULER_VERSION`].
         version: u32,
         /// As [`Scheduler::new`] takes them.
         config: SchedulerConfig,
@@ -52,13 +56,31 @@ pub enum Record {
         /// The command.
         command: Box<Command>,
     },
-    /// One step.
+    /// One step of the scheduler.
     Step {
         /// When.
         now: Millis,
         /// What happened.
         event: Box<Event>,
         /// [`digest`] of what came out.
+        digest: u64,
+    },
+    /// The recording of a host began; it goes on from what it was.
+    HostBegan {
+        /// [`VERSION`].
+        version: u32,
+        /// When, on the host's boot clock.
+        now: Millis,
+        /// All that it knew, without secrets.
+        host: Box<Host>,
+    },
+    /// One step of the host.
+    HostStep {
+        /// When, on the host's boot clock.
+        now: Millis,
+        /// What happened, without secrets.
+        event: Box<host::Event>,
+        /// [`host_digest`] of what came out.
         digest: u64,
     },
 }
@@ -82,7 +104,7 @@ pub enum RecordError {
         source: CodecError,
     },
     /// It has no begin: everything depends on that.
-    #[error("the recording does not begin with a reign")]
+    #[error("the recording does not begin with a reign or with what a host knew")]
     NoBegin,
 }
 
@@ -92,9 +114,22 @@ pub enum RecordError {
 /// their tasks does not count: recordings lack it
 /// ([`Cluster::redacted`]).
 pub fn digest(effects: &[Effect]) -> u64 {
+    digest_of(effects.iter().map(text))
+}
+
+/// The same of a host's effects.
+pub fn host_digest(effects: &[host::Effect]) -> u64 {
+    digest_of(
+        effects
+            .iter()
+            .map(|effect| format!("{:?};", effect.redacted())),
+    )
+}
+
+fn digest_of(texts: impl Iterator<Item = String>) -> u64 {
     const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0100_0000_01b3;
-    effects.iter().map(text).fold(BASIS, |hash, text| {
+    texts.fold(BASIS, |hash, text| {
         text.bytes().fold(hash, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(PRIME)
         })
@@ -157,22 +192,32 @@ impl Iterator for Records<'_> {
 
 /// One step that was decided again.
 #[derive(Debug)]
-pub struct Decision {
-    /// When, on the clock of the leader that was.
+pub struct Decided<Event, Effect> {
+    /// When, on the clock of the node that was recorded.
     pub now: Millis,
     /// What happened.
     pub event: Event,
-    /// What is to be done about it, [`Effect::Note`]s with the reasons among
-    /// it.
+    /// What is to be done about it; of a scheduler with
+    /// [`Effect::Note`](crate::scheduler::Effect::Note)s that tell reasons.
     pub effects: Vec<Effect>,
     /// What was decided then was the same.
     pub same: bool,
+}
+
+/// What was decided again, and by what.
+#[derive(Debug)]
+pub enum Decision {
+    /// By a scheduler.
+    Scheduler(Decided<Event, Effect>),
+    /// By a host.
+    Host(Decided<host::Event, host::Effect>),
 }
 
 /// Decides a recording again.
 #[derive(Debug, Default)]
 pub struct Replay {
     reign: Option<(Cluster, Scheduler)>,
+    host: Option<Host>,
 }
 
 impl Replay {
@@ -182,7 +227,9 @@ impl Replay {
     /// [`RecordError::TooNew`], [`RecordError::NoBegin`].
     pub fn take(&mut self, record: Record) -> Result<Option<Decision>, RecordError> {
         match record {
-            Record::Began { version, .. } if version > VERSION => {
+            Record::Began { version, .. } | Record::HostBegan { version, .. }
+                if version > VERSION =>
+            {
                 Err(RecordError::TooNew { version })
             }
             Record::Began {
@@ -209,12 +256,30 @@ impl Replay {
             } => {
                 let (cluster, scheduler) = self.reign.as_mut().ok_or(RecordError::NoBegin)?;
                 let effects = scheduler.step(cluster, (*event).clone(), now);
-                Ok(Some(Decision {
+                Ok(Some(Decision::Scheduler(Decided {
                     now,
                     event: *event,
                     same: digest(&effects) == then,
                     effects,
-                }))
+                })))
+            }
+            Record::HostBegan { host, .. } => {
+                self.host = Some(*host);
+                Ok(None)
+            }
+            Record::HostStep {
+                now,
+                event,
+                digest: then,
+            } => {
+                let host = self.host.as_mut().ok_or(RecordError::NoBegin)?;
+                let effects = host.step((*event).clone(), now);
+                Ok(Some(Decision::Host(Decided {
+                    now,
+                    event: *event,
+                    same: host_digest(&effects) == then,
+                    effects,
+                })))
             }
         }
     }
@@ -225,73 +290,12 @@ impl Replay {
             .as_ref()
             .map(|(cluster, scheduler)| (cluster, scheduler))
     }
+
+    /// The host as it is now, for what it has free.
+    pub fn host(&self) -> Option<&Host> {
+        self.host.as_ref()
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn recording() -> Vec<u8> {
-        let began = Record::Began {
-            version: VERSION,
-            config: SchedulerConfig::default(),
-            authority: Authority::default(),
-            me: NodeId([1; 32]),
-            now: Millis(5),
-            cluster: Box::default(),
-        };
-        let effects = Scheduler::new(
-            SchedulerConfig::default(),
-            Authority::default(),
-            NodeId([1; 32]),
-            Millis(5),
-        )
-        .step(&Cluster::default(), Event::Tick, Millis(6));
-        let step = Record::Step {
-            now: Millis(6),
-            event: Box::new(Event::Tick),
-            digest: digest(&effects),
-        };
-        [frame(&began), frame(&step)].concat()
-    }
-
-    fn decisions(bytes: &[u8]) -> Result<Vec<Decision>, RecordError> {
-        let mut replay = Replay::default();
-        let records = Records::new(bytes);
-        let taken = records.map(|record| replay.take(record?));
-        taken.filter_map(Result::transpose).collect()
-    }
-
-    #[test]
-    fn a_recording_is_decided_again_the_same() {
-        let decided = decisions(&recording()).expect("a recording");
-        assert_eq!(decided.len(), 1);
-        assert!(decided[0].same && decided[0].now == Millis(6));
-    }
-
-    #[test]
-    fn another_decision_shows() {
-        let mut bytes = recording();
-        let last = bytes.len() - 1;
-        bytes[last] ^= 1;
-        let decided = decisions(&bytes).expect("a recording");
-        assert!(!decided[0].same);
-    }
-
-    #[test]
-    fn a_torn_end_is_no_error_and_damage_is() {
-        let bytes = recording();
-        for cut in 0..bytes.len() {
-            assert!(decisions(&bytes[..cut]).is_ok_and(|decided| decided.is_empty()));
-        }
-        let mut damaged = bytes.clone();
-        damaged[4] = 0xff;
-        assert!(matches!(
-            decisions(&damaged),
-            Err(RecordError::Damaged { at: 0, .. })
-        ));
-        let step =
-            &bytes[4 + u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize..];
-        assert!(matches!(decisions(step), Err(RecordError::NoBegin)));
-    }
-}
+mod tests;

@@ -1,13 +1,17 @@
 //! Which way a session goes when its two ends don't reach each other.
 //!
 //! Answers for when an agent has a member carry its heartbeats to the
-//! scheduler ([`Path`]), and for which member the scheduler then sends its
-//! orders through ([`Vias`]). Leaves to the driver the sending, proving that
-//! what was carried is the sender's word, and bounding what a member carries.
+//! scheduler ([`Path`]), for which member the scheduler then sends its orders
+//! through ([`Vias`]), for what a member carries ([`carrier`]) and for what
+//! comes too late ([`echo`]). Leaves to the driver the sending, and proving
+//! that what was carried is the sender's word.
 //!
 //! A leader that died is relayed to by nobody: only a member that names a
 //! leader which this node has just failed to reach is asked to carry, and one
 //! that has heard of the death names it no longer.
+
+pub mod carrier;
+pub mod echo;
 
 use crate::scheduler::MISSED_AFTER;
 use potluck_specs::{Millis, NodeId};

@@ -4,12 +4,15 @@
 use crate::{
     inner::{Inner, Part, Step},
     launch::{Plan, Program, View},
-    sandbox::Confinement,
+    sandbox::{Confinement, landlock::Unheld},
 };
 use nix::{
     errno::Errno,
     libc::{self, c_int},
-    sys::signal::{SigSet, SigmaskHow, sigprocmask},
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        signal::{SigSet, SigmaskHow, sigprocmask},
+    },
     unistd::{Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid},
 };
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -39,7 +42,7 @@ impl Trouble {
 
 /// A part that can't be had: told, or the end of the start.
 pub(crate) fn miss(plan: &Plan, part: Part, errno: Errno) -> Result<(), Trouble> {
-    if plan.refuse_missing {
+    if plan.refuse_missing && part.is_indispensable() {
         return Err(Trouble {
             step: Step::Isolation,
             errno,
@@ -88,6 +91,7 @@ fn try_become_task(
     }
     chdir(view.folder.as_c_str()).map_err(at(Step::WorkingDirectory))?;
     if let Some(confinement) = &plan.confinement {
+        limit_resources().map_err(at(Step::Privileges))?;
         // EPERM: not root and no user namespace, so there is nothing to lose.
         match confinement.capabilities.bound() {
             Ok(()) | Err(Errno::EPERM) => {}
@@ -128,16 +132,20 @@ pub(crate) fn confine(
     };
     confinement.capabilities.keep().map_err(&privileges)?;
     nix::sys::prctl::set_no_new_privs().map_err(&privileges)?;
-    if let Some(landlock) = &confinement.landlock
-        && let Err(errno) = landlock.apply()
-    {
-        match errno {
-            // Only `strict` promises it.
-            Errno::ENOSYS | Errno::EOPNOTSUPP if landlock.writable.is_none() => {}
-            Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EPERM => {
+    if let Some(landlock) = &confinement.landlock {
+        match landlock.apply() {
+            Ok(Unheld::Nothing) => {}
+            Ok(Unheld::AbstractSockets) => miss(Part::AbstractSockets, Errno::ENOSYS)?,
+            // Only `strict` promises that files are restricted.
+            Err(errno @ (Errno::ENOSYS | Errno::EOPNOTSUPP)) if landlock.writable.is_none() => {
+                if landlock.hosts_network {
+                    miss(Part::AbstractSockets, errno)?;
+                }
+            }
+            Err(errno @ (Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EPERM)) => {
                 miss(Part::Landlock, errno)?;
             }
-            errno => return Err(privileges(errno)),
+            Err(errno) => return Err(privileges(errno)),
         }
     }
     if let Err(errno) = confinement.filter.apply() {
@@ -147,6 +155,27 @@ pub(crate) fn confine(
         }
     }
     Ok(())
+}
+
+/// What a process may hold, whatever the agent was started with: the soft and
+/// hard limits of getrlimit(2), never above the agent's hard ones. Memory,
+/// processes and time are the control group's, for all processes together.
+pub(crate) fn limit_resources() -> Result<(), Errno> {
+    /// Open files: enough for servers, which seldom raise it themselves.
+    const FILES: u64 = 65_536;
+    const FILES_MOST: u64 = 1 << 20;
+    /// Locked memory: the kernel's own default since 5.16.
+    const LOCKED_BYTES: u64 = 8 << 20;
+
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let most = most.min(FILES_MOST);
+    setrlimit(Resource::RLIMIT_NOFILE, FILES.min(most), most)?;
+    let (_, most) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
+    let most = most.min(LOCKED_BYTES);
+    setrlimit(Resource::RLIMIT_MEMLOCK, most, most)?;
+    // A dump of its memory only for a task that asks for one.
+    let (_, most) = getrlimit(Resource::RLIMIT_CORE)?;
+    setrlimit(Resource::RLIMIT_CORE, 0, most)
 }
 
 fn exec(view: &View, program: &Program) -> Errno {

@@ -59,10 +59,12 @@ pub(crate) enum Part {
     Seccomp,
     /// The kernel's path rules.
     Landlock,
+    /// Being kept off the abstract sockets of a network that it shares.
+    AbstractSockets,
 }
 
 impl Part {
-    const ALL: [Part; 10] = [
+    const ALL: [Part; 11] = [
         Part::Mount,
         Part::Proc,
         Part::HostName,
@@ -73,7 +75,15 @@ impl Part {
         Part::Loopback,
         Part::Seccomp,
         Part::Landlock,
+        Part::AbstractSockets,
     ];
+
+    /// Whether a task that must have all of its isolation is refused for it.
+    /// Abstract sockets are told only: kernels before 6.12, which most hosts
+    /// have, can't hold a task off them, and it may have a network of its own.
+    pub(crate) fn is_indispensable(self) -> bool {
+        self != Part::AbstractSockets
+    }
 
     pub(crate) fn from_number(number: u32) -> Option<Part> {
         Part::ALL.into_iter().find(|part| *part as u32 == number)
@@ -91,6 +101,7 @@ impl Part {
             Part::Loopback => "loopback",
             Part::Seccomp => "seccomp",
             Part::Landlock => "landlock",
+            Part::AbstractSockets => "abstract sockets",
         }
     }
 }

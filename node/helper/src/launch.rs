@@ -77,6 +77,9 @@ pub(crate) enum LaunchError {
     /// Only root may run tasks as others.
     #[error("not running as root, so the task can't run as user {uid}")]
     User { uid: u32 },
+    /// A number that is no user.
+    #[error("{0}:{1} is no user and group: 4294967295 means nobody in particular")]
+    NoSuchUser(u32, u32),
     /// A pipe, a socket, or a process.
     #[error("{what} can't be made")]
     Kernel { what: &'static str, source: Errno },
@@ -492,6 +495,10 @@ pub(crate) fn host_name(description: &TaskDescription) -> String {
 pub(crate) fn user(description: &TaskDescription) -> Result<Option<UserIds>, LaunchError> {
     let own = geteuid();
     match description.user {
+        // To setresuid(2) it means: leave it as it is.
+        Some(user) if [user.uid, user.gid].contains(&u32::MAX) => {
+            Err(LaunchError::NoSuchUser(user.uid, user.gid))
+        }
         Some(user) if !own.is_root() && user.uid != own.as_raw() => {
             Err(LaunchError::User { uid: user.uid })
         }

@@ -352,6 +352,70 @@ fn a_strict_task_writes_only_where_it_may() {
 }
 
 #[test]
+fn a_task_with_a_network_of_its_own_sees_no_device_of_the_host() {
+    if !is_root() && !users_may_have_namespaces() {
+        return skip("needs root, or user namespaces for an ordinary user");
+    }
+    let names = "find /sys/class/net/ /sys/devices/virtual/net/ -mindepth 1; \
+                 find /sys/devices -path '*/net/*'; true";
+    let mut task = Task::script(names);
+    task.description.profile = Profile::Strict;
+    task.description.isolation = Isolation::of(Profile::Strict, false);
+    task.start();
+    assert_eq!(task.recorded_exit().code, Some(0));
+    assert_eq!(task.texts(), [""; 0]);
+    // The host has some: loopback at least.
+    assert!(fs::read_dir("/sys/class/net").unwrap().next().is_some());
+}
+
+#[test]
+fn limits_of_processes_are_the_sandboxs_and_not_the_agents() {
+    let mut task = Task::script("ulimit -Sc; ulimit -Sn; ulimit -Hl");
+    task.start();
+    assert_eq!(task.recorded_exit().code, Some(0));
+    let most = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
+    let files = most.unwrap().1.min(65_536).to_string();
+    let texts = task.texts();
+    assert_eq!(texts[..2], ["0", &files]);
+    assert!(texts[2].parse::<u64>().unwrap() <= 8 << 10, "{texts:?}");
+}
+
+#[test]
+fn a_number_that_means_no_user_is_refused() {
+    let mut task = Task::script("id -u");
+    task.description.user = Some(UserIds {
+        uid: u32::MAX,
+        gid: u32::MAX,
+    });
+    task.start();
+    let end = wait_for("the record", || task.record()).end;
+    let TaskEnd::NotStarted { why, .. } = end else {
+        panic!("it ran: {end:?}");
+    };
+    assert!(why.contains("4294967295"), "{why}");
+}
+
+#[test]
+fn folders_made_for_a_file_belong_to_the_tasks_user() {
+    if !is_root() {
+        return skip("needs root");
+    }
+    let mut task = Task::script("echo mine > sub/deep/beside && cat sub/deep/beside");
+    task.description.user = Some(UserIds {
+        uid: 4_321,
+        gid: 1_234,
+    });
+    task.description.files = vec![WrittenFile {
+        path: "sub/deep/app.conf".into(),
+        contents: String::new(),
+        mode: 0o600,
+    }];
+    task.start();
+    assert_eq!(task.recorded_exit().code, Some(0), "{:?}", task.texts());
+    assert_eq!(task.texts(), ["mine"]);
+}
+
+#[test]
 fn root_runs_a_task_as_another_who_owns_its_folder() {
     if !is_root() {
         return skip("needs root");

@@ -20,11 +20,12 @@ use super::{
     moved,
     process::{Process, helpers_of},
     program,
+    recording::Recorder,
     sessions::{self, EnterError},
     trees::Trees,
     upgrades::Upgrades,
 };
-use crate::{agent::PackageProvider, clock, spawn::spawn, wire::HeldJob};
+use crate::{agent::PackageProvider, clock, recording::Wish, spawn::spawn, wire::HeldJob};
 use nix::fcntl::Flock;
 use potluck_core::{
     attributes::Facts,
@@ -96,6 +97,8 @@ pub(super) enum Command {
     Entrance(SlotId, oneshot::Sender<Result<(Run, Link), EnterError>>),
     Held(JobName, oneshot::Sender<Option<HeldJob>>),
     Highest(oneshot::Sender<Authority>),
+    /// Begins a recording.
+    Record(Wish),
     /// The trees of a task's packages, or why one is missing.
     Fetched {
         slot: SlotId,
@@ -176,6 +179,8 @@ pub(super) struct Actor {
     pub(super) upgrades: Upgrades,
     /// Held while the actor lives.
     pub(super) lock: Flock<File>,
+    /// Writes down what the host decides, while a person wants it.
+    pub(super) recorder: Option<Recorder>,
     pub(super) running: Running,
 }
 
@@ -289,6 +294,9 @@ impl Actor {
             Command::Highest(reply) => {
                 let _ = reply.send(self.host.highest());
             }
+            Command::Record(wish) => {
+                self.recorder = Recorder::begin(wish, &self.host, clock::boot_now());
+            }
             report => self.hear(report).await,
         }
     }
@@ -340,7 +348,7 @@ impl Actor {
     /// Decides, and carries out what follows; the answer, if there is one, is
     /// durable.
     async fn step(&mut self, event: Event) -> Option<Answer> {
-        let effects = self.host.step(event, clock::boot_now());
+        let effects = self.decide(event);
         let mut writes = Vec::new();
         let mut durable = false;
         let mut answer = None;
@@ -371,6 +379,20 @@ impl Actor {
         self.write(writes, durable).await;
         self.sweep_once();
         answer
+    }
+
+    /// What follows from an event; written down first, while that is wanted.
+    fn decide(&mut self, event: Event) -> Vec<Effect> {
+        let now = clock::boot_now();
+        let Some(recorder) = &mut self.recorder else {
+            return self.host.step(event, now);
+        };
+        let redacted = event.redacted();
+        let effects = self.host.step(event, now);
+        if !recorder.step(redacted, &effects, now) {
+            self.recorder = None;
+        }
+        effects
     }
 
     /// Writes until the disk takes it: nothing may be done or said before.
@@ -612,6 +634,8 @@ impl Actor {
             HelperMessage::UpgradeRefused { why } => self.upgrades.answered(run, Err(why)),
             // The connection answers pings, and a second greeting is nothing.
             HelperMessage::Ping { .. } | HelperMessage::Hello(_) => {}
+            // The agent orders none yet.
+            HelperMessage::Upgraded { .. } | HelperMessage::UpgradeRefused { .. } => {}
         }
     }
 
@@ -906,7 +930,7 @@ impl Actor {
     }
 
     fn isolation_missing(&self, missing: &[MissingIsolation]) {
-        let kind = |one: &MissingIsolation| format!("{} namespace: {}", one.kind, one.why);
+        let kind = |one: &MissingIsolation| format!("{}: {}", one.kind, one.why);
         self.note_missing(missing.iter().map(kind).collect());
     }
 

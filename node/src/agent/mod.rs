@@ -20,6 +20,7 @@ mod moved;
 mod places;
 mod process;
 mod program;
+mod recording;
 mod retention;
 mod sessions;
 mod texts;
@@ -36,7 +37,7 @@ pub use retention::LogRetention;
 pub use sessions::{EnterError, Entrance, Pipe, SessionWish, TaskSession};
 pub use upgrades::HelperBuild;
 
-use crate::{clock, spawn::spawn, wire::HeldJob};
+use crate::{clock, recording::Wish, spawn::spawn, wire::HeldJob};
 use actor::{Actor, COMMANDS_WAITING, Command, Running};
 use async_trait::async_trait;
 use cgroups::Cgroups;
@@ -314,6 +315,7 @@ fn prepare(
         missing: Arc::new(Mutex::new(missing)),
         upgrades,
         lock,
+        recorder: None,
         running: Running::default(),
     };
     Ok((actor, listener, isolation))
@@ -456,6 +458,13 @@ impl Agent {
     /// [`AgentStopped`].
     pub async fn leave(&self) -> Result<(), AgentStopped> {
         self.tell(Command::Leave).await
+    }
+
+    /// Begins a recording of what goes into the host's decisions; one that is
+    /// under way ends. The wish is dropped if the agent has stopped.
+    pub(crate) async fn record(&self, wish: Wish) {
+        // Nobody waits for an agent that is gone.
+        let _ = self.tell(Command::Record(wish)).await;
     }
 
     /// The highest authority heard from anyone.

@@ -53,13 +53,18 @@ impl Places {
 /// A name that the host knows, or `uid:gid`.
 fn user(text: &str) -> Result<UserIds, String> {
     let ids = match text.split_once(':') {
-        Some((uid, gid)) => uid.parse().ok().zip(gid.parse().ok()),
+        Some((uid, gid)) => number(uid).zip(number(gid)),
         None => User::from_name(text)
             .map_err(|error| format!("user {text:?}: {error}"))?
             .map(|user| (user.uid.as_raw(), user.gid.as_raw())),
     };
     let (uid, gid) = ids.ok_or_else(|| format!("this host has no user {text:?}"))?;
     Ok(UserIds { uid, gid })
+}
+
+/// The largest number is no user: setresuid(2) takes it for "as it is".
+fn number(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|number| *number != u32::MAX)
 }
 
 /// A folder of the slot, kept when it starts again here.
@@ -74,6 +79,9 @@ fn volume(
         return Err(format!("{name:?} is no name of a volume"));
     }
     let folder = folders.volumes().join(slot_name(&run.slot)).join(name);
+    if !folder.exists() {
+        tracing::info!(%run, volume = name, "volume begins empty");
+    }
     let make = || -> io::Result<()> {
         fs::create_dir_all(&folder)?;
         match user.filter(|_| geteuid().is_root()) {
@@ -165,7 +173,14 @@ mod tests {
         let ids = |uid, gid| UserIds { uid, gid };
         assert_eq!(user("7:8").unwrap(), ids(7, 8));
         assert_eq!(user("root").unwrap(), ids(0, 0));
-        for wrong in ["no such user", "7:", "a:b", ""] {
+        for wrong in [
+            "no such user",
+            "7:",
+            "a:b",
+            "",
+            "4294967295:0",
+            "0:4294967295",
+        ] {
             assert!(user(wrong).is_err(), "{wrong:?}");
         }
     }

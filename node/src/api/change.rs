@@ -54,6 +54,11 @@ pub enum Change {
         /// Its end, Unix time.
         expires: Millis,
     },
+    /// Let nobody else in with a token.
+    RevokeToken {
+        /// The token's public name.
+        id: String,
+    },
     /// Take a node out of, or back into, the choice for new work; its tasks
     /// move away.
     Drain {
@@ -217,6 +222,7 @@ fn check_right(author: &UserCertificate, change: &Change) -> Result<(), ChangeEr
             format!("deployer of namespace {:?}", job.namespace),
         ),
         Change::CreateToken { .. }
+        | Change::RevokeToken { .. }
         | Change::Drain { .. }
         | Change::Remove { .. }
         | Change::Recover { .. } => (author.may_operate(), "operator".into()),

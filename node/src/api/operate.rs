@@ -2,7 +2,10 @@
 //! with a deadline, cordons, rollouts, quotas, who holds a job's budget, evening out.
 
 use potluck_core::cluster::{NamespaceView, Quota, RolloutControl};
-use potluck_specs::{JobName, NodeId, SlotId, trust::UserCertificate};
+use potluck_specs::{
+    JobName, Millis, NodeId, SlotId,
+    trust::{NodeRole, UserCertificate},
+};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -68,6 +71,8 @@ pub enum OperateQuery {
     Rebalance,
     /// What do the jobs of each namespace ask for, and what may they?
     Namespaces,
+    /// Which join tokens are there?
+    Tokens,
 }
 
 /// The answer to an [`OperateQuery`].
@@ -83,6 +88,25 @@ pub enum OperateAnswer {
     Rebalance(Vec<MoveStatus>),
     /// To `Namespaces`, by name.
     Namespaces(Vec<NamespaceView>),
+    /// To `Tokens`, by id.
+    Tokens(Vec<TokenStatus>),
+}
+
+/// One join token; its secret is known to nobody but who made it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenStatus {
+    /// Its public name.
+    pub id: String,
+    /// What its nodes may be chosen for.
+    pub roles: Vec<NodeRole>,
+    /// The only rack that it admits to.
+    pub rack: Option<String>,
+    /// How many more nodes it admits.
+    pub uses_left: u32,
+    /// Its end, Unix time.
+    pub expires: Millis,
+    /// Names of the nodes that it let in.
+    pub nodes: Vec<String>,
 }
 
 /// How far a rollout is.

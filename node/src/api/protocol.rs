@@ -95,6 +95,13 @@ pub enum ApiRequest {
         /// At most so much.
         bytes_max: u64,
     },
+    /// What goes into this node's own decisions, in the same way.
+    RecordHost {
+        /// At most so long.
+        seconds: u64,
+        /// At most so much.
+        bytes_max: u64,
+    },
     /// Where is this service?
     Resolve {
         /// The namespace.
@@ -461,6 +468,10 @@ pub struct TaskStatus {
     /// When it is started again after a failure, Unix time.
     #[serde(default)]
     pub next_try: Option<Millis>,
+    /// The node on which its volumes stayed when it came to where it is, as far
+    /// as the present scheduler has seen it.
+    #[serde(default)]
+    pub volumes_left: Option<String>,
 }
 
 /// One version of a job.
@@ -526,6 +537,8 @@ pub enum Changed {
     },
     /// The token can be used.
     TokenCreated,
+    /// The token can be used no more.
+    TokenRevoked,
     /// The node's drain is switched.
     Drained,
     /// The node is forgotten.
@@ -576,6 +589,10 @@ pub struct Explained {
     /// What the job waits for before any of its tasks starts.
     #[serde(default)]
     pub waits: Vec<String>,
+    /// The node on which its volumes stayed when it came to where it is, as far
+    /// as the present scheduler has seen it.
+    #[serde(default)]
+    pub volumes_left: Option<String>,
 }
 
 /// What the scheduler thinks of a host for a slot.

@@ -8,7 +8,11 @@ use crate::{
 };
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use potluck_specs::{JobName, SlotId};
-use std::{net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+};
 
 /// A fleet manager with no server tier: every host runs this program.
 #[derive(Debug, Parser)]
@@ -73,10 +77,11 @@ pub(super) enum Command {
     /// What a spec file would change and where its tasks would go; changes
     /// nothing. Exit code 0: nothing would change, 2: something, 1: an error.
     Plan(PlanArgs),
-    /// Jobs in short, or one job with its tasks.
+    /// Jobs in short, or some jobs with their tasks.
     Status {
-        /// Only this job.
-        job: Option<JobName>,
+        /// Only these jobs.
+        #[arg(value_name = "JOB")]
+        jobs: Vec<JobName>,
         /// Stopped jobs too.
         #[arg(long)]
         all: bool,
@@ -150,8 +155,10 @@ pub(super) enum Command {
     },
     /// Why a task is where it is, or nowhere: every host with its reason.
     Explain {
-        /// The task, for example web[0].
-        task: SlotId,
+        /// The task, for example web[0]; of a job the tasks that wait for a
+        /// place, or all of them if none waits.
+        #[arg(value_name = "TASK")]
+        target: LogTarget,
     },
     /// Packages on the asked node and where their bytes came from.
     Packages,
@@ -295,8 +302,9 @@ pub(super) struct InitArgs {
 /// `potluck node`.
 #[derive(Debug, Args)]
 pub(super) struct NodeArgs {
-    /// Address of any member, for the first start on this host.
-    #[arg(long, value_name = "ADDRESS", requires = "token", value_parser = parse_address)]
+    /// Address of any member, for the first start on this host: HOST or
+    /// HOST:PORT.
+    #[arg(long, value_name = "ADDRESS", requires = "token", value_parser = parse_member)]
     pub join: Option<SocketAddr>,
     /// Token from `potluck token create`.
     #[arg(long, env = "POTLUCK_TOKEN", hide_env_values = true)]
@@ -405,13 +413,26 @@ pub(super) enum ClusterCommand {
     },
 }
 
+/// Whose decisions are recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Recorded {
+    /// What the leader decides for the cluster.
+    Scheduler,
+    /// What a node decides for itself.
+    Host,
+}
+
 /// `potluck debug …`.
 #[derive(Debug, Subcommand)]
 pub(super) enum DebugCommand {
-    /// Write down all that goes into the scheduler of the asked node, which
-    /// must be the one that leads, without secrets. It begins a new reign:
-    /// placements pause until the hosts have told what they run.
+    /// Write down all that goes into decisions of the asked node, without
+    /// secrets. Of its scheduler, for which it must be the one that leads, it
+    /// begins a new reign: placements pause until the hosts have told what
+    /// they run. Of its host (bids, refusals, starts, stops) nothing pauses.
     Record {
+        /// Whose decisions.
+        #[arg(long, value_enum, default_value_t = Recorded::Scheduler)]
+        of: Recorded,
         /// For so long; sooner with Ctrl-C.
         #[arg(long, default_value_t = 60, value_name = "N",
             value_parser = clap::value_parser!(u64).range(1..=3_600))]
@@ -445,7 +466,7 @@ pub(super) enum TokenCommand {
         uses: u32,
         /// Valid for so many minutes.
         #[arg(long, default_value_t = 60, value_name = "MINUTES",
-            value_parser = clap::value_parser!(u64).range(0..=525_600))]
+            value_parser = clap::value_parser!(u64).range(1..=525_600))]
         ttl: u64,
         /// The only rack that it admits to.
         #[arg(long)]
@@ -453,6 +474,13 @@ pub(super) enum TokenCommand {
         /// Its nodes are never chosen as voters.
         #[arg(long)]
         no_voter: bool,
+    },
+    /// Tokens that the log holds, with the nodes that each let in.
+    List,
+    /// Let nobody else in with a token. Nodes that it let in stay.
+    Revoke {
+        /// Its id, as `potluck token list` shows it.
+        id: String,
     },
 }
 
@@ -647,13 +675,35 @@ impl FromStr for Expected {
 ///
 /// # Errors
 /// What is wrong with it, for people.
+/// HOST:PORT, the host by its name or its address.
 pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
     use std::net::ToSocketAddrs;
+    let port = text.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+    let Some(Ok(_)) = port else {
+        return Err(format!(
+            "it names no port: write HOST:PORT, such as {}:{PORT_DEFAULT}",
+            text.trim_end_matches(':')
+        ));
+    };
+    let host = text.rsplit_once(':').map_or(text, |(host, _)| host);
+    let nowhere = |why: String| format!("there is no host {host:?}: {why}");
     let found = text.to_socket_addrs();
     found
-        .map_err(|error| error.to_string())?
+        .map_err(|error| nowhere(error.to_string()))?
         .next()
-        .ok_or_else(|| "the host has no address".into())
+        .ok_or_else(|| nowhere("its name has no address".into()))
+}
+
+/// The same, with the usual port where none is named.
+fn parse_member(text: &str) -> Result<SocketAddr, String> {
+    let plain = text.trim_start_matches('[').trim_end_matches(']');
+    if let Ok(ip) = plain.parse::<IpAddr>() {
+        return Ok((ip, PORT_DEFAULT).into());
+    }
+    match text.contains(':') {
+        true => parse_address(text),
+        false => parse_address(&format!("{text}:{PORT_DEFAULT}")),
+    }
 }
 
 /// `potluck logs`.
@@ -684,4 +734,39 @@ pub(super) struct LogsArgs {
     /// Print time and stream before each line.
     #[arg(long)]
     pub timestamps: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_is_named_with_a_port_or_without() {
+        let table = [
+            ("10.0.0.1", Some("10.0.0.1:7400")),
+            ("10.0.0.1:9", Some("10.0.0.1:9")),
+            ("::1", Some("[::1]:7400")),
+            ("[::1]", Some("[::1]:7400")),
+            ("[::1]:9", Some("[::1]:9")),
+            ("10.0.0.1:x", None),
+            ("10.0.0.1:", None),
+        ];
+        for (text, address) in table {
+            let parsed = parse_member(text).ok().map(|found| found.to_string());
+            assert_eq!(parsed.as_deref(), address, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_an_address_is_told() {
+        let wrong = |text| parse_address(text).expect_err(text);
+        assert!(wrong("10.0.0.1").contains("such as 10.0.0.1:7400"));
+        assert!(wrong("10.0.0.1:").contains("such as 10.0.0.1:7400"));
+        assert!(wrong("10.0.0.1:99999").contains("names no port"));
+        let nowhere = wrong("host.invalid:7400");
+        assert!(
+            nowhere.contains("there is no host \"host.invalid\""),
+            "{nowhere}"
+        );
+    }
 }

@@ -135,10 +135,10 @@ fn parse_target(text: &str) -> Result<Target, ApiError> {
     if text.contains('/') {
         return Ok(Target::Socket(text.into()));
     }
-    parse_address(text).map(Target::Remote).map_err(|_| {
+    parse_address(text).map(Target::Remote).map_err(|why| {
         ApiError::new(
             ErrorCode::BadRequest,
-            format!("{text:?} is not a node's address"),
+            format!("{text:?} is not a node's address: {why}"),
         )
         .hint("write HOST:PORT, such as 127.0.1.1:7400, or the path of a node's api.sock")
     })

@@ -1,8 +1,10 @@
-//! `potluck debug record` and `debug replay`: what the scheduler decided, and
-//! why, decided again from a file.
+//! `potluck debug record` and `debug replay`: what the scheduler or a host
+//! decided, and why, decided again from a file.
+
+mod host;
 
 use super::{
-    args::Global,
+    args::{Global, Recorded},
     connect::{Session, connect},
     exit::chain,
     output,
@@ -15,7 +17,7 @@ use crate::api::{
 use potluck_core::{
     auction::Award,
     cluster::{Cluster, Command},
-    record::{Decision, Records, Replay},
+    record::{Decided, Decision, Records, Replay},
     scheduler::{Effect, Event, Scheduler},
 };
 use potluck_specs::{Millis, NodeId, SlotId};
@@ -38,14 +40,17 @@ const EXPLAINED_MAX: usize = 2;
 
 /// `potluck debug record`.
 pub(super) async fn record(
-    seconds: u64,
-    bytes_max: u64,
+    of: Recorded,
+    (seconds, bytes_max): (u64, u64),
     path: &Path,
     global: &Global,
 ) -> Result<ExitCode, ApiError> {
     let mut session = connect(global).await?;
     let mut file = create(path)?;
-    let request = ApiRequest::Record { seconds, bytes_max };
+    let request = match of {
+        Recorded::Scheduler => ApiRequest::Record { seconds, bytes_max },
+        Recorded::Host => ApiRequest::RecordHost { seconds, bytes_max },
+    };
     let mut bytes = 0;
     let written = take(
         &mut session,
@@ -124,7 +129,8 @@ struct Shown {
     event: String,
     /// What was decided.
     effects: Vec<String>,
-    /// Why, host by host, for what was placed.
+    /// Why: host by host for what was placed; of a host what it had free when
+    /// it refused.
     reasons: Vec<String>,
     /// The recorded decision was the same.
     same: bool,
@@ -177,14 +183,21 @@ fn decide_again(bytes: &[u8], all: bool) -> Result<Report, potluck_core::record:
         let Some(decision) = replay.take(record?)? else {
             continue;
         };
-        let Some((cluster, scheduler)) = replay.scheduler() else {
-            continue;
+        let (now, same) = match &decision {
+            Decision::Scheduler(decided) => (decided.now, decided.same),
+            Decision::Host(decided) => (decided.now, decided.same),
         };
-        let began = *began.get_or_insert(decision.now);
+        let at = *began.get_or_insert(now);
+        let shown = match (&decision, replay.scheduler(), replay.host()) {
+            (Decision::Scheduler(decided), Some((cluster, scheduler)), _) => {
+                shown(decided, at, cluster, scheduler)
+            }
+            (Decision::Host(decided), _, Some(host)) => host::shown(decided, at, host),
+            _ => continue,
+        };
         report.steps += 1;
-        report.differ += u64::from(!decision.same);
-        let shown = shown(&decision, began, cluster, scheduler);
-        if all || !decision.same || !shown.effects.is_empty() {
+        report.differ += u64::from(!same);
+        if all || !same || !shown.effects.is_empty() {
             report.decisions.push(shown);
         }
     }
@@ -213,7 +226,12 @@ fn show(report: &Report) -> String {
     lines.join("\n")
 }
 
-fn shown(decision: &Decision, began: Millis, cluster: &Cluster, scheduler: &Scheduler) -> Shown {
+fn shown(
+    decision: &Decided<Event, Effect>,
+    began: Millis,
+    cluster: &Cluster,
+    scheduler: &Scheduler,
+) -> Shown {
     let names = Names(cluster);
     let effects = effects(&decision.effects, &names);
     let awards = decision.effects.iter().filter_map(|effect| match effect {

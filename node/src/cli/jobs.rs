@@ -1,4 +1,4 @@
-//! `potluck status`, `stop` and `explain`.
+//! `potluck status` and `stop`.
 
 use super::{
     args::Global,
@@ -16,7 +16,7 @@ use crate::{
     clock,
 };
 use potluck_core::session::TaskState;
-use potluck_specs::{JobName, Millis, SlotId};
+use potluck_specs::{JobName, Millis};
 use std::{process::ExitCode, time::Duration};
 
 /// Pause between two looks at a job that is waited for: short at first, since
@@ -111,20 +111,26 @@ fn why_not(job: &JobStatus) -> Option<String> {
     Some(format!(": {}: {note}", task.slot))
 }
 
-/// `potluck status [JOB]`.
+/// `potluck status [JOB …]`.
 pub(super) async fn status(
-    job: Option<JobName>,
+    named: &[JobName],
     all: bool,
     global: &Global,
 ) -> Result<ExitCode, ApiError> {
     let mut session = connect(global).await?;
-    let mut jobs = session.jobs(job.clone()).await?;
+    let mut jobs = Vec::new();
+    for job in named {
+        jobs.extend(session.jobs(Some(job.clone())).await?);
+    }
+    if named.is_empty() {
+        jobs = session.jobs(None).await?;
+    }
     let before = jobs.len();
-    if job.is_none() && !all {
+    if named.is_empty() && !all {
         jobs.retain(|job| job_state(job) != STOPPED);
     }
     let hidden = before - jobs.len();
-    output::print(global.output, &jobs, |jobs| match job {
+    output::print(global.output, &jobs, |jobs| match named.first() {
         Some(_) => jobs.iter().map(show_job).collect::<Vec<_>>().join("\n\n"),
         None if jobs.is_empty() && hidden > 0 => {
             format!("no job runs; {hidden} stopped, see potluck status --all")
@@ -302,8 +308,14 @@ fn task_row(job: &JobStatus, task: &TaskStatus) -> [String; 9] {
             .clone()
             .or_else(|| task.trouble.clone())
             .or_else(|| last_end_told(task))
+            .or_else(|| task.volumes_left.as_deref().map(volumes_told))
             .unwrap_or_default(),
     ]
+}
+
+/// Nothing moves volumes.
+pub(super) fn volumes_told(left_on: &str) -> String {
+    format!("its volumes stayed on {left_on}: here they began empty, or as it once left them")
 }
 
 /// How its last process ended, if that is not told with its state.
@@ -374,33 +386,6 @@ pub(super) async fn stop(
     Ok(ExitCode::SUCCESS)
 }
 
-/// `potluck explain TASK`.
-pub(super) async fn explain(task: SlotId, global: &Global) -> Result<ExitCode, ApiError> {
-    let mut session = connect(global).await?;
-    let explained = match session.client.ask(&ApiRequest::Explain(task)).await? {
-        ApiAnswer::Explained(explained) => explained,
-        other => return Err(unexpected(&other)),
-    };
-    output::print(global.output, &explained, |explained| {
-        let hosts = explained.hosts.iter();
-        let mut text = output::table(
-            ["NODE", "RACK", "VERDICT"],
-            hosts.map(|v| [v.node.clone(), v.rack.clone(), v.verdict.clone()]),
-        );
-        if !explained.closest.is_empty() {
-            text.push_str(&format!("\nclosest: {}", explained.closest.join(", ")));
-        }
-        for wait in &explained.waits {
-            text.push_str(&format!("\nwaits first for {wait}"));
-        }
-        if let Some(change) = &explained.change {
-            text.push_str(&format!("\nwould place it: {change}"));
-        }
-        text
-    });
-    Ok(ExitCode::SUCCESS)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -438,6 +423,7 @@ mod tests {
             failures: 4,
             trouble: None,
             next_try: Some(Millis(20_000)),
+            volumes_left: None,
         };
         let now = Millis(8_000);
         assert_eq!(

@@ -12,6 +12,7 @@ mod debug;
 mod evaluate;
 mod exec;
 mod exit;
+mod explain;
 mod jobs;
 mod logs;
 mod node;
@@ -29,6 +30,7 @@ mod ssh;
 mod terminal;
 mod testnet;
 mod time;
+mod tokens;
 mod upload;
 mod usage;
 mod versions;
@@ -130,7 +132,9 @@ async fn dispatch(command: Command, global: &args::Global) -> Result<ExitCode, A
         }) => admin::create_token(uses, ttl, rack, no_voter, global).await,
         Command::Run(args) => run::run(&args, global).await,
         Command::Plan(args) => plan::plan(&args, global).await,
-        Command::Status { job, all } => jobs::status(job, all, global).await,
+        Command::Token(TokenCommand::List) => tokens::list(global).await,
+        Command::Token(TokenCommand::Revoke { id }) => tokens::revoke(id, global).await,
+        Command::Status { jobs, all } => jobs::status(&jobs, all, global).await,
         Command::Usage { job } => usage::usage(job, global).await,
         Command::History { job } => versions::history(job, global).await,
         Command::Diff { job, from, to } => versions::diff(job, from, to, global).await,
@@ -142,7 +146,7 @@ async fn dispatch(command: Command, global: &args::Global) -> Result<ExitCode, A
         Command::Cp { from, to } => copy::copy(&from, &to, global).await,
         Command::Stop { job, no_wait } => jobs::stop(job, no_wait, global).await,
         Command::Resolve { service, fresh } => services::resolve(service, fresh, global).await,
-        Command::Explain { task } => jobs::explain(task, global).await,
+        Command::Explain { target } => explain::explain(target, global).await,
         Command::Packages => services::packages(global).await,
         Command::Drain {
             name, undo: true, ..
@@ -175,10 +179,11 @@ async fn dispatch(command: Command, global: &args::Global) -> Result<ExitCode, A
             cluster::recover(wish, global).await
         }
         Command::Debug(DebugCommand::Record {
+            of,
             seconds,
             size,
             file,
-        }) => debug::record(seconds, size << 20, &file, global).await,
+        }) => debug::record(of, (seconds, size << 20), &file, global).await,
         Command::Debug(DebugCommand::Replay { file, all }) => debug::replay(&file, all, global),
         Command::Leave { wait } => nodes::leave(wait, global).await,
         Command::InternalEvaluate

@@ -4,7 +4,7 @@ use super::{args::Global, connect::connect, output};
 use crate::api::{
     client::unexpected,
     error::ApiError,
-    protocol::{ApiAnswer, ApiRequest},
+    protocol::{ApiAnswer, ApiRequest, PackageStatus},
 };
 use potluck_specs::JobName;
 use std::process::ExitCode;
@@ -45,6 +45,9 @@ pub(super) async fn resolve(
     Ok(ExitCode::SUCCESS)
 }
 
+/// Where no peer is known that bytes came from.
+const NOT_FETCHED: &str = "-";
+
 /// `potluck packages`.
 pub(super) async fn packages(global: &Global) -> Result<ExitCode, ApiError> {
     let mut session = connect(global).await?;
@@ -53,7 +56,7 @@ pub(super) async fn packages(global: &Global) -> Result<ExitCode, ApiError> {
         other => return Err(unexpected(&other)),
     };
     output::print(global.output, &packages, |packages| {
-        output::table(
+        let table = output::table(
             ["PACKAGE", "SIZE", "COMPLETE", "FETCHED FROM"],
             packages.iter().map(|package| {
                 let sources: Vec<String> = package
@@ -66,13 +69,20 @@ pub(super) async fn packages(global: &Global) -> Result<ExitCode, ApiError> {
                     output::bytes(package.bytes),
                     if package.complete { "yes" } else { "no" }.into(),
                     if sources.is_empty() {
-                        "-".into()
+                        NOT_FETCHED.into()
                     } else {
                         sources.join(", ")
                     },
                 ]
             }),
-        )
+        );
+        let some = |package: &PackageStatus| package.bytes_by_source.is_empty();
+        match packages.iter().any(some) {
+            true => format!(
+                "{table}\n{NOT_FETCHED} put in through this node, or here before its process began"
+            ),
+            false => table,
+        }
     });
     Ok(ExitCode::SUCCESS)
 }

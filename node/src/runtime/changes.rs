@@ -96,6 +96,7 @@ async fn simple(
             },
             Changed::TokenCreated,
         ),
+        Change::RevokeToken { id } => (Command::RemoveToken { change, id }, Changed::TokenRevoked),
         Change::Drain { node, draining } => (
             Command::SetDraining {
                 change,

@@ -256,6 +256,7 @@ mod tests {
             let request = Request::Heartbeat {
                 heartbeat: heartbeat(node, highest),
                 process: 1,
+                condition: None,
             };
             may_say(SENDER, &agent, &request, &KNOWN)
         };

@@ -32,6 +32,10 @@ const RECOVERED_SHOWN: usize = 5;
 /// Older nodes named at most.
 const OLDER_SHOWN: usize = 5;
 
+/// After so long without a quorum people are told what helps if the voters
+/// don't come back: a restart of hosts is over by then.
+const LOST_AFTER: Millis = Millis(60_000);
+
 /// A voter as this node sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Voter {
@@ -45,11 +49,24 @@ fn no_quorum(quorum_at: Millis, voters: &[Voter], now: Millis) -> Option<String>
     let silence = now.since(quorum_at);
     (silence > TOLD_AFTER).then(|| {
         format!(
-            "no quorum for {} s: nothing is placed or accepted, tasks go on; {}",
+            "no quorum for {} s: nothing is placed or accepted, tasks go on; {}{}",
             silence.0 / 1_000,
             missing(voters),
+            for_good(silence, voters),
         )
     })
+}
+
+/// What helps if most voters don't come back.
+fn for_good(silence: Millis, voters: &[Voter]) -> &'static str {
+    let away = voters.iter().any(|voter| !voter.is_there);
+    match away && silence > LOST_AFTER {
+        true => {
+            "; if their hosts are lost for good: potluck cluster recover on a survivor, as \
+             docs/operating/recovery.md has it"
+        }
+        false => "",
+    }
 }
 
 /// The words of a node that knows no leader.
@@ -61,8 +78,9 @@ fn no_scheduler(heard_at: Option<Millis>, voters: &[Voter], now: Millis) -> Stri
     match voters.is_empty() {
         true => format!("{since}: nothing is placed or accepted, tasks go on"),
         false => format!(
-            "{since}: nothing is placed or accepted, tasks go on; {}",
-            missing(voters)
+            "{since}: nothing is placed or accepted, tasks go on; {}{}",
+            missing(voters),
+            for_good(heard_at.map_or(now, |at| now.since(at)), voters),
         ),
     }
 }
@@ -138,6 +156,13 @@ pub(super) fn ours(shared: &Shared) -> Vec<String> {
              the one that came later is told to end"
         )
     }));
+    drop(twins);
+    if shared.we_lead() {
+        let conditions = shared.conditions.lock();
+        let told = conditions.unwrap_or_else(PoisonError::into_inner).told(now);
+        let named = |(node, text)| format!("{}: {text}", shared.directory.name(node));
+        concerns.extend(told.into_iter().map(named));
+    }
     concerns.extend(shared.control.read(recovered));
     let group = shared.control.membership();
     let followers = group.voters.iter().chain(&group.learners);
@@ -269,6 +294,11 @@ mod tests {
                  of 3 voters 2 are needed, away: r2h1, r3h1; start potluck on them again"
             )
         );
+        let long = since(Millis(NOW.0 - LOST_AFTER.0 - 1)).expect("told");
+        assert!(long.contains("potluck cluster recover"), "{long}");
+        assert!(long.contains("docs/operating/recovery.md"), "{long}");
+        let there = no_quorum(Millis(1), &voters([true; 3]), NOW).expect("told");
+        assert!(!there.contains("recover"), "{there}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     clock,
     network::{Inbound, InboundRequest},
-    wire::{Request, Response},
+    wire::{Condition, Request, Response},
 };
 use potluck_core::{cluster::Cluster, session::Heartbeat};
 use potluck_specs::{NodeId, trust::NodeCertificate};
@@ -57,9 +57,11 @@ pub(super) async fn handle(shared: Arc<Shared>, from: NodeId, request: Request) 
             }
             answered(answer, Response::Inventory)
         }
-        Request::Heartbeat { heartbeat, process } => {
-            heartbeat_of(&shared, from, heartbeat, process).await
-        }
+        Request::Heartbeat {
+            heartbeat,
+            process,
+            condition,
+        } => heartbeat_of(&shared, from, heartbeat, (process, condition)).await,
         Request::Call(call) => answered(shared.agent.call(call).await, Response::Call),
         Request::Award(award) => answered(shared.agent.award(award).await, Response::Award),
         Request::Cancel { authority, call } => {
@@ -124,7 +126,7 @@ async fn heartbeat_of(
     shared: &Shared,
     from: NodeId,
     heartbeat: Heartbeat,
-    process: u64,
+    (process, condition): (u64, Option<Condition>),
 ) -> Response {
     if !shared.we_lead() {
         return Response::NotLeader(shared.leader());
@@ -137,6 +139,11 @@ async fn heartbeat_of(
     if is_twin {
         tracing::error!(%from, "two processes use this node's key, the later one is told to end");
         return Response::Twin;
+    }
+    if let Some(condition) = condition {
+        let conditions = shared.conditions.lock();
+        let mut conditions = conditions.unwrap_or_else(PoisonError::into_inner);
+        conditions.hear(from, condition, clock::unix_now(), now);
     }
     match shared.scheduling.heartbeat(heartbeat).await {
         Some(answer) => Response::Heartbeat {

@@ -17,6 +17,7 @@ mod certificates;
 mod changes;
 mod claims;
 mod concerns;
+mod conditions;
 mod discovery;
 mod dispatch;
 mod exec;

@@ -7,7 +7,7 @@ use crate::{
         error::{ApiError, ErrorCode},
         operate::{
             DrainedTask, LedgerEntry, LedgerStatus, MoveStatus, OperateAnswer, OperateQuery,
-            Operation, RolloutPhase as Phase, RolloutStatus,
+            Operation, RolloutPhase as Phase, RolloutStatus, TokenStatus,
         },
         protocol::ApiAnswer,
     },
@@ -63,10 +63,31 @@ pub(super) async fn answer(
                 OperateQuery::Drain(node) => drain(scheduler, state, node)?,
                 OperateQuery::Rebalance => rebalance(scheduler, state),
                 OperateQuery::Namespaces => OperateAnswer::Namespaces(state.namespaces()),
+                OperateQuery::Tokens => OperateAnswer::Tokens(tokens(state)),
             };
             Ok(ApiAnswer::Operate(answer))
         })
         .await
+}
+
+/// Join tokens, used ones and ended ones included, as long as the log keeps
+/// them.
+fn tokens(state: &Cluster) -> Vec<TokenStatus> {
+    let tokens = state.tokens().iter();
+    tokens
+        .map(|(id, token)| TokenStatus {
+            id: id.clone(),
+            roles: token.roles.clone(),
+            rack: token.rack.clone(),
+            uses_left: token.uses_left,
+            expires: token.expires,
+            nodes: token
+                .redeemed
+                .keys()
+                .map(|node| name(state, *node))
+                .collect(),
+        })
+        .collect()
 }
 
 fn no_job(job: &JobName) -> ApiError {

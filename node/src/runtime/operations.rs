@@ -1,13 +1,7 @@
 //! The API's requests, carried out: here what this node knows itself, by the
 //! leader what only the leader knows.
 
-use super::{
-    concerns, exec, logs,
-    recording::{FRAMES_QUEUED_MAX, Wish},
-    recovery,
-    shared::Shared,
-    usage,
-};
+use super::{concerns, exec, logs, recording, recovery, shared::Shared, usage};
 use crate::{
     api::{
         change::{Change, SignedChange},
@@ -49,9 +43,6 @@ const CHANGE_WAIT: Duration = Duration::from_secs(120);
 
 /// How long the leader may take over a question.
 const QUERY_WAIT: Duration = Duration::from_secs(5);
-
-/// Bytes of a recording in one frame: a quarter of the largest.
-const RECORDED_BYTES_MAX: usize = 256 << 10;
 
 /// Serves API sessions on the node's Unix socket.
 pub(super) async fn serve_socket(
@@ -171,11 +162,12 @@ impl Operations for Api {
             ApiRequest::Exec(_) => unreachable!("the server hands these to take_over"),
             ApiRequest::Logs(request) => return logs::stream(shared, request, frames).await,
             ApiRequest::Record { seconds, bytes_max } => {
-                let limit = Duration::from_secs(seconds);
-                return match record(shared, limit, bytes_max, &frames).await {
-                    Ok(()) => drop(frames.send(ApiFrame::End).await),
-                    Err(error) => drop(frames.send(ApiFrame::Failure(error)).await),
-                };
+                let limit = (Duration::from_secs(seconds), bytes_max);
+                return recording::scheduler(shared, limit, &frames).await;
+            }
+            ApiRequest::RecordHost { seconds, bytes_max } => {
+                let limit = (Duration::from_secs(seconds), bytes_max);
+                return recording::host(shared, limit, &frames).await;
             }
             ApiRequest::Info => Ok(ApiAnswer::Info(Box::new(info(shared).await))),
             ApiRequest::Nodes => query(shared, Query::Nodes, &frames).await,
@@ -243,8 +235,12 @@ fn may_ask(who: &UserCertificate, request: &ApiRequest) -> Result<(), ApiError> 
         request,
         ApiRequest::PutManifest(_) | ApiRequest::PutChunks(_)
     );
-    if matches!(request, ApiRequest::Record { .. }) && !who.may_operate() {
-        let message = format!("user {:?} may not record the scheduler", who.user);
+    let records = matches!(
+        request,
+        ApiRequest::Record { .. } | ApiRequest::RecordHost { .. }
+    );
+    if records && !who.may_operate() {
+        let message = format!("user {:?} may not record what is decided", who.user);
         return Err(ApiError::new(ErrorCode::Denied, message).hint("the role operator is needed"));
     }
     let deploys = |role: &Role| matches!(role, Role::Admin | Role::Deployer { .. });
@@ -262,7 +258,10 @@ async fn info(shared: &Arc<Shared>) -> Info {
     let authority = shared.control.read(Cluster::authority);
     let mut warnings = concerns::gather(shared).await;
     warnings.extend(shared.agent.isolation_missing());
-    warnings.extend(shared.agent.disk_concern().await);
+    // What the leader tells of this host already is not told twice.
+    let own = shared.own.concerns().into_iter();
+    let told = warnings.join("\n");
+    warnings.extend(own.filter(|concern| !told.contains(concern)));
     if let Some(rack) = rack_of_majority(&group) {
         warnings.push(format!("rack {rack} holds a majority of the voters"));
     }
@@ -284,48 +283,6 @@ async fn info(shared: &Arc<Shared>) -> Info {
         pid: std::process::id(),
         helpers: shared.agent.helper_builds(),
     }
-}
-
-/// Streams a recording of this node's scheduler until it is over or nobody
-/// reads any more.
-async fn record(
-    shared: &Arc<Shared>,
-    limit: Duration,
-    bytes_max: u64,
-    frames: &Frames,
-) -> Result<(), ApiError> {
-    if !shared.we_lead() {
-        let message = "the scheduler is on another node";
-        let error = ApiError::new(ErrorCode::BadRequest, message);
-        return Err(match shared.leader() {
-            Some(leader) => error.hint(format!(
-                "ask {}, with --node",
-                shared.directory.name(leader)
-            )),
-            None => error.hint("there is none at this moment; see potluck info"),
-        });
-    }
-    let (to, mut recorded) = mpsc::channel(FRAMES_QUEUED_MAX);
-    let wish = Wish {
-        to,
-        for_at_most: limit,
-        bytes_max,
-    };
-    shared.scheduling.record(wish).await;
-    let begun = "a new reign begins with the recording";
-    let _ = frames.send(ApiFrame::Progress(begun.into())).await;
-    while let Some(frame) = recorded.recv().await {
-        for part in frame.chunks(RECORDED_BYTES_MAX) {
-            if frames
-                .send(ApiFrame::Recorded(part.to_vec()))
-                .await
-                .is_err()
-            {
-                return Ok(());
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Looks only, without an order.

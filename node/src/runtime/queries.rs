@@ -197,17 +197,21 @@ fn jobs(
     Ok(ApiAnswer::Jobs(statuses))
 }
 
+/// Jobs that are named where one was not found.
+const NAMED_MAX: usize = 10;
+
 pub(super) fn no_such_job(state: &Cluster, job: &JobName) -> ApiError {
     let error = ApiError::new(ErrorCode::NotFound, format!("there is no job {job}"));
-    let known: Vec<String> = state
-        .jobs()
-        .keys()
-        .take(10)
-        .map(ToString::to_string)
-        .collect();
-    match known.is_empty() {
-        true => error.hint("there are no jobs at all; submit one with potluck run FILE.star"),
-        false => error.hint(format!("jobs are: {}", known.join(", "))),
+    let jobs = state.jobs().keys();
+    let known: Vec<String> = jobs.take(NAMED_MAX).map(ToString::to_string).collect();
+    let more = state.jobs().len() - known.len();
+    match (known.is_empty(), more) {
+        (true, _) => error.hint("there are no jobs at all; submit one with potluck run FILE.star"),
+        (false, 0) => error.hint(format!("jobs are: {}", known.join(", "))),
+        (false, more) => error.hint(format!(
+            "jobs are: {} and {more} more; see potluck status --all",
+            known.join(", ")
+        )),
     }
 }
 
@@ -316,6 +320,7 @@ fn task_status(state: &Cluster, view: &SlotView, unmet: Option<&Unmet>) -> TaskS
         failures: report.map_or(0, |report| report.failures),
         trouble: report.and_then(|report| report.trouble.clone()),
         next_try: report.and_then(|report| next_try(state, report)),
+        volumes_left: view.volumes_left.map(|node| name(state, node)),
     }
 }
 
@@ -333,6 +338,12 @@ fn next_try(state: &Cluster, report: &SlotReport) -> Option<Millis> {
         .decode_unchecked()
         .ok()?;
     Some(report.since + pause(job.task.restart, failures))
+}
+
+/// What people call a node.
+fn name(state: &Cluster, node: NodeId) -> String {
+    let member = state.members().get(&node);
+    member.map_or_else(|| node.short(), |member| member.name.0.clone())
 }
 
 fn ports(report: &SlotReport, address: Option<IpAddr>) -> BTreeMap<String, SocketAddr> {
@@ -430,6 +441,10 @@ fn explain(scheduler: &Scheduler, state: &Cluster, slot: &SlotId) -> Result<ApiA
         },
         change: explained.change.as_ref().map(ToString::to_string),
         waits: waits(scheduler, state, &slot.job),
+        volumes_left: scheduler
+            .slot(state, slot)
+            .volumes_left
+            .map(|node| name(state, node)),
         hosts: explained.hosts.iter().map(verdict).collect(),
     }))
 }

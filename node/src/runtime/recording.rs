@@ -1,53 +1,46 @@
-//! A recording of what goes into the scheduler, for `potluck debug record`.
+//! Recordings for `potluck debug record`: of what goes into the scheduler, and
+//! sending them to who asked.
 //!
-//! Answers for the bounds (time, bytes, a reader that keeps up) and for
-//! leaving secrets out. A recording begins with a reign, since a scheduler
-//! begins with nothing but the log: the driver starts a new one for it. The
-//! format, and deciding again, are `potluck_core::record`'s.
+//! Answers for leaving secrets out. A recording of the scheduler begins with a
+//! reign, since a scheduler begins with nothing but the log: the driver starts
+//! a new one for it. That of the host is written in `agent::recording`. The
+//! bounds are `crate::recording`'s.
 
+use super::shared::Shared;
+use crate::{
+    api::{
+        error::{ApiError, ErrorCode},
+        protocol::ApiFrame,
+        server::Frames,
+    },
+    recording::{FRAMES_QUEUED_MAX, Wish, Writer},
+};
 use potluck_core::{
     auction::Authority,
     cluster::{Cluster, Command},
-    record::{Record, VERSION, digest, frame},
+    record::{Record, SCHEDULER_VERSION, digest},
     scheduler::{Effect, Event, SchedulerConfig},
 };
 use potluck_specs::{Millis, NodeId};
-use std::time::Duration;
-use tokio::{sync::mpsc, time::Instant};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
 
-/// Longest recording: a rollout of hours is looked at in pieces.
-pub(super) const SECONDS_MAX: u64 = 3_600;
+/// Bytes of a recording in one frame: a quarter of the largest.
+const RECORDED_BYTES_MAX: usize = 256 << 10;
 
-/// Most bytes of a recording: an hour of 100 hosts' heartbeats and the state
-/// before them.
-pub(super) const BYTES_MAX: u64 = 256 << 20;
-
-/// Frames that wait for their reader: some seconds of a large cluster. A
-/// reader that does not keep up has its recording ended, since a gap would
-/// make all that follows wrong.
-pub(super) const FRAMES_QUEUED_MAX: usize = 4_096;
+/// A recording ends with a step; where none comes it ends so long after its
+/// time.
+const LAST_STEP_WAIT: Duration = Duration::from_secs(2);
 
 /// Bytes of commands that may be applied between two steps.
 pub(super) const TAP_BYTES_MAX: usize = 16 << 20;
 
-/// What a person asked for.
-#[derive(Debug)]
-pub(super) struct Wish {
-    /// Takes the frames; the recording ends when nobody does.
-    pub to: mpsc::Sender<Vec<u8>>,
-    /// At most this long.
-    pub for_at_most: Duration,
-    /// At most so many bytes.
-    pub bytes_max: u64,
-}
-
 /// A recording under way.
 #[derive(Debug)]
-pub(super) struct Recorder {
-    to: mpsc::Sender<Vec<u8>>,
-    until: Instant,
-    bytes_left: u64,
-}
+pub(super) struct Recorder(Writer);
 
 /// With what a scheduler began.
 pub(super) struct Began<'a> {
@@ -66,21 +59,16 @@ pub(super) struct Began<'a> {
 impl Recorder {
     /// Begins one; nothing if it is over already.
     pub(super) fn begin(wish: Wish, began: &Began<'_>) -> Option<Recorder> {
-        let limit = Duration::from_secs(SECONDS_MAX);
-        let mut recorder = Recorder {
-            to: wish.to,
-            until: Instant::now() + wish.for_at_most.min(limit),
-            bytes_left: wish.bytes_max.min(BYTES_MAX),
-        };
+        let mut writer = Writer::new(wish);
         let record = Record::Began {
-            version: VERSION,
+            version: SCHEDULER_VERSION,
             config: began.config,
             authority: began.authority,
             me: began.me,
             now: began.now,
             cluster: Box::new(began.cluster.redacted()),
         };
-        recorder.put(&record).then_some(recorder)
+        writer.put(&record).then_some(Recorder(writer))
     }
 
     /// Writes a step down, with what was applied before it; does the
@@ -98,7 +86,7 @@ impl Recorder {
         };
         for (index, command) in applied {
             let command = Box::new(command.redacted());
-            if !self.put(&Record::Applied { index, command }) {
+            if !self.0.put(&Record::Applied { index, command }) {
                 return false;
             }
         }
@@ -107,31 +95,73 @@ impl Recorder {
             event: Box::new(event),
             digest: digest(effects),
         };
-        self.put(&step) && Instant::now() < self.until
+        self.0.put(&step)
     }
+}
 
-    fn put(&mut self, record: &Record) -> bool {
-        let bytes = frame(record);
-        let Some(left) = self.bytes_left.checked_sub(bytes.len() as u64) else {
-            tracing::info!("a recording ends: it has as many bytes as it may have");
-            return false;
-        };
-        self.bytes_left = left;
-        match self.to.try_send(bytes) {
-            Ok(()) => true,
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                tracing::warn!("a recording ends: its reader does not keep up");
-                false
+/// Streams a recording of this node's scheduler until it is over or nobody
+/// reads any more.
+pub(super) async fn scheduler(shared: &Arc<Shared>, limit: (Duration, u64), frames: &Frames) {
+    if !shared.we_lead() {
+        let error = led_elsewhere(shared);
+        // The client may have left.
+        return drop(frames.send(ApiFrame::Failure(error)).await);
+    }
+    let (wish, recorded) = wish(limit);
+    shared.scheduling.record(wish).await;
+    let begun = "a new reign begins with the recording";
+    let _ = frames.send(ApiFrame::Progress(begun.into())).await;
+    pass_on(recorded, limit.0, frames).await;
+}
+
+/// The same of what this node's host decides; nothing stops for it.
+pub(super) async fn host(shared: &Arc<Shared>, limit: (Duration, u64), frames: &Frames) {
+    let (wish, recorded) = wish(limit);
+    shared.agent.record(wish).await;
+    pass_on(recorded, limit.0, frames).await;
+}
+
+fn wish((for_at_most, bytes_max): (Duration, u64)) -> (Wish, mpsc::Receiver<Vec<u8>>) {
+    let (to, recorded) = mpsc::channel(FRAMES_QUEUED_MAX);
+    let wish = Wish {
+        to,
+        for_at_most,
+        bytes_max,
+    };
+    (wish, recorded)
+}
+
+fn led_elsewhere(shared: &Shared) -> ApiError {
+    let message = "the scheduler is on another node";
+    let error = ApiError::new(ErrorCode::BadRequest, message);
+    match shared.leader() {
+        Some(leader) => {
+            let name = shared.directory.name(leader);
+            error.hint(format!(
+                "ask {name}, with --node; what this node's host decides: --of host"
+            ))
+        }
+        None => error.hint("there is none at this moment; see potluck info"),
+    }
+}
+
+async fn pass_on(mut recorded: mpsc::Receiver<Vec<u8>>, limit: Duration, frames: &Frames) {
+    let end = Instant::now() + limit + LAST_STEP_WAIT;
+    while let Ok(Some(frame)) = timeout_at(end, recorded.recv()).await {
+        for part in frame.chunks(RECORDED_BYTES_MAX) {
+            let part = ApiFrame::Recorded(part.to_vec());
+            if frames.send(part).await.is_err() {
+                return;
             }
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
         }
     }
+    let _ = frames.send(ApiFrame::End).await;
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use potluck_core::record::{Records, Replay};
+    use potluck_core::record::{Decision, Records, Replay};
     use potluck_core::scheduler::Scheduler;
 
     const ME: NodeId = NodeId([1; 32]);
@@ -176,7 +206,10 @@ mod tests {
         let mut replay = Replay::default();
         let taken = Records::new(&file).map(|record| replay.take(record.expect("a record")));
         let decided: Vec<bool> = taken
-            .filter_map(|decision| Some(decision.expect("a decision")?.same))
+            .filter_map(|decision| match decision.expect("a decision")? {
+                Decision::Scheduler(decided) => Some(decided.same),
+                Decision::Host(decided) => panic!("a scheduler's, not {decided:?}"),
+            })
             .collect();
         assert_eq!(decided, [true; 3]);
     }

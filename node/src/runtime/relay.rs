@@ -9,13 +9,13 @@
 //! heartbeats one way, orders the other. The carrier is not believed: each
 //! letter is signed by who wrote it (`letter`), and what it asks is judged as
 //! if its writer had asked itself. Leaves to `potluck_core::relay` when a
-//! session goes this way. What a carrier can do is what a network can: delay
-//! and lose.
+//! session goes this way, and what comes too late. What a carrier can do is what
+//! a network can: delay for a moment, and lose.
 
 mod letter;
 
 pub use letter::Letter;
-use letter::{Content, LETTER_BYTES_MAX, Seen};
+use letter::{Content, Kind, LETTER_BYTES_MAX, Seen};
 
 use super::{claims, dispatch, shared::Shared};
 use crate::{
@@ -23,13 +23,16 @@ use crate::{
     network::{ExchangeError, RequestError},
     wire::{Request, Response},
 };
-use potluck_core::relay::{Vias, Way};
-use potluck_specs::{Millis, NodeId, codec, trust::NodeCertificate};
+use potluck_core::relay::{
+    Vias, Way,
+    carrier::{Carrier, LETTERS_MAX, SESSIONS_EACH_MAX, SESSIONS_MAX},
+    echo::{Token, Tokens},
+};
+use potluck_specs::{NodeId, codec, trust::NodeCertificate};
 use std::{
-    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -37,18 +40,6 @@ use std::{
 /// How long a carrier waits for the receiver: less than any sender waits for
 /// the carrier.
 const CARRY_WAIT: Duration = Duration::from_millis(1_200);
-
-/// Sessions that one member carries: a rack's. Whoever is refused asks another
-/// member.
-const SESSIONS_MAX: usize = 32;
-
-/// Letters under way at once through one member: with the largest letter
-/// 24 MiB at most, and mostly some KiB.
-const LETTERS_MAX: usize = 32;
-
-/// A session that was not heard for this long is carried no longer: several
-/// heartbeats.
-const SESSION_HOLDS: Millis = Millis(5_000);
 
 /// What a node knows of carried requests, in each of the three parts.
 #[derive(Default)]
@@ -59,26 +50,10 @@ pub(super) struct Relays {
     seen: Mutex<Seen>,
     /// As a sender: the last letter's number.
     last: AtomicU64,
+    /// As a sender: what receivers want echoed.
+    tokens: Mutex<Tokens>,
     /// As a carrier.
-    sessions: Mutex<Sessions>,
-    letters: AtomicUsize,
-}
-
-/// Pairs of nodes that this one carries for, and when it last did.
-#[derive(Debug, Default)]
-struct Sessions(BTreeMap<(NodeId, NodeId), Millis>);
-
-impl Sessions {
-    /// Is there room for a letter between these two?
-    fn admit(&mut self, a: NodeId, b: NodeId, now: Millis) -> bool {
-        self.0.retain(|_, at| now.since(*at) < SESSION_HOLDS);
-        let pair = (a.min(b), a.max(b));
-        let has_room = self.0.contains_key(&pair) || self.0.len() < SESSIONS_MAX;
-        if has_room {
-            self.0.insert(pair, now);
-        }
-        has_room
-    }
+    carrier: Mutex<Carrier>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -105,9 +80,12 @@ impl Relays {
 /// Why a letter is refused.
 #[derive(Debug, thiserror::Error)]
 enum NotCarried {
-    #[error("this node carries as many sessions as it may ({SESSIONS_MAX})")]
+    #[error(
+        "this node carries as many sessions as it may ({SESSIONS_MAX}, {SESSIONS_EACH_MAX} of one \
+         node)"
+    )]
     Full,
-    #[error("as many letters are under way as may be ({LETTERS_MAX})")]
+    #[error("as many letters are under way as may be ({LETTERS_MAX}, shared out by sender)")]
     Busy,
     #[error("the letter has {0} bytes, {LETTER_BYTES_MAX} may be carried")]
     TooLarge(usize),
@@ -179,7 +157,6 @@ async fn ask_through(
     request: Request,
     limit: Duration,
 ) -> Result<Response, RequestError> {
-    let number = shared.relays.number();
     let body = codec::encode(&request);
     if body.len() > LETTER_BYTES_MAX {
         return Err(ExchangeError::TooLarge {
@@ -187,7 +164,33 @@ async fn ask_through(
             bytes_max: LETTER_BYTES_MAX as u64,
         });
     }
-    let letter = write(shared, to, number, body);
+    let asked = async {
+        // Without a token that is fresh it comes back with one.
+        match exchange(shared, by, to, body.clone(), limit).await? {
+            Some(response) => Ok(response),
+            None => {
+                let again = exchange(shared, by, to, body, limit).await?;
+                again.ok_or(ExchangeError::NoAnswer)
+            }
+        }
+    };
+    tokio::time::timeout(limit, asked)
+        .await
+        .map_err(|_| ExchangeError::Timeout)?
+}
+
+/// One letter and its answer; nothing if it was not taken for lack of a fresh
+/// token, which has come with the answer.
+async fn exchange(
+    shared: &Arc<Shared>,
+    by: NodeId,
+    to: NodeId,
+    body: Vec<u8>,
+    limit: Duration,
+) -> Result<Option<Response>, RequestError> {
+    let number = shared.relays.number();
+    let echo = lock(&shared.relays.tokens).of(to);
+    let letter = write(shared, to, number, Kind::Request { echo }, body);
     let asked = Request::Relay {
         to,
         letter: Box::new(letter),
@@ -201,10 +204,18 @@ async fn ask_through(
     };
     let malformed = |why: String| ExchangeError::Malformed(why);
     let (content, _) = read(shared, &letter).map_err(malformed)?;
+    let Kind::Answer { token, served } = content.kind else {
+        return Err(malformed("the letter is no answer".into()));
+    };
     if content.from != to || content.number != number {
         return Err(malformed("the letter answers another one".into()));
     }
+    lock(&shared.relays.tokens).given(to, token);
+    if !served {
+        return Ok(None);
+    }
     codec::decode("response", &content.body, LETTER_BYTES_MAX)
+        .map(Some)
         .map_err(|error| malformed(error.to_string()))
 }
 
@@ -234,10 +245,10 @@ async fn try_carry(
     if letter.bytes() > LETTER_BYTES_MAX {
         return Err(NotCarried::TooLarge(letter.bytes()));
     }
-    if !lock(&shared.relays.sessions).admit(from, to, clock::boot_now()) {
+    if !lock(&shared.relays.carrier).admit(from, to, clock::boot_now()) {
         return Err(NotCarried::Full);
     }
-    let _place = Place::take(&shared.relays.letters).ok_or(NotCarried::Busy)?;
+    let _place = Place::take(&shared.relays.carrier, from).ok_or(NotCarried::Busy)?;
     let asked = shared
         .network
         .request(to, Request::Relayed(letter), CARRY_WAIT);
@@ -247,20 +258,22 @@ async fn try_carry(
     }
 }
 
-/// One of the letters under way.
-struct Place<'a>(&'a AtomicUsize);
+/// The place of one of the letters under way; comes back when it is dropped.
+struct Place<'a> {
+    carrier: &'a Mutex<Carrier>,
+    from: NodeId,
+}
 
 impl Place<'_> {
-    fn take(letters: &AtomicUsize) -> Option<Place<'_>> {
-        let taken = letters.fetch_add(1, Ordering::Relaxed);
-        let place = Place(letters);
-        (taken < LETTERS_MAX).then_some(place)
+    fn take(carrier: &Mutex<Carrier>, from: NodeId) -> Option<Place<'_>> {
+        let has_one = lock(carrier).take_place(from);
+        has_one.then_some(Place { carrier, from })
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        lock(self.carrier).give_place_back(self.from);
     }
 }
 
@@ -271,6 +284,16 @@ pub(super) async fn serve(shared: &Arc<Shared>, by: NodeId, letter: &Letter) -> 
         Err(why) => return Response::Refused(why),
     };
     let (from, number) = (content.from, content.number);
+    let Kind::Request { echo } = content.kind else {
+        return Response::Refused("an answer is no request".into());
+    };
+    let (process, now) = (shared.me.process, clock::boot_now());
+    let token = Token { process, at: now };
+    if !echo.is_some_and(|echo| echo.is_fresh(process, now)) {
+        let served = false;
+        let kind = Kind::Answer { token, served };
+        return Response::Relayed(Box::new(write(shared, from, number, kind, Vec::new())));
+    }
     let answer = match admit(shared, &content, &certificate) {
         Ok(request) => {
             if matches!(request, Request::Heartbeat { .. }) {
@@ -287,7 +310,13 @@ pub(super) async fn serve(shared: &Arc<Shared>, by: NodeId, letter: &Letter) -> 
     if body.len() > LETTER_BYTES_MAX {
         body = codec::encode(&Response::Refused("the answer is too large".into()));
     }
-    Response::Relayed(Box::new(write(shared, from, number, body)))
+    // Of now: serving may have taken a while.
+    let at = clock::boot_now();
+    let kind = Kind::Answer {
+        token: Token { process, at },
+        served: true,
+    };
+    Response::Relayed(Box::new(write(shared, from, number, kind, body)))
 }
 
 /// The request of a letter, if its writer may say it.
@@ -312,12 +341,13 @@ fn admit(
     Ok(request)
 }
 
-fn write(shared: &Shared, to: NodeId, number: u64, body: Vec<u8>) -> Letter {
+fn write(shared: &Shared, to: NodeId, number: u64, kind: Kind, body: Vec<u8>) -> Letter {
     let content = Content {
         fleet: shared.me.fleet,
         from: shared.me.node,
         to,
         number,
+        kind,
         body,
     };
     Letter::write(&content, &shared.me.key, shared.admission.credential())
@@ -340,32 +370,16 @@ fn read(shared: &Shared, letter: &Letter) -> Result<(Content, NodeCertificate), 
 mod tests {
     use super::*;
 
-    fn node(number: u8) -> NodeId {
-        NodeId([number; 32])
-    }
-
     #[test]
-    fn a_member_carries_so_many_sessions_and_forgets_those_that_ended() {
-        let mut sessions = Sessions::default();
-        let most = SESSIONS_MAX as u8;
-        for number in 1..=most {
-            assert!(sessions.admit(node(number), node(0), Millis(1_000)));
-        }
-        assert!(!sessions.admit(node(most + 1), node(0), Millis(1_000)));
-        // Both directions of one that is carried are one session.
-        assert!(sessions.admit(node(0), node(1), Millis(4_000)));
-        assert!(sessions.admit(node(most + 1), node(0), Millis(6_000)));
-        assert_eq!(sessions.0.len(), 2);
-    }
-
-    #[test]
-    fn letters_under_way_are_counted_and_their_places_come_back() {
-        let letters = AtomicUsize::new(0);
-        let places: Vec<_> = (0..LETTERS_MAX).map(|_| Place::take(&letters)).collect();
-        assert!(places.iter().all(Option::is_some));
-        assert!(Place::take(&letters).is_none());
+    fn a_letters_place_comes_back() {
+        let (carrier, from) = (Mutex::default(), NodeId([1; 32]));
+        let places: Vec<_> = (0..LETTERS_MAX)
+            .map_while(|_| Place::take(&carrier, from))
+            .collect();
+        assert_eq!(places.len(), LETTERS_MAX / 2);
         drop(places);
-        assert_eq!(letters.load(Ordering::Relaxed), 0);
+        let again = (0..LETTERS_MAX).map_while(|_| Place::take(&carrier, from));
+        assert_eq!(again.collect::<Vec<_>>().len(), LETTERS_MAX / 2);
     }
 
     #[test]

@@ -17,12 +17,13 @@
 use super::{
     claims,
     discovery::Outbox,
-    recording::{Began, Recorder, TAP_BYTES_MAX, Wish},
+    recording::{Began, Recorder, TAP_BYTES_MAX},
     relay,
     shared::Shared,
 };
 use crate::{
     clock,
+    recording::Wish,
     spawn::spawn,
     wire::{Request, Response},
 };
@@ -400,7 +401,7 @@ impl Court<'_> {
                 }
                 self.ask(
                     to,
-                    Request::Stop(order),
+                    Request::Stop(*order),
                     ANSWER_WAIT,
                     move |answer| match answer {
                         Some(Response::Done) => Event::StopAnswered { node: to, slot },
@@ -423,7 +424,7 @@ impl Court<'_> {
                     },
                 );
             }
-            Effect::Propose { command } => self.propose(command),
+            Effect::Propose { command } => self.propose(*command),
             Effect::Publish { service } => {
                 self.published.put(self.scheduler.authority(), service);
             }
@@ -490,6 +491,7 @@ fn log(note: &Note) {
         Note::Double { .. }
         | Note::Superseded { .. }
         | Note::Silent
+        | Note::VolumesLeft { .. }
         | Note::BadPair { .. }
         | Note::CrashLoop { .. } => {
             tracing::warn!(note = ?note, "scheduler");

@@ -78,6 +78,7 @@ async fn beat(
     let request = Request::Heartbeat {
         heartbeat,
         process: shared.me.process,
+        condition: Some(shared.own.condition()),
     };
     let (way, wait) = path.next(leader, clock::boot_now());
     let wait = Duration::from_millis(wait.0);
@@ -113,6 +114,13 @@ async fn beat(
             tracing::error!("another process runs with this node's key, this one ends");
             let ended = &shared.ended;
             ended.send_if_modified(|why| why.replace(NodeEnded::Twin).is_none());
+            false
+        }
+        // Signed by the scheduler, about what came by this way: another may be
+        // better.
+        Ok(Response::Refused(why)) if way != Way::Straight => {
+            tracing::debug!(leader = %leader, %why, "a carried heartbeat was refused");
+            path.unanswered(leader, way, clock::boot_now());
             false
         }
         Ok(_) => false,

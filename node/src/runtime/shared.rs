@@ -1,9 +1,21 @@
 //! What every actor of a node may reach: the handles of the others.
 
 use super::{
-    admission::Admission, claims::Known, concerns::QuorumSeen, discovery::Discovery, dispatch,
-    exec::Exec, members::Directory, packages::Packages, recovery::Epochs, relay::Relays,
-    revocations::Revocations, scheduling::Scheduling, standing::NodeEnded, twins::Twins,
+    admission::Admission,
+    claims::Known,
+    concerns::QuorumSeen,
+    conditions::{Conditions, Own},
+    discovery::Discovery,
+    dispatch,
+    exec::Exec,
+    members::Directory,
+    packages::Packages,
+    recovery::Epochs,
+    relay::Relays,
+    revocations::Revocations,
+    scheduling::Scheduling,
+    standing::NodeEnded,
+    twins::Twins,
 };
 use crate::{
     agent::Agent,
@@ -75,6 +87,10 @@ pub(super) struct Shared {
     pub directory: Directory,
     /// When this node had a quorum last, while it leads.
     pub quorum_seen: QuorumSeen,
+    /// What is wrong with this host.
+    pub own: Own,
+    /// How the hosts are, while this node leads.
+    pub conditions: Mutex<Conditions>,
     /// Nodes of which two processes are heard, while this one leads.
     pub twins: Mutex<Twins>,
     /// What is carried between nodes that don't reach each other.

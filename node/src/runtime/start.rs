@@ -4,6 +4,7 @@ use super::{
     admission::Admission,
     authors, certificates,
     concerns::QuorumSeen,
+    conditions::{self, Own},
     discovery::{self, Discovery, Outbox},
     dispatch,
     exec::Exec,
@@ -267,6 +268,8 @@ impl Node {
             admission: Admission::new(admitted.credential.clone()),
             directory,
             quorum_seen: QuorumSeen::default(),
+            own: Own::default(),
+            conditions: Mutex::default(),
             twins: Mutex::default(),
             relays: Relays::default(),
             revocations: Revocations::default(),
@@ -370,6 +373,11 @@ impl Node {
                 "standing",
                 token.clone(),
                 standing::run(shared.clone(), token.clone()),
+            ),
+            essential(
+                "condition",
+                token.clone(),
+                conditions::run(shared.clone(), token.clone()),
             ),
             essential(
                 "api socket",

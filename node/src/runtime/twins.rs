@@ -26,8 +26,10 @@ const SILENCE: Millis = Millis(10_000);
 /// three heartbeats.
 const PAUSE: Millis = Millis(3_000);
 
-/// How long people are told of twins.
-const TOLD_FOR: Millis = Millis(10 * 60_000);
+/// How long people are told of twins: the later one ends at once, so this is
+/// for whoever started it and looks why. One that is started again and again
+/// is told of again and again.
+const TOLD_FOR: Millis = Millis(2 * 60_000);
 
 /// The processes of all nodes. Bounded by the members: only they have
 /// sessions.

@@ -364,7 +364,9 @@ fn check_tmpfs(path: &FieldPath, bytes: u64, task: &TaskTemplate, findings: &mut
 /// `name`, `uid` or `uid:gid`.
 fn check_user(path: &FieldPath, user: &str, findings: &mut Findings) {
     // Rust reads "+5" as well, which no program of Linux takes for a user.
-    let number = |text: &str| text.parse::<u32>().is_ok() && !text.starts_with('+');
+    // The largest is none either: setresuid(2) takes it for "as it is".
+    let is_number = |number: u32| number != u32::MAX;
+    let number = |text: &str| text.parse().is_ok_and(is_number) && !text.starts_with('+');
     let numbers = user
         .split_once(':')
         .map_or_else(|| number(user), |(uid, gid)| number(uid) && number(gid));

@@ -2,7 +2,7 @@
 //! its place, nor make people wait.
 
 use super::{
-    Outcome,
+    Options, Outcome,
     figure::{Figure, Spread},
     stage::{self, Stage},
 };
@@ -20,8 +20,8 @@ const MIB: usize = 200;
 /// `potluck info` of the leader while a job with a large package is submitted:
 /// that takes the package to three nodes, and to a fourth if the task runs
 /// there.
-pub(super) fn beside_control() -> Outcome<Vec<Figure>> {
-    let stage = Stage::up(86, 6)?;
+pub(super) fn beside_control(options: &Options) -> Outcome<Vec<Figure>> {
+    let stage = Stage::up(86, options.nodes)?;
     let leader = stage.settle()?;
     let reign = authority(&stage, &leader)?;
     let large = stage.specs().join("large.bin");

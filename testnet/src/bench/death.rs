@@ -2,7 +2,7 @@
 //! scheduler.
 
 use super::{
-    LIMIT, Outcome,
+    LIMIT, Options, Outcome,
     figure::{Figure, Spread},
     stage::{self, Stage, Task, unix_now},
 };
@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 const DEATHS: u32 = 3;
 
 /// A host dies that runs tasks and does not lead.
-pub(super) fn host() -> Outcome<Vec<Figure>> {
-    let stage = Stage::up(83, 6)?;
+pub(super) fn host(options: &Options) -> Outcome<Vec<Figure>> {
+    let stage = Stage::up(83, options.nodes)?;
     let spec = stage.spec("web", 6, "health = http(\"http\", \"/healthz\")")?;
     stage.any_client()?.json(&["run", &spec])?;
     let (mut out, mut healthy, mut info) = (Vec::new(), Vec::new(), Vec::new());
@@ -72,8 +72,8 @@ fn whole(client: &Client) -> Outcome<Vec<Task>> {
 }
 
 /// The scheduler's host dies; a job is submitted at that moment.
-pub(super) fn leader() -> Outcome<Vec<Figure>> {
-    let stage = Stage::up(84, 6)?;
+pub(super) fn leader(options: &Options) -> Outcome<Vec<Figure>> {
+    let stage = Stage::up(84, options.nodes)?;
     stage.warm()?;
     let (mut placed, mut seen, mut alive) = (Vec::new(), Vec::new(), Vec::new());
     for k in 0..DEATHS {

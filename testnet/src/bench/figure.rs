@@ -20,17 +20,15 @@ pub(super) struct Figure {
 }
 
 impl Figure {
-    /// The figure as a row.
-    pub(super) fn row(&self, name: &str, load: &str) -> String {
+    /// The figure as a row, with the command that measures it.
+    pub(super) fn row(&self, command: &str, load: &str) -> String {
         let Figure {
             what,
             target,
             measured,
             beside,
         } = self;
-        format!(
-            "| {what} | {target} | {measured} | {beside} | {load} | `potluck testnet bench {name}` |"
-        )
+        format!("| {what} | {target} | {measured} | {beside} | {load} | `{command}` |")
     }
 }
 

@@ -1,7 +1,7 @@
 //! What nodes and helpers cost when nothing happens.
 
 use super::{
-    LIMIT, Outcome,
+    LIMIT, Options, Outcome,
     figure::{Figure, Spread},
     stage::Stage,
     usage::{self, Memory},
@@ -22,8 +22,8 @@ const QUIET: &str = "exec sleep 86400";
 const WRITING: &str = "while true; do echo a line of a log; sleep 0.5; done";
 
 /// Memory and processor time of nodes without tasks, then of helpers.
-pub(super) fn costs() -> Outcome<Vec<Figure>> {
-    let stage = Stage::up(85, 6)?;
+pub(super) fn costs(options: &Options) -> Outcome<Vec<Figure>> {
+    let stage = Stage::up(85, options.nodes)?;
     let leader = stage.settle()?;
     let mut figures = nodes(&stage, &leader)?;
     figures.push(helpers(&stage, "quiet", QUIET)?);
@@ -59,7 +59,7 @@ fn nodes(stage: &Stage, leader: &str) -> Outcome<Vec<Figure>> {
     let ours = usage::memory(i32::try_from(std::process::id())?)?;
     Ok(vec![
         Figure {
-            what: "idle node of six, memory",
+            what: "idle node, memory",
             target: "40 MB RSS",
             measured: format!("RSS {}; leader {leader_rss:.1} MiB", rss.in_unit("MiB")),
             beside: format!(
@@ -69,7 +69,7 @@ fn nodes(stage: &Stage, leader: &str) -> Outcome<Vec<Figure>> {
             ),
         },
         Figure {
-            what: "idle node of six, processor time",
+            what: "idle node, processor time",
             target: "0.5 % of a core",
             measured: Spread::of(members().map(|name| percent(name))).in_unit("%"),
             beside: format!(

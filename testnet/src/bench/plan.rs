@@ -1,7 +1,7 @@
 //! The plan of many jobs of which few change, by a leader that has them all.
 
 use super::{
-    Outcome,
+    Options, Outcome,
     figure::{Figure, Spread},
     stage::{self, Stage},
 };
@@ -26,8 +26,8 @@ const RUNS: u32 = 20;
 const CHANGES_CODE: i32 = 2;
 
 /// Plans through a node that does not lead.
-pub(super) fn of_many_jobs() -> Outcome<Vec<Figure>> {
-    let stage = Stage::up(87, 6)?;
+pub(super) fn of_many_jobs(options: &Options) -> Outcome<Vec<Figure>> {
+    let stage = Stage::up(87, options.nodes)?;
     let leader = stage.settle()?;
     let client = stage.client_beside(&leader)?;
     let before = write(stage.specs(), 0)?;

@@ -6,6 +6,7 @@ use crate::{
     net::{RunningTestnet, TestnetOptions},
     wait::until,
 };
+use potluck_core::voters::voters_wanted;
 use serde_json::Value;
 use std::{
     fs,
@@ -40,7 +41,7 @@ impl Stage {
         let options = TestnetOptions {
             block,
             nodes,
-            racks: nodes.min(3),
+            racks: racks(nodes),
             ..TestnetOptions::new(&root)
         };
         let net = RunningTestnet::up(&options)?;
@@ -88,10 +89,12 @@ impl Stage {
         }
     }
 
-    /// Waits until three voters are there and every running node has a session.
+    /// Waits until there are as many voters as there should be, all of them
+    /// running, and every running node has a session. Says who leads.
     pub(super) fn settle(&self) -> Outcome<String> {
         self.await_all_up()?;
-        let leader = until("three voters that run", LIMIT, || {
+        let wanted = voters_wanted(self.nodes().len());
+        let leader = until("enough voters that run", LIMIT, || {
             let leader = self.leader().map_err(|error| error.to_string())?;
             let info = self.client(&leader).json(&["info"]);
             let info = info.map_err(|error| error.to_string())?;
@@ -100,7 +103,7 @@ impl Stage {
                 let name = name.as_str().unwrap_or_default();
                 self.processes(name).agent.is_some()
             };
-            match voters.len() == 3 && voters.iter().all(runs) {
+            match voters.len() == wanted && voters.iter().all(runs) {
                 true => Ok(leader),
                 false => Err(format!("{voters:?}")),
             }
@@ -116,6 +119,11 @@ impl Stage {
             .find(|name| *name != not && self.processes(name).agent.is_some());
         Ok(self.client(other.ok_or("no other node runs")?))
     }
+}
+
+/// Racks of so many nodes: three, then one for every four nodes.
+fn racks(nodes: u8) -> u8 {
+    (nodes / 4).max(3).min(nodes)
 }
 
 /// One running task, as `potluck status` shows it.
@@ -174,4 +182,15 @@ pub(super) fn processes_time(count: u32) -> Outcome<Duration> {
         child?.wait()?;
     }
     Ok(start.elapsed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn racks_grow_with_nodes_and_are_never_more() {
+        let all = [1, 2, 3, 6, 12, 20, 40].map(racks);
+        assert_eq!(all, [1, 2, 3, 3, 3, 5, 10]);
+    }
 }

@@ -1,7 +1,7 @@
 //! From a spec to running tasks: one task many times, and many tasks at once.
 
 use super::{
-    LIMIT, Outcome,
+    LIMIT, Options, Outcome,
     figure::{Figure, Spread},
     stage::{self, Stage, unix_now},
 };
@@ -15,8 +15,8 @@ const RUNS: u32 = 20;
 const MANY_RUNS: u32 = 3;
 
 /// Submit to running with a warm package, through a node that does not lead.
-pub(super) fn one() -> Outcome<Vec<Figure>> {
-    let stage = Stage::up(81, 6)?;
+pub(super) fn one(options: &Options) -> Outcome<Vec<Figure>> {
+    let stage = Stage::up(81, options.nodes)?;
     stage.warm()?;
     let leader = stage.settle()?;
     let client = stage.client_beside(&leader)?;
@@ -90,7 +90,7 @@ fn running(stage: &Stage, job: &str) -> Result<Duration, String> {
 }
 
 /// Many tasks on a testnet of one node, submit to the last one running.
-pub(super) fn many() -> Outcome<Vec<Figure>> {
+pub(super) fn many(_: &Options) -> Outcome<Vec<Figure>> {
     let stage = Stage::up(82, 1)?;
     stage.warm()?;
     let fifty = "50 tasks on one node, submit to all running";

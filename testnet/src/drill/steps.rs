@@ -49,6 +49,9 @@ pub(super) fn can(action: &Action) -> bool {
         | Action::Join { .. }
         | Action::Weather { .. }
         | Action::Mute { .. }
+        | Action::Hush { .. }
+        | Action::Hang { .. }
+        | Action::Limit { .. }
         | Action::Exit { .. }
         | Action::Sicken { .. }
         | Action::Recover { .. } => false,

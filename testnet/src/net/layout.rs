@@ -9,6 +9,10 @@ use std::{
 /// The port of every node; their addresses differ.
 pub(super) const PORT: u16 = 7400;
 
+/// First number of the addresses: of loopback, and of private networks.
+pub(super) const LOOPBACK: u8 = 127;
+pub(super) const PRIVATE: u8 = 10;
+
 /// A testnet as its file says it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,15 +37,16 @@ pub struct NodePlace {
 }
 
 impl Layout {
-    /// `nodes` nodes over `racks` racks in turn.
-    pub fn new(block: u8, nodes: u8, racks: u8) -> Layout {
+    /// `nodes` nodes over `racks` racks in turn, with addresses that begin with
+    /// `network` and `block`.
+    pub fn new(network: u8, block: u8, nodes: u8, racks: u8) -> Layout {
         let nodes = (0..nodes)
             .map(|k| {
                 let (rack, host) = (k % racks + 1, k / racks + 1);
                 NodePlace {
                     name: format!("r{rack}h{host}"),
                     rack: format!("r{rack}"),
-                    address: SocketAddr::from((Ipv4Addr::new(127, block, rack, host), PORT)),
+                    address: SocketAddr::from((Ipv4Addr::new(network, block, rack, host), PORT)),
                 }
             })
             .collect();
@@ -80,7 +85,7 @@ mod tests {
 
     #[test]
     fn nodes_are_spread_over_racks() {
-        let layout = Layout::new(0, 6, 3);
+        let layout = Layout::new(LOOPBACK, 0, 6, 3);
         let names: Vec<&str> = layout.nodes.iter().map(|node| node.name.as_str()).collect();
         assert_eq!(names, ["r1h1", "r2h1", "r3h1", "r1h2", "r2h2", "r3h2"]);
         assert_eq!(layout.nodes[4].address.to_string(), "127.0.2.2:7400");

@@ -1,8 +1,9 @@
 //! A testnet: brought up, harmed, looked at and brought down.
 
 use super::{
-    layout::{self, Layout, NodePlace},
+    layout::{self, LOOPBACK, Layout, NodePlace, PRIVATE},
     process::{HostProcesses, adopt_orphans, host_processes, reap, runs},
+    wires::Wires,
 };
 use crate::{
     client::{Client, Failed},
@@ -19,6 +20,7 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -88,6 +90,9 @@ pub struct TestnetOptions {
     pub block: u8,
     /// Further arguments of every `potluck node`.
     pub node_args: Vec<String>,
+    /// Each node in a network namespace of its own, with [`Wires`] between
+    /// them, for as long as this process has the testnet. Needs root.
+    pub wired: bool,
 }
 
 impl TestnetOptions {
@@ -101,6 +106,7 @@ impl TestnetOptions {
             joined: u8::MAX,
             block: 0,
             node_args: Vec::new(),
+            wired: false,
         }
     }
 }
@@ -123,6 +129,7 @@ pub struct Testnet {
     programs: PathBuf,
     layout: Layout,
     node_args: Vec<String>,
+    wires: Option<Arc<Wires>>,
 }
 
 impl Testnet {
@@ -140,11 +147,15 @@ impl Testnet {
         }
         let made = fs::create_dir_all(root);
         made.map_err(|source| io_error(&format!("can't make {}", root.display()), source))?;
+        let network = if options.wired { PRIVATE } else { LOOPBACK };
+        let layout = Layout::new(network, options.block, options.nodes, options.racks);
+        let wires = options.wired.then(|| Wires::lay(&layout)).transpose()?;
         let net = Testnet {
             root: root.clone(),
             programs: options.programs.clone(),
-            layout: Layout::new(options.block, options.nodes, options.racks),
+            layout,
             node_args: options.node_args.clone(),
+            wires: wires.map(Arc::new),
         };
         net.check_programs()?;
         let text = serde_json::to_string_pretty(&net.layout).expect("a layout has string keys");
@@ -190,7 +201,21 @@ impl Testnet {
             programs,
             layout,
             node_args: Vec::new(),
+            wires: None,
         })
+    }
+
+    /// The same with the wires of another value of this testnet, so that nodes
+    /// are started at their ends.
+    #[must_use]
+    pub fn with_wires_of(self, other: &Testnet) -> Testnet {
+        let wires = other.wires.clone();
+        Testnet { wires, ..self }
+    }
+
+    /// What is between its nodes, if it was brought up with it.
+    pub fn wires(&self) -> Option<&Wires> {
+        self.wires.as_deref()
     }
 
     /// Its folder.
@@ -295,9 +320,19 @@ impl Testnet {
     }
 
     fn spawn(&self, name: &str, more: &[&str]) -> Result<(), NetError> {
-        self.node_command(name, more)?
+        let mut node = self
+            .node_command(name, more)?
             .spawn()
             .map_err(|source| io_error(&format!("can't start node {name}"), source))?;
+        // It is found by its command line, which is there a moment after this
+        // process may go on. One that has ended has none.
+        until("a node that can be found", START_WAIT, || {
+            let is_there = self.processes(name).agent.is_some();
+            match is_there || matches!(node.try_wait(), Ok(Some(_))) {
+                true => Ok(()),
+                false => Err("it has no command line yet"),
+            }
+        })?;
         Ok(())
     }
 
@@ -314,7 +349,11 @@ impl Testnet {
             .open(layout::log(&self.root, name))
             .map_err(|source| io_error("can't open a node's log", source))?;
         adopt_orphans();
-        let mut command = Command::new(self.programs.join("potluck"));
+        let program = self.programs.join("potluck");
+        let mut command = match &self.wires {
+            Some(wires) => wires.inside(name, &program),
+            None => Command::new(program),
+        };
         command
             .arg("node")
             .args(["--name", name, "--rack", &place.rack])

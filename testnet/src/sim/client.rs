@@ -5,13 +5,14 @@ use super::{
     Sabotage,
     control::Proposer,
     helper::Directive,
+    kinds::Kind,
     machine::Machine,
     queue::MS,
     wishes::Wishes,
     world::{Due, World},
 };
 use potluck_core::cluster::{
-    Admission, Cluster, Command, Genesis, Reply, RolloutControl, RolloutPhase,
+    Admission, Cluster, Command, Genesis, Quota, Refused, Reply, RolloutControl, RolloutPhase,
 };
 use potluck_specs::{
     ChangeId, Epoch, FleetId, Job, JobName, Millis, NodeName, PackageId, Topology,
@@ -61,6 +62,9 @@ pub(super) enum Change {
     },
     Decommission {
         host: usize,
+    },
+    Limit {
+        disk_bytes: Option<u64>,
     },
 }
 
@@ -240,6 +244,14 @@ impl World {
                 node: self.machines[*host].node,
                 cordoned: *cordoned,
             },
+            Change::Limit { disk_bytes } => Command::SetQuota {
+                change,
+                namespace: "default".into(),
+                quota: disk_bytes.map(|most| Quota {
+                    disk_bytes: Some(most),
+                    ..Quota::default()
+                }),
+            },
             Change::Decommission { host } => Command::RemoveMember {
                 node: self.machines[*host].node,
                 now,
@@ -253,6 +265,12 @@ impl World {
             .line(now, || format!("client {number} is told {reply:?}"));
         let client = &mut self.clients[number];
         client.reply = Some(reply.clone());
+        if let Reply::Refused {
+            why: Refused::OverQuota { .. },
+        } = reply
+        {
+            self.stats.happened(Kind::QuotaRefusal);
+        }
         if let (Reply::Admitted { .. }, Change::Admit { host }) = (reply, &client.change) {
             let host = *host;
             self.machines[host].admitted = true;

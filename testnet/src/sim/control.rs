@@ -14,6 +14,7 @@ mod recover;
 
 use super::{
     check::Seen,
+    kinds::Kind,
     queue::MS,
     world::{Due, World},
 };
@@ -325,7 +326,15 @@ impl World {
         if let Command::RecordPlacements { filled, .. } = &proposal.command {
             self.see(&Seen::Recorded { filled });
         }
-        let reply = self.control.append(proposal.command);
+        if let Some(kind) = Kind::of_command(&self.control.truth, &proposal.command) {
+            self.stats.happened(kind);
+        }
+        let stood = Kind::of_rollout(&self.control.truth, &proposal.command);
+        let reply = self.control.append(proposal.command.clone());
+        let stands = Kind::of_rollout(&self.control.truth, &proposal.command);
+        if let Some(kind) = stands.filter(|_| stands != stood) {
+            self.stats.happened(kind);
+        }
         let index = self.control.log.len() as u64;
         self.catch_up(&connected);
         match proposal.who {

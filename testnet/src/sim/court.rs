@@ -6,11 +6,11 @@ use super::{
     check::Seen,
     control::Proposer,
     exchange::{Request, Then},
+    kinds::Kind,
     queue::{MS, SECOND},
     world::{Due, World},
 };
 use potluck_core::{
-    auction::StopReason,
     relay::Vias,
     scheduler::{Effect, Event, Note, Scheduler, SchedulerConfig},
     session::HeartbeatAnswer,
@@ -38,6 +38,8 @@ pub struct Court {
     pub began: u64,
     /// Whose sessions are carried by whom.
     pub(super) vias: Vias,
+    /// How many slices it has published.
+    pub(super) slices: u64,
     ticked_at: u64,
 }
 
@@ -66,6 +68,7 @@ impl World {
             scheduler,
             began: now,
             vias: Vias::default(),
+            slices: 0,
             ticked_at: now,
         };
         self.trace
@@ -139,6 +142,7 @@ impl World {
     pub(super) fn step_court(&mut self, at: usize, event: Event) -> Option<HeartbeatAnswer> {
         let now = self.queue.now();
         let clock = self.machines[at].clock(now);
+        let event = self.bend_presence(at, event)?;
         let event = self.bend_news(event);
         let court = self.courts.get_mut(&at)?;
         let cluster = &self.control.replicas[&at].cluster;
@@ -175,6 +179,9 @@ impl World {
             }
             Effect::Award { to, award } => {
                 self.stats.awards += award.slots.len() as u64;
+                if let Some(kind) = Kind::of_award(&award) {
+                    self.stats.happened(kind);
+                }
                 let then = Then::Award(to, award.call);
                 self.court_asks(at, Request::Award(award), ANSWER_WAIT, then);
             }
@@ -187,35 +194,22 @@ impl World {
                 self.court_asks(at, request, ANSWER_WAIT, Then::Cancel(to));
             }
             Effect::Stop { to, order } => {
-                self.stats.preempted += u64::from(order.reason == StopReason::Preempted);
+                if let Some(kind) = Kind::of_stop(&order) {
+                    self.stats.happened(kind);
+                }
                 let then = Then::Stop(to, order.slot.clone());
-                self.court_asks(at, Request::Stop(order), ANSWER_WAIT, then);
+                self.court_asks(at, Request::Stop(*order), ANSWER_WAIT, then);
             }
             Effect::Probe { via, about } => {
                 let then = Then::Probe(via, about);
                 self.court_asks(at, Request::Probe(about), PROBE_WAIT, then);
             }
             Effect::Propose { command } => {
-                let command = self.bend_record(command);
+                let command = self.bend_record(*command);
                 let command = self.bend_proposal(at, command);
                 self.propose(at, command, Proposer::Scheduler);
             }
-            Effect::Publish { service } => {
-                self.trace.line(now, || {
-                    let who = service.endpoints.iter();
-                    let who: Vec<String> = who.map(|e| e.slot.to_string()).collect();
-                    format!("h{at} publishes {}: {}", service.service, who.join(" "))
-                });
-                let key = (service.namespace.clone(), service.service.clone());
-                let revision = self.courts.get(&at).map_or(0, |court| court.reign);
-                let newer = self
-                    .published
-                    .get(&key)
-                    .is_none_or(|(before, _)| *before <= revision);
-                if newer {
-                    self.published.insert(key, (revision, service));
-                }
-            }
+            Effect::Publish { service } => self.publish(at, service),
             Effect::Note { note } => {
                 self.stats.note(&note);
                 let index = &self.index;

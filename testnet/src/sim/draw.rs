@@ -11,7 +11,7 @@ use super::{
 };
 use crate::scenario::Scenario;
 use potluck_core::cluster::RolloutControl;
-use potluck_specs::job::GANG_MAX;
+use potluck_specs::job::{GANG_MAX, PRIORITY_DEFAULT, Resources};
 
 /// Fewest jobs whose versions and sizes change, and most: more than some
 /// hundred show nothing that fewer do not.
@@ -29,6 +29,12 @@ pub(super) const HOST_CPU: u32 = 4_000;
 /// Of each host's cores, in tenths, what all jobs ask for together: half, so
 /// that the living have room for the dead's.
 const SHARE: u32 = 5;
+
+/// A job that is there to be put out by others, and its priority; and that of
+/// those who do.
+const BULK: &str = "bulk";
+const PRIORITY_LOW: u32 = 1;
+const PRIORITY_HIGH: u32 = 99;
 
 /// A script in the making.
 struct Draft<'a> {
@@ -198,6 +204,12 @@ impl Draft<'_> {
             }
         }
         self.faults();
+        if self.rng.chance(200) {
+            self.crowd();
+        }
+        if self.rng.chance(200) {
+            self.limit();
+        }
         // Once at most: what there is must do for all that is asked for.
         if self.rng.chance(200) {
             let first = self.options.voters as u64;
@@ -205,6 +217,51 @@ impl Draft<'_> {
             let at = self.rng.between(length / 2, length);
             self.at(at, Action::Decommission { host });
         }
+    }
+
+    /// For a while there is more to do than there is room: work that does not
+    /// matter fills what the others leave, then some comes that does.
+    fn crowd(&mut self) {
+        let (length, hosts) = (self.length(), self.options.hosts as u32);
+        let run = |name: &str, replicas, cpu, priority| Action::Run {
+            name: name.to_owned(),
+            replicas,
+            each: Resources::new(cpu, u64::from(cpu) << 20),
+            priority,
+        };
+        let at = self.rng.between(300, length / 4);
+        let each = HOST_CPU / 5;
+        self.at(at, run(BULK, hosts * 4, each, PRIORITY_LOW));
+        let at = self.rng.between(length / 3, length / 2);
+        let tasks = self.rng.between(1, u64::from(hosts) / 2) as u32;
+        self.at(at, run("urgent", tasks, each + each / 2, PRIORITY_HIGH));
+        // So that all that is left fits.
+        let at = self.rng.between(length * 3 / 4, length);
+        let name = BULK.to_owned();
+        self.at(at, Action::Stop { name });
+    }
+
+    /// Nobody may ask for room on a disk, which no other job does; then somebody
+    /// does.
+    fn limit(&mut self) {
+        let length = self.length();
+        let at = self.rng.between(length / 2, length * 2 / 3);
+        let disk_bytes = Some(1);
+        self.at(at, Action::Limit { disk_bytes });
+        let asks = Action::Run {
+            name: "store".to_owned(),
+            replicas: 1,
+            each: Resources {
+                disk_bytes: 1 << 30,
+                ..Resources::new(100, 100 << 20)
+            },
+            priority: PRIORITY_DEFAULT,
+        };
+        let later = at + self.rng.between(1_000, 5_000);
+        self.at(later, asks);
+        let end = self.rng.between(later, length);
+        let disk_bytes = None;
+        self.at(end, Action::Limit { disk_bytes });
     }
 
     /// A host is away, then all is quiet for long enough that tasks move back
@@ -569,7 +626,7 @@ impl Draft<'_> {
             1 => rng.between(3_000, 9_000),
             _ => rng.between(9_000, 40_000),
         };
-        let action = match rng.below(17) {
+        let action = match rng.below(19) {
             0..=2 => Action::Crash {
                 whom,
                 whole: false,
@@ -645,7 +702,16 @@ impl Draft<'_> {
                     ms: ms.min(8_000),
                 },
             },
-            15 => {
+            15 => Action::Hush { host, ms },
+            // A third of them for so long that the host is given up.
+            16 => match rng.chance(300) {
+                true => Action::Hang {
+                    host,
+                    ms: rng.between(32_000, 45_000),
+                },
+                false => Action::Hang { host, ms },
+            },
+            17 => {
                 let cordoned = false;
                 script.push((at + ms, Action::Cordon { host, cordoned }));
                 let cordoned = true;

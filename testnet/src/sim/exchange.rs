@@ -215,6 +215,9 @@ impl World {
             let then = Then::Relay(id, from);
             return self.ask(to, 0, beyond, carried, RELAY_WAIT, then);
         }
+        if self.is_hung(to) && request.authority().is_some() {
+            return;
+        }
         let is_award = matches!(request, Request::Award(_));
         let Some(response) = self.respond(from, to, request) else {
             return;
@@ -246,6 +249,7 @@ impl World {
                 if !self.courts.contains_key(&to) {
                     return Some(Response::NotLeader(self.machines[to].session.leader));
                 }
+                self.see(&Seen::Heard { to, from });
                 let confirmed = heartbeat.inventory.number;
                 let said = self.step_court(to, Event::Heartbeat { heartbeat })?;
                 if said.confirmed == Some(confirmed) {
@@ -410,10 +414,21 @@ impl World {
             Some(Response::Inventory(_, holding)) => Some((open.to, holding.clone())),
             _ => None,
         };
+        let to = open.from;
+        match (&open.then, &response) {
+            (Then::Greet(_), Some(Response::Inventory(..))) => {
+                let from = open.to;
+                self.see(&Seen::Heard { to, from });
+            }
+            (Then::Probe(_, about), Some(Response::Probe(reaches))) => {
+                let (about, reaches) = (self.index[about], *reaches);
+                self.see(&Seen::Probed { to, about, reaches });
+            }
+            _ => {}
+        }
         let event = event_of(open.then, response);
         self.step_court(open.from, event);
         if let Some((from, holding)) = told {
-            let to = open.from;
             self.see(&Seen::Told {
                 to,
                 from,

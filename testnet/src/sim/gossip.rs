@@ -22,6 +22,14 @@ pub struct Gossip {
     moved: BTreeMap<usize, Vec<u64>>,
 }
 
+impl Gossip {
+    /// When the host's counter was last heard to move; `None`: never.
+    pub(super) fn moved(&self, at: usize, host: usize) -> Option<u64> {
+        let moved = self.moved.get(&at)?.get(host).copied();
+        moved.filter(|moved| *moved > 0)
+    }
+}
+
 impl World {
     /// Whose counters move, as far as word of it gets here.
     pub(super) fn gossip_at(&mut self, at: usize) -> Vec<MemberView> {
@@ -59,6 +67,7 @@ impl World {
         let now = self.queue.now();
         let alive: Vec<usize> = (0..self.machines.len())
             .filter(|host| self.machines[*host].is_alive(now))
+            .filter(|host| self.hushed.get(host).is_none_or(|until| *until <= now))
             .collect();
         let mut heard = HostSet::of([at]);
         if self.net.is_whole() {

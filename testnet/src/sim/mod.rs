@@ -23,6 +23,7 @@ pub mod gossip;
 pub mod held;
 pub mod helper;
 pub mod hosts;
+pub mod kinds;
 pub mod machine;
 pub mod network;
 pub mod queue;
@@ -30,6 +31,7 @@ pub mod rng;
 pub mod sabotage;
 pub mod script;
 mod session;
+pub mod slices;
 pub mod trace;
 pub mod traces;
 mod waits;
@@ -38,6 +40,7 @@ pub mod world;
 
 pub use check::{Violation, accepted::unhealed};
 pub use draw::draw;
+pub use kinds::Kind;
 pub use sabotage::Sabotage;
 pub use script::{Action, Whom};
 pub use world::{Stats, World};
@@ -216,7 +219,7 @@ impl fmt::Display for Summary {
         write!(
             f,
             "seed {}: {} s in {:.2} s real, healed after {} ms, {} reigns, {} accepted, \
-             {} awards, {} doubles, {} brakes, {:.0} events a second",
+             {} awards, {} doubles, {} brakes, {} preempted, {:.0} events a second",
             self.seed,
             self.virtual_ms / 1_000,
             self.real.as_secs_f64(),
@@ -224,8 +227,9 @@ impl fmt::Display for Summary {
             stats.reigns,
             stats.accepted,
             stats.awards,
-            stats.doubles,
-            stats.brakes,
+            stats.count(Kind::Double),
+            stats.count(Kind::Brake),
+            stats.count(Kind::Preemption),
             stats.events as f64 / self.real.as_secs_f64(),
         )
     }

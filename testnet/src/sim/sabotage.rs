@@ -5,6 +5,8 @@
 //! the bug would bend it. So no line of the product knows of them, and
 //! whatever the core becomes they go on working.
 
+mod authority;
+
 use super::{
     client::LEASE_MS,
     exchange::Request,
@@ -19,7 +21,7 @@ use potluck_core::{
     session::{Heartbeat, HeartbeatAnswer, TaskState},
 };
 use potluck_specs::{Millis, NodeId, SlotId, job::Resources};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +74,23 @@ pub enum Sabotage {
     TakesDeathForTheEnd,
     /// Schedulers take every lease of an earlier reign for over.
     ForgetsEarlierLeases,
+    /// Schedulers take hosts for dead whose gossip stands still.
+    GossipAloneKills,
+    /// Schedulers take every probe for one that does not reach.
+    IgnoresProbes,
+    /// Schedulers hear no gossip.
+    IgnoresGossip,
+    /// New schedulers wait for every host, however long it hangs.
+    WaitsForEver,
+    /// New schedulers take what the log has of a host that does not answer for
+    /// what it runs.
+    TakesRecordsForReports,
+    /// Those who keep slices take one of a lower revision.
+    TakesOldSlices,
+    /// Of two tasks of a slot the younger one stays.
+    KeepsTheYounger,
+    /// Hosts compare reigns before they compare epochs.
+    ComparesReignsFirst,
 }
 
 /// What a saboteur must remember.
@@ -79,6 +98,10 @@ pub enum Sabotage {
 pub(super) struct Notes {
     /// Slots of awards, until they are answered.
     awarded: BTreeMap<(NodeId, u64), Vec<SlotId>>,
+    /// Hosts that a scheduler does not listen to, until then.
+    condemned: BTreeMap<(usize, NodeId), u64>,
+    /// Hosts whose records a reign took for their word.
+    believed: BTreeSet<(u64, NodeId)>,
 }
 
 impl World {
@@ -97,8 +120,10 @@ impl World {
 
     /// A request as the host's decisions get it.
     pub(super) fn bend_event(&self, at: usize, event: HostEvent) -> HostEvent {
-        if !self.is_sabotaged(Sabotage::IgnoresFence) {
-            return event;
+        match self.options.sabotage {
+            Some(Sabotage::IgnoresFence) => {}
+            Some(Sabotage::ComparesReignsFirst) => return self.by_reign_first(at, event),
+            _ => return event,
         }
         let highest = self.machines[at].journal.highest;
         match event {
@@ -166,6 +191,7 @@ impl World {
                 let slots = &mut heartbeat.inventory.slots;
                 slots.retain(|report| report.state != TaskState::Adopting);
             }
+            Some(Sabotage::KeepsTheYounger) => Self::with_ages_turned(heartbeat),
             Some(Sabotage::HidesCrashes) => {
                 for report in &mut heartbeat.inventory.slots {
                     if report.state == TaskState::Backoff {
@@ -244,14 +270,6 @@ impl World {
             }
         }
         answer
-    }
-
-    /// When a scheduler believes that its reign began.
-    pub(super) fn bend_begin(&self, clock: Millis) -> Millis {
-        match self.is_sabotaged(Sabotage::ForgetsEarlierLeases) {
-            true => Millis(clock.0.saturating_sub(2 * LEASE_MS)),
-            false => clock,
-        }
     }
 
     /// What a scheduler proposes.

@@ -96,6 +96,11 @@ pub enum Action {
         /// What is asked.
         control: RolloutControl,
     },
+    /// A person limits what all jobs may ask for together, or ends that.
+    Limit {
+        /// Most bytes on disk; as many as people like, if there is none.
+        disk_bytes: Option<u64>,
+    },
     /// A person drains a host, or ends that.
     Drain {
         /// The host.
@@ -204,6 +209,22 @@ pub enum Action {
         /// For so long.
         ms: u64,
     },
+    /// Nobody hears the host's gossip, as when its datagrams are dropped; all
+    /// else goes on.
+    Hush {
+        /// Which.
+        host: usize,
+        /// For so long.
+        ms: u64,
+    },
+    /// The agent hangs: it neither sends heartbeats nor answers a scheduler.
+    /// Its gossip and its answers to probes go on, and so do its tasks.
+    Hang {
+        /// Whose.
+        host: usize,
+        /// For so long.
+        ms: u64,
+    },
     /// Tasks end by themselves.
     Exit {
         /// On this host.
@@ -303,6 +324,7 @@ impl World {
             }),
             Action::Stop { name } => self.client(Change::Stop { name }),
             Action::Rollout { name, control } => self.client(Change::Rollout { name, control }),
+            Action::Limit { disk_bytes } => self.client(Change::Limit { disk_bytes }),
             Action::Drain { host, draining } => self.client(Change::Drain { host, draining }),
             Action::Cordon { host, cordoned } => self.client(Change::Cordon { host, cordoned }),
             Action::Decommission { host } => {
@@ -360,6 +382,12 @@ impl World {
             }
             Action::Mute { host, ms } => {
                 self.mute.insert(host, now + ms * MS);
+            }
+            Action::Hush { host, ms } => {
+                self.hushed.insert(host, now + ms * MS);
+            }
+            Action::Hang { host, ms } => {
+                self.hung.insert(host, now + ms * MS);
             }
             Action::Exit { host, share } => self.exit_tasks(host, share),
             Action::Sicken { host, ms } => self.sicken(host, ms),
@@ -424,6 +452,8 @@ impl World {
         self.healed = true;
         self.net.heal();
         self.mute.clear();
+        self.hushed.clear();
+        self.hung.clear();
         for host in 0..self.machines.len() {
             self.machines[host].dies_after = None;
             if self.machines[host].admitted {

@@ -30,6 +30,9 @@ impl World {
 
     pub(super) fn beat(&mut self, at: usize) {
         let now = self.queue.now();
+        if self.is_hung(at) {
+            return self.plan_beat(at, now + HEARTBEAT);
+        }
         let Some(to) = self.machines[at]
             .session
             .leader
@@ -87,7 +90,8 @@ impl World {
                 let pause = if changed { HEARTBEAT_MIN } else { HEARTBEAT };
                 self.plan_beat(at, sent_at + pause);
                 let answer = self.bend_answer_to_beat(at, answer);
-                self.step_host(at, HostEvent::HeartbeatAnswered(answer));
+                let event = self.bend_event(at, HostEvent::HeartbeatAnswered(answer));
+                self.step_host(at, event);
             }
             other => {
                 let carried_to = session.path.carried_to();

@@ -13,19 +13,20 @@ use super::{
     exchange::{Open, Request, Response},
     gossip::Gossip,
     held::Held,
+    kinds::Kind,
     machine::Machine,
     network::Network,
     queue::{MS, Popped, Queue},
     rng::Rng,
     sabotage,
     script::Action,
+    slices::{Published, Revision},
     trace::Trace,
     waits::Waits,
 };
 use potluck_core::{
-    auction::StopReason,
     host::End,
-    scheduler::{Note, ServiceEndpoints, SessionState},
+    scheduler::{Note, ServiceEndpoints},
 };
 use potluck_specs::{NodeId, job::Resources};
 use std::collections::BTreeMap;
@@ -63,11 +64,19 @@ pub(super) enum Due {
     Control,
     /// A proposal has been sent around.
     Commit(Box<Proposal>),
+    /// A slice comes once more.
+    Slice {
+        revision: Revision,
+        service: Box<ServiceEndpoints>,
+    },
     /// A line of the script.
     Act(Box<Action>),
     /// A client tries its change.
     Client(usize),
 }
+
+/// What a host's disk has for tasks.
+const DISK_BYTES: u64 = 100 << 30;
 
 /// What was counted.
 #[derive(Clone, Debug, Default)]
@@ -80,22 +89,14 @@ pub struct Stats {
     pub reigns: u64,
     /// Slots awarded.
     pub awards: u64,
-    /// Doubles that a scheduler saw.
-    pub doubles: u64,
     /// Slots that nobody took, as schedulers noted it.
     pub unplaced: u64,
-    /// Times that the brake came on.
-    pub brakes: u64,
-    /// Hosts that a scheduler called unreachable.
-    pub unreachable: u64,
     /// Refusals by the fence.
     pub fenced: u64,
     /// Changes accepted.
     pub accepted: u64,
-    /// Tasks that were moved to be more even.
-    pub moved: u64,
-    /// Tasks that made room for others.
-    pub preempted: u64,
+    /// What happened, by kind.
+    pub kinds: BTreeMap<Kind, u64>,
 }
 
 impl Stats {
@@ -105,32 +106,32 @@ impl Stats {
         self.steps += other.steps;
         self.reigns += other.reigns;
         self.awards += other.awards;
-        self.doubles += other.doubles;
         self.unplaced += other.unplaced;
-        self.brakes += other.brakes;
-        self.unreachable += other.unreachable;
         self.fenced += other.fenced;
         self.accepted += other.accepted;
-        self.moved += other.moved;
-        self.preempted += other.preempted;
+        for (kind, count) in &other.kinds {
+            *self.kinds.entry(*kind).or_default() += count;
+        }
     }
 
     /// Counts what people would read about.
     pub fn note(&mut self, note: &Note) {
-        match note {
-            Note::Double { .. } => self.doubles += 1,
-            Note::Unplaced { slots, .. } => self.unplaced += u64::from(*slots),
-            Note::BrakeOn { .. } => self.brakes += 1,
-            Note::Surge {
-                reason: StopReason::Moved,
-                ..
-            } => self.moved += 1,
-            Note::Session {
-                state: SessionState::Unreachable,
-                ..
-            } => self.unreachable += 1,
-            _ => {}
+        if let Note::Unplaced { slots, .. } = note {
+            self.unplaced += u64::from(*slots);
         }
+        if let Some(kind) = Kind::of_note(note) {
+            self.happened(kind);
+        }
+    }
+
+    /// Something happened.
+    pub(super) fn happened(&mut self, kind: Kind) {
+        *self.kinds.entry(kind).or_default() += 1;
+    }
+
+    /// How often it did.
+    pub fn count(&self, kind: Kind) -> u64 {
+        self.kinds.get(&kind).copied().unwrap_or(0)
     }
 }
 
@@ -150,8 +151,8 @@ pub struct World {
     pub control: Control,
     /// Schedulers by host.
     pub courts: BTreeMap<usize, Court>,
-    /// What was published last of each service, and in which reign.
-    pub published: BTreeMap<(String, String), (u64, ServiceEndpoints)>,
+    /// What is published of each service.
+    pub published: Published,
     pub(super) gossip: Gossip,
     /// Who holds what in truth.
     pub held: Held,
@@ -169,6 +170,10 @@ pub struct World {
     numbers: u64,
     /// Answers of awards from these hosts are lost until then.
     pub(super) mute: BTreeMap<usize, u64>,
+    /// Nobody hears the gossip of these hosts until then.
+    pub(super) hushed: BTreeMap<usize, u64>,
+    /// The agents of these hosts neither ask nor answer until then.
+    pub(super) hung: BTreeMap<usize, u64>,
     pub(super) sabotage: sabotage::Notes,
     /// Faults are over: nothing fails by itself any more.
     pub(super) healed: bool,
@@ -183,7 +188,11 @@ impl World {
             Some(shape) => (shape.rack.clone(), shape.total),
             None => {
                 let rack = format!("r{}", number % options.racks);
-                (rack, Resources::new(cpu(number), 8 << 30))
+                let total = Resources {
+                    disk_bytes: DISK_BYTES,
+                    ..Resources::new(cpu(number), 8 << 30)
+                };
+                (rack, total)
             }
         };
         let mut machines: Vec<Machine> = (0..options.hosts)
@@ -212,7 +221,7 @@ impl World {
             machines,
             index,
             courts: BTreeMap::new(),
-            published: BTreeMap::new(),
+            published: Published::new(),
             requests: Waits::default(),
             clients: Vec::new(),
             invariants: Some(Box::default()),
@@ -221,6 +230,8 @@ impl World {
             stats: Stats::default(),
             numbers: 0,
             mute: BTreeMap::new(),
+            hushed: BTreeMap::new(),
+            hung: BTreeMap::new(),
             sabotage: sabotage::Notes::default(),
             healed: false,
             options,
@@ -302,6 +313,7 @@ impl World {
             Due::Court { at, reign, what } => self.court_due(at, reign, what),
             Due::Control => self.control_round(),
             Due::Commit(proposal) => self.commit(*proposal),
+            Due::Slice { revision, service } => self.take_slice(revision, *service),
             Due::Act(action) => self.act(*action),
             Due::Client(client) => self.client_tries(client),
         }
@@ -316,6 +328,12 @@ impl World {
             self.violation.get_or_insert(violation);
         }
         self.invariants = Some(invariants);
+    }
+
+    /// Does the host's agent neither ask nor answer?
+    pub(super) fn is_hung(&self, host: usize) -> bool {
+        let until = self.hung.get(&host);
+        until.is_some_and(|until| *until > self.queue.now())
     }
 
     pub(super) fn number(&mut self) -> u64 {

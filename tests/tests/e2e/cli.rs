@@ -303,3 +303,69 @@ fn the_schema_describes_the_jobs_that_are_shown() {
     }
     assert!(jobs >= 10, "{jobs}");
 }
+
+#[test]
+fn jobs_and_tokens_are_looked_at_as_one_expects() {
+    let fleet = Fleet::found(1, 1);
+    let client = fleet.client("r1h1");
+    fleet.run("r1h1", &fleet.hello("one", 1));
+    fleet.run("r1h1", &fleet.hello("two", 2));
+
+    let both = client.json(&["status", "one", "two"]).unwrap();
+    let names: Vec<&Value> = both
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|j| &j["name"])
+        .collect();
+    assert_eq!(names.len(), 2, "{both}");
+    let text = client.text(&["status", "one", "two"]).unwrap();
+    assert!(text.contains("one[0]") && text.contains("two[1]"), "{text}");
+
+    let text = client.text(&["explain", "two"]).unwrap();
+    assert!(
+        text.contains("two[0]:") && text.contains("two[1]:"),
+        "{text}"
+    );
+    let one = client.json(&["explain", "two[1]"]).unwrap();
+    assert!(one["hosts"].is_array(), "{one}");
+    let all = client.json(&["explain", "two"]).unwrap();
+    assert_eq!(all[1]["explained"]["hosts"][0]["node"], "r1h1", "{all}");
+    assert_failed(
+        &failure(&client, &["explain", "nothing"]),
+        3,
+        &["one", "two"],
+    );
+
+    assert_failed(
+        &failure(&client, &["token", "create", "--ttl", "0"]),
+        2,
+        &["--ttl"],
+    );
+    let made = client.json(&["token", "create", "--uses", "3"]).unwrap();
+    let id = made["id"].as_str().expect("an id");
+    let find = || {
+        let tokens = client.json(&["token", "list"]).unwrap();
+        let tokens = tokens.as_array().expect("tokens").clone();
+        tokens.into_iter().find(|token| token["id"] == id)
+    };
+    assert_eq!(find().expect("it is listed")["uses_left"], 3);
+    let text = client.text(&["token", "list"]).unwrap();
+    assert!(text.contains(id) && text.contains("3 more"), "{text}");
+    client.json(&["token", "revoke", id]).unwrap();
+    assert_eq!(find(), None);
+    assert_failed(&failure(&client, &["token", "revoke", id]), 3, &[id]);
+
+    let nowhere = client.at("host.invalid:7400");
+    assert_failed(
+        &failure(&nowhere, &["info"]),
+        2,
+        &["there is no host", "host.invalid"],
+    );
+    let without = client.at("127.0.0.1");
+    assert_failed(
+        &failure(&without, &["info"]),
+        2,
+        &["port", "127.0.0.1:7400"],
+    );
+}

@@ -1,4 +1,4 @@
-//! What the scheduler decided, recorded and decided again.
+//! What the scheduler and a host decided, recorded and decided again.
 
 use potluck_testnet::wait::until;
 use potluck_tests::{
@@ -115,4 +115,65 @@ fn a_run_and_a_drain_are_decided_again_the_same() {
     let cut = client.json(&["debug", "replay", &path]).unwrap();
     assert_eq!(cut["differ"], 0, "a torn end is no difference: {cut}");
     assert!(cut["steps"].as_u64() < report["steps"].as_u64(), "{cut}");
+}
+
+#[test]
+fn what_a_host_refuses_is_recorded_with_what_it_had() {
+    // Room for two tasks, and a port for one: only the host itself knows that.
+    let fleet = Fleet::up_with(1, 1, &["--ports", "29481-29481"]);
+    let client = fleet.client("r1h1");
+    let file = fleet.root().join("host");
+    let path = file.to_string_lossy().into_owned();
+    let args = [
+        "debug",
+        "record",
+        "--of",
+        "host",
+        "--seconds",
+        "600",
+        "--file",
+        &path,
+    ];
+    let mut recording = Recording(client.start(&args).unwrap());
+    let longer_than = |length: u64| match fs::metadata(&file).is_ok_and(|f| f.len() > length) {
+        true => Ok(()),
+        false => Err("not longer yet"),
+    };
+    until("the recording's begin", WAIT, || longer_than(0)).unwrap();
+    let text = format!(
+        "job(name = \"tight\", package = \"potluck-hello\", command = \"potluck-hello\",\n\
+         replicas = 2, cpu = 0.05, memory = \"32MiB\", ports = {{\"http\": 0}},\n\
+         env = {{\"PASSWORD\": {SECRET:?}}}, health = http(\"http\", \"/healthz\"))\n"
+    );
+    client
+        .json(&["run", "--no-wait", &fleet.spec("tight", &text)])
+        .unwrap();
+    let report = until("a refusal on the record", WAIT, || {
+        let report = client.json(&["debug", "replay", &path]);
+        let report = report.map_err(|error| error.to_string())?;
+        match report.to_string().contains("refuse the call: port") {
+            true => Ok(report),
+            false => Err(report.to_string()),
+        }
+    })
+    .unwrap();
+    recording.end();
+    assert_eq!(report["differ"], 0, "{report}");
+    let decisions = report["decisions"].as_array().expect("decisions");
+    let has = |key: &str, begin: &str, part: &str| {
+        let lists = decisions.iter().filter_map(|one| one[key].as_array());
+        let mut lines = lists.flatten().filter_map(|line| line.as_str());
+        lines.any(|line| line.starts_with(begin) && line.contains(part))
+    };
+    assert!(has("effects", "bid for 1", "ms"), "{report}");
+    assert!(has("effects", "take tight[", "]"), "{report}");
+    assert!(has("effects", "start tight[", "#1"), "{report}");
+    assert!(
+        has("effects", "refuse the call: ", "29481 is taken"),
+        "{report}"
+    );
+    assert!(has("reasons", "its tasks have: ", "0.05 cores"), "{report}");
+    let bytes = fs::read(&file).expect("the recording");
+    let holds = |text: &[u8]| bytes.windows(text.len()).any(|part| part == text);
+    assert!(holds(b"PASSWORD") && !holds(SECRET.as_bytes()));
 }

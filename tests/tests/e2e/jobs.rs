@@ -120,3 +120,26 @@ fn a_job_without_ports_runs_and_restarts_its_task() {
     let log = client.text(&["logs", "brief[0]"]).unwrap();
     assert!(log.matches("begun").count() >= 2, "{log}");
 }
+
+#[test]
+fn a_task_that_leaves_its_volume_behind_is_told_of() {
+    let fleet = Fleet::up(2, 2);
+    let client = fleet.client("r1h1");
+    let text = "job(name = \"keeper\", package = \"potluck-hello\", command = \"potluck-hello\",\n\
+         cpu = 0.05, memory = \"32MiB\", ports = {\"http\": 0},\n\
+         health = http(\"http\", \"/healthz\"),\n\
+         mounts = [volume(\"data\", at = \"/data\")])\n";
+    fleet.run("r1h1", &fleet.spec("keeper", text));
+    let before = await_healthy(&client, "keeper", &[])[0].node.clone();
+    let note = format!("its volumes stayed on {before}");
+    let status = client.text(&["status", "keeper"]).unwrap();
+    assert!(!status.contains("volumes"), "{status}");
+    client.json(&["drain", &before, "--wait"]).unwrap();
+    let after = await_healthy(&client, "keeper", &[&before])[0].node.clone();
+    let status = client.text(&["status", "keeper"]).unwrap();
+    assert!(status.contains(&note), "{status}");
+    let explained = client.text(&["explain", "keeper"]).unwrap();
+    assert!(explained.contains(&note), "{explained}");
+    let log = fleet.log(&after);
+    assert!(log.contains("volume begins empty"), "{log}");
+}

@@ -19,6 +19,7 @@ mod operations;
 mod quotas;
 mod recovery;
 mod redacted;
+pub(crate) use redacted::{redact_job, without_texts};
 mod reply;
 mod rollouts;
 mod same_tasks;

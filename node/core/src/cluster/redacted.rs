@@ -56,14 +56,14 @@ impl Command {
 }
 
 /// Bytes that can't be read say nothing to a scheduler either: they go.
-fn redact_job(signed: &mut SignedJob) {
+pub(crate) fn redact_job(signed: &mut SignedJob) {
     signed.job.bytes = match signed.decode_unchecked() {
         Ok(job) => without_texts(job).encode(),
         Err(_) => Vec::new(),
     };
 }
 
-fn without_texts(mut job: Job) -> Job {
+pub(crate) fn without_texts(mut job: Job) -> Job {
     let task = &mut job.task;
     for value in task.env.values_mut() {
         LEFT_OUT.clone_into(value);

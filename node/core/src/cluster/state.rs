@@ -49,6 +49,8 @@ pub struct Cluster {
     #[serde(default)]
     pub(super) shaped_at: u64,
     #[serde(default)]
+    pub(super) members_at: u64,
+    #[serde(default)]
     pub(super) exclusive: BTreeMap<SlotId, super::ExclusiveHolder>,
     #[serde(default)]
     pub(super) exclusive_at: u64,
@@ -119,8 +121,19 @@ impl Cluster {
                 | Command::ExpireBatch { .. }
                 | Command::RecordExclusive { .. }
         );
+        let of_jobs = matches!(
+            command,
+            Command::SubmitJob { .. }
+                | Command::StopJob { .. }
+                | Command::ControlRollout { .. }
+                | Command::AdvanceRollout { .. }
+                | Command::SetQuota { .. }
+        );
         if !notes {
             self.shaped_at = index;
+        }
+        if !notes && !of_jobs {
+            self.members_at = index;
         }
         match command {
             Command::Genesis { .. } => Reply::refused(Refused::AlreadyBegun),
@@ -208,6 +221,12 @@ impl Cluster {
     /// they were then.
     pub fn shaped_at(&self) -> u64 {
         self.shaped_at
+    }
+
+    /// The index of the last command that may have been about members: who they
+    /// are, where they stand, what they are to be used for.
+    pub fn members_at(&self) -> u64 {
+        self.members_at
     }
 
     /// Has genesis happened?

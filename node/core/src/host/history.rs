@@ -3,6 +3,7 @@
 //! guard against a very late message, or a bid that looks too good.
 
 use potluck_specs::{Generation, JobName, Millis, SlotId};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Ended generations that are remembered. A delayed award is minutes old at
@@ -20,7 +21,7 @@ const FAILURE_AGE: Millis = Millis(10 * 60_000);
 
 /// The last generation under which each slot ended here, so that an award that
 /// was under way when its slot was stopped does not bring it back.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Ended {
     by_slot: BTreeMap<SlotId, Generation>,
     order: VecDeque<SlotId>,
@@ -48,7 +49,7 @@ impl Ended {
 }
 
 /// When tasks of each job failed here lately.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Failures(BTreeMap<JobName, VecDeque<Millis>>);
 
 impl Failures {

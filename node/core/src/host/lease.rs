@@ -19,17 +19,18 @@ use super::{
 };
 use crate::session::{Renewal, Renewals};
 use potluck_specs::{Generation, Millis, SlotId};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// What schedulers have granted this agent.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Leases {
     /// When this agent began: no heartbeat of its own is older.
     began: Millis,
     of: BTreeMap<SlotId, Lease>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Lease {
     generation: Generation,
     until: Millis,

@@ -2,6 +2,7 @@
 //!
 //! Answers for the types only; [`super::Host`] turns one into the other.
 
+use super::encoded;
 use crate::{
     attributes::Facts,
     auction::{Authority, Award, AwardAnswer, Call, CallAnswer, Refusal, StopOrder, StopReason},
@@ -11,10 +12,11 @@ use potluck_specs::{
     Generation, Job, Millis, NodeId, PackageId, SlotId,
     job::{HealthCheck, SignedJob},
 };
+use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 /// One start of a slot's process. Names the helper, its folder and its cgroup.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Run {
     /// The slot.
     pub slot: SlotId,
@@ -32,7 +34,7 @@ impl fmt::Display for Run {
 }
 
 /// What the journal holds of a slot: all that is needed to run it again.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// The slot.
     pub slot: SlotId,
@@ -41,8 +43,10 @@ pub struct Entry {
     /// See [`Run::origin`].
     pub origin: Generation,
     /// The job.
+    #[serde(with = "encoded::job")]
     pub job: Arc<Job>,
     /// The job as it was signed.
+    #[serde(with = "crate::auction::shared")]
     pub signed: Arc<SignedJob>,
     /// Bytes of the package.
     pub package_bytes: u64,
@@ -59,7 +63,7 @@ pub struct Entry {
 }
 
 /// How a task's process ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
     /// By itself, with this code.
     Code(i32),
@@ -99,7 +103,7 @@ impl fmt::Display for End {
 }
 
 /// Something that happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     /// A scheduler calls. Answered with [`Answer::Call`].
     Call {
@@ -114,6 +118,7 @@ pub enum Event {
         award: Award,
         /// The job, if its signature and author are accepted here, else why
         /// not.
+        #[serde(with = "encoded::accepted")]
         job: Result<Arc<Job>, String>,
     },
     /// A scheduler gives a reservation back. Answered with [`Answer::Cancel`].

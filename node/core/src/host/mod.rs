@@ -7,12 +7,14 @@
 //! effects out, timers, and the lease between agent and helper belong to the
 //! agent's actor.
 
+mod encoded;
 mod ends;
 mod history;
 mod lease;
 mod life;
 pub mod message;
 mod ports;
+mod redacted;
 mod reports;
 mod reservations;
 mod slot;
@@ -35,6 +37,7 @@ use potluck_specs::{
 };
 use reports::Reports;
 use reservations::{HOLDS, Reservation, Reservations};
+use serde::{Deserialize, Serialize};
 use slot::{Slot, State};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -54,7 +57,7 @@ pub const SLOTS_MAX: usize = 2_000;
 pub const HOLDERS_MAX: usize = 32;
 
 /// What a node knows about itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostConfig {
     /// The node.
     pub node: NodeId,
@@ -74,8 +77,9 @@ pub struct HostConfig {
     pub adoption_limit: Millis,
 }
 
-/// A node's decisions.
-#[derive(Clone, Debug)]
+/// A node's decisions. Written down whole where a recording begins
+/// (`crate::record`), so a new field needs a default there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Host {
     config: HostConfig,
     highest: Authority,

@@ -7,6 +7,7 @@
 use super::message::Entry;
 use crate::auction::Refusal;
 use potluck_specs::{Millis, job::PortSpec};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How long a number that was given back is avoided: as long as endpoints of
@@ -14,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const REST: Millis = Millis(60_000);
 
 /// The numbers that a node may choose from, and those lately given back.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Ports {
     first: u16,
     last: u16,

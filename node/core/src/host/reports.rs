@@ -2,6 +2,7 @@
 //! since.
 
 use potluck_specs::SlotId;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Forgotten slots that are kept for the next delta; with more, everything is
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 const GONE_MAX: usize = 1_024;
 
 /// Numbers each change, and knows up to which the scheduler has heard.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Reports {
     number: u64,
     confirmed: Option<u64>,

@@ -5,6 +5,7 @@
 
 use crate::auction::Authority;
 use potluck_specs::{Millis, job::Resources};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// How long a bid holds: an auction takes milliseconds, a slow link with one
@@ -16,7 +17,7 @@ pub(super) const HOLDS: Millis = Millis(3_000);
 pub(super) const OPEN_MAX: usize = 64;
 
 /// One open bid.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Reservation {
     pub(super) slots: u32,
     pub(super) each: Resources,
@@ -34,7 +35,7 @@ impl Reservation {
 }
 
 /// All open bids, by whose call they answer.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Reservations(BTreeMap<(Authority, u64), Reservation>);
 
 impl Reservations {

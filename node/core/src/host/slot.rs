@@ -31,9 +31,10 @@ use potluck_specs::{
     Millis,
     job::{HealthCheck, Resources},
 };
+use serde::{Deserialize, Serialize};
 
 /// What fills the slot is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum State {
     /// From the journal; its helper has not been found yet.
     Adopting,
@@ -61,7 +62,7 @@ pub(super) enum State {
 }
 
 /// A process that must end before the slot's next one starts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Before {
     pub(super) run: Run,
     /// How it was told to stop, to tell its helper again.
@@ -71,7 +72,7 @@ pub(super) struct Before {
     pub(super) kill_at: Millis,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Slot {
     pub(super) entry: Entry,
     pub(super) state: State,

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 
 mod ends;
 mod lease;
+mod recording;
 
 fn authority(reign: u64) -> Authority {
     Authority {
@@ -167,6 +168,8 @@ struct World {
     /// Helpers and their tasks.
     alive: BTreeSet<Run>,
     told_to_stop: BTreeSet<Run>,
+    /// All steps since it began, if it has.
+    recording: Option<Vec<u8>>,
 }
 
 impl World {
@@ -179,11 +182,14 @@ impl World {
             fetching: BTreeSet::new(),
             alive: BTreeSet::new(),
             told_to_stop: BTreeSet::new(),
+            recording: None,
         }
     }
 
     fn step(&mut self, event: Event) -> Vec<Effect> {
+        let redacted = event.redacted();
         let effects = self.host.step(event, self.now);
+        self.record(redacted, &effects);
         for effect in &effects {
             self.carry_out(effect);
         }
@@ -303,6 +309,9 @@ impl World {
         let mut config = config();
         config.incarnation = self.host.config.incarnation + 1;
         self.host = Host::new(config, self.highest, restored, self.now);
+        if self.recording.is_some() {
+            self.begin_recording();
+        }
         self.fetching.clear();
         self.told_to_stop.clear();
     }
@@ -1156,11 +1165,18 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// [`World::check`] holds after every step of every history, no slot runs
-    /// twice, and in the end a quiet host comes to rest.
+    /// twice, and in the end a quiet host comes to rest. What was recorded of it
+    /// is decided again the same.
     #[test]
-    fn the_laws_hold_in_any_history(history in prop::collection::vec(moves(), 1..80)) {
+    fn the_laws_hold_in_any_history(
+        history in prop::collection::vec(moves(), 1..80),
+        recorded_from in 0..40_usize,
+    ) {
         let mut world = World::new();
-        for action in history {
+        for (number, action) in history.into_iter().enumerate() {
+            if number == recorded_from {
+                world.begin_recording();
+            }
             world.act(action);
         }
         world.act(Move::FindAll);
@@ -1176,5 +1192,6 @@ proptest! {
                 "{report:?} does not come to rest"
             );
         }
+        world.replay();
     }
 }

@@ -27,6 +27,8 @@
 
 use super::{
     Effect, Note, Scheduler, SessionState,
+    call::package_bytes,
+    host_map::HostMap,
     names::{JobId, Seat, SlotMap},
     picture::Host,
 };
@@ -35,8 +37,11 @@ use crate::{
     cluster::{Cluster, Placement},
     session::TaskState,
 };
-use potluck_specs::{Generation, Job, Millis, NodeId};
-use std::collections::{BTreeMap, BTreeSet};
+use potluck_specs::{Generation, Job, Millis, NodeId, job::SignedJob};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// First pause before an unanswered award is repeated, and the longest.
 const REPEAT_FIRST: Millis = Millis(1_000);
@@ -56,17 +61,44 @@ const REPEATS_BEFORE_REPORTS: u32 = 3;
 #[derive(Debug, Default)]
 pub(super) struct Awards {
     by_slot: SlotMap<Pending>,
-    on: BTreeMap<NodeId, Vec<Seat>>,
+    /// By host; a member keeps its list when that is empty, for the next.
+    on: HostMap<Vec<Seat>>,
     /// Those that wait for the log, and perhaps some that are over.
     unsent: BTreeSet<Seat>,
     /// Those that have no answer yet, and perhaps some that are over.
     unanswered: BTreeSet<Seat>,
+    /// As the last award had it.
+    parcel: Option<Parcel>,
+}
+
+/// What all awards of a job's version have in common, by one state of the log.
+#[derive(Debug)]
+struct Parcel {
+    job: JobId,
+    version: u64,
+    applied: u64,
+    signed: Arc<SignedJob>,
+    package_bytes: u64,
+    holders: Vec<NodeId>,
 }
 
 impl Awards {
+    /// These are members.
+    pub(super) fn meet<'n>(&mut self, nodes: impl Iterator<Item = &'n NodeId>) {
+        for node in nodes {
+            self.on.get_or_insert_with(*node, Vec::new);
+        }
+    }
+
+    /// This one is no member any more, and has none.
+    pub(super) fn part(&mut self, node: NodeId) {
+        self.on.remove(&node);
+    }
+
     fn insert(&mut self, seat: Seat, pending: Pending) {
         self.remove(seat);
-        self.on.entry(pending.node).or_default().push(seat);
+        let on = self.on.get_or_insert_with(pending.node, Vec::new);
+        on.push(seat);
         if !pending.committed {
             self.unanswered.insert(seat);
         }
@@ -80,9 +112,6 @@ impl Awards {
         self.unanswered.remove(&seat);
         if let Some(on) = self.on.get_mut(&pending.node) {
             on.retain(|other| *other != seat);
-            if on.is_empty() {
-                self.on.remove(&pending.node);
-            }
         }
     }
 
@@ -103,7 +132,7 @@ impl Awards {
         self.unsent.iter().copied()
     }
 
-    /// Nodes that have any.
+    /// Nodes that have any, or may.
     pub(super) fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.on.keys().copied()
     }
@@ -119,6 +148,13 @@ impl Awards {
             .filter(|(_, pending)| pending.call == call)
             .map(|(seat, _)| seat)
             .collect()
+    }
+
+    /// The job that a call was for, if any award of it to the node is pending.
+    fn job_of_call(&self, node: NodeId, call: u64) -> Option<JobId> {
+        let mut on = self.on(node);
+        let of_call = on.find(|(_, pending)| pending.call == call);
+        of_call.map(|(seat, _)| seat.job)
     }
 }
 
@@ -174,6 +210,16 @@ impl Scheduler {
                 node,
                 generation,
             });
+            let former = self.former_node(cluster, job, seat);
+            if let Some(from) = former.filter(|former| *former != node) {
+                self.tallies.leaves(seat, from, node);
+                let slot = self.names.slot(seat);
+                self.note(Note::VolumesLeft {
+                    slot,
+                    from,
+                    to: node,
+                });
+            }
             self.tallies.touch(seat);
             self.claim_used(node, &job.name);
             self.awards.insert(seat, pending);
@@ -250,23 +296,43 @@ impl Scheduler {
         let Some((_, version, _)) = open.first() else {
             return;
         };
-        let Some(version) = self.catalog.kept(job, *version) else {
+        let authority = self.authority;
+        let Some(parcel) = self.parcel(cluster, job, *version) else {
             return;
         };
-        let slots = open.into_iter().map(|(.., slot)| slot).collect();
-        let package = cluster.packages().get(&version.job.package);
         let award = Award {
-            authority: self.authority,
+            authority,
             call,
-            slots,
-            job: version.signed.clone(),
-            package_bytes: package.map_or(0, |package| package.bytes),
-            holders: holders(cluster, &version.job),
+            slots: open.into_iter().map(|(.., slot)| slot).collect(),
+            job: parcel.signed.clone(),
+            package_bytes: parcel.package_bytes,
+            holders: parcel.holders.clone(),
         };
         self.out.push(Effect::Award {
             to: node,
             award: Box::new(award),
         });
+    }
+
+    /// What an award of the version takes along; kept for the next one, which
+    /// mostly is of the same.
+    fn parcel(&mut self, cluster: &Cluster, job: JobId, version: u64) -> Option<&Parcel> {
+        let applied = cluster.applied();
+        let key = (job, version, applied);
+        let known = self.awards.parcel.take();
+        let known = known.filter(|p| (p.job, p.version, p.applied) == key);
+        self.awards.parcel = known.or_else(|| {
+            let kept = self.catalog.kept(job, version)?;
+            Some(Parcel {
+                job,
+                version,
+                applied,
+                signed: kept.signed.clone(),
+                package_bytes: package_bytes(cluster, &kept.job),
+                holders: holders(cluster, &kept.job),
+            })
+        });
+        self.awards.parcel.as_ref()
     }
 
     /// An award that has not left is needed no more.
@@ -349,9 +415,15 @@ impl Scheduler {
         answer: AwardAnswer,
         now: Millis,
     ) {
+        let Some(job) = self.awards.job_of_call(node, call) else {
+            return;
+        };
         let reports = self.reports_of(node);
         for (slot, result) in answer.slots {
-            let seat = self.names.seat(&slot);
+            if slot.job != *self.names.name(job) {
+                continue;
+            }
+            let seat = job.seat(slot.index);
             let Some(pending) = self.awards.by_slot.get_mut(seat) else {
                 continue;
             };
@@ -568,6 +640,7 @@ mod tests {
         assert_eq!(awards.of_call(NodeId([1; 32]), 8), [slot(1)]);
         assert_eq!(awards.of_call(NodeId([2; 32]), 9), [slot(0)]);
         awards.remove(slot(1));
-        assert_eq!(awards.nodes().collect::<Vec<_>>(), [NodeId([2; 32])]);
+        let count = |host| awards.on(NodeId([host; 32])).count();
+        assert_eq!((count(1), count(2)), (0, 1));
     }
 }

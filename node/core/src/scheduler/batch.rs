@@ -151,11 +151,11 @@ impl Scheduler {
         }
         self.ends.proposed_at = Some(now);
         self.out.push(Effect::Propose {
-            command: Command::RecordEnds {
+            command: Box::new(Command::RecordEnds {
                 reign: self.authority.reign,
                 ends,
                 now: now + self.config.unix_offset,
-            },
+            }),
         });
     }
 
@@ -224,12 +224,12 @@ impl Scheduler {
         if last.is_none_or(|at| now.since(*at) >= PROPOSE_AGAIN) {
             self.ends.expired_at.insert(job, now);
             self.out.push(Effect::Propose {
-                command: Command::ExpireBatch {
+                command: Box::new(Command::ExpireBatch {
                     reign: self.authority.reign,
                     job: name.clone(),
                     began_version,
                     now: unix_now,
-                },
+                }),
             });
         }
         self.wake(job, now + PROPOSE_AGAIN);

@@ -75,11 +75,11 @@ impl Scheduler {
         self.behind.proposed_at = now;
         let reign = self.authority.reign;
         self.out.push(Effect::Propose {
-            command: Command::RecordPlacements {
+            command: Box::new(Command::RecordPlacements {
                 reign,
                 filled,
                 freed,
-            },
+            }),
         });
     }
 

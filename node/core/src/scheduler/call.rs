@@ -289,8 +289,9 @@ impl Scheduler {
         former.or_else(|| self.recorded(cluster, seat).map(|placed| placed.node))
     }
 
-    /// Brings the tallies up to date.
+    /// Brings the tallies up to date, and what groups of hosts have free.
     pub(super) fn count_tasks(&mut self) {
+        self.index.measure();
         let catalog = &self.catalog;
         self.tallies.settle(
             &self.picture,
@@ -360,14 +361,16 @@ impl Scheduler {
             chosen.clear();
         }
         let count = wanted.len();
-        let given = self.give_out(&offers, wanted, &chosen);
-        let filled = given.iter().map(Vec::len).sum();
-        self.cancel_unused(&open, number, &offers, &given);
-        for (offer, seats) in offers.iter().zip(&given) {
-            if !seats.is_empty() {
-                let host = (offer.node, offer.number);
-                self.award(cluster, host, number, &job, seats, now);
-            }
+        let (takers, seats) = self.give_out(&offers, wanted, &chosen);
+        let filled = seats.len();
+        self.cancel_unused(&open, number, &offers, &takers);
+        let mut seats = seats.as_slice();
+        for alike in takers.chunk_by(|one, next| one == next) {
+            let (these, others) = seats.split_at(alike.len());
+            seats = others;
+            let taker = &offers[alike[0]];
+            let host = (taker.node, taker.number);
+            self.award(cluster, host, number, &job, these, now);
         }
         self.account(id, &job, count, filled, now);
         if filled == count {
@@ -416,32 +419,36 @@ impl Scheduler {
             .collect()
     }
 
-    /// Which slots each offer gets.
-    fn give_out(&self, offers: &[Offer], wanted: Vec<Seat>, chosen: &[usize]) -> Vec<Vec<Seat>> {
-        let mut given: Vec<Vec<Seat>> = vec![Vec::new(); offers.len()];
-        for (seat, at) in wanted.into_iter().zip(chosen) {
-            let from = self.surges.get(seat).map(|surge| surge.from);
-            // Its own host would end the task to start the next.
-            if from != Some(offers[*at].node) {
-                given[*at].push(seat);
-            }
-        }
-        given
+    /// Which offer is given which slot, by offer.
+    fn give_out(
+        &self,
+        offers: &[Offer],
+        wanted: Vec<Seat>,
+        chosen: &[usize],
+    ) -> (Vec<usize>, Vec<Seat>) {
+        let given = chosen.iter().copied().zip(wanted);
+        let mut given: Vec<(usize, Seat)> = given
+            .filter(|(at, seat)| {
+                let from = self.surges.get(*seat).map(|surge| surge.from);
+                // Its own host would end the task to start the next.
+                from != Some(offers[*at].node)
+            })
+            .collect();
+        given.sort_by_key(|(at, _)| *at);
+        given.into_iter().unzip()
     }
 
     /// Ends the reservations of bids that get nothing. Bids and offers of them
     /// stand in the same order.
-    fn cancel_unused(
-        &mut self,
-        open: &OpenCall,
-        number: u64,
-        offers: &[Offer],
-        given: &[Vec<Seat>],
-    ) {
-        let mut given = offers.iter().zip(given).peekable();
+    fn cancel_unused(&mut self, open: &OpenCall, number: u64, offers: &[Offer], takers: &[usize]) {
+        let mut takes = vec![false; offers.len()];
+        for at in takers {
+            takes[*at] = true;
+        }
+        let mut offered = offers.iter().zip(takes).peekable();
         for node in open.bids.keys() {
-            let takes = given.next_if(|(offer, _)| offer.node == *node);
-            if takes.is_none_or(|(_, seats)| seats.is_empty()) {
+            let offer = offered.next_if(|(offer, _)| offer.node == *node);
+            if offer.is_none_or(|(_, takes)| !takes) {
                 self.cancel(*node, number);
             }
         }

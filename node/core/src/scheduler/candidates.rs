@@ -110,7 +110,7 @@ impl Scheduler {
         let mut turns = BinaryHeap::new();
         for (order, at) in walk(groups.len(), call).enumerate() {
             let group = &groups[at];
-            if group.members.is_empty() || !group.roomiest.fits(&ask.need) {
+            if !group.may_have(&ask.need) {
                 continue;
             }
             if suits[at] == Suits::Unknown {

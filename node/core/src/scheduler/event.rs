@@ -168,7 +168,7 @@ pub enum Effect {
         /// To this node.
         to: NodeId,
         /// The order.
-        order: StopOrder,
+        order: Box<StopOrder>,
     },
     /// Ask a node whether it reaches another.
     Probe {
@@ -179,8 +179,9 @@ pub enum Effect {
     },
     /// Propose a command to the log; its reply is not needed.
     Propose {
-        /// The command.
-        command: Command,
+        /// The command. Boxed as other rare ones are: most effects are calls,
+        /// which each of these would make as long as itself.
+        command: Box<Command>,
     },
     /// A service's endpoints are these from now on. The driver numbers,
     /// signs, repeats before expiry.
@@ -240,6 +241,16 @@ pub enum Note {
         node: NodeId,
         /// Under which instruction.
         generation: Generation,
+    },
+    /// A slot goes where its volumes are not: there they begin empty, or as
+    /// they were when it left that host before.
+    VolumesLeft {
+        /// The slot.
+        slot: SlotId,
+        /// Who has them.
+        from: NodeId,
+        /// Where it goes.
+        to: NodeId,
     },
     /// A node refused an award.
     AwardRefused {

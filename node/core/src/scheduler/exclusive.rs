@@ -368,11 +368,11 @@ impl Scheduler {
             self.holdings.proposed.insert(*seat, proposed);
         }
         self.out.push(Effect::Propose {
-            command: Command::RecordExclusive {
+            command: Box::new(Command::RecordExclusive {
                 reign: self.authority.reign,
                 held: held.into_iter().map(|(_, holder)| holder).collect(),
                 released,
-            },
+            }),
         });
     }
 

@@ -84,6 +84,10 @@ impl Scheduler {
                 .reports(seat)
                 .map(|(node, report)| (node, report.clone()))
                 .collect(),
+            volumes_left: self
+                .picture
+                .holders(seat)
+                .find_map(|(node, _)| self.tallies.left(seat, node)),
         }
     }
 

@@ -6,7 +6,7 @@
 //! roomiest member. Leaves to `picture` what hosts run, to `feasible` the
 //! whole answer for one host.
 
-use super::call::takes_work;
+use super::{call::takes_work, host_map::HostMap};
 use crate::{attributes::Facts, cluster::Cluster};
 use potluck_specs::{
     Millis, NodeId,
@@ -56,8 +56,18 @@ pub(super) struct Group {
     pub(super) place: Place,
     pub(super) facts: usize,
     pub(super) members: Vec<u32>,
-    /// The most of each resource that any member has free.
-    pub(super) roomiest: Resources,
+    /// The most of each resource that any member has free, or more if the group is
+    /// to be measured again.
+    roomiest: Resources,
+    /// To be measured again before it is asked.
+    unmeasured: bool,
+}
+
+impl Group {
+    /// May any member have this much free? A measured group says no if none has.
+    pub(super) fn may_have(&self, need: &Resources) -> bool {
+        !self.members.is_empty() && self.roomiest.fits(need)
+    }
 }
 
 /// All hosts that are members.
@@ -65,13 +75,17 @@ pub(super) struct Group {
 pub(super) struct Index {
     entries: Vec<Option<Entry>>,
     vacant: Vec<u32>,
-    numbers: BTreeMap<NodeId, u32>,
+    numbers: HostMap<u32>,
     places: BTreeMap<(u32, String), u32>,
     /// Level and name of each place.
     names: Vec<(usize, String)>,
     facts: Vec<Facts>,
     fact_ids: BTreeMap<Facts, usize>,
     groups: Vec<Group>,
+    /// Those that are to be measured again.
+    unmeasured: Vec<usize>,
+    /// Which levels have more than one place.
+    divided: [bool; LEVELS],
     group_ids: BTreeMap<(u32, usize), usize>,
 }
 
@@ -125,6 +139,7 @@ impl Index {
                 self.remove(node);
             }
         }
+        self.divided = Level::ALL.map(|level| self.has_two_places(level));
         moved
     }
 
@@ -134,7 +149,7 @@ impl Index {
         {
             entry.admitted = admitted;
             let group = entry.group;
-            self.measure(group);
+            self.unmeasure(group);
         }
     }
 
@@ -234,13 +249,14 @@ impl Index {
                 facts,
                 members: Vec::new(),
                 roomiest: Resources::default(),
+                unmeasured: false,
             });
         }
         self.groups[group].members.push(number);
         if let Some(entry) = self.entry_mut(number) {
             entry.group = group;
         }
-        self.measure(group);
+        self.unmeasure(group);
     }
 
     fn leave_group(&mut self, number: u32) {
@@ -249,7 +265,7 @@ impl Index {
         };
         if let Some(known) = self.groups.get_mut(group) {
             known.members.retain(|member| *member != number);
-            self.measure(group);
+            self.unmeasure(group);
         }
     }
 
@@ -261,14 +277,32 @@ impl Index {
         }
     }
 
-    /// Finds a group's roomiest again.
-    fn measure(&mut self, group: usize) {
-        let members = self.groups[group].members.iter();
-        let roomiest = members
+    /// A group's roomiest is to be found again before somebody asks: what is
+    /// promised to many hosts of a group costs one look at all of them.
+    fn unmeasure(&mut self, group: usize) {
+        if !std::mem::replace(&mut self.groups[group].unmeasured, true) {
+            self.unmeasured.push(group);
+        }
+    }
+
+    /// Finds the roomiest of all groups that changed. Due before groups are asked
+    /// what they may have.
+    pub(super) fn measure(&mut self) {
+        let mut groups = std::mem::take(&mut self.unmeasured);
+        for group in groups.drain(..) {
+            self.groups[group].roomiest = self.roomiest_of(&self.groups[group]);
+            self.groups[group].unmeasured = false;
+        }
+        // Its room is kept for the next ones.
+        self.unmeasured = groups;
+    }
+
+    fn roomiest_of(&self, group: &Group) -> Resources {
+        let members = group.members.iter();
+        members
             .filter_map(|number| self.entry(*number))
             .filter(|entry| entry.takes_work())
-            .fold(Resources::default(), |most, entry| most.max(entry.free));
-        self.groups[group].roomiest = roomiest;
+            .fold(Resources::default(), |most, entry| most.max(entry.free))
     }
 
     /// A host's own word about itself.
@@ -349,10 +383,10 @@ impl Index {
             let most = known.roomiest;
             known.roomiest = most.max(free);
             if shrank(before, free, most) {
-                self.measure(group);
+                self.unmeasure(group);
             }
         } else {
-            self.measure(group);
+            self.unmeasure(group);
         }
     }
 
@@ -392,8 +426,12 @@ impl Index {
             .map_or("", |(_, name)| name.as_str())
     }
 
-    /// How many places a level has, as far as two: more are alike here.
+    /// Has a level more than one place?
     pub(super) fn is_divided(&self, level: Level) -> bool {
+        self.divided[level as usize]
+    }
+
+    fn has_two_places(&self, level: Level) -> bool {
         let mut groups = self.groups.iter().filter(|group| !group.members.is_empty());
         let at = level as usize;
         match groups.next() {

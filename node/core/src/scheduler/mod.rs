@@ -31,6 +31,7 @@ mod failure;
 mod feasible;
 mod forecast;
 mod gang;
+mod host_map;
 mod index;
 mod ledger;
 mod moves;
@@ -123,6 +124,8 @@ pub struct Scheduler {
     followed: Option<u64>,
     /// The same of what shapes the cluster: intent and members.
     shaped: Option<u64>,
+    /// The same of members alone.
+    members: Option<u64>,
     ticked_at: Option<Millis>,
     /// Nobody is accused before this.
     accuse_from: Millis,
@@ -203,6 +206,7 @@ impl Scheduler {
             waited_for: None,
             followed: None,
             shaped: None,
+            members: None,
             ticked_at: None,
             accuse_from: Millis(0),
             notable: notable::Notable::default(),
@@ -373,6 +377,16 @@ impl Scheduler {
             self.follow_needs(job);
             self.dirty.insert(job);
         }
+        self.follow_rollouts(cluster, now);
+        if self.members != Some(cluster.members_at()) {
+            self.members = Some(cluster.members_at());
+            self.follow_members(cluster, at_begin);
+        }
+    }
+
+    /// Takes over who the members are, and what they are to be used for.
+    fn follow_members(&mut self, cluster: &Cluster, at_begin: bool) {
+        self.notable.look_at_all();
         let moved = self.index.follow(cluster);
         let draining: BTreeSet<NodeId> = cluster
             .members()
@@ -380,7 +394,6 @@ impl Scheduler {
             .filter(|member| member.draining)
             .map(|member| member.node)
             .collect();
-        self.notable.look_at_all();
         for seat in self.picture.follow(cluster.members(), at_begin) {
             self.touch(seat);
         }
@@ -389,7 +402,7 @@ impl Scheduler {
             self.dirty_host(node);
         }
         self.drop_awards_of_strangers();
-        self.follow_rollouts(cluster, now);
+        self.awards.meet(self.picture.hosts.keys());
         if *cluster.cordoned() != self.cordoned {
             self.cordoned.clone_from(cluster.cordoned());
             self.capacity_grew = true;
@@ -428,6 +441,7 @@ impl Scheduler {
             .collect();
         for node in strangers {
             self.drop_awards_of(node);
+            self.awards.part(node);
         }
     }
 

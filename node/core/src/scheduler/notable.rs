@@ -56,7 +56,7 @@ impl Notable {
         }
         let mut heard_first = now;
         self.nodes.clear();
-        for (node, host) in hosts {
+        for (node, host) in hosts.iter() {
             match host.heard_at {
                 Some(at) if is_at_rest(host, began, now) => heard_first = heard_first.min(at),
                 _ => {
@@ -110,7 +110,7 @@ mod tests {
             for (node, what, pause) in events {
                 now = now + Millis(pause);
                 let node = NodeId([node; 32]);
-                let host = picture.hosts.entry(node).or_insert_with(|| {
+                let host = picture.hosts.get_or_insert_with(node, || {
                     notable.look_at_all();
                     Host::new("a".into(), false)
                 });

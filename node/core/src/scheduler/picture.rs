@@ -5,6 +5,7 @@
 
 use super::{
     SessionState,
+    host_map::HostMap,
     names::{JobId, Names, Seat, SlotMap},
 };
 use crate::{
@@ -83,7 +84,7 @@ impl Host {
 /// All hosts and all slots that they report.
 #[derive(Debug, Default)]
 pub(super) struct Picture {
-    pub(super) hosts: BTreeMap<NodeId, Host>,
+    pub(super) hosts: HostMap<Host>,
     /// Who reports each slot, by node; mostly one.
     slots: SlotMap<Vec<Told>>,
 }

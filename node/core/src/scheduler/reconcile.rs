@@ -415,7 +415,7 @@ impl Scheduler {
         };
         let hosts = &self.picture.hosts;
         let from = self.waited_for.unwrap_or(NodeId([0; 32]));
-        let next = hosts.range(from..).find_map(waits);
+        let next = hosts.iter_from(&from).find_map(waits);
         self.waited_for = next.or_else(|| hosts.iter().find_map(waits));
         self.waited_for.is_none()
     }

@@ -281,14 +281,14 @@ impl Scheduler {
         {
             watched.proposed_at = Some(now);
             self.out.push(Effect::Propose {
-                command: Command::AdvanceRollout {
+                command: Box::new(Command::AdvanceRollout {
                     reign: self.authority.reign,
                     job: name.clone(),
                     version,
                     stage,
                     step,
                     now: now + self.config.unix_offset,
-                },
+                }),
             });
         }
         self.rollouts.insert(id, watched);

@@ -103,6 +103,7 @@ impl Scheduler {
                     generation: stop.generation,
                     reason: stop.reason,
                 };
+                let order = Box::new(order);
                 self.out.push(Effect::Stop { to: *node, order });
             }
         }

@@ -16,8 +16,30 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     by_place: BTreeMap<u32, u32>,
-    slots: BTreeMap<u32, Vec<Place>>,
+    slots: BTreeMap<u32, Places>,
     heavy: bool,
+}
+
+/// Where one slot has tasks; mostly in one place, which takes no memory of its
+/// own.
+#[derive(Debug)]
+struct Places {
+    first: Place,
+    further: Vec<Place>,
+}
+
+impl Places {
+    fn of(places: &[Place]) -> Option<Places> {
+        let (first, further) = places.split_first()?;
+        Some(Places {
+            first: *first,
+            further: further.to_vec(),
+        })
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Place> {
+        std::iter::once(&self.first).chain(&self.further)
+    }
 }
 
 impl Tally {
@@ -38,12 +60,12 @@ impl Tally {
 
     /// Places of a level with tasks of the job.
     pub(super) fn places_at(&self, level: Level) -> BTreeSet<u32> {
-        let places = self.slots.values().flatten();
+        let places = self.slots.values().flat_map(Places::iter);
         places.map(|place| place[level as usize]).collect()
     }
 
-    fn change(&mut self, places: &[Place], more: bool) {
-        for place in places.iter().flatten() {
+    fn change<'p>(&mut self, places: impl Iterator<Item = &'p Place>, more: bool) {
+        for place in places.flatten() {
             let count = self.by_place.entry(*place).or_default();
             *count = if more {
                 *count + 1
@@ -67,6 +89,15 @@ pub(super) struct Tallies {
     heavy: BTreeMap<u32, u32>,
     /// Where slots with volumes were last, by slot.
     former: SlotMap<NodeId>,
+    /// Slots that were awarded away from their volumes.
+    left: SlotMap<Left>,
+}
+
+/// Volumes stay on the host that a slot moves away from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Left {
+    from: NodeId,
+    to: NodeId,
 }
 
 impl Tallies {
@@ -88,6 +119,17 @@ impl Tallies {
     /// Where a slot with volumes was last.
     pub(super) fn former(&self, seat: Seat) -> Option<NodeId> {
         self.former.get(seat).copied()
+    }
+
+    /// A slot goes to another host than the one that has its volumes.
+    pub(super) fn leaves(&mut self, seat: Seat, from: NodeId, to: NodeId) {
+        self.left.insert(seat, Left { from, to });
+    }
+
+    /// Where the volumes stayed of a slot that is on this host now.
+    pub(super) fn left(&self, seat: Seat, now_on: NodeId) -> Option<NodeId> {
+        let left = self.left.get(seat)?;
+        (left.to == now_on).then_some(left.from)
     }
 
     /// Counts what was touched.
@@ -126,22 +168,23 @@ impl Tallies {
         let tally = self.jobs.of(seat.job);
         if tally.heavy != heavy {
             tally.heavy = heavy;
-            for place in tally.slots.values().flatten() {
+            for place in tally.slots.values().flat_map(Places::iter) {
                 weigh(&mut self.heavy, place, heavy);
             }
         }
-        if tally.slots.get(&seat.index).map_or(&[][..], Vec::as_slice) == places {
+        let known = tally.slots.get(&seat.index).into_iter();
+        if known.flat_map(Places::iter).eq(places) {
             return;
         }
-        let before = match places.is_empty() {
-            true => tally.slots.remove(&seat.index),
-            false => tally.slots.insert(seat.index, places.to_vec()),
+        let before = match Places::of(places) {
+            None => tally.slots.remove(&seat.index),
+            Some(places) => tally.slots.insert(seat.index, places),
         };
-        let before = before.unwrap_or_default();
-        tally.change(&before, false);
-        tally.change(places, true);
+        let before = || before.iter().flat_map(Places::iter);
+        tally.change(before(), false);
+        tally.change(places.iter(), true);
         if heavy {
-            for place in &before {
+            for place in before() {
                 weigh(&mut self.heavy, place, false);
             }
             for place in places {

@@ -12,7 +12,7 @@ use crate::{
 };
 use potluck_specs::{
     ChangeId, Epoch, FleetId, Generation, Job, JobName, NodeName, PackageId, SlotId, Topology,
-    job::{JobKind, PortSpec, Resources, ServiceSpec, SignedJob, TaskTemplate},
+    job::{JobKind, Mount, MountSource, PortSpec, Resources, ServiceSpec, SignedJob, TaskTemplate},
     trust::{NodeCredential, NodeRole, PublicKey, Signed, UserCredential},
 };
 
@@ -497,9 +497,8 @@ impl World {
                     },
                 );
             }
-            Effect::Propose {
-                command: Command::RecordPlacements { .. },
-            } if self.records_wait => {}
+            Effect::Propose { command }
+                if self.records_wait && matches!(*command, Command::RecordPlacements { .. }) => {}
             Effect::Propose { command } => {
                 self.propose(&command);
             }
@@ -738,6 +737,50 @@ fn a_dead_hosts_slots_are_healthy_elsewhere_in_eight_seconds() {
         assert_eq!(state, Some(SessionState::Dead));
         let gone = |w: &World| w.services["web"].iter().all(|e| e.node != node(victim));
         world.until("endpoints gone", gone);
+    }
+}
+
+#[test]
+fn a_slot_that_leaves_its_volumes_behind_says_so() {
+    let volume = Mount {
+        at: "/data".into(),
+        source: MountSource::Volume {
+            name: "data".into(),
+        },
+        read_only: false,
+    };
+    let mut keeping = job(1, 3, 500);
+    keeping.task.mounts.push(volume);
+    let told = |w: &World, index| {
+        let view = w.scheduler.slot(&w.cluster, &slot(index));
+        view.volumes_left
+    };
+    // By the scheduler that has seen it there, and by the next one, which has
+    // only the log's word for it.
+    for is_new in [false, true] {
+        let mut world = World::new("abcd");
+        world.submit_job(&keeping);
+        world.until("three healthy", |w| w.healthy(3) == 3);
+        world.run(5_000);
+        let before = world.on(&slot(0))[0];
+        assert!(
+            (0..3).all(|k| told(&world, k).is_none()),
+            "where they began"
+        );
+        if is_new {
+            world.reign(2);
+        }
+        world.hosts.get_mut(&before).expect("a host").alive = false;
+        world.until("told", |w| told(w, 0) == Some(before));
+        assert!((1..3).all(|k| told(&world, k).is_none()), "who stayed");
+        let is_note = |effect: &Effect| {
+            let Effect::Note { note } = effect else {
+                return false;
+            };
+            matches!(note, Note::VolumesLeft { slot: left, from, .. }
+                if *left == slot(0) && *from == before)
+        };
+        assert_eq!(world.count(is_note), 1);
     }
 }
 
@@ -1220,9 +1263,11 @@ fn a_host_that_comes_back_gives_up_its_doubles() {
     let mut stops = 0;
     for (_, effect) in &world.seen {
         match effect {
-            Effect::Propose {
-                command: Command::RecordPlacements { filled, .. },
-            } => recorded.extend(filled.iter().map(|p| (p.slot.clone(), p.node))),
+            Effect::Propose { command } => {
+                if let Command::RecordPlacements { filled, .. } = &**command {
+                    recorded.extend(filled.iter().map(|p| (p.slot.clone(), p.node)));
+                }
+            }
             Effect::Stop { to, order } => {
                 assert_ne!(recorded.get(&order.slot), Some(to), "{order:?}");
                 stops += 1;

@@ -96,4 +96,8 @@ pub struct SlotView {
     pub phase: SlotPhase,
     /// Who reports it, silent hosts included, `Stopped` ones too.
     pub holders: Vec<(NodeId, SlotReport)>,
+    /// Where its volumes stayed when it was placed where it is: there they
+    /// began empty, or as they were of an earlier time. As far as this reign
+    /// has seen it.
+    pub volumes_left: Option<NodeId>,
 }

@@ -312,7 +312,7 @@ impl World {
                 None
             }
             Effect::Stop { to, order } => {
-                self.host(to, HostEvent::Stop(order));
+                self.host(to, HostEvent::Stop(*order));
                 None
             }
             Effect::Probe { via, about } => {

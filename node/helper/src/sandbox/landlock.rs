@@ -3,7 +3,9 @@
 //! In `strict` it allows reading everywhere in the task's root and writing
 //! only in the named folders. In every sandbox it keeps a task off the
 //! abstract sockets of the host, which belong to the network namespace that
-//! it shares.
+//! it shares, and makes its processes a domain of their own: whoever is not
+//! in it, such as a session that may not debug, is not traced by them and
+//! can't trace them (landlock(7), "Ptrace restrictions").
 
 use nix::{
     errno::Errno,
@@ -19,11 +21,15 @@ const RULE_PATH_BENEATH: u32 = 1;
 /// First version with rules on who may be reached by abstract sockets.
 const VERSION_SCOPES: c_long = 6;
 const SCOPE_ABSTRACT_SOCKETS: u64 = 1;
+/// First version in which linking across folders can be allowed: any rule on
+/// files forbids it otherwise.
+const VERSION_REFER: c_long = 2;
 
+const EXECUTE: u64 = 1;
 /// Execute, read files, read folders.
-const READ: u64 = 1 | 1 << 2 | 1 << 3;
+const READ: u64 = EXECUTE | 1 << 2 | 1 << 3;
 /// Execute, write and read a file, cut it short.
-const OF_A_FILE: u64 = 1 | 1 << 1 | 1 << 2 | TRUNCATE;
+const OF_A_FILE: u64 = EXECUTE | 1 << 1 | 1 << 2 | TRUNCATE;
 /// All rights of the first version: read, write, make, remove.
 const ALL_FIRST: u64 = (1 << 13) - 1;
 /// Linking across folders, from version 2 on.
@@ -36,6 +42,17 @@ const TRUNCATE: u64 = 1 << 14;
 pub(crate) struct Landlock {
     /// Where it may write; `None`: files are not restricted.
     pub(crate) writable: Option<Vec<CString>>,
+    /// It shares the host's network, and so its abstract sockets.
+    pub(crate) hosts_network: bool,
+}
+
+/// What was promised and this kernel can't hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unheld {
+    /// Nothing: all is held.
+    Nothing,
+    /// The host's abstract sockets can be reached.
+    AbstractSockets,
 }
 
 #[repr(C)]
@@ -48,7 +65,7 @@ struct Ruleset {
 impl Landlock {
     /// Restricts this process, for good. `ENOSYS` or `EOPNOTSUPP` where the
     /// kernel has no landlock; `ENOSYS` too where it can't hold what is asked.
-    pub(crate) fn apply(&self) -> Result<(), Errno> {
+    pub(crate) fn apply(&self) -> Result<Unheld, Errno> {
         let version = version()?;
         let mut ruleset = Ruleset {
             files: 0,
@@ -59,9 +76,13 @@ impl Landlock {
             ruleset.files = all_rights(version);
         }
         let mut size = 8;
-        if version >= VERSION_SCOPES {
+        let scopes = version >= VERSION_SCOPES;
+        if scopes {
             ruleset.scopes = SCOPE_ABSTRACT_SOCKETS;
             size = size_of::<Ruleset>();
+        } else if ruleset.files == 0 && version >= VERSION_REFER {
+            // Forbids nothing, and makes the domain.
+            ruleset.files = EXECUTE | REFER;
         }
         if ruleset.files == 0 && ruleset.scopes == 0 {
             return Err(Errno::ENOSYS);
@@ -77,16 +98,24 @@ impl Landlock {
         };
         // SAFETY: the kernel has just made this descriptor for us alone.
         let rules = unsafe { OwnedFd::from_raw_fd(Errno::result(fd)? as RawFd) };
-        if let Some(writable) = &self.writable {
-            allow(&rules, c"/", READ)?;
-            for path in writable {
-                allow(&rules, path, ruleset.files)?;
+        match &self.writable {
+            Some(writable) => {
+                allow(&rules, c"/", READ)?;
+                for path in writable {
+                    allow(&rules, path, ruleset.files)?;
+                }
             }
+            None if ruleset.files != 0 => allow(&rules, c"/", ruleset.files)?,
+            None => {}
         }
         // SAFETY: a descriptor and an integer.
         let done =
             unsafe { libc::syscall(libc::SYS_landlock_restrict_self, rules.as_raw_fd(), 0_u32) };
-        Errno::result(done).map(drop)
+        Errno::result(done)?;
+        Ok(match self.hosts_network && !scopes {
+            true => Unheld::AbstractSockets,
+            false => Unheld::Nothing,
+        })
     }
 }
 
@@ -105,7 +134,7 @@ fn version() -> Result<c_long, Errno> {
 
 fn all_rights(version: c_long) -> u64 {
     let mut all = ALL_FIRST;
-    if version >= 2 {
+    if version >= VERSION_REFER {
         all |= REFER;
     }
     if version >= 3 {

@@ -100,19 +100,29 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
 ];
 
 /// Of `/proc`: what tells about the host's kernel, memory and keys.
-const PROC_HIDDEN: [&str; 12] = [
+const PROC_HIDDEN: [&str; 22] = [
     "acpi",
     "asound",
+    "config.gz",
     "interrupts",
+    "iomem",
+    "ioports",
     "kallsyms",
     "kcore",
     "keys",
+    "kpagecgroup",
+    "kpagecount",
+    "kpageflags",
     "latency_stats",
+    "mtrr",
+    "pagetypeinfo",
     "sched_debug",
     "scsi",
+    "slabinfo",
     "sysrq-trigger",
     "timer_list",
     "timer_stats",
+    "vmallocinfo",
 ];
 
 /// Of `/proc`: what may be read and changes the host when written to.
@@ -189,6 +199,7 @@ pub(crate) fn confinement(
         },
         landlock: Some(Landlock {
             writable: writable.transpose()?,
+            hosts_network: flags & libc::CLONE_NEWNET == 0,
         }),
         filter: seccomp::Filter::new(profile, flags & libc::CLONE_NEWPID != 0),
     }))
@@ -213,11 +224,13 @@ pub(crate) fn root_plan(
     let mut plan = Builder {
         plan: RootPlan {
             base: CString::new(base.to_string_lossy().as_bytes())?,
+            options: Vec::new(),
             steps: Vec::new(),
         },
         description,
         flags,
     };
+    plan.root()?;
     plan.system()?;
     plan.etc()?;
     plan.memory_folders()?;
@@ -279,6 +292,14 @@ impl Builder<'_> {
             attrs,
         };
         self.step(at, action).map(drop)
+    }
+
+    /// What is written beside all mounts counts as the task's memory.
+    fn root(&mut self) -> Built {
+        if let Some(bytes) = self.description.memory_bytes {
+            self.plan.options.push(option(&format!("size={bytes}"))?);
+        }
+        Ok(())
     }
 
     fn system(&mut self) -> Built {
@@ -347,7 +368,9 @@ impl Builder<'_> {
         self.memory("/dev", "mode=0755,size=65536", NOSUID | NOEXEC)?;
         for name in DEVICES {
             let path = format!("/dev/{name}");
-            self.bind(&path, &path, false, NOSUID | NOEXEC)?;
+            // The host's own inode: its mode, owner and times are not the
+            // task's to change. Data goes through a device all the same.
+            self.bind(&path, &path, false, RDONLY | NOSUID | NOEXEC)?;
         }
         for (name, to) in DEVICE_LINKS {
             let to = CString::new(to)?;
@@ -416,6 +439,11 @@ impl Builder<'_> {
         }
         for path in SYS_HIDDEN {
             self.step(path, Action::Hide)?.absent_is_fine = true;
+        }
+        if self.flags & libc::CLONE_NEWNET != 0 {
+            for path in hosts_network_devices() {
+                self.step(&path, Action::Hide)?.absent_is_fine = true;
+            }
         }
         Ok(())
     }
@@ -502,6 +530,21 @@ impl Builder<'_> {
         }
         Ok(())
     }
+}
+
+/// Where the host's `/sys` shows its network devices, of which a task with a
+/// network of its own has none. A device that is plugged in later shows.
+fn hosts_network_devices() -> Vec<String> {
+    let class = "/sys/class/net";
+    let mut folders = vec![class.to_owned(), "/sys/devices/virtual/net".to_owned()];
+    let devices = fs::read_dir(class).into_iter().flatten().flatten();
+    // Each is a link to `/sys/devices/.../net/NAME`.
+    let real = devices.filter_map(|device| fs::canonicalize(device.path()).ok());
+    let real = real.filter_map(|path| Some(path.parent()?.to_str()?.to_owned()));
+    folders.extend(real.filter(|path| path.ends_with("/net")));
+    folders.sort();
+    folders.dedup();
+    folders
 }
 
 /// Has this group a number in our own user namespace?

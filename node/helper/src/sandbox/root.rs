@@ -43,10 +43,10 @@ impl Target {
     }
 
     /// The folder that it is in, made if need be, and its name there.
-    fn parent(&self, root: &OwnedFd) -> Result<(OwnedFd, &CStr), Errno> {
+    fn parent(&self, root: &OwnedFd, owner: Owner) -> Result<(OwnedFd, &CStr), Errno> {
         let (last, before) = self.steps.split_last().ok_or(Errno::EEXIST)?;
         for (parent, name, whole) in before {
-            make_step(root, parent, name, whole)?;
+            make_step(root, parent, name, whole, owner)?;
         }
         let parent = sys::open_in_root(root, &last.0, libc::O_PATH | libc::O_DIRECTORY)?;
         Ok((parent, &last.1))
@@ -64,7 +64,7 @@ impl Target {
         };
         let flags = libc::O_PATH | libc::O_DIRECTORY;
         let parent = match sys::open_in_root(root, parent, flags) {
-            Err(Errno::ENOENT) => self.parent(root)?.0,
+            Err(Errno::ENOENT) => self.parent(root, None)?.0,
             opened => opened?,
         };
         match make(&parent, name) {
@@ -102,14 +102,30 @@ impl Place<'_> {
     }
 }
 
-fn make_step(root: &OwnedFd, parent: &CStr, name: &CStr, whole: &CStr) -> Result<(), Errno> {
+fn make_step(
+    root: &OwnedFd,
+    parent: &CStr,
+    name: &CStr,
+    whole: &CStr,
+    owner: Owner,
+) -> Result<(), Errno> {
     match sys::open_in_root(root, whole, libc::O_PATH | libc::O_DIRECTORY) {
         Err(Errno::ENOENT) => {}
         other => return other.map(drop),
     }
     let parent = sys::open_in_root(root, parent, libc::O_PATH | libc::O_DIRECTORY)?;
-    sys::make_folder(&parent, name, 0o755)
+    sys::make_folder(&parent, name, 0o755)?;
+    let Some((uid, gid)) = owner else {
+        return Ok(());
+    };
+    // By its name, without following it: should the task of before have left
+    // something that puts a link here meanwhile, the link changes hands.
+    let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
+    nix::unistd::fchownat(&parent, name, Some(uid.into()), Some(gid.into()), flags)
 }
+
+/// User and group of what is made, if not the helper's.
+type Owner = Option<(u32, u32)>;
 
 /// One thing to do in the new root.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,11 +157,11 @@ pub(crate) enum Action {
         options: Vec<FsOption>,
         attrs: u64,
     },
-    /// A file with this in it.
+    /// A file with this in it; its owner's are the folders that are made for it.
     File {
         contents: Vec<u8>,
         mode: u32,
-        owner: Option<(u32, u32)>,
+        owner: Owner,
     },
     /// What is there can't be written any more.
     ReadOnly,
@@ -175,6 +191,8 @@ pub(crate) struct Step {
 pub(crate) struct RootPlan {
     /// A folder of the host that the new root covers while it is made.
     pub(crate) base: CString,
+    /// Of the root's own file system, which is memory.
+    pub(crate) options: Vec<FsOption>,
     pub(crate) steps: Vec<Step>,
 }
 
@@ -208,8 +226,7 @@ impl RootPlan {
     }
 
     fn begin(&self) -> Result<OwnedFd, Errno> {
-        let options = [];
-        let root = sys::new_fs(c"tmpfs", &options, NOSUID | NODEV)?;
+        let root = sys::new_fs(c"tmpfs", &self.options, NOSUID | NODEV)?;
         let base = sys::open_on_host(&self.base, true)?;
         sys::attach(&root, &base)?;
         // The root of a file system is open to all by default.
@@ -233,7 +250,7 @@ impl Step {
         match &self.action {
             Action::Folder { mode } => self.at.make_folder(root, *mode).map(drop),
             Action::Link { to } => {
-                let (parent, name) = self.at.parent(root)?;
+                let (parent, name) = self.at.parent(root, None)?;
                 sys::make_link(&parent, name, to)
             }
             Action::Bind {
@@ -310,9 +327,9 @@ impl Step {
         root: &OwnedFd,
         contents: &[u8],
         mode: u32,
-        owner: Option<(u32, u32)>,
+        owner: Owner,
     ) -> Result<(), Errno> {
-        let (parent, name) = self.at.parent(root)?;
+        let (parent, name) = self.at.parent(root, owner)?;
         match nix::unistd::unlinkat(&parent, name, nix::unistd::UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(errno) => return Err(errno),

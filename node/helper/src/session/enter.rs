@@ -13,7 +13,7 @@ use super::{
 use crate::{
     archive,
     descriptors::close_all_but,
-    enter::{Trouble, become_user, confine, exit, reset_signals},
+    enter::{Trouble, become_user, confine, exit, limit_resources, reset_signals},
     inner::Step,
     launch::clone_process,
     sftp,
@@ -150,6 +150,7 @@ fn try_become(
     }
     chdir(plan.folder.as_c_str()).map_err(at(Step::WorkingDirectory))?;
     if let Some(confinement) = &plan.confinement {
+        limit_resources().map_err(at(Step::Privileges))?;
         match confinement.capabilities.bound() {
             // Not root and no user namespace: there is nothing to lose.
             Ok(()) | Err(Errno::EPERM) => {}
@@ -160,9 +161,11 @@ fn try_become(
         become_user(Uid::from_raw(user.uid), Gid::from_raw(user.gid)).map_err(at(Step::User))?;
     }
     if !plan.unconfined {
-        confine(plan.confinement.as_ref(), |_, errno| match plan.may_miss {
-            true => Ok(()),
-            false => Err(at(Step::Isolation)(errno)),
+        confine(plan.confinement.as_ref(), |part, errno| {
+            match plan.may_miss || !part.is_indispensable() {
+                true => Ok(()),
+                false => Err(at(Step::Isolation)(errno)),
+            }
         })?;
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(at(Step::Exec))?;

@@ -91,6 +91,8 @@ cases! {
     make_a_control_group: AsRoot,
     leave_its_control_group: AsRoot,
     // Devices
+    change_modes_of_a_device: AsRoot,
+    set_times_of_a_device: AsRoot,
     open_the_kernels_log: AsRoot,
     make_a_disk_device: Perhaps,
     make_a_character_device: AsRoot,
@@ -445,6 +447,35 @@ fn leave_its_control_group() -> Attempt {
 
 fn open_the_kernels_log() -> Attempt {
     File::open("/dev/kmsg").map(drop).map_err(why)
+}
+
+/// To what they are: outside nothing changes.
+fn change_modes_of_a_device() -> Attempt {
+    let found = fs::metadata("/dev/full").map_err(why)?;
+    fs::set_permissions("/dev/full", found.permissions()).map_err(why)
+}
+
+fn set_times_of_a_device() -> Attempt {
+    let found = fs::metadata("/dev/full").map_err(why)?;
+    let as_they_are = [
+        libc::timespec {
+            tv_sec: found.atime(),
+            tv_nsec: found.atime_nsec(),
+        },
+        libc::timespec {
+            tv_sec: found.mtime(),
+            tv_nsec: found.mtime_nsec(),
+        },
+    ];
+    let path = c("/dev/full");
+    sys!(
+        libc::SYS_utimensat,
+        libc::AT_FDCWD,
+        path.as_ptr(),
+        as_they_are.as_ptr(),
+        0
+    )
+    .map(drop)
 }
 
 fn device(name: &str, kind: libc::mode_t, number: libc::dev_t) -> Attempt {

@@ -1,6 +1,7 @@
 //! A signed request or answer that a third node carries, and which of them
 //! came before. Leaves to `relay` who may write one.
 
+use potluck_core::relay::echo::Token;
 use potluck_specs::{
     FleetId, NodeId, codec,
     trust::{Context, NodeCredential, PublicKey, SecretKey, Signed},
@@ -35,8 +36,29 @@ pub(super) struct Content {
     pub(super) to: NodeId,
     /// Of the request; its answer bears the same.
     pub(super) number: u64,
+    pub(super) kind: Kind,
     #[serde(with = "serde_bytes")]
     pub(super) body: Vec<u8>,
+}
+
+/// Which way a letter goes: an answer is never taken for a request, nor a
+/// request for an answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) enum Kind {
+    /// Somebody asks.
+    Request {
+        /// The receiver's last token, if the writer has one.
+        echo: Option<Token>,
+    },
+    /// To the request of the same number.
+    Answer {
+        /// For the next request.
+        token: Token,
+        /// The request was served; else it echoed no fresh token, and the body
+        /// says nothing.
+        served: bool,
+    },
 }
 
 /// Why a letter can't be read.
@@ -113,6 +135,7 @@ mod tests {
             from: key.node(),
             to: NodeId([2; 32]),
             number: 5,
+            kind: Kind::Request { echo: None },
             body: b"hello".to_vec(),
         };
         let (name, place) = (NodeName("n1".into()), Topology::in_rack("main", "r1"));
@@ -137,6 +160,14 @@ mod tests {
         let mut changed = letter.clone();
         let other = Content {
             number: 6,
+            ..content.clone()
+        };
+        changed.signed.bytes = codec::encode(&other);
+        assert!(matches!(changed.read(), Err(LetterError::Forged(_))));
+        let (process, at) = (1, Millis(1));
+        let echo = Some(Token { process, at });
+        let other = Content {
+            kind: Kind::Request { echo },
             ..content
         };
         changed.signed.bytes = codec::encode(&other);

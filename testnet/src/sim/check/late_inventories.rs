@@ -2,8 +2,8 @@
 //! host holds, unless that host has told it otherwise, is given up, or could
 //! not be known of (no record of it, and the asking is over).
 
-use super::{Holding, Seen, Violation, World, broken};
-use crate::sim::{client::is_exclusive, machine::Machine};
+use super::{Holding, Seen, Violation, World, asking::ASKS, broken};
+use crate::sim::{client::is_exclusive, machine::Machine, queue::MS};
 use potluck_core::scheduler::{Effect, Note, SessionState};
 use potluck_specs::{NodeId, SlotId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -125,6 +125,24 @@ impl LateInventories {
             .placements()
             .get(slot)
             .is_some_and(|placement| placement.node == machine.node);
-        !names_it && world.courts[&at].scheduler.has_asked()
+        !names_it && world.courts[&at].scheduler.has_asked() && self.may_have_asked(world, at)
+    }
+
+    /// Has every member told, or is given up, or have ten seconds passed? A
+    /// scheduler may believe so that was told by somebody else.
+    fn may_have_asked(&self, world: &World, at: usize) -> bool {
+        let court = &world.courts[&at];
+        let told = self.told.get(&court.reign);
+        let has_told =
+            |host: usize| told.is_some_and(|told| told.get(host).is_some_and(Option::is_some));
+        let mut members = world.control.replicas[&at].cluster.members().keys();
+        world.now() + MS >= court.began + ASKS
+            || members.all(|node| {
+                has_told(world.index[node])
+                    || matches!(
+                        court.scheduler.session(*node),
+                        None | Some(SessionState::Dead | SessionState::Unreachable)
+                    )
+            })
     }
 }

@@ -2,8 +2,11 @@
 //! truth of the whole world in view and a memory of their own.
 
 pub mod accepted;
+pub mod asking;
 pub mod budget;
 pub mod completions;
+pub mod death;
+pub mod doubles;
 pub mod exclusive;
 pub mod fence;
 pub mod generations;
@@ -103,6 +106,22 @@ pub enum Seen<'a> {
         /// What was true when it was made.
         holding: &'a Holding,
     },
+    /// A report reached a scheduler's host, whatever is made of it.
+    Heard {
+        /// Where it reigns.
+        to: usize,
+        /// Whose.
+        from: usize,
+    },
+    /// A member answered a scheduler whether it reaches a host.
+    Probed {
+        /// Where it reigns.
+        to: usize,
+        /// Which host.
+        about: usize,
+        /// What it said.
+        reaches: bool,
+    },
     /// The log got to know where slots are.
     Recorded {
         /// Where.
@@ -122,6 +141,7 @@ pub enum Seen<'a> {
 pub struct Invariants {
     budget: budget::Budget,
     completions: completions::Completions,
+    death: death::Death,
     exclusive: exclusive::Exclusive,
     fence: fence::Fence,
     generations: generations::Generations,
@@ -144,6 +164,9 @@ impl Invariants {
         self.withdrawn.see(world, seen)?;
         self.budget.see(world, seen)?;
         self.completions.see(world, seen)?;
+        self.death.see(world, seen)?;
+        doubles::see(world, seen)?;
+        asking::see(world, seen)?;
         self.exclusive.see(world, seen)?;
         log::see(world, seen)?;
         over_commit::see(world, seen)?;

@@ -22,11 +22,6 @@ impl World {
         let node = self.machines[survivor].node;
         let name = JobName::in_default(without);
         self.control.go_on_from(survivor, node, &name);
-        // Reigns are indexes of the log, which is shorter now: slices go by
-        // the epoch before them.
-        for (revision, _) in self.published.values_mut() {
-            *revision = 0;
-        }
         // What the log lacks was accepted, and is promised no more: what runs
         // somewhere has to come back all the same.
         let jobs = self.control.truth.jobs();

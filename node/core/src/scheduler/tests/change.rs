@@ -660,11 +660,11 @@ fn a_moved_slot_is_in_the_log_before_its_award_leaves() {
     let mut awarded = BTreeSet::new();
     for (_, effect) in &world.seen {
         match effect {
-            Effect::Propose {
-                command: Command::RecordPlacements { filled, freed, .. },
-            } => {
-                recorded.extend(filled.iter().map(|p| (p.slot.clone(), p.node)));
-                recorded.retain(|slot, _| !freed.contains(slot));
+            Effect::Propose { command } => {
+                if let Command::RecordPlacements { filled, freed, .. } = &**command {
+                    recorded.extend(filled.iter().map(|p| (p.slot.clone(), p.node)));
+                    recorded.retain(|slot, _| !freed.contains(slot));
+                }
             }
             Effect::Award { to, award } => {
                 for (slot, _) in &award.slots {

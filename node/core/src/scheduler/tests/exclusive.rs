@@ -72,9 +72,9 @@ fn the_log_names_the_holder_before_the_award_leaves() {
         (node(holder), generation)
     );
     let proposed = world.seen.iter().find_map(|(at, effect)| match effect {
-        Effect::Propose {
-            command: Command::RecordExclusive { .. },
-        } => Some(*at),
+        Effect::Propose { command } => {
+            matches!(**command, Command::RecordExclusive { .. }).then_some(*at)
+        }
         _ => None,
     });
     assert!(proposed.is_some_and(|proposed| proposed < at));
