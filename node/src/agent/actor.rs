@@ -634,8 +634,6 @@ impl Actor {
             HelperMessage::UpgradeRefused { why } => self.upgrades.answered(run, Err(why)),
             // The connection answers pings, and a second greeting is nothing.
             HelperMessage::Ping { .. } | HelperMessage::Hello(_) => {}
-            // The agent orders none yet.
-            HelperMessage::Upgraded { .. } | HelperMessage::UpgradeRefused { .. } => {}
         }
     }
 
