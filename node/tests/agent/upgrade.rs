@@ -48,24 +48,23 @@ fn program(pid: i32) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{pid}/exe")).ok()
 }
 
-/// The only helper, and its task's process.
+/// The only helper, and its task's process: init's first child.
 fn helper_and_task(node: &Node) -> (i32, i32) {
-    let (helpers, others): (Vec<i32>, Vec<i32>) = node.processes().into_iter().partition(|pid| {
-        let program = program(*pid).unwrap_or_default();
-        let words = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-        program.ends_with("potluck-helper") && words == b"potluck-helper\n"
-    });
-    let shells = others.into_iter().filter(|pid| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.ends_with(b"/package/run\0")
-    });
-    let shells: Vec<i32> = shells.collect();
-    assert_eq!(
-        (helpers.len(), shells.len()),
-        (1, 1),
-        "{helpers:?} {shells:?}"
-    );
-    (helpers[0], shells[0])
+    let is_helper = |pid: &i32| {
+        let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        name == b"potluck-helper\n"
+    };
+    let helpers: Vec<i32> = node.processes().into_iter().filter(is_helper).collect();
+    assert_eq!(helpers.len(), 1, "{helpers:?}");
+    let init = first_child(helpers[0]);
+    (helpers[0], first_child(init))
+}
+
+fn first_child(pid: i32) -> i32 {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.expect("a process");
+    let first = children.split_whitespace().next().expect("a child");
+    first.parse().expect("a number")
 }
 
 /// Waits until all helpers' builds are as wanted.
