@@ -17,6 +17,10 @@ mod greeting;
 mod journal;
 #[path = "agent/killed.rs"]
 mod killed;
+#[path = "agent/lost.rs"]
+mod lost;
+#[path = "agent/upgrade.rs"]
+mod upgrade;
 
 use async_trait::async_trait;
 use potluck_core::{
@@ -106,6 +110,8 @@ struct Node {
     package: TempDir,
     /// Tells the nodes of this process apart.
     seed: u8,
+    /// The helper's program, and whether helpers of others are left alone.
+    helper: (PathBuf, bool),
     token: CancellationToken,
     agent: Agent,
 }
@@ -124,13 +130,15 @@ impl Node {
     /// An agent on folders that another may have left.
     async fn on(data: TempDir, package: TempDir, seed: u8) -> Node {
         let token = CancellationToken::new();
-        let agent = launch(data.path(), package.path(), seed, &token)
+        let helper = (helper(), false);
+        let agent = launch(data.path(), package.path(), seed, &helper, &token)
             .await
             .expect("the agent starts");
         Node {
             data,
             package,
             seed,
+            helper,
             token,
             agent,
         }
@@ -145,6 +153,7 @@ impl Node {
             self.data.path(),
             self.package.path(),
             self.seed,
+            &self.helper,
             &self.token,
         )
         .await
@@ -365,6 +374,7 @@ async fn launch(
     data: &Path,
     package: &Path,
     seed: u8,
+    (helper, keep_helpers): &(PathBuf, bool),
     token: &CancellationToken,
 ) -> Result<Agent, AgentError> {
     let config = AgentConfig {
@@ -380,7 +390,8 @@ async fn launch(
         facts: Facts::default(),
         ports: 20_000..=20_019,
         node_ports: BTreeSet::from([NODE_PORT]),
-        helper: helper(),
+        helper: helper.clone(),
+        upgrade_helpers: !keep_helpers,
         lease: apart::lease(),
         logs: agent::LogRetention::DEFAULT,
         verify: Arc::new(|signed: &SignedJob| {
@@ -535,6 +546,8 @@ async fn a_task_outlives_its_agent_and_ends_when_told() {
     let file = node.pid_file(&job, 0, 1);
     poll("the task has written its token", || file.is_file()).await;
     let token = fs::read(&file).expect("a token");
+    let fence = file.with_file_name(".potluck-generation");
+    assert_eq!(fs::read_to_string(fence).expect("a file"), "1.1.1\n");
     let before = node.processes();
 
     node.restart().await;
@@ -772,7 +785,14 @@ async fn a_task_gets_no_port_that_another_program_or_the_node_listens_on() {
 async fn a_second_agent_on_the_same_folder_leaves() {
     let node = Node::start(SERVER).await;
     let token = CancellationToken::new();
-    let second = launch(node.data.path(), node.package.path(), node.seed, &token).await;
+    let second = launch(
+        node.data.path(),
+        node.package.path(),
+        node.seed,
+        &node.helper,
+        &token,
+    )
+    .await;
     assert!(matches!(second, Err(AgentError::Locked(_))), "{second:?}");
     node.end().await;
 }

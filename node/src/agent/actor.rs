@@ -23,6 +23,7 @@ use super::{
     recording::Recorder,
     sessions::{self, EnterError},
     trees::Trees,
+    upgrades::Upgrades,
     usage::Usages,
 };
 use crate::{agent::PackageProvider, clock, recording::Wish, spawn::spawn, wire::HeldJob};
@@ -52,7 +53,7 @@ use std::{
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::{JoinHandle, spawn_blocking},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -66,6 +67,12 @@ const JOURNAL_AGAIN: Duration = Duration::from_secs(1);
 /// Time for a helper to kill its task and write the record, before both are
 /// killed from outside.
 const KILL_PATIENCE: Duration = Duration::from_millis(1_500);
+
+/// How long the processes of a lost run may take to die. All are killed by
+/// then, and one that is still there waits inside the kernel, for a disk that
+/// does not answer: it runs no instruction of the task any more, and its slot
+/// is not kept waiting for it.
+const LOST_LIMIT: Duration = Duration::from_secs(10);
 
 /// Longest sleep towards a timer: timers run on the boot-time clock and
 /// tokio's stops in suspend.
@@ -182,6 +189,7 @@ pub(super) struct Actor {
     pub(super) changed: watch::Sender<u64>,
     pub(super) missing: Arc<Mutex<BTreeSet<String>>>,
     pub(super) usages: Usages,
+    pub(super) upgrades: Upgrades,
     /// Held while the actor lives.
     pub(super) lock: Flock<File>,
     /// Writes down what the host decides, while a person wants it.
@@ -628,6 +636,7 @@ impl Actor {
             self.running.helpers.insert(run.clone(), helper);
         }
         self.running.refused.remove(&run.slot);
+        self.upgrades.greeted(&run, pid, &link, hello.hands_on);
         let helper = self.running.helpers.entry(run.clone()).or_default();
         helper.link = Some(link);
         self.isolation_missing(&hello.isolation_missing);
@@ -683,10 +692,10 @@ impl Actor {
             HelperMessage::Exited(exit) => self.ended(run, end_of_exit(&exit)).await,
             HelperMessage::LimitsSet { refused } => self.limits_are_set(run, refused).await,
             HelperMessage::Log(state) => self.log_is(run, state).await,
+            HelperMessage::Upgraded { .. } => self.upgrades.answered(run, Ok(())),
+            HelperMessage::UpgradeRefused { why } => self.upgrades.answered(run, Err(why)),
             // The connection answers pings, and a second greeting is nothing.
             HelperMessage::Ping { .. } | HelperMessage::Hello(_) => {}
-            // The agent orders none yet.
-            HelperMessage::Upgraded { .. } | HelperMessage::UpgradeRefused { .. } => {}
         }
     }
 
@@ -779,6 +788,7 @@ impl Actor {
 
     /// A helper's process is gone: after its task's end, or for no good reason.
     fn helper_gone(&mut self, run: Run) {
+        self.upgrades.gone(&run);
         let Some(helper) = self.running.helpers.remove(&run) else {
             return;
         };
@@ -847,22 +857,48 @@ impl Actor {
         let end = end.unwrap_or(End::HelperLost);
         let folders = self.folders.clone();
         spawn("kill lost", async move {
+            let until = Instant::now() + LOST_LIMIT;
+            let (mut left, mut groups) = (Vec::new(), Vec::new());
             for other in folders.runs(&run.slot) {
                 if known.contains(&other) {
                     continue;
                 }
                 for helper in helpers_of(&folders.start(&other)) {
                     helper.kill();
-                    let _ = helper.ended().await;
+                    if timeout_at(until, helper.ended()).await.is_err() {
+                        left.push(format!("helper of {other}"));
+                    }
                 }
             }
             let spared: BTreeSet<String> = known.iter().map(group_name).collect();
             for name in cgroups.names() {
                 if name.starts_with(&prefix) && !spared.contains(&name) {
-                    while !cgroups.destroy(&name).await {}
+                    let mut is_gone = cgroups.destroy(&name).await;
+                    while !is_gone && Instant::now() < until {
+                        is_gone = cgroups.destroy(&name).await;
+                    }
+                    if !is_gone {
+                        left.push(format!("control group {name}"));
+                        groups.push(name);
+                    }
                 }
             }
+            let end = match left.is_empty() {
+                true => end,
+                false => {
+                    let left = left.join(", ");
+                    tracing::error!(%run, left, "killed and does not die, left behind");
+                    End::Other(format!(
+                        "helper lost; killed and does not die (a disk that hangs?): {left}"
+                    ))
+                }
+            };
             let _ = commands.send(Command::LostGone { run, end, known }).await;
+            // Nobody waits for these any more.
+            for name in groups {
+                while !cgroups.destroy(&name).await {}
+                tracing::info!(group = name, "left behind, and gone at last");
+            }
         });
     }
 

@@ -10,6 +10,7 @@ use super::{
     process::Process,
     program,
     texts::Texts,
+    token,
     trees::Trees,
 };
 use potluck_core::host::Start;
@@ -62,6 +63,8 @@ impl Launch {
         self.folders
             .prepare(run)
             .map_err(|error| format!("folders: {error}"))?;
+        token::write(&self.folders.work(run), start.generation)
+            .map_err(|error| format!("the file of its generation: {error}"))?;
         let task = &start.job.task;
         let texts = self.texts(start)?;
         let packages = trees.layout(start.job.package, &start.job.packages)?;
@@ -162,6 +165,10 @@ impl Launch {
             ("POTLUCK_NODE", self.name.to_string()),
             ("POTLUCK_NODE_ID", self.node.to_hex()),
             ("POTLUCK_GENERATION", start.generation.to_string()),
+            (
+                token::VARIABLE,
+                token::path(&self.folders.work(run)).display().to_string(),
+            ),
             (moved::ADDRESS, self.address.to_string()),
         ];
         env.extend(told.map(|(name, value)| (name.to_string(), value)));

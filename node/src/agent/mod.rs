@@ -27,8 +27,10 @@ mod recording;
 mod retention;
 mod sessions;
 mod texts;
+mod token;
 mod tools;
 mod trees;
+mod upgrades;
 mod usage;
 
 pub use journal::JournalError;
@@ -36,6 +38,7 @@ pub use logs::{LogBatch, LogPlace, LogQuery, LogsError, ReadLine, TAIL_LINES_MAX
 pub use potluck_helper::log::Line;
 pub use retention::LogRetention;
 pub use sessions::{EnterError, Entrance, Pipe, SessionWish, TaskSession};
+pub use upgrades::HelperBuild;
 
 use crate::{clock, recording::Wish, spawn::spawn, wire::HeldJob};
 use actor::{Actor, COMMANDS_WAITING, Command, Running};
@@ -75,6 +78,7 @@ use tokio::{
     task::spawn_blocking,
 };
 use tokio_util::sync::CancellationToken;
+use upgrades::{Builds, Upgrades};
 use usage::Usages;
 
 /// Gets packages.
@@ -118,6 +122,9 @@ pub struct AgentConfig {
     pub node_ports: BTreeSet<u16>,
     /// The helper program; copied into the data folder by content.
     pub helper: PathBuf,
+    /// Whether helpers of other builds, which an agent finds when it starts, are
+    /// brought to this one.
+    pub upgrade_helpers: bool,
     /// How long a task outlives its last contact with the agent.
     pub lease: Millis,
     /// What is kept of all tasks' logs.
@@ -177,6 +184,7 @@ pub struct Agent {
     verify: Verify,
     folders: Folders,
     usages: Usages,
+    builds: Builds,
     token: CancellationToken,
     stopped: CancellationToken,
 }
@@ -201,12 +209,14 @@ pub async fn start(
     let (changed, changes) = watch::channel(0);
     let prepare = {
         let (config, packages, commands) = (config.clone(), packages.clone(), commands.clone());
-        move || prepare(&config, packages, commands, changed)
+        let token = token.clone();
+        move || prepare(&config, packages, commands, changed, token)
     };
     let prepared = spawn_blocking(prepare)
         .await
         .expect("preparing an agent does not panic")?;
     let (mut actor, listener, isolation) = prepared;
+    let builds = actor.upgrades.builds();
     let links = Links {
         commands: commands.clone(),
         agent_generation: actor.launch.agent_generation,
@@ -228,6 +238,7 @@ pub async fn start(
         verify: config.verify,
         folders: actor.folders.clone(),
         usages,
+        builds,
         token: token.clone(),
         stopped: stopped.clone(),
     };
@@ -266,6 +277,7 @@ fn prepare(
     packages: Arc<dyn PackageProvider>,
     commands: mpsc::Sender<Command>,
     changed: watch::Sender<u64>,
+    token: CancellationToken,
 ) -> Result<(Actor, Listener, String), AgentError> {
     let at = |path: PathBuf| move |source| AgentError::Io { path, source };
     fs::create_dir_all(&config.data_dir).map_err(at(config.data_dir.clone()))?;
@@ -288,6 +300,8 @@ fn prepare(
     let (isolation, why) = tried.map_err(at(config.helper.clone()))?;
     let why = why.into_iter().map(|why| format!("full isolation: {why}"));
     let missing = cgroups.missing().iter().cloned().chain(why).collect();
+    let builds = Builds::new(&program);
+    let upgrades = Upgrades::start(builds, config.upgrade_helpers, token);
     let launch = Arc::new(Launch {
         program,
         folders: folders.clone(),
@@ -327,6 +341,7 @@ fn prepare(
         changed,
         missing: Arc::new(Mutex::new(missing)),
         usages: Usages::default(),
+        upgrades,
         lock,
         recorder: None,
         running: Running::default(),
@@ -492,6 +507,11 @@ impl Agent {
     pub fn isolation_missing(&self) -> Vec<String> {
         let missing = self.missing.lock().expect("no one panics with this lock");
         missing.iter().cloned().collect()
+    }
+
+    /// How many helpers of which builds there are, the current build first.
+    pub fn helper_builds(&self) -> Vec<HelperBuild> {
+        self.builds.list()
     }
 
     /// What is wrong with the disk of the data folder, for people. Asks the

@@ -10,6 +10,7 @@ use super::{
     plan::PlanRequest,
     recovery::RecoveryView,
 };
+use crate::agent::HelperBuild;
 use potluck_core::{
     auction::Refusal,
     cluster::{Origin, Stopped},
@@ -248,6 +249,9 @@ pub struct Info {
     pub gossip_dropped: u64,
     /// Its pid.
     pub pid: u32,
+    /// Helpers of its tasks, by builds. Nodes of earlier versions don't say.
+    #[serde(default)]
+    pub helpers: Vec<HelperBuild>,
 }
 
 /// One node, present or absent.

@@ -363,6 +363,11 @@ pub(super) struct NodeArgs {
     /// Seconds that tasks outlive an agent that is gone.
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     pub agent_lease: u64,
+    /// Leave the helpers of running tasks at the build that started them. They
+    /// are brought to this node's build otherwise, one after the other; their
+    /// tasks notice nothing.
+    #[arg(long)]
+    pub keep_helpers: bool,
     /// Let people into this node's tasks by ssh, beside exec and cp. Nothing
     /// listens: connections come through potluck. Needs potluck-sshd.
     #[arg(long)]

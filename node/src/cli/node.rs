@@ -143,6 +143,7 @@ fn resolve(args: NodeArgs, global: &Global) -> Result<NodeSettings, ApiError> {
                 .hint("write FIRST-LAST, such as 20000-29999")
         })?,
         agent_lease: Millis(args.agent_lease * 1_000),
+        upgrade_helpers: !args.keep_helpers,
         ssh: args.ssh,
         logs: LogRetention {
             bytes: args.logs_keep << 20,

@@ -5,11 +5,14 @@ use super::{
     connect::{Session, connect},
     output::{self, Waiting},
 };
-use crate::api::{
-    change::Change,
-    client::unexpected,
-    error::{ApiError, ErrorCode},
-    protocol::{ApiAnswer, ApiRequest, Info, NodeStatus},
+use crate::{
+    agent::HelperBuild,
+    api::{
+        change::Change,
+        client::unexpected,
+        error::{ApiError, ErrorCode},
+        protocol::{ApiAnswer, ApiRequest, Info, NodeStatus},
+    },
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -121,6 +124,7 @@ pub(super) async fn info(global: &Global) -> Result<ExitCode, ApiError> {
             format!("reign    {}.{}", info.authority.0, info.authority.1),
             format!("gossip   {} datagrams dropped", info.gossip_dropped),
         ];
+        lines.extend(info.helpers.iter().map(helper_line));
         lines.extend(
             info.warnings
                 .iter()
@@ -129,6 +133,20 @@ pub(super) async fn info(global: &Global) -> Result<ExitCode, ApiError> {
         lines.join("\n")
     });
     Ok(ExitCode::SUCCESS)
+}
+
+/// How many helpers there are of a build, and why they are not of another.
+fn helper_line(build: &HelperBuild) -> String {
+    let which = match build.is_current {
+        true => "this node's build",
+        false => "another build",
+    };
+    let why = build.why.iter().map(|why| format!(": {why}"));
+    let why: String = why.collect();
+    format!(
+        "helpers  {} of {which} ({}){why}",
+        build.helpers, build.build
+    )
 }
 
 /// `potluck drain NODE`.

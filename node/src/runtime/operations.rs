@@ -281,6 +281,7 @@ async fn info(shared: &Arc<Shared>) -> Info {
         warnings,
         gossip_dropped: shared.gossip.counters().dropped_in_all(),
         pid: std::process::id(),
+        helpers: shared.agent.helper_builds(),
     }
 }
 

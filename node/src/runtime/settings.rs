@@ -28,6 +28,8 @@ pub struct NodeSettings {
     pub ports: RangeInclusive<u16>,
     /// How long tasks outlive an agent that is gone.
     pub agent_lease: Millis,
+    /// Whether helpers that other builds have left are brought to this one.
+    pub upgrade_helpers: bool,
     /// Whether people may enter its tasks by ssh.
     pub ssh: bool,
     /// What is kept of all tasks' logs.

@@ -622,6 +622,7 @@ fn agent_config(settings: &NodeSettings, admitted: &Admitted, helper: PathBuf) -
         ports: settings.ports.clone(),
         node_ports: BTreeSet::from([settings.listen.port(), settings.advertise.port()]),
         helper,
+        upgrade_helpers: settings.upgrade_helpers,
         lease: settings.agent_lease,
         logs: settings.logs,
         verify: Arc::new(move |signed: &SignedJob| {

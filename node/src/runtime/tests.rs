@@ -79,6 +79,7 @@ impl Host {
             total: Resources::new(1_000, 1 << 30),
             facts: Facts::default(),
             ports: 20_000..=20_010,
+            upgrade_helpers: true,
             ssh: false,
             agent_lease: Millis(60_000),
             logs: crate::agent::LogRetention::DEFAULT,

@@ -2,48 +2,58 @@
 //! made to wait.
 //!
 //! ```text
-//!           QUEUE_BYTES wait                nothing taken for PATIENCE
-//! flowing ──────────────────▶ holding ──────────────────────────▶ stuck
-//!    ▲                          │ │ ▲                                │ │
-//!    └── half of it was taken ──┘ │ └────────── some is taken ───────┘ │
-//!                                 └── INPUT_BYTES_MAX wait ─▶ over ◀───┘
+//!       QUEUE_BYTES wait
+//! wide ─────────────────▶ narrow ── INPUT_BYTES_MAX wait ─▶ over
+//!  ▲                        │
+//!  └── half of it was taken ┘
 //! ```
 //!
-//! russh widens a channel's window as soon as bytes arrive, and hands all
-//! channels' packets on one after another. So nothing here ever waits in its
-//! loop, and a client can only be made to wait by not reading its connection
-//! ([`Gated`]), which holds up its other channels too and keeps its own
-//! answers from being heard. Hence a channel *holds* the connection as long as
-//! its command takes something now and then. A command that takes nothing may
-//! be waiting for the client to read; then the rest goes on without it, and
-//! what may wait for it is bounded.
+//! russh widens a channel's window as soon as bytes arrive, to a size that is
+//! one for all channels; only which size comes next can be said, each time that
+//! one was widened ([`Input::window`]). So a channel that has enough is answered
+//! with a window of [`NARROW_BYTES`]: its client may send as much, which is no
+//! more than a knock, and each knock is asked again. All else of the connection
+//! is heard meanwhile: other channels, and the client's word that it has room
+//! for what commands print. Knocks are spaced by not reading the connection for
+//! [`KNOCK_PAUSE`] after each ([`Paced`]).
+//!
+//! A wide window that was meant for another channel may go to one that has
+//! enough, whoever sends first. That, and a client that heeds no window, is why
+//! what waits is bounded all the same.
 
 use std::{
     collections::VecDeque,
     io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::UnixStream,
     sync::Notify,
-    time::timeout,
+    time::{Instant, Sleep, sleep_until},
 };
+
+/// A channel's window while its command takes what comes.
+pub(crate) const WINDOW_BYTES: u32 = 512 << 10;
+
+/// And while it does not. The least that the library ever widens: it does so
+/// when less than half of it is left.
+pub(crate) const NARROW_BYTES: u32 = 2;
+
+/// Between two knocks: what a resumed command waits for longest, and other
+/// channels beside it. A hundred a second cost next to nothing.
+const KNOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// Input that waits before the client is made to: more than what a fast link
 /// brings in the time of an answer.
 pub(crate) const QUEUE_BYTES: usize = 1 << 20;
 
-/// How long a command may take nothing before others wait for it no longer.
-/// Most that are busy for longer read all of their input first.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What may wait for a command in all. Beyond [`QUEUE_BYTES`] there is room for
-/// what a client has on its way when it is to answer something. Eight channels
-/// of them are 32 MiB.
+/// What may wait for a command in all: the above, what was on its way, and
+/// some windows that were meant for others; knocks alone come to it after
+/// hours. Eight channels of them are 32 MiB.
 pub(crate) const INPUT_BYTES_MAX: usize = 4 << 20;
 
 /// What a client has sent and a session has not taken.
@@ -52,9 +62,8 @@ pub(crate) struct Input {
     /// For who takes.
     more: Notify,
     /// For who watches.
-    changed: Notify,
-    gate: Arc<Gate>,
-    patience: Duration,
+    too_much: Notify,
+    pace: Arc<Pace>,
 }
 
 #[derive(Default)]
@@ -62,23 +71,17 @@ struct Waiting {
     bytes: VecDeque<u8>,
     has_ended: bool,
     is_over: bool,
-    holds: bool,
-    is_stuck: bool,
+    has_enough: bool,
 }
 
 impl Input {
     /// Of a channel of this connection.
-    pub(crate) fn of(gate: &Arc<Gate>) -> Input {
-        Input::with(gate, PATIENCE)
-    }
-
-    fn with(gate: &Arc<Gate>, patience: Duration) -> Input {
+    pub(crate) fn of(pace: &Arc<Pace>) -> Input {
         Input {
             waiting: Mutex::default(),
             more: Notify::new(),
-            changed: Notify::new(),
-            gate: gate.clone(),
-            patience,
+            too_much: Notify::new(),
+            pace: pace.clone(),
         }
     }
 
@@ -86,12 +89,26 @@ impl Input {
     /// [`Self::too_much`] ends the session.
     pub(crate) fn add(&self, bytes: &[u8]) {
         let mut waiting = self.waiting();
+        if waiting.has_enough && bytes.len() <= NARROW_BYTES as usize {
+            self.pace.pause();
+        }
         if !waiting.is_over && waiting.bytes.len() <= INPUT_BYTES_MAX {
             waiting.bytes.extend(bytes);
         }
-        self.hold_or_not(&mut waiting);
+        waiting.judge();
+        if waiting.bytes.len() > INPUT_BYTES_MAX {
+            self.too_much.notify_one();
+        }
         drop(waiting);
         self.more.notify_one();
+    }
+
+    /// How wide the client's window should be.
+    pub(crate) fn window(&self) -> u32 {
+        match self.waiting().has_enough {
+            true => NARROW_BYTES,
+            false => WINDOW_BYTES,
+        }
     }
 
     /// The client sends no more.
@@ -100,13 +117,12 @@ impl Input {
         self.more.notify_one();
     }
 
-    /// The session is over: what waits and what still comes is for nobody, and
-    /// must not keep the client's last words from being heard.
+    /// The session is over: what waits and what still comes is for nobody.
     pub(crate) fn close(&self) {
         let mut waiting = self.waiting();
         waiting.is_over = true;
         waiting.bytes = VecDeque::new();
-        self.hold_or_not(&mut waiting);
+        waiting.judge();
     }
 
     /// How many bytes wait, when some do; 0 at the end. Can be dropped at any
@@ -127,48 +143,14 @@ impl Input {
     pub(crate) fn take(&self, bytes: usize) -> Vec<u8> {
         let mut waiting = self.waiting();
         let taken = waiting.bytes.drain(..bytes).collect();
-        waiting.is_stuck = false;
-        self.hold_or_not(&mut waiting);
-        self.changed.notify_one();
+        waiting.judge();
         taken
     }
 
-    /// Returns when more waits than may. Until then it lets others go on whom
-    /// this channel holds up for nothing.
+    /// Returns when more waits than may.
     pub(crate) async fn too_much(&self) {
-        loop {
-            let (length, holds) = {
-                let waiting = self.waiting();
-                (waiting.bytes.len(), waiting.holds)
-            };
-            if length > INPUT_BYTES_MAX {
-                return;
-            }
-            let changed = self.changed.notified();
-            if !holds {
-                changed.await;
-            } else if timeout(self.patience, changed).await.is_err() {
-                let mut waiting = self.waiting();
-                waiting.is_stuck = true;
-                self.hold_or_not(&mut waiting);
-            }
-        }
-    }
-
-    fn hold_or_not(&self, waiting: &mut Waiting) {
-        let length = waiting.bytes.len();
-        let from = match waiting.holds {
-            true => QUEUE_BYTES / 2,
-            false => QUEUE_BYTES,
-        };
-        let holds = !waiting.is_stuck && length > from;
-        if holds != waiting.holds {
-            waiting.holds = holds;
-            self.gate.hold(holds);
-            self.changed.notify_one();
-        }
-        if length > INPUT_BYTES_MAX {
-            self.changed.notify_one();
+        while self.waiting().bytes.len() <= INPUT_BYTES_MAX {
+            self.too_much.notified().await;
         }
     }
 
@@ -177,69 +159,71 @@ impl Input {
     }
 }
 
-impl Drop for Input {
-    fn drop(&mut self) {
-        if self.waiting().holds {
-            self.gate.hold(false);
-        }
-    }
-}
-
-/// Whether a connection is read.
-#[derive(Default)]
-pub(crate) struct Gate(Mutex<Held>);
-
-#[derive(Default)]
-struct Held {
-    by: usize,
-    reader: Option<Waker>,
-}
-
-impl Gate {
-    /// One channel more holds the connection, or one less.
-    fn hold(&self, holds: bool) {
-        let mut held = self.held();
-        held.by = match holds {
-            true => held.by + 1,
-            false => held.by - 1,
+impl Waiting {
+    fn judge(&mut self) {
+        let from = match self.has_enough {
+            true => QUEUE_BYTES / 2,
+            false => QUEUE_BYTES,
         };
-        if held.by == 0
-            && let Some(reader) = held.reader.take()
-        {
-            reader.wake();
-        }
+        self.has_enough = self.bytes.len() > from;
+    }
+}
+
+/// When a connection is read again.
+#[derive(Default)]
+pub(crate) struct Pace(Mutex<Option<Instant>>);
+
+impl Pace {
+    fn pause(&self) {
+        *self.until() = Some(Instant::now() + KNOCK_PAUSE);
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
+    fn until(&self) -> MutexGuard<'_, Option<Instant>> {
         self.0.lock().expect("no one panics with this lock")
     }
 }
 
-/// A connection that is not read while a channel holds it. What is written
+/// A connection that is not read for a moment after a knock. What is written
 /// goes on.
-pub(crate) struct Gated {
-    pub(crate) stream: UnixStream,
-    pub(crate) gate: Arc<Gate>,
+pub(crate) struct Paced {
+    stream: UnixStream,
+    pace: Arc<Pace>,
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
-impl AsyncRead for Gated {
+impl Paced {
+    pub(crate) fn new(stream: UnixStream, pace: Arc<Pace>) -> Paced {
+        Paced {
+            stream,
+            pace,
+            pause: None,
+        }
+    }
+
+    fn poll_pause(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if let Some(until) = self.pace.until().take() {
+            self.pause = Some(Box::pin(sleep_until(until)));
+        }
+        if let Some(pause) = &mut self.pause {
+            std::task::ready!(pause.as_mut().poll(context));
+            self.pause = None;
+        }
+        Poll::Ready(())
+    }
+}
+
+impl AsyncRead for Paced {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        {
-            let mut held = self.gate.held();
-            if held.by > 0 {
-                held.reader = Some(context.waker().clone());
-                return Poll::Pending;
-            }
-        }
+        std::task::ready!(self.poll_pause(context));
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
-impl AsyncWrite for Gated {
+impl AsyncWrite for Paced {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -260,7 +244,8 @@ impl AsyncWrite for Gated {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::task::Wake;
+    use std::task::{Wake, Waker};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     struct Nobody;
 
@@ -274,10 +259,6 @@ mod tests {
             Poll::Ready(done) => Some(done),
             Poll::Pending => None,
         }
-    }
-
-    fn is_held(gate: &Gate) -> bool {
-        gate.held().by > 0
     }
 
     #[test]
@@ -295,61 +276,58 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_held_while_one_of_its_channels_has_enough() {
-        let gate = Arc::new(Gate::default());
-        let (one, other) = (Input::of(&gate), Input::of(&gate));
-        one.add(&vec![0; QUEUE_BYTES]);
-        assert!(!is_held(&gate));
-        one.add(b"x");
-        other.add(&vec![0; QUEUE_BYTES + 1]);
-        drop(other);
-        assert!(is_held(&gate), "by the one that is left");
-        one.take(QUEUE_BYTES / 4);
-        assert!(is_held(&gate), "until half is taken");
-        one.take(QUEUE_BYTES / 4 + 1);
-        assert!(!is_held(&gate));
-    }
-
-    #[test]
-    fn a_session_that_is_over_holds_nobody() {
-        let gate = Arc::new(Gate::default());
-        let input = Input::of(&gate);
-        input.add(&vec![0; QUEUE_BYTES + 1]);
-        assert!(is_held(&gate));
+    fn a_window_is_narrow_from_enough_until_half_is_taken_and_never_at_the_end() {
+        let input = Input::of(&Arc::default());
+        input.add(&vec![0; QUEUE_BYTES]);
+        assert_eq!(input.window(), WINDOW_BYTES);
+        input.add(b"x");
+        assert_eq!(input.window(), NARROW_BYTES);
+        input.take(QUEUE_BYTES / 4);
+        assert_eq!(input.window(), NARROW_BYTES, "until half is taken");
+        input.take(QUEUE_BYTES / 4 + 1);
+        assert_eq!(input.window(), WINDOW_BYTES);
+        input.add(&vec![0; QUEUE_BYTES]);
+        assert_eq!(input.window(), NARROW_BYTES);
         input.close();
         input.add(&vec![0; QUEUE_BYTES + 1]);
-        assert!(!is_held(&gate));
+        assert_eq!(input.window(), WINDOW_BYTES, "nobody waits for it");
     }
 
-    /// Far more than the patience of a test.
-    const LONG: Duration = Duration::from_millis(200);
-
     #[test]
-    fn who_takes_nothing_holds_nobody_and_is_bounded() {
+    fn whoever_heeds_no_window_is_bounded() {
+        let input = Input::of(&Arc::default());
+        input.add(&vec![0; INPUT_BYTES_MAX]);
+        assert_eq!(now(input.too_much()), None);
+        input.add(b"x");
+        assert_eq!(now(input.too_much()), Some(()));
+        let length = now(input.some());
+        input.add(&vec![0; INPUT_BYTES_MAX]);
+        assert_eq!(now(input.some()), length, "no more is kept");
+    }
+
+    /// Time is the runtime's own here, and nobody waits for it.
+    #[test]
+    fn a_knock_is_followed_by_a_pause_and_others_are_not() {
         let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
             .enable_time()
             .build();
         runtime.expect("a runtime").block_on(async {
-            let gate = Arc::new(Gate::default());
-            let input = Input::with(&gate, LONG / 10);
-            input.add(&vec![0; 2 * QUEUE_BYTES]);
-            // Who takes now and then is waited for.
-            for _ in 0..10 {
-                assert_eq!(now(input.too_much()), None);
-                assert!(is_held(&gate));
-                input.take(100);
-            }
-            assert!(timeout(LONG, input.too_much()).await.is_err());
-            assert!(!is_held(&gate), "it is stuck");
-            input.take(100);
-            assert!(is_held(&gate), "it takes again");
-            assert!(timeout(LONG, input.too_much()).await.is_err());
-            assert!(!is_held(&gate), "and is stuck again");
-            input.add(&vec![0; INPUT_BYTES_MAX]);
-            input.too_much().await;
-            let length = input.some().await;
-            input.add(&vec![0; INPUT_BYTES_MAX]);
-            assert_eq!(input.some().await, length, "no more is kept");
+            let (mut client, ours) = UnixStream::pair().expect("a pair");
+            let pace = Arc::new(Pace::default());
+            let mut paced = Paced::new(ours, pace.clone());
+            let input = Input::of(&pace);
+            input.add(b"xy");
+            assert!(pace.until().is_none(), "it has not enough");
+            input.add(&vec![0; QUEUE_BYTES]);
+            assert!(pace.until().is_none(), "no knock");
+            input.add(b"xy");
+            let until = (*pace.until()).expect("a pause");
+            client.write_all(b"later").await.expect("a write");
+            let mut bytes = [0; 5];
+            paced.read_exact(&mut bytes).await.expect("what was sent");
+            assert!(Instant::now() >= until);
+            assert_eq!(&bytes, b"later");
         });
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     agent::Agent,
     asking::{Asking, size},
     channel, confine,
-    input::{Gate, Gated, Input},
+    input::{Input, Pace, Paced, WINDOW_BYTES},
 };
 use potluck_helper::session::{
     WindowSize,
@@ -50,19 +50,13 @@ const LOGINS_MAX: usize = 6;
 /// the time. The first question, for the methods, is answered at once.
 const REJECTION: Duration = Duration::from_millis(300);
 
-/// Bytes of a channel's input between two answers of ours.
-const WINDOW_BYTES: u32 = 512 << 10;
-
 /// Serves the connection on standard input to its end.
 pub(crate) async fn serve() -> io::Result<()> {
     let agent = Arc::new(Agent::at(io::stdout().as_fd())?);
     let stream = StdStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     stream.set_nonblocking(true)?;
-    let gate = Arc::new(Gate::default());
-    let stream = Gated {
-        stream: UnixStream::from_std(stream)?,
-        gate: gate.clone(),
-    };
+    let pace = Arc::new(Pace::default());
+    let stream = Paced::new(UnixStream::from_std(stream)?, pace.clone());
     confine::filter()?;
     let setup = agent.setup().await?;
     let (logged_in, mut is_logged_in) = watch::channel(false);
@@ -70,7 +64,7 @@ pub(crate) async fn serve() -> io::Result<()> {
     let login = Login {
         person: setup.person,
         agent: agent.clone(),
-        gate,
+        pace,
         logged_in,
         channels: HashMap::new(),
         sessions: JoinSet::new(),
@@ -126,7 +120,7 @@ fn config(setup: &Setup) -> Config {
 struct Login {
     person: [u8; 32],
     agent: Arc<Agent>,
-    gate: Arc<Gate>,
+    pace: Arc<Pace>,
     logged_in: watch::Sender<bool>,
     channels: HashMap<ChannelId, Stage>,
     /// Ended with the connection, and with them what they do in the task.
@@ -174,7 +168,7 @@ impl Login {
         let Some(Ok(stream)) = ask(asking).map(|session| self.agent.open(session)) else {
             return false;
         };
-        let input = Arc::new(Input::of(&self.gate));
+        let input = Arc::new(Input::of(&self.pace));
         let (sizes, resizes) = watch::channel(None);
         let carried = channel::carry(client, stream, input.clone(), resizes);
         let session = self.sessions.spawn(carried);
@@ -345,6 +339,12 @@ impl Handler for Login {
             running.sizes.send_replace(Some(size(columns, rows)));
         }
         answer(session, id, true)
+    }
+
+    /// Asked after the window of a channel was widened: how wide the next is
+    /// made, whichever it is.
+    fn adjust_window(&mut self, id: ChannelId, _: u32) -> u32 {
+        self.input(id).map_or(WINDOW_BYTES, Input::window)
     }
 
     async fn data(

@@ -54,7 +54,7 @@ async fn agent_main() {
     let seed = text(SEED).parse().expect("a number");
     let token = CancellationToken::new();
     let package = PathBuf::from(text(PACKAGE));
-    let agent = launch(Path::new(&data), &package, seed, &token).await;
+    let agent = launch(Path::new(&data), &package, seed, &(helper(), false), &token).await;
     let agent = agent.expect("the agent starts");
     say(BEGUN);
     let job = job(1);

@@ -46,7 +46,14 @@ pub(super) fn set_boot_id(journal: &Path, boot_id: &str) {
 /// Why the next agent does not start.
 async fn refusal(node: &Node, how: &str) -> String {
     let token = CancellationToken::new();
-    let started = launch(node.data.path(), node.package.path(), node.seed, &token).await;
+    let started = launch(
+        node.data.path(),
+        node.package.path(),
+        node.seed,
+        &(helper(), false),
+        &token,
+    )
+    .await;
     let Err(error) = started else {
         panic!("it starts from a journal that is {how}");
     };

@@ -92,8 +92,10 @@ fn the_systems_ssh_works_from_any_node_for_those_who_may() {
     one_connection_has_many_sessions(&fleet, &config);
     ssh_window::what_a_command_does_not_read_waits_and_others_go_on(&fleet, &config);
     ssh_window::a_command_need_not_read(&config);
-    ssh_window::what_is_never_read_ends_its_session(&config);
+    ssh_window::what_is_never_read_waits_for_the_commands_end(&config);
     ssh_window::a_command_may_print_before_it_reads(&config);
+    ssh_window::a_command_may_pause_before_it_reads(&config);
+    ssh_window::a_command_may_print_more_than_it_reads(&config);
     what_is_not_served_is_refused(&config);
     who_went_in_is_written_down(&fleet, &task, &other);
     who_may_not_is_refused(&fleet, &task, &other, &config);

@@ -1,5 +1,5 @@
-//! What a client sends faster than its command reads: the client waits, other
-//! channels go on, and what a command never reads is bounded.
+//! What a client sends faster than its command reads: the client waits, for as
+//! long as the command likes, and everything else goes on.
 
 use super::ssh::{HOST, openssh};
 use nix::{
@@ -133,15 +133,49 @@ pub(super) fn a_command_need_not_read(config: &Path) {
     assert_eq!(output.status.code(), Some(6), "{error}");
 }
 
-/// It would be memory of the node without an end.
-pub(super) fn what_is_never_read_ends_its_session(config: &Path) {
+/// The client waits as with any server of ssh, and the node keeps little of it.
+pub(super) fn what_is_never_read_waits_for_the_commands_end(config: &Path) {
     let mut command = openssh("ssh", config);
-    command.args([HOST, "sleep 1000"]);
+    command.args([HOST, "sleep 7; exit 5"]);
     command.stdin(fs::File::open("/dev/zero").unwrap());
     let output = command.output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(255), "{error}");
-    assert!(error.contains("does not read"), "{error}");
+    assert_eq!(output.status.code(), Some(5), "{error}");
+}
+
+/// Longer than any patience, with more than any memory for it.
+pub(super) fn a_command_may_pause_before_it_reads(config: &Path) {
+    const INPUT_BYTES: usize = 20 << 20;
+    let mut command = openssh("ssh", config);
+    command.args([HOST, "sleep 8; wc -c"]);
+    let input = tempfile_of(config, INPUT_BYTES);
+    command.stdin(fs::File::open(&input).unwrap());
+    let output = command.output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{error}");
+    let counted = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    assert_eq!(counted, INPUT_BYTES.to_string());
+}
+
+/// As `zcat` does: the client's word that it has room for what comes stands
+/// behind its own bytes.
+pub(super) fn a_command_may_print_more_than_it_reads(config: &Path) {
+    const LINE: &[u8] = b"a line of some forty letters, and no more\n";
+    const LINES: usize = (20 << 20) / LINE.len();
+    const TIMES: usize = 10;
+    let input = config.with_extension("to-read");
+    fs::write(&input, LINE.repeat(LINES)).unwrap();
+    let mut command = openssh("ssh", config);
+    command.args([HOST, "sed 'p;p;p;p;p;p;p;p;p'"]);
+    command.stdin(fs::File::open(&input).unwrap());
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = child.stdout.take().unwrap();
+    let (mut bytes, mut length) = (vec![0; 256 << 10], 0);
+    while let Some(more) = Some(output.read(&mut bytes).unwrap()).filter(|more| *more > 0) {
+        length += more;
+    }
+    assert_eq!(exit_code(child), 0);
+    assert_eq!(length, LINES * LINE.len() * TIMES);
 }
 
 fn tempfile_of(beside: &Path, bytes: usize) -> std::path::PathBuf {
