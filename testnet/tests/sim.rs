@@ -114,7 +114,12 @@ fn every_scenario_keeps_all_invariants_and_heals() {
         }
     }
     println!("{total:?}");
-    let mut all = Kind::ALL.into_iter();
+    // Half a minute without a session while probes arrive is too rare for so
+    // few seeds: `a_host_that_only_others_reach_is_unreachable_not_dead` is its
+    // script.
+    let mut all = Kind::ALL
+        .into_iter()
+        .filter(|kind| *kind != Kind::Unreachable);
     assert_eq!(all.find(|kind| total.count(*kind) == 0), None, "{total:?}");
 }
 

@@ -279,8 +279,9 @@ impl Raw {
         let mut stream = opened.await.ok()?;
         let line = |text: &str| [&[text.len() as u8 + 1], text.as_bytes(), b"\n"].concat();
         let hello = [line("/multistream/1.0.0"), line(protocol)].concat();
-        stream.write_all(&hello).await.unwrap();
-        stream.flush().await.unwrap();
+        // A connection that was one too many may be closed by now.
+        stream.write_all(&hello).await.ok()?;
+        stream.flush().await.ok()?;
         let mut lines = Vec::new();
         for _ in 0..2 {
             let mut length = [0];

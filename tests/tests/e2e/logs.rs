@@ -108,14 +108,12 @@ fn a_follower_goes_on_over_the_death_of_the_asked_node() {
 fn a_follower_goes_on_where_a_lost_host_s_task_begins_again() {
     let fleet = Fleet::up(4, 4);
     let asker = "r1h1";
+    let client = fleet.client(asker);
+    // The host that dies is not to be the one that is asked.
+    client.json(&["cordon", asker]).unwrap();
     fleet.run(asker, &fleet.hello("steady", 1));
     fleet.voters(3, &[]);
-    let client = fleet.client(asker);
-    let mut tasks = await_healthy(&client, "steady", &[]);
-    if tasks[0].node == asker {
-        client.json(&["drain", asker]).unwrap();
-        tasks = await_healthy(&client, "steady", &[asker]);
-    }
+    let tasks = await_healthy(&client, "steady", &[asker]);
     let task = &tasks[0];
     ask(task);
     // One sees all, the other only what is new: all of the next task's log.
@@ -126,8 +124,9 @@ fn a_follower_goes_on_where_a_lost_host_s_task_begins_again() {
     fleet.kill(&task.node).unwrap();
     let moved = await_healthy(&client, "steady", &[&task.node]);
     ask(&moved[0]);
+    // Health checks are lines, too.
     let last = all.await_restart();
-    assert_eq!(last, REQUESTS + 1, "what was told before");
+    assert!(last > REQUESTS, "what was told before: {last}");
     all.await_lines(REQUESTS);
     new.await_lines(REQUESTS);
 }
@@ -163,8 +162,8 @@ fn a_followed_job_shows_tasks_that_come_later_and_ends_with_it() {
             .filter(|line| line.starts_with("web[1]"))
             .count() as u64;
         match seen {
-            // Its first line says that it listens.
-            seen if seen == REQUESTS + 1 => Ok(()),
+            // One says that it listens, others tell of health checks.
+            seen if seen > REQUESTS => Ok(()),
             seen => Err(format!("{seen} lines")),
         }
     });

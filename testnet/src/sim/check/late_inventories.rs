@@ -18,6 +18,9 @@ pub struct LateInventories {
     /// Hosts that some scheduler gave up and none has heard since: what they
     /// held was placed elsewhere, and whoever reigns next goes by that.
     given_up: BTreeSet<NodeId>,
+    /// Reigns whose asking ended when it might: whoever is back after that
+    /// with a slot of which there is no record is one of two, and trimmed.
+    asked: BTreeSet<u64>,
 }
 
 impl LateInventories {
@@ -32,6 +35,10 @@ impl LateInventories {
                     note: Note::Session { node, state },
                 } => {
                     self.session(*node, *state);
+                    Ok(())
+                }
+                Effect::Note { note: Note::Asked } => {
+                    self.ended_asking(world, *at);
                     Ok(())
                 }
                 Effect::Award { to, award } => award
@@ -50,6 +57,14 @@ impl LateInventories {
             SessionState::Up => self.given_up.remove(&node),
             SessionState::Unknown | SessionState::Out => false,
         };
+    }
+
+    fn ended_asking(&mut self, world: &World, at: usize) {
+        if let Some(court) = world.courts.get(&at)
+            && self.may_have_asked(world, at)
+        {
+            self.asked.insert(court.reign);
+        }
     }
 
     fn told(&mut self, world: &World, to: usize, from: usize, holding: &Holding) {
@@ -125,7 +140,9 @@ impl LateInventories {
             .placements()
             .get(slot)
             .is_some_and(|placement| placement.node == machine.node);
-        !names_it && world.courts[&at].scheduler.has_asked() && self.may_have_asked(world, at)
+        let court = &world.courts[&at];
+        let asked = self.asked.contains(&court.reign) || self.may_have_asked(world, at);
+        !names_it && court.scheduler.has_asked() && asked
     }
 
     /// Has every member told, or is given up, or have ten seconds passed? A
