@@ -121,10 +121,7 @@ const CLOCKS: &[(&str, &str)] = &[
 ];
 
 /// Where tests wait, each with its reason.
-const WAITS: &[(&str, &str)] = &[(
-    "node/helper/src/log/writer.rs",
-    "nothing is waited for: it plays a slow disk",
-)];
+const WAITS: &[(&str, &str)] = &[];
 
 /// One line that breaks a rule.
 struct Breach {
